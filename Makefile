@@ -1,0 +1,49 @@
+# make demo   trains and samples on real digits, figures in out/
+# make test   lint, types, docs, tests
+# Both make .venv when it is missing and install into it; unchanged requirements are not
+# installed again, so the second run needs no network. PYTHON=... picks the interpreter.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+# The scripts in .venv/bin hold an absolute path, which may have a space: always python -m.
+
+.PHONY: demo test install lint types docs pytest format clean
+.NOTPARALLEL:
+
+demo: install
+	$(PY) -m sdescore demo $(ARGS)
+
+test: lint types docs pytest
+
+# The stamp holds the checksum of what was installed, and is written last.
+install:
+	@wanted="$$(cat pyproject.toml constraints.txt | cksum)"; \
+	if [ "$$(cat .venv/installed 2>/dev/null)" != "$$wanted" ]; then \
+		set -e; \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sdescore needs Python 3.10 or newer: make PYTHON=python3.x")'; \
+		$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv; \
+		$(PY) -m pip install -c constraints.txt -e ".[dev]"; \
+		echo "$$wanted" > .venv/installed; \
+	fi
+
+lint: install
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: install
+	$(PY) -m mypy --strict sdescore
+
+# -E: a warning is reported again until it is gone, whatever the last build has cached.
+docs: install
+	$(PY) -m sphinx -q -E -W --keep-going -n -b html docs docs/_build/html
+
+# One thread per worker: the tensors are small.
+pytest: install
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+format: install
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/generated dist

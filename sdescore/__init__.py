@@ -1,0 +1,118 @@
+r"""Score-based diffusion as one chain of small parts.
+
+.. code-block:: text
+
+    schedule → SDE → kernel → score → predictor / corrector → sampler
+                                   ↘ losses, guidance, likelihood, analysis
+
+SMLD/NCSN (a variance-exploding SDE) and DDPM (a variance-preserving SDE) are one object: a
+linear SDE ``dx = f(t) x dt + g(t) dw`` whose marginal is ``x_t = α(t) x_0 + σ(t) ε``. Time
+runs from data, ``t = 0``, to noise, ``t = T``. States are ``(B, *E)``; ``t`` is a 0-dim
+tensor or ``(B,)``.
+"""
+
+from sdescore.correctors.annealed import AnnealedLangevin
+from sdescore.correctors.base import Corrector
+from sdescore.correctors.langevin import Langevin
+from sdescore.correctors.none import NoCorrector
+from sdescore.errors import (
+    CheckpointError,
+    DivergenceError,
+    IncompatibleError,
+    ScheduleError,
+    SDEScoreError,
+    ShapeError,
+    TimeError,
+)
+from sdescore.grids import (
+    CustomGrid,
+    Grid,
+    KarrasGrid,
+    LevelGrid,
+    LogSNRGrid,
+    QuadraticGrid,
+    UniformGrid,
+)
+from sdescore.nets.ema import EMA
+from sdescore.nets.mlp import MLP
+from sdescore.nets.unet import UNet
+from sdescore.noise import BrownianNoise, BrownianPath, NoiseSource, ReplayNoise, SeededNoise
+from sdescore.parameterization import convert
+from sdescore.predictors.ancestral import Ancestral
+from sdescore.predictors.base import Predictor
+from sdescore.predictors.ddim import DDIM
+from sdescore.predictors.euler_maruyama import EulerMaruyama
+from sdescore.predictors.none import NoPredictor
+from sdescore.predictors.reverse_diffusion import ReverseDiffusion
+from sdescore.sampler.predictor_corrector import PredictorCorrector, SamplerState
+from sdescore.score.model import ScoreModel
+from sdescore.sde.base import SDE, ReverseSDE
+from sdescore.sde.cosine import CosineVPSDE
+from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
+from sdescore.sde.edm import EDMSDE
+from sdescore.sde.flow import RectifiedFlowSDE
+from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
+from sdescore.sde.linear import LinearSDE
+from sdescore.sde.subvp import SubVPSDE
+from sdescore.sde.ve import VESDE
+from sdescore.sde.vp import VPSDE
+from sdescore.tableau import Tableau
+from sdescore.tweedie import tweedie_covariance, tweedie_mean
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "DDIM",
+    "EDMSDE",
+    "EMA",
+    "MLP",
+    "SDE",
+    "VESDE",
+    "VPSDE",
+    "AffineKernel",
+    "Ancestral",
+    "AnnealedLangevin",
+    "Bridge",
+    "BrownianNoise",
+    "BrownianPath",
+    "CheckpointError",
+    "Corrector",
+    "CosineVPSDE",
+    "CustomGrid",
+    "DiscreteVESDE",
+    "DiscreteVPSDE",
+    "DivergenceError",
+    "EulerMaruyama",
+    "Gaussian",
+    "Grid",
+    "IncompatibleError",
+    "KarrasGrid",
+    "Langevin",
+    "LevelGrid",
+    "LinearSDE",
+    "LogSNRGrid",
+    "NoCorrector",
+    "NoPredictor",
+    "NoiseSource",
+    "Predictor",
+    "PredictorCorrector",
+    "QuadraticGrid",
+    "RectifiedFlowSDE",
+    "ReplayNoise",
+    "ReverseDiffusion",
+    "ReverseSDE",
+    "SDEScoreError",
+    "SamplerState",
+    "ScheduleError",
+    "ScoreModel",
+    "SeededNoise",
+    "ShapeError",
+    "SubVPSDE",
+    "Tableau",
+    "TimeError",
+    "UNet",
+    "UniformGrid",
+    "convert",
+    "tweedie_covariance",
+    "tweedie_mean",
+]

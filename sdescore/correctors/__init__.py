@@ -1,0 +1,1 @@
+"""Correctors, one family a file; each is a function (SDE, times) → tableau."""

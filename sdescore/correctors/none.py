@@ -1,0 +1,30 @@
+"""No corrector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sdescore.correctors.base import Corrector
+from sdescore.sde.base import SDE
+from sdescore.sde.linear import LinearSDE
+from sdescore.tableau import Tableau, one_stage
+
+__all__ = ["NoCorrector"]
+
+
+@dataclass(frozen=True)
+class NoCorrector(Corrector):
+    """Leaves the state as it is."""
+
+    @property
+    def steps(self) -> int:
+        return 0
+
+    def check(self, sde: SDE) -> None:
+        """Any SDE will do."""
+
+    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        """No steps at all."""
+        return one_stage(times[:0], times[:0], times[:0], times[:0])

@@ -1,0 +1,263 @@
+r"""Data for examples and tests: real 8×8 digits, and laws in the plane.
+
+The digits come with scikit-learn (no download). The planar sets are a few lines each,
+drawn in float64 from their own generator (equal seeds give equal points) and returned as
+float32 ``(n, 2)``, within a few units of the origin; all but the spiral have mean 0.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import ScheduleError, SDEScoreError
+
+__all__ = [
+    "MissingExtraError",
+    "checkerboard",
+    "digits",
+    "labelled_digits",
+    "ring",
+    "swiss_roll",
+    "two_moons",
+]
+
+
+class MissingExtraError(SDEScoreError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def digits() -> Tensor:
+    """The 1797 handwritten digits of scikit-learn, 8×8 pixels, 16 grey levels above black.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(1797, 1, 8, 8)`` in [-1, 1]: ``load_digits().images / 8 - 1``.
+
+    Raises
+    ------
+    MissingExtraError
+        scikit-learn is not installed (``pip install "sdescore[demo]"``).
+
+    Notes
+    -----
+    Alpaydin and Kaynak (1998), "Optical recognition of handwritten digits", UCI machine
+    learning repository (its test part).
+    """
+    return labelled_digits()[0]
+
+
+def labelled_digits() -> tuple[Tensor, Tensor]:
+    """:func:`digits` with their classes.
+
+    Returns
+    -------
+    images : Tensor
+        float32 ``(1797, 1, 8, 8)`` in [-1, 1].
+    labels : Tensor
+        int64 ``(1797,)`` in 0 … 9.
+
+    Raises
+    ------
+    MissingExtraError
+        scikit-learn is not installed (``pip install "sdescore[demo]"``).
+    """
+    try:
+        bunch = importlib.import_module("sklearn.datasets").load_digits()
+    except ImportError as error:
+        raise MissingExtraError(
+            f"expected scikit-learn, which holds the digits, got: {error}; "
+            f'install it with pip install "sdescore[demo]"'
+        ) from error
+    images = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
+    return images, torch.as_tensor(bunch.target, dtype=torch.int64)
+
+
+def ring(n: int, modes: int = 8, radius: float = 4.0, std: float = 0.2, seed: int = 0) -> Tensor:
+    r"""Equal Gaussians on a circle, the first at angle 0.
+
+    .. math::
+
+        x = r\,(\cos\theta_k, \sin\theta_k) + s\,\epsilon, \qquad \theta_k = 2\pi k/K
+
+    With three modes or more the mean is 0 and the covariance (r²/2 + s²) I.
+
+    Parameters
+    ----------
+    n : int
+        Number of points, at least 0.
+    modes : int
+        K, at least 1.
+    radius, std : float
+        r and s, at least 0.
+    seed : int
+        Seed of the generator.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(n, 2)``.
+
+    Raises
+    ------
+    ScheduleError
+        A parameter outside its range.
+
+    Examples
+    --------
+    >>> ring(5, modes=1, radius=2.0, std=0.0)[0].tolist()
+    [2.0, 0.0]
+    """
+    _require(n=n, radius=radius, std=std)
+    if modes < 1:
+        raise ScheduleError(f"expected modes >= 1, got {modes}")
+    generator = torch.Generator().manual_seed(seed)
+    k = torch.randint(modes, (n,), generator=generator)
+    angle = k.to(torch.float64) * (2 * math.pi / modes)
+    return _finish(radius * _circle(angle), std, generator)
+
+
+def swiss_roll(
+    n: int, turns: float = 1.5, radius: float = 4.0, std: float = 0.1, seed: int = 0
+) -> Tensor:
+    r"""An Archimedean spiral with noise.
+
+    .. math::
+
+        x = r\,\frac{\theta}{\theta_1}\,(\cos\theta, \sin\theta) + s\,\epsilon
+
+    θ is uniform between θ₁ − 2π·turns and θ₁ = 9π/2, so one and a half turns start at 3π/2.
+
+    Parameters
+    ----------
+    n : int
+        Number of points, at least 0.
+    turns : float
+        Length of the spiral in turns, in (0, 2.25].
+    radius, std : float
+        Outer radius r and noise s, at least 0.
+    seed : int
+        Seed of the generator.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(n, 2)``.
+
+    Raises
+    ------
+    ScheduleError
+        A parameter outside its range.
+
+    Examples
+    --------
+    >>> swiss_roll(1000, std=0.0).norm(dim=1).max().item() <= 4.0
+    True
+    """
+    _require(n=n, radius=radius, std=std)
+    if not 0.0 < turns <= 2.25:
+        raise ScheduleError(f"expected turns in (0, 2.25], got {turns}")
+    generator = torch.Generator().manual_seed(seed)
+    outer = 4.5 * math.pi
+    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    theta = outer - 2 * math.pi * turns * u
+    return _finish((radius / outer) * theta.unsqueeze(1) * _circle(theta), std, generator)
+
+
+def checkerboard(n: int, squares: int = 4, half_width: float = 4.0, seed: int = 0) -> Tensor:
+    """Uniform on every other square of a board, the lower left one included.
+
+    Parameters
+    ----------
+    n : int
+        Number of points, at least 0.
+    squares : int
+        Squares a side, even, at least 2.
+    half_width : float
+        The board is [-half_width, half_width]², at least 0.
+    seed : int
+        Seed of the generator.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(n, 2)``.
+
+    Raises
+    ------
+    ScheduleError
+        A parameter outside its range.
+
+    Examples
+    --------
+    >>> checkerboard(3, squares=2).prod(1).sign().tolist()  # lower left and upper right
+    [1.0, 1.0, 1.0]
+    """
+    _require(n=n, half_width=half_width)
+    if squares < 2 or squares % 2:
+        raise ScheduleError(f"expected an even number of squares a side, >= 2, got {squares}")
+    generator = torch.Generator().manual_seed(seed)
+    row = torch.randint(squares, (n,), generator=generator)
+    column = 2 * torch.randint(squares // 2, (n,), generator=generator) + row % 2
+    inside = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+    unit = (torch.stack([column, row], 1) + inside) * (2 / squares) - 1
+    return _finish(half_width * unit, 0.0, generator)
+
+
+def two_moons(n: int, radius: float = 2.0, std: float = 0.1, seed: int = 0) -> Tensor:
+    r"""Two interleaved half circles of one radius, with noise.
+
+    With θ uniform in [0, π]: half of the points lie on r (cos θ − ½, sin θ − ¼), the others
+    on the same arc turned by a half turn about the origin.
+
+    Parameters
+    ----------
+    n : int
+        Number of points, at least 0.
+    radius, std : float
+        r and the noise, at least 0.
+    seed : int
+        Seed of the generator.
+
+    Returns
+    -------
+    Tensor
+        float32 ``(n, 2)``, of mean 0.
+
+    Raises
+    ------
+    ScheduleError
+        A parameter outside its range.
+
+    Examples
+    --------
+    >>> two_moons(4).shape
+    torch.Size([4, 2])
+    """
+    _require(n=n, radius=radius, std=std)
+    generator = torch.Generator().manual_seed(seed)
+    theta = math.pi * torch.rand(n, generator=generator, dtype=torch.float64)
+    side = 1 - 2 * torch.randint(2, (n, 1), generator=generator)
+    moon = _circle(theta) - torch.tensor([0.5, 0.25], dtype=torch.float64)
+    return _finish(radius * side * moon, std, generator)
+
+
+def _circle(angle: Tensor) -> Tensor:
+    return torch.stack([angle.cos(), angle.sin()], 1)
+
+
+def _finish(points: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    """Add isotropic noise where there is some, and round once, at the end."""
+    if std > 0.0:
+        points = points + std * torch.randn(points.shape, generator=generator, dtype=torch.float64)
+    return points.to(torch.float32)
+
+
+def _require(**at_least_zero: float) -> None:
+    for name, value in at_least_zero.items():
+        if not 0.0 <= value < math.inf:
+            raise ScheduleError(f"expected {name} finite and >= 0, got {value}")

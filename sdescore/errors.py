@@ -1,0 +1,68 @@
+"""Every error this library raises on purpose.
+
+Each message says what was expected, what came, and what to do. All of them derive
+from :class:`SDEScoreError` and from the built-in exception a caller would expect, so
+``except ValueError`` keeps working.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SDEScoreError(Exception):
+    """Base of all errors raised by sdescore."""
+
+
+class ShapeError(SDEScoreError, ValueError):
+    """A tensor has the wrong shape, dtype or device."""
+
+
+class TimeError(SDEScoreError, ValueError):
+    """A time lies outside the SDE's range, or times come in the wrong order."""
+
+
+class ScheduleError(SDEScoreError, ValueError):
+    """A schedule's, grid's or method's parameter lies outside its range."""
+
+
+class IncompatibleError(SDEScoreError, TypeError):
+    """Two parts do not fit together."""
+
+
+class CheckpointError(SDEScoreError, ValueError):
+    """A checkpoint is damaged, foreign, or lacks something that loading needs."""
+
+
+class DivergenceError(SDEScoreError, RuntimeError):
+    """The state turned NaN or infinite.
+
+    Attributes
+    ----------
+    step : int
+        Index of the sampler step after which the state was first not finite.
+    t : float
+        Time at which that step evaluated the score.
+    samples : list[int]
+        Indices (in the whole request) of the samples that are not finite.
+    finished : Tensor or None
+        Samples ``0 … len(finished)-1`` of the request that were complete before.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: int,
+        t: float,
+        samples: list[int],
+        finished: Tensor | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.step = step
+        self.t = t
+        self.samples = samples
+        self.finished = finished

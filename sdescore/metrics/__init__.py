@@ -1,0 +1,43 @@
+r"""Distances between sample sets, and what they read when nothing is wrong.
+
+====================  ===========================================  ====================
+function              what it is                                   units
+====================  ===========================================  ====================
+`sliced_wasserstein`  mean 1-D transport over random directions    the data's
+`energy_distance`     root of the V-statistic                      √ of the data's
+`mmd`                 Gaussian kernel, root of the V-statistic     none, in [0, √2]
+`mmd_squared`         the unbiased U-statistic, may be negative    none
+====================  ===========================================  ====================
+
+The first three are metrics between the two *empirical* measures, so they are positive for
+two finite sets from one law. :func:`noise_floor` measures how positive,
+:func:`relative_to_floor` gives a distance as a multiple of that;
+:mod:`sdescore.metrics.floor` holds the protocol for a finite reference.
+"""
+
+from __future__ import annotations
+
+from sdescore.metrics._samples import SampleError
+from sdescore.metrics.floor import (
+    Metric,
+    NoiseFloor,
+    RelativeDistance,
+    noise_floor,
+    relative_to_floor,
+)
+from sdescore.metrics.pairwise import energy_distance, median_bandwidth, mmd, mmd_squared
+from sdescore.metrics.sliced import sliced_wasserstein
+
+__all__ = [
+    "Metric",
+    "NoiseFloor",
+    "RelativeDistance",
+    "SampleError",
+    "energy_distance",
+    "median_bandwidth",
+    "mmd",
+    "mmd_squared",
+    "noise_floor",
+    "relative_to_floor",
+    "sliced_wasserstein",
+]

@@ -1,0 +1,241 @@
+r"""Noise floors: how large a distance is when nothing is wrong.
+
+Every distance between two finite sample sets is positive, even when both come from one
+law, and its size depends on *both* sample sizes: E[D²] = c (1/N + 1/M) for
+:func:`~sdescore.metrics.energy_distance` and :func:`~sdescore.metrics.mmd`. A distance is
+therefore read as a multiple of the same distance between real and real, **at the same two
+sizes**; a floor taken at other sizes moves the ratio for no reason.
+
+The protocol for a finite reference of R samples (the digits have 1797) and G generated
+ones: take n = min(G, R // 2), and for each repeat split the reference at random into A of
+size n and its rest B, R − n samples. (At random, because files have an order: the first 500
+digits come from other writers than the rest, and lie 1.8 floors from it.) Then
+
+* floor = mean of metric(A, B)
+* value = mean of metric(n of the generated, the same B)
+* ratio = value / floor
+
+A and B never share a sample, both distances have sizes (n, R − n), and both see the same
+B, whose luck cancels in the ratio. If the generated samples are independent draws from the
+law of the reference, they and A are exchangeable, so value and floor have equal means. R // 2
+is where 1/n + 1/(R − n) is smallest: taking more generated samples than that would shrink
+B, and with it the power to see a difference.
+
+How to read the ratio: 1 is "cannot be told from real at these sizes", and more samples can
+still tell. Clearly below 1 is no success but a warning: the set is closer to B than fresh
+real samples are. Copies of n random reference samples (memorised training data) share some
+with B, and E[D²] falls to c (1/n + 1/(R − n) − 2/R): at n = R/2 they read about 0.7.
+
+The repeats overlap in their samples, so ``std / sqrt(repeats)`` understates the error that
+comes from the reference itself being one finite draw: no number of repeats removes that.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import ScheduleError, ShapeError
+from sdescore.metrics._samples import SampleError, flatten
+
+Metric = Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloor:
+    """A metric between disjoint random parts of one sample set.
+
+    Attributes
+    ----------
+    mean, std : float
+        Mean, and standard deviation of a single repeat, in the units of the metric.
+    repeats : int
+        Number of random splits.
+    size : tuple[int, int]
+        Sizes of the two parts.
+    seed : int
+        Seed of the splits.
+    """
+
+    mean: float
+    std: float
+    repeats: int
+    size: tuple[int, int]
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeDistance:
+    """A distance to a reference as a multiple of its noise floor.
+
+    Attributes
+    ----------
+    ratio : float
+        ``value / floor.mean``.
+    value, std : float
+        Mean over the splits, and standard deviation of a single split, of the distance.
+    floor : NoiseFloor
+        The floor, at the same sizes and over the same splits.
+    """
+
+    ratio: float
+    value: float
+    std: float
+    floor: NoiseFloor
+
+
+def noise_floor(
+    metric: Metric,
+    reference: Tensor,
+    size: int | tuple[int, int] | None = None,
+    repeats: int = 10,
+    seed: int = 0,
+) -> NoiseFloor:
+    """Mean and standard deviation of a metric between disjoint parts of a reference.
+
+    Parameters
+    ----------
+    metric : callable
+        ``metric(x, y) -> float``; options by :func:`functools.partial`. For
+        :func:`~sdescore.metrics.mmd`, fix the bandwidth.
+    reference : Tensor
+        Real samples ``(R, *E)``, floating point.
+    size : int or (int, int), optional
+        ``(n, m)``: two disjoint parts of these sizes. ``n``: n samples against the R − n
+        others. Default: n = R // 2.
+    repeats : int
+        Number of random splits, at least 2.
+    seed : int
+        Seed of the splits.
+
+    Returns
+    -------
+    NoiseFloor
+        ``mean``, ``std``, and what they were measured with.
+
+    Raises
+    ------
+    ShapeError
+        The reference cannot be split into parts of these sizes.
+    SampleError
+        NaN or infinite values in the reference.
+    ScheduleError
+        Fewer than two repeats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sdescore.metrics import energy_distance
+    >>> reference = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    >>> noise_floor(energy_distance, reference, size=50, repeats=4).size
+    (50, 150)
+    """
+    flatten(reference, "reference")
+    if repeats < 2:
+        raise ScheduleError(f"expected repeats >= 2 to estimate a spread, got {repeats}")
+    sizes = _sizes(size, len(reference))
+    values = [metric(a, b) for a, b in _splits(reference, sizes, repeats, seed)]
+    return NoiseFloor(
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values),
+        repeats=repeats,
+        size=sizes,
+        seed=seed,
+    )
+
+
+def relative_to_floor(
+    metric: Metric, x: Tensor, reference: Tensor, floor: NoiseFloor | None = None
+) -> RelativeDistance:
+    """Distance of samples to a reference, as a multiple of the noise floor.
+
+    The protocol is described in :mod:`sdescore.metrics.floor`: over random splits of the
+    reference into A and B, mean metric(x, B) over mean metric(A, B), at equal sizes.
+
+    Parameters
+    ----------
+    metric : callable
+        ``metric(x, y) -> float``.
+    x : Tensor
+        Samples ``(G, *E)`` to judge. Where the floor's first size is smaller than G, each
+        split uses a fresh random subset of that size.
+    reference : Tensor
+        Real samples ``(R, *E)``.
+    floor : NoiseFloor, optional
+        A :func:`noise_floor` of the same metric and reference; it sets the sizes, the
+        number of splits and their seed, and saves time when many x meet one reference.
+        Default: ``noise_floor(metric, reference, size=min(G, R // 2))``.
+
+    Returns
+    -------
+    RelativeDistance
+        ``ratio``, ``value``, ``std`` and the ``floor``.
+
+    Raises
+    ------
+    ShapeError
+        x has fewer samples than the floor's first size, or does not fit the reference.
+    SampleError
+        NaN or infinite values, or a floor of zero (a reference without spread).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sdescore.metrics import energy_distance
+    >>> real = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    >>> far = relative_to_floor(energy_distance, real[:100] + 3.0, real)
+    >>> far.floor.size, far.ratio > 10.0
+    ((100, 300), True)
+    """
+    flatten(x, "x")
+    flatten(reference, "reference")
+    if floor is None:
+        floor = noise_floor(metric, reference, size=min(len(x), len(reference) // 2))
+    n = floor.size[0]
+    if len(x) < n:
+        raise ShapeError(
+            f"expected at least the floor's {n} samples in x, got {len(x)}; "
+            f"use noise_floor(metric, reference, size={len(x)})"
+        )
+    if not floor.mean > 0.0 or not math.isfinite(floor.mean):
+        raise SampleError(
+            f"expected a positive noise floor, got {floor.mean}; the reference has no "
+            f"spread under this metric (or the metric may be negative), so no ratio exists"
+        )
+    # Its own stream: the splits must be those of the floor whatever len(x) is.
+    generator = torch.Generator().manual_seed(floor.seed)
+    values = []
+    for _, rest in _splits(reference, floor.size, floor.repeats, floor.seed):
+        chosen = torch.randperm(len(x), generator=generator)[:n]
+        values.append(metric(x[chosen.to(x.device)], rest))
+    value = statistics.fmean(values)
+    return RelativeDistance(
+        ratio=value / floor.mean, value=value, std=statistics.stdev(values), floor=floor
+    )
+
+
+def _sizes(size: int | tuple[int, int] | None, total: int) -> tuple[int, int]:
+    first = total // 2 if size is None else size
+    n, m = first if isinstance(first, tuple) else (first, total - first)
+    if min(n, m) < 1 or n + m > total:
+        raise ShapeError(
+            f"expected two disjoint parts of at least one sample each out of {total}, got "
+            f"sizes {(n, m)}; use a smaller size or a larger reference"
+        )
+    return n, m
+
+
+def _splits(
+    reference: Tensor, sizes: tuple[int, int], repeats: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Random disjoint parts of the reference; the same for equal arguments."""
+    generator = torch.Generator().manual_seed(seed)
+    n, m = sizes
+    for _ in range(repeats):
+        order = torch.randperm(len(reference), generator=generator).to(reference.device)
+        yield reference[order[:n]], reference[order[n : n + m]]

@@ -1,0 +1,145 @@
+r"""Score, ε, x₀, v and F: one formula for every conversion.
+
+A prediction is a pair ``(p, q)``: the network estimates ``y = p x₀ + q ε``. With
+``x_t = α x₀ + σ ε`` the two equations are solved for any other pair
+(the determinant is :math:`D = \alpha q - \sigma p`):
+
+.. math:: y' = \frac{(p'q - q'p)\,x_t + (\alpha q' - \sigma p')\,y}{D} .
+
+========  =================  ==========================================================
+kind      (p, q)             source
+========  =================  ==========================================================
+score     (0, −1/σ)          Vincent 2011; Song et al. 2021, arXiv:2011.13456, eq. 7
+epsilon   (0, 1)             Ho et al. 2020, arXiv:2006.11239, eq. 12
+x0        (1, 0)             Ho et al. 2020, section 3.2
+v         (−σ, α)            Salimans & Ho 2022, arXiv:2202.00512, appendix D
+========  =================  ==========================================================
+
+Velocity and EDM's F depend on the SDE and on σ_data; :class:`sdescore.ScoreModel` makes
+their pairs, and ``convert`` takes any pair.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError
+from sdescore.shapes import align, float64, require_same_shape
+from sdescore.typing import Time
+
+__all__ = ["Pair", "conversion", "convert", "pair"]
+
+Pair = tuple[Tensor, Tensor]
+"""``(p, q)`` of a prediction ``y = p x₀ + q ε``; float64, ``()`` or ``(B,)``."""
+
+KINDS = ("score", "epsilon", "x0", "v")
+
+
+def pair(kind: str, alpha: Tensor, sigma: Tensor) -> Pair:
+    """``(p, q)`` of a kind that follows from (α, σ) alone.
+
+    Raises
+    ------
+    IncompatibleError
+        An unknown kind.
+    """
+    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+    if kind == "score":
+        return zero, -1 / sigma
+    if kind == "epsilon":
+        return zero, one
+    if kind == "x0":
+        return one, zero
+    if kind == "v":
+        return -sigma, alpha
+    raise IncompatibleError(
+        f"expected a prediction among {', '.join(KINDS)} or a pair (p, q), got {kind!r}"
+    )
+
+
+def conversion(alpha: Tensor, sigma: Tensor, from_: Pair, to: Pair) -> tuple[Tensor, Tensor]:
+    """``(u, w)`` with ``y' = u x_t + w y``, in float64."""
+    (p, q), (p_to, q_to) = from_, to
+    determinant = alpha * q - sigma * p
+    return (p_to * q - q_to * p) / determinant, (alpha * q_to - sigma * p_to) / determinant
+
+
+def convert(
+    y: Tensor,
+    x: Tensor,
+    alpha: Time,
+    sigma: Time,
+    from_: str | tuple[Time, Time],
+    to: str | tuple[Time, Time],
+) -> Tensor:
+    r"""A prediction ``y`` at the state ``x = x_t``, converted to another kind.
+
+    Coefficients are computed in float64 and the result in at least float32, then rounded
+    once to the dtype of ``y``. ε → x₀ amplifies a relative error of ε by
+    :math:`\kappa = (|x| + \sigma|\epsilon|)/(\alpha |x_0|)`.
+
+    Parameters
+    ----------
+    y, x : Tensor
+        Prediction and state, both ``(B, *E)``.
+    alpha, sigma : float or Tensor
+        ``()`` or ``(B,)``; σ > 0.
+    from_, to : str or pair
+        ``"score"``, ``"epsilon"``, ``"x0"``, ``"v"``, or your own ``(p, q)``.
+
+    Returns
+    -------
+    Tensor
+        Like ``y``.
+
+    Raises
+    ------
+    IncompatibleError
+        An unknown kind, or a conversion that (α, σ) do not determine: from the score at
+        σ = 0, or from a pair with ``α q = σ p``.
+    ShapeError
+        ``y`` and ``x`` are not floating-point states of one shape, or α, σ, p, q are neither
+        one value nor one per sample.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> x0, eps = torch.tensor([[2.0]]), torch.tensor([[1.0]])
+    >>> x = 0.8 * x0 + 0.6 * eps
+    >>> ss.convert(eps, x, 0.8, 0.6, "epsilon", "x0")
+    tensor([[2.]])
+    """
+    require_same_shape(y, x, "y")
+
+    def coefficient(value: Time) -> Tensor:
+        value64 = float64(value, like=x)
+        align(value64, x)  # refuses what fits neither one time nor one per sample
+        return value64
+
+    alpha64, sigma64 = coefficient(alpha), coefficient(sigma)
+    shape = (alpha64 + sigma64).shape
+    alpha64, sigma64 = alpha64.expand(shape), sigma64.expand(shape)
+
+    def as_pair(kind: str | tuple[Time, Time]) -> Pair:
+        if isinstance(kind, str):
+            return pair(kind, alpha64, sigma64)
+        return coefficient(kind[0]), coefficient(kind[1])
+
+    u, w = conversion(alpha64, sigma64, as_pair(from_), as_pair(to))
+    if not bool((u + w).isfinite().all()):
+        raise IncompatibleError(
+            f"expected alpha and sigma that determine {to} from {from_}, got alpha in "
+            f"[{alpha64.min():g}, {alpha64.max():g}] and sigma in "
+            f"[{sigma64.min():g}, {sigma64.max():g}]; stay at sigma > 0"
+        )
+    return combine(x, y, u, w)
+
+
+def combine(x: Tensor, y: Tensor, u: Tensor, w: Tensor) -> Tensor:
+    """``u x + w y`` in at least float32, rounded once to ``y``'s dtype; exact zeros skip ``x``."""
+    working = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    result = align(w.to(working), y) * y.to(working)
+    if bool((u != 0).any()):
+        result = result + align(u.to(working), x) * x.to(working)
+    return result.to(y.dtype)

@@ -1,0 +1,242 @@
+"""Functions of time and place: a score in the plane, the schedules of SDEs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import DivergenceError, ScheduleError, ShapeError
+from sdescore.plotting._style import (
+    COLOURS,
+    DASHES,
+    LABEL_SIZE,
+    TICK_SIZE,
+    TITLE_SIZE,
+    new_figure,
+    require_at_least_one,
+    write_title,
+)
+from sdescore.shapes import require_state
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Nats below the highest log density at which the background of a score field ends.
+_DEPTH = 15.0
+
+
+class Schedule(Protocol):
+    """What :func:`plot_schedule` reads of an SDE."""
+
+    @property
+    def T(self) -> float: ...
+    @property
+    def t_min(self) -> float: ...
+    def marginal(self, t: Tensor, /) -> tuple[Tensor, Tensor]: ...
+    def log_snr(self, t: Tensor, /) -> Tensor: ...
+
+
+def plot_score_field(
+    score: Callable[[Tensor, Any], Tensor],
+    t: float | Tensor,
+    extent: tuple[float, float, float, float],
+    data: Tensor | None = None,
+    arrows: int = 24,
+    resolution: int = 200,
+    title: str | None = None,
+    device: torch.device | str | None = None,
+) -> Figure:
+    """A score in the plane as arrows, over the log density (or the size of the score).
+
+    Parameters
+    ----------
+    score : callable
+        ``score(x, t)`` for x ``(B, 2)``. If it has ``log_prob(x, t)``, the background is
+        the log density, down to 15 nats below its maximum; otherwise it is log₁₀ |score|.
+    t : float or 0-dim Tensor
+        The time, handed to the score as it is.
+    extent : tuple[float, float, float, float]
+        ``(x_min, x_max, y_min, y_max)``.
+    data : Tensor, optional
+        Points ``(N, 2)`` to draw on top.
+    arrows, resolution : int
+        Arrows a side, pixels of the background a side; both sit on centres of cells.
+    title : str, optional
+        Written above. Default: the time.
+    device : torch.device or str, optional
+        Where the score is evaluated, in float32. Default: the device of ``data``, or the CPU.
+
+    Returns
+    -------
+    Figure
+        Arrows in true proportion, those of the 90 % quantile as long as a cell.
+
+    Raises
+    ------
+    ShapeError
+        ``data`` or the score's output is not ``(N, 2)``.
+    DivergenceError
+        The score is NaN or infinite at an arrow.
+    ScheduleError
+        An empty ``extent``, ``arrows`` or ``resolution`` below 1.
+    """
+    x_min, x_max, y_min, y_max = extent
+    if not (x_min < x_max and y_min < y_max):
+        raise ScheduleError(f"expected extent (x_min, x_max, y_min, y_max), got {extent}")
+    require_at_least_one("arrows", arrows)
+    require_at_least_one("resolution", resolution)
+    if data is not None:
+        require_state(data, "data")
+        _in_plane(data, "data", len(data))
+        device = data.device if device is None else device
+    log_prob = getattr(score, "log_prob", None)
+    points, pixels = _cells(extent, arrows, device), _cells(extent, resolution, device)
+    with torch.no_grad():
+        field = score(points, t)
+        _in_plane(field, "the score's output", len(points))
+        _require_finite(field, points, t)
+        if log_prob is None:
+            name, height = r"$\log_{10}\,|s(x, t)|$", score(pixels, t).norm(dim=1).log10()
+        else:
+            name, height = r"$\log\,p_t(x)$", log_prob(pixels, t)
+    height = height.double().cpu().reshape(resolution, resolution)
+    # No colour where the logarithm is -inf: it would stretch the scale to nothing.
+    finite = height[height.isfinite()]
+    height = height.where(height.isfinite(), torch.nan)
+    floor = float(finite.max()) - _DEPTH if log_prob is not None and len(finite) else -math.inf
+    cut = len(finite) > 0 and float(finite.min()) < floor
+    u, v = field.double().cpu().unbind(1)
+    x, y = points.double().cpu().unbind(1)
+    longest = float(torch.hypot(u, v).quantile(0.9)) or 1.0
+    cell = min(x_max - x_min, y_max - y_min) / arrows
+
+    figure = new_figure(6.2, 5.2)
+    axes = figure.add_subplot()
+    shown = axes.imshow(
+        height.numpy(),
+        origin="lower",
+        extent=extent,
+        cmap="Blues",
+        vmin=floor if cut else None,
+        alpha=0.9,
+    )
+    axes.quiver(
+        x,
+        y,
+        u,
+        v,
+        angles="xy",
+        scale_units="xy",
+        scale=longest / cell,
+        color="#222222",
+        pivot="tail",
+        width=0.0028,
+        headwidth=4.0,
+    )
+    if data is not None:
+        dots = data.double().cpu()
+        axes.scatter(dots[:, 0], dots[:, 1], s=5, color=COLOURS[1], alpha=0.6, linewidths=0)
+    axes.set(xlim=(x_min, x_max), ylim=(y_min, y_max))
+    axes.set_xlabel("$x_1$", fontsize=LABEL_SIZE)
+    axes.set_ylabel("$x_2$", fontsize=LABEL_SIZE)
+    axes.tick_params(labelsize=TICK_SIZE)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9, extend="min" if cut else "neither")
+    bar.set_label(name, fontsize=LABEL_SIZE)
+    bar.ax.tick_params(labelsize=TICK_SIZE)
+    write_title(figure, f"Score at $t = {float(t):.3g}$" if title is None else title)
+    return figure
+
+
+def plot_schedule(
+    sdes: Mapping[str, Schedule], points: int = 400, title: str | None = None
+) -> Figure:
+    r"""α, σ and log-SNR = log(α²/σ²) of linear SDEs against t/T, from ``t_min`` to T.
+
+    Parameters
+    ----------
+    sdes : Mapping[str, LinearSDE]
+        Label → SDE; read are ``T``, ``t_min``, ``marginal(t)`` and ``log_snr(t)``.
+    points : int
+        Points a curve, evenly spaced in t.
+    title : str, optional
+        Written above.
+
+    Returns
+    -------
+    Figure
+        Three panels; σ on a logarithmic axis. Where log-SNR is infinite its curve ends.
+
+    Raises
+    ------
+    ShapeError
+        No SDEs.
+    ScheduleError
+        ``points`` below 1.
+    """
+    require_at_least_one("points", points)
+    if not sdes:
+        raise ShapeError("expected at least one SDE to plot, got an empty mapping")
+    lines = math.ceil(len(sdes) / 5)
+    figure = new_figure(10.0, 3.5 + 0.25 * lines)
+    panels = figure.subplots(1, 3)
+    for i, (label, sde) in enumerate(sdes.items()):
+        t = torch.linspace(sde.t_min, sde.T, points, dtype=torch.float64)
+        alpha, sigma = sde.marginal(t)
+        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        for axes, curve in zip(panels, (alpha, sigma, sde.log_snr(t)), strict=True):
+            finite = curve.isfinite()
+            axes.plot((t / sde.T)[finite], curve[finite], label=label, linewidth=1.8, **look)
+    panels[1].set_yscale("log")
+    names = (r"signal $\alpha_t$", r"noise $\sigma_t$", r"$\log(\alpha_t^2/\sigma_t^2)$")
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name, fontsize=TITLE_SIZE)
+        axes.set_xlabel("$t/T$", fontsize=LABEL_SIZE)
+        axes.tick_params(labelsize=TICK_SIZE)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=math.ceil(len(sdes) / lines),
+        frameon=False,
+        fontsize=LABEL_SIZE,
+        handlelength=3.0,
+    )
+    write_title(figure, title)
+    return figure
+
+
+def _in_plane(x: Tensor, name: str, count: int) -> None:
+    if x.shape != (count, 2):
+        raise ShapeError(f"expected {name} of shape ({count}, 2), got {tuple(x.shape)}")
+
+
+def _require_finite(field: Tensor, points: Tensor, t: float | Tensor) -> None:
+    bad = (~field.isfinite()).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise DivergenceError(
+            f"expected a finite score at t = {float(t)}, got NaN or infinity at {len(bad)} of "
+            f"{len(points)} arrows, first at x = {points[bad[0]].tolist()}; "
+            f"try a later time or a smaller extent",
+            step=0,
+            t=float(t),
+            samples=bad,
+        )
+
+
+def _cells(
+    extent: tuple[float, float, float, float], side: int, device: torch.device | str | None
+) -> Tensor:
+    """Centres of ``side × side`` cells, the lowest row first: ``(side², 2)`` float32."""
+    x_min, x_max, y_min, y_max = extent
+    unit = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    y, x = torch.meshgrid(
+        y_min + (y_max - y_min) * unit, x_min + (x_max - x_min) * unit, indexing="ij"
+    )
+    return torch.stack([x.flatten(), y.flatten()], 1).to(device=device, dtype=torch.float32)

@@ -1,0 +1,54 @@
+r"""DDIM: the bridge with any share of its noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sdescore.predictors.base import Predictor
+from sdescore.sde.base import require
+from sdescore.sde.linear import LinearSDE
+from sdescore.tableau import Tableau, one_stage
+
+__all__ = ["DDIM"]
+
+
+@dataclass(frozen=True)
+class DDIM(Predictor):
+    r"""DDIM (Song, Meng & Ermon 2021, arXiv:2010.02502, eqs. 12 and 16) on any linear SDE:
+
+    .. math:: x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - \tau^2}\,\hat\epsilon + \tau z,
+              \qquad \tau^2 = \eta^2 \frac{\sigma_s^2 V}{\sigma_t^2} .
+
+    η = 0 is the exponential Euler method of the probability-flow ODE, η = 1 ancestral
+    sampling.
+
+    Parameters
+    ----------
+    eta : float
+        Share of the bridge's standard deviation, in [0, 1].
+    """
+
+    eta: float = 0.0
+    order: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        require(0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta}")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        t, s = times[:-1], times[1:]
+        bridge = sde.bridge(s, t)
+        a, V, sigma_t = bridge.scale, bridge.added_variance, bridge.sigma
+        sigma_s = sde.marginal(s)[1]
+        tau2 = self.eta**2 * bridge.variance
+        kept = (sigma_s.square() - tau2).clamp(min=0.0).sqrt()
+        # On the score: (σ_t/a − √(σ_s² − τ²)) σ_t, with the difference rationalised, for
+        # σ_t²/a² − σ_s² = V/a² and the two terms nearly cancel on a fine grid.
+        on_score = sigma_t * (V / a.square() + tau2) / (sigma_t / a + kept)
+        return one_stage(t, 1 / a, on_score, tau2.sqrt())

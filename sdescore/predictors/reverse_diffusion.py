@@ -1,0 +1,51 @@
+r"""Reverse diffusion: the forward discretisation, reversed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sdescore.predictors.base import Predictor
+from sdescore.sde.base import require
+from sdescore.sde.linear import LinearSDE
+from sdescore.tableau import Tableau, one_stage
+
+__all__ = ["ReverseDiffusion"]
+
+
+@dataclass(frozen=True)
+class ReverseDiffusion(Predictor):
+    r"""The reverse diffusion predictor (Song et al. 2021, arXiv:2011.13456, eq. 46 and
+    algorithms 2–3), with the exact transition :math:`x_t = a x_s + \sqrt{V} z` as the forward
+    step:
+
+    .. math:: x_s = (2 - a)\, x_t + \tfrac{1 + \eta^2}{2} V s(x_t, t) + \eta \sqrt{V} z .
+
+    On a DDPM's table this is the paper's algorithm 3, where :math:`a = \sqrt{1 - \beta_i}` and
+    :math:`V = \beta_i`; on a ladder its algorithm 2. The exact transition keeps
+    :math:`V < 1` on VP SDEs at any number of steps, where :math:`\beta_i = \beta(t)/N` would
+    pass 1 and give a NaN.
+
+    Parameters
+    ----------
+    eta : float
+        Noise scale in [0, 1]; 0 discretises the probability-flow ODE.
+    """
+
+    eta: float = 1.0
+    order: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        require(0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta}")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
+
+    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        t, s = times[:-1], times[1:]
+        step = sde.transition(s, t)
+        a, V = step.scale, step.variance
+        return one_stage(t, 2 - a, 0.5 * (1 + self.eta**2) * V, self.eta * V.sqrt())

@@ -1,0 +1,130 @@
+r"""A score model bound to a program: every number it needs, computed once for all steps.
+
+The raw output of a network is ``o``, and the output a tableau asks for is ``u y + w o``
+(:func:`sdescore.parameterization.conversion`). Where a step weighs only the newest output,
+u and w fold into the step's own numbers, and the conversion costs no pass over memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.errors import IncompatibleError
+from sdescore.parameterization import conversion, pair
+from sdescore.sampler.program import Program
+from sdescore.score.model import ScoreModel, call_net
+from sdescore.sde.base import SDE
+
+__all__ = ["BoundModel", "Model"]
+
+Model = Callable[..., Tensor]
+"""A :class:`sdescore.ScoreModel` or any callable ``score(x, t)`` (``score(x, t, label)``)."""
+
+
+class BoundModel:
+    """Evaluation ``k`` of a program at any state.
+
+    Attributes
+    ----------
+    u, w : list of float
+        The output that evaluation ``k`` is asked for is ``u[k] x + w[k] call(x, k)``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        sde: SDE,
+        program: Program,
+        batch: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        label: Tensor | None = None,
+    ) -> None:
+        self.sde, self.program = sde, program
+        self._label = label
+        self._dtype = dtype
+        times = torch.tensor(program.times, dtype=torch.float64)
+        self._times = times
+        self._model: Any = model
+        self._from = None
+        if isinstance(model, ScoreModel):
+            convention = model.convention(times)
+            self._from = convention.pair
+            self._net, self._net_dtype = model.net, model.dtype
+            self._scales = convention.input_scale.tolist()
+            value = model.network_time(convention.time_value).to(device)
+            self._inputs = value[:, None].expand(len(times), batch).unbind(0)
+            self.call = self._call_network
+        else:
+            self._inputs = times.to(device, dtype).unbind(0)
+            self.call = self._call_score
+        self.u, self.w = self.numbers(program.outputs)
+
+    def numbers(self, outputs: list[str]) -> tuple[list[float], list[float]]:
+        """``(u, w)`` that turn evaluation ``k``'s raw output into ``outputs[k]``."""
+        ones = [1.0] * len(outputs)
+        if self._from is None and set(outputs) <= {"score"}:
+            return [0.0] * len(outputs), ones
+        alpha_t, sigma_t = self.sde.marginal(self._times)  # type: ignore[attr-defined]
+        from_ = self._from or pair("score", alpha_t, sigma_t)
+        u, w = torch.zeros_like(self._times), torch.ones_like(self._times)
+        for kind in set(outputs):
+            chosen = torch.tensor([o == kind for o in outputs])
+            all_u, all_w = conversion(alpha_t, sigma_t, from_, pair(kind, alpha_t, sigma_t))
+            u, w = torch.where(chosen, all_u, u), torch.where(chosen, all_w, w)
+        return u.tolist(), w.tolist()
+
+    call: Callable[[Tensor, int], Tensor]
+    """``call(x, k)``: the model's raw output at ``x``, a tensor that is not ``x`` itself."""
+
+    def _call_network(self, x: Tensor, k: int) -> Tensor:
+        scale = self._scales[k]
+        given = x if scale == 1.0 else scale * x
+        o = call_net(self._net, given.to(self._net_dtype), self._inputs[k], self._label)
+        return self._own(o.to(self._dtype), x)
+
+    def _call_score(self, x: Tensor, k: int) -> Tensor:
+        if self._label is None:
+            o = self._model(x, self._inputs[k])
+        else:
+            o = self._model(x, self._inputs[k], self._label)
+        if not isinstance(o, Tensor) or o.shape != x.shape:
+            got = tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__
+            raise IncompatibleError(
+                f"expected the score to return a tensor of its input's shape {tuple(x.shape)}, "
+                f"got {got}"
+            )
+        return self._own(o.to(self._dtype), x)
+
+    @staticmethod
+    def _own(o: Tensor, x: Tensor) -> Tensor:
+        # The loop updates x in place: an output that is x must not change with it.
+        return o.clone() if o.data_ptr() == x.data_ptr() else o
+
+    def output(self, x: Tensor, k: int) -> Tensor:
+        """The output evaluation ``k`` is asked for, a fresh tensor."""
+        o = self.call(x, k)
+        converted = o * self.w[k]
+        return converted.add_(x, alpha=self.u[k]) if self.u[k] else converted
+
+
+def model_device(model: Model) -> torch.device:
+    """Where a model's parameters are, else its ``device`` attribute, else the CPU."""
+    if isinstance(model, nn.Module):
+        first = next(model.parameters(), None)
+        if first is not None:
+            return first.device
+    return torch.device(getattr(model, "device", "cpu"))
+
+
+def state_dtype(model: Model) -> torch.dtype:
+    """The state's dtype: the model's, but at least float32."""
+    own = getattr(model, "dtype", torch.float32)
+    if isinstance(model, nn.Module):
+        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), own)
+    return torch.promote_types(own, torch.float32)

@@ -1,0 +1,334 @@
+r"""Predictor–corrector sampling: any predictor, any corrector, any grid, any score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sdescore.correctors.base import Corrector
+from sdescore.correctors.none import NoCorrector
+from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError
+from sdescore.grids import CustomGrid, Grid
+from sdescore.noise import NoiseSource, NoiseStream
+from sdescore.predictors.base import Predictor
+from sdescore.predictors.reverse_diffusion import ReverseDiffusion
+from sdescore.sampler.binding import BoundModel, Model
+from sdescore.sampler.loop import advance, check_finite, run
+from sdescore.sampler.program import Program, build_program
+from sdescore.sampler.request import Request, evaluating, make_request, progress_bar
+from sdescore.sde.base import SDE, require
+
+__all__ = ["PredictorCorrector", "SamplerState"]
+
+ORDERS = ("predictor-first", "corrector-first")
+
+
+@dataclass
+class SamplerState:
+    """Where a chain is. Change ``x`` to steer it; keep the object to resume.
+
+    Attributes
+    ----------
+    step : int
+        How many sampler steps are done.
+    t : float
+        The time ``x`` is at; 0 after the last denoise.
+    x : Tensor
+        ``(B, *E)``.
+    denoised : Tensor or None
+        ``E[x_0 | x_t]`` from the last evaluation; None before the first and on a
+        non-linear SDE.
+    outputs : list of Tensor
+        A multistep predictor's past outputs.
+    """
+
+    step: int
+    t: float
+    x: Tensor
+    denoised: Tensor | None
+    outputs: list[Tensor]
+
+
+@dataclass(frozen=True)
+class PredictorCorrector:
+    r"""Predictor–corrector sampler (Song et al. 2021, arXiv:2011.13456, algorithm 1).
+
+    On the grid :math:`T = t_0 > t_1 > \dots > t_{n-1}` the predictor moves from one time to
+    the next, the corrector acts at each, and Tweedie's mean at the last time removes the
+    noise that is left. A sampler holds no state and no tensors of the model's: make it once,
+    use it for any model on its SDE.
+
+    Parameters
+    ----------
+    sde : SDE
+        The forward SDE; the model's own.
+    predictor : Predictor
+        How to move in time.
+    corrector : Corrector
+        What to do at each time.
+    steps : int, optional
+        Evaluations of a one-stage predictor, >= 1: ``steps − 1`` moves and the last denoise,
+        or ``steps`` moves without it. Optional where the grid has its own number.
+    grid : Grid, tensor or sequence of float, optional
+        Where; the SDE's own by default: uniform in t, the level table of a discrete SDE,
+        Karras' for EDM.
+    order : str
+        ``"predictor-first"``, the paper's algorithms, or ``"corrector-first"``, its code,
+        which corrects at ``t_0`` as well.
+    denoise : bool
+        Whether to end with Tweedie's mean, :math:`(x + \sigma^2 s)/\alpha`, at the last time.
+    data_std : float
+        The data's standard deviation, for a prior that remembers it (see
+        :meth:`LinearSDE.prior_std`); 0 is the field's usual prior.
+
+    Raises
+    ------
+    ScheduleError, TimeError
+        Steps or grid out of range.
+    IncompatibleError
+        Parts that do not fit together.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> sampler = ss.PredictorCorrector(
+    ...     sde, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(snr=0.1), steps=200
+    ... )
+    >>> score = ss.GaussianScore(torch.tensor([1.0, -2.0]), 0.25, sde)
+    >>> x = sampler.sample(score, shape=(4000, 2), seed=0)
+    >>> bool((x.mean(0) - torch.tensor([1.0, -2.0])).abs().max() < 0.05)
+    True
+    """
+
+    sde: SDE
+    predictor: Predictor = field(default_factory=ReverseDiffusion)
+    corrector: Corrector = field(default_factory=NoCorrector)
+    steps: int | None = None
+    grid: Grid | Tensor | Sequence[float] | None = None
+    order: str = "predictor-first"
+    denoise: bool = True
+    data_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, kind in (("sde", SDE), ("predictor", Predictor), ("corrector", Corrector)):
+            part = getattr(self, name)
+            if not isinstance(part, kind):
+                raise IncompatibleError(
+                    f"expected {name} to be a {kind.__name__} instance, got {part!r}"
+                )
+        if self.order not in ORDERS:
+            raise IncompatibleError(f"expected order among {', '.join(ORDERS)}; got {self.order!r}")
+        require(self.data_std >= 0, "data_std >= 0", f"data_std={self.data_std}")
+        grid = self.grid
+        if grid is None:
+            grid = self.sde.default_grid
+        elif not isinstance(grid, Grid):
+            grid = CustomGrid(grid)
+        object.__setattr__(self, "grid", grid)
+        self.predictor.check(self.sde)
+        self.corrector.check(self.sde)
+        if self.denoise and not hasattr(self.sde, "marginal"):
+            raise IncompatibleError(
+                f"expected denoise=False for {type(self.sde).__name__}: Tweedie's mean needs the "
+                "marginal kernel of a LinearSDE"
+            )
+        _ = self.program  # made now, so that parts that do not fit are refused here
+
+    @cached_property
+    def program(self) -> Program:
+        """Every number of the chain: rows, evaluation times, draws."""
+        return build_program(
+            self.sde,
+            self.predictor,
+            self.corrector,
+            self.times,
+            corrector_first=self.order == "corrector-first",
+            denoise=self.denoise,
+        )
+
+    @cached_property
+    def times(self) -> Tensor:
+        """The grid, float64, falling from ``t_0``; a move between each two neighbours."""
+        n = self.steps
+        if n is not None and not self.denoise and isinstance(n, int) and not isinstance(n, bool):
+            require(n >= 1, "steps >= 1", f"steps={n}")
+            n = n + (not isinstance(self.grid, CustomGrid))
+        times: Tensor = self.grid.times(self.sde, n)  # type: ignore[union-attr]
+        if not self.denoise and len(times) < 2:
+            raise ScheduleError("expected at least two grid times without the last denoise")
+        return times
+
+    @property
+    def evaluations(self) -> int:
+        """Score evaluations a sample costs."""
+        return len(self.program.times)
+
+    def sample(
+        self,
+        model: Model,
+        shape: tuple[int, ...] | None = None,
+        *,
+        seed: int = 0,
+        noise: NoiseSource | None = None,
+        init: Tensor | None = None,
+        label: Tensor | None = None,
+        max_batch: int | None = None,
+        progress: bool = False,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Draw ``shape[0]`` samples.
+
+        Parameters
+        ----------
+        model : ScoreModel or callable
+            A score ``(x, t) -> like x``; a module is put in eval mode meanwhile.
+        shape : tuple of int
+            ``(B, *E)``; optional where ``init`` is given.
+        seed : int
+            Sample ``i`` uses the stream (seed, i): its value does not depend on ``B``,
+            ``max_batch`` or the number of processes.
+        noise : NoiseSource, optional
+            Replaces the seeded noise.
+        init : Tensor, optional
+            ``(B, *E)``, the state at ``t_0`` in place of a draw from the prior.
+        label : Tensor, optional
+            ``(B,)``, handed to the model as its third argument.
+        max_batch : int, optional
+            Run at most so many samples at a time.
+        progress : bool
+            Show a progress bar.
+        dtype, device : optional
+            Of the state; by default the model's, and at least float32.
+
+        Returns
+        -------
+        Tensor
+            ``(B, *E)``.
+
+        Raises
+        ------
+        ShapeError, IncompatibleError, ScheduleError
+            A bad argument, before the model is called.
+        DivergenceError
+            The state turned NaN or infinite; ``error.finished`` holds the chunks before.
+        """
+        request = self._request(model, shape, seed, noise, init, label, dtype, device, max_batch)
+        finished: list[Tensor] = []
+        total = len(self.program.rows) * len(request.chunks)
+        with evaluating(model), torch.no_grad(), progress_bar(progress, total) as bar:
+            for samples in request.chunks:
+                bound, stream, x = self._open(request, samples)
+                try:
+                    x = run(self.program.rows, bound, stream, x, samples.start, bar.update)
+                except DivergenceError as error:
+                    error.finished = torch.cat(finished) if finished else None
+                    raise
+                finished.append(x)
+        return finished[0] if len(finished) == 1 else torch.cat(finished)
+
+    def iterate(
+        self,
+        model: Model,
+        shape: tuple[int, ...] | None = None,
+        *,
+        seed: int = 0,
+        noise: NoiseSource | None = None,
+        init: Tensor | None = None,
+        label: Tensor | None = None,
+        start: SamplerState | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[SamplerState]:
+        """The chain one sampler step at a time; arguments as in :meth:`sample`.
+
+        A step is a predictor's move with the corrections that go with it. Assign to
+        ``state.x`` to steer. ``start`` resumes from a state of an earlier run with the same
+        seed: nothing else is remembered.
+
+        Yields
+        ------
+        SamplerState
+            After each step; the last one is what :meth:`sample` returns.
+        """
+        if start is not None:
+            if init is not None:
+                raise IncompatibleError("expected one of init= and start=, got both")
+            init = start.x
+        request = self._request(model, shape, seed, noise, init, label, dtype, device)
+        return self._iterate(request, start)
+
+    def _iterate(self, request: Request, start: SamplerState | None) -> Iterator[SamplerState]:
+        bound, stream, x = self._open(request, request.chunks[0])
+        state = SamplerState(0, self.times[0].item(), x, None, [])
+        if start is not None:
+            state = SamplerState(start.step, start.t, x, start.denoised, list(start.outputs))
+        rows = [row for row in self.program.rows if row.step >= state.step]
+        linear = hasattr(self.sde, "marginal")
+        to_x0 = bound.numbers(["x0"] * self.evaluations) if linear else None
+        call = bound.call
+
+        def watched(y: Tensor, k: int) -> Tensor:
+            o = call(y, k)
+            if to_x0 is not None:
+                state.denoised = to_x0[0][k] * y + to_x0[1][k] * o
+            return o
+
+        bound.call = watched
+        for i, row in enumerate(rows):
+            with evaluating(request.model), torch.no_grad():
+                state.x = advance(row, state.x, state.outputs, bound, stream)
+                check_finite(state.x.sum()[None], [row], state.x, 0)
+            state.t = row.s
+            if i + 1 == len(rows) or rows[i + 1].step > row.step:
+                state.step = row.step + 1
+                yield state
+
+    def _request(
+        self,
+        model: Model,
+        shape: tuple[int, ...] | None,
+        seed: int,
+        noise: NoiseSource | None,
+        init: Tensor | None,
+        label: Tensor | None,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+        max_batch: int | None = None,
+    ) -> Request:
+        if init is None and not hasattr(self.sde, "prior_std"):
+            raise IncompatibleError(
+                f"expected init= for {type(self.sde).__name__}, which has no known prior"
+            )
+        return make_request(
+            self.sde, model, shape, seed, noise, init, label, dtype, device, max_batch
+        )
+
+    def _open(self, request: Request, samples: range) -> tuple[BoundModel, NoiseStream, Tensor]:
+        part = slice(samples.start, samples.stop)
+        stream = request.noise.open(
+            samples,
+            request.shape[1:],
+            self.program.spans,
+            dtype=request.dtype,
+            device=request.device,
+        )
+        if request.init is not None:
+            x = request.init[part].detach().to(request.device, request.dtype, copy=True)
+        else:
+            x = self.sde.prior_std(self.data_std) * stream.draw(0)  # type: ignore[attr-defined]
+        bound = BoundModel(
+            request.model,
+            self.sde,
+            self.program,
+            len(samples),
+            dtype=request.dtype,
+            device=request.device,
+            label=None if request.label is None else request.label[part].to(request.device),
+        )
+        return bound, stream, x.contiguous()

@@ -1,0 +1,181 @@
+r"""A predictor and a corrector on a grid, as one list of steps with their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sdescore.correctors.base import Corrector
+from sdescore.noise import Span
+from sdescore.predictors.base import Predictor
+from sdescore.sde.base import SDE
+from sdescore.sde.linear import LinearSDE
+from sdescore.tableau import Tableau, one_stage
+
+__all__ = ["Program", "Row", "build_program"]
+
+CustomStep = Callable[[Tensor, Callable[[Tensor], Tensor], Tensor], Tensor]
+"""``(x, score, z) -> x``, a step that no tableau describes."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step's numbers: see :mod:`sdescore.tableau` for a, b, c.
+
+    Attributes
+    ----------
+    step : int
+        The sampler step the row belongs to.
+    t, s : float
+        Time before and after; equal in a corrector's row.
+    evaluations : range
+        Which of the program's evaluations it makes.
+    draws : tuple of int
+        Which draw each noise is, −1 for a noise with no weight.
+    output : str
+        What the outputs are.
+    outputs : int
+        How many past outputs a stage may weigh; those of a corrector are its own alone.
+    custom : callable or None
+        Replaces the numbers.
+    """
+
+    step: int
+    t: float
+    s: float
+    evaluations: range
+    draws: tuple[int, ...]
+    a: tuple[float, ...] = ()
+    b: tuple[tuple[float, ...], ...] = ()
+    c: tuple[tuple[float, ...], ...] = ()
+    output: str = "score"
+    outputs: int = 1
+    custom: CustomStep | None = None
+
+
+@dataclass
+class Program:
+    """All rows, the times of all evaluations, and what each draw is for.
+
+    ``spans[0]`` belongs to the draw that starts the chain.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=lambda: [None])
+
+    def add(self, step: int, t: float, s: float, tableau: Tableau, n: int) -> None:
+        """Append step ``n`` of a tableau."""
+        times = tableau.times[n].tolist()
+        first = len(self.times)
+        weights = tableau.c[n]
+        self.rows.append(
+            Row(
+                step=step,
+                t=t,
+                s=s,
+                evaluations=range(first, first + len(times)),
+                draws=tuple(
+                    self._draw(t, s) if used else -1 for used in (weights != 0).any(0).tolist()
+                ),
+                a=tuple(tableau.a[n].tolist()),
+                b=tuple(map(tuple, tableau.b[n].tolist())),
+                c=tuple(map(tuple, weights.tolist())),
+                output=tableau.output,
+                outputs=tableau.b.shape[-1],
+            )
+        )
+        self.times += times
+        self.outputs += [tableau.output] * len(times)
+
+    def add_custom(self, step: int, t: float, s: float, move: CustomStep, noisy: bool) -> None:
+        """Append a step that no tableau describes: one evaluation of the score at ``t``."""
+        first = len(self.times)
+        draws = (self._draw(t, s),) if noisy else ()
+        self.rows.append(Row(step, t, s, range(first, first + 1), draws, custom=move))
+        self.times.append(t)
+        self.outputs.append("score")
+
+    def _draw(self, t: float, s: float) -> int:
+        self.spans.append((t, s) if s < t else None)
+        return len(self.spans) - 1
+
+
+def build_program(
+    sde: SDE,
+    predictor: Predictor,
+    corrector: Corrector,
+    times: Tensor,
+    *,
+    corrector_first: bool,
+    denoise: bool,
+) -> Program:
+    """The rows of a predictor–corrector chain on falling ``times`` ``(n,)``, float64.
+
+    Predictor-first is the order of the paper's algorithms (Song et al. 2021,
+    arXiv:2011.13456, algorithms 1–3), corrector-first that of its code.
+    """
+    program = Program()
+    moves = _moves(sde, predictor, times)
+    corrections = _corrections(sde, corrector, times)
+    grid = times.tolist()
+    last = len(grid) - 1
+    for n, t in enumerate(grid):
+        if corrector_first or n > 0:
+            for _ in range(corrector.steps):
+                corrections(program, n if corrector_first else n - 1, n, t)
+        if n < last:
+            moves(program, n, t, grid[n + 1])
+    if denoise:
+        program.add(last, grid[-1], 0.0, tweedie_tableau(sde, times[-1:]), 0)  # type: ignore[arg-type]
+    return program
+
+
+def _moves(
+    sde: SDE, predictor: Predictor, times: Tensor
+) -> Callable[[Program, int, float, float], None]:
+    if predictor.is_affine(sde):
+        tableau = predictor.tableau(sde, times)  # type: ignore[arg-type]
+
+        def affine(program: Program, n: int, t: float, s: float) -> None:
+            if tableau.times.shape[1]:
+                program.add(n, t, s, tableau, n)
+
+        return affine
+
+    def custom(program: Program, n: int, t: float, s: float) -> None:
+        def move(x: Tensor, score: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+            return predictor.step(sde, x, score, t, s, z)
+
+        program.add_custom(n, t, s, move, predictor.stochastic)
+
+    return custom
+
+
+def _corrections(
+    sde: SDE, corrector: Corrector, times: Tensor
+) -> Callable[[Program, int, int, float], None]:
+    if not corrector.steps:
+        return lambda program, step, n, t: None
+    if corrector.is_affine():
+        tableau = corrector.tableau(sde, times)  # type: ignore[arg-type]
+        return lambda program, step, n, t: program.add(step, t, t, tableau, n)
+
+    def custom(program: Program, step: int, n: int, t: float) -> None:
+        def move(x: Tensor, score: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+            return corrector.step(sde, x, score, t, z)
+
+        program.add_custom(step, t, t, move, True)
+
+    return custom
+
+
+def tweedie_tableau(sde: LinearSDE, times: Tensor) -> Tableau:
+    r"""The last denoise, Tweedie's mean :math:`(x + \sigma^2 s)/\alpha` at ``times``, no noise."""
+    alpha_t, sigma_t = sde.marginal(times)
+    zero = torch.zeros((), dtype=torch.float64)
+    return one_stage(times, 1 / alpha_t, sigma_t.square() / alpha_t, zero)

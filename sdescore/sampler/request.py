@@ -1,0 +1,160 @@
+"""What a user asks of a sampler, checked before the model is called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.noise import NoiseSource, SeededNoise
+from sdescore.sampler.binding import Model, model_device, state_dtype
+from sdescore.sde.base import SDE, require
+
+__all__ = ["Request", "evaluating", "make_request", "progress_bar"]
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A checked request: ``shape`` samples of ``model``, ``chunk`` at a time."""
+
+    model: Model
+    shape: tuple[int, ...]
+    noise: NoiseSource
+    init: Tensor | None
+    label: Tensor | None
+    chunk: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def chunks(self) -> list[range]:
+        """Ranges of sample indices; one empty range for an empty request."""
+        total = self.shape[0]
+        starts = range(0, max(1, total), self.chunk)
+        return [range(start, min(start + self.chunk, total)) for start in starts]
+
+
+def make_request(
+    sde: SDE,
+    model: Model,
+    shape: tuple[int, ...] | None,
+    seed: int,
+    noise: NoiseSource | None,
+    init: Tensor | None,
+    label: Tensor | None,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    max_batch: int | None,
+) -> Request:
+    """The request, or a typed error that says what was wrong with it.
+
+    Raises
+    ------
+    ShapeError
+        Shape, init, label or dtype.
+    IncompatibleError
+        A model that is not callable or belongs to another SDE, or a foreign noise source.
+    ScheduleError
+        Seed or chunk size.
+    """
+    require_model(model, sde)
+    if init is not None:
+        if not isinstance(init, Tensor) or not init.is_floating_point() or init.ndim < 1:
+            got = f"{init.dtype}" if isinstance(init, Tensor) else type(init).__name__
+            raise ShapeError(f"expected init to be a floating-point tensor (B, *E), got {got}")
+        if shape is not None and tuple(shape) != tuple(init.shape):
+            raise ShapeError(f"expected init of shape {shape}, got {tuple(init.shape)}")
+        shape = tuple(init.shape)
+    if not isinstance(shape, tuple | list) or not shape or not all(map(is_count, shape)):
+        raise ShapeError(f"expected shape=(B, *E), a tuple of non-negative integers, got {shape!r}")
+    if max_batch is not None:
+        require(is_count(max_batch) and max_batch >= 1, "max_batch >= 1", f"{max_batch!r}")
+    if label is not None and (not isinstance(label, Tensor) or label.shape != tuple(shape[:1])):
+        got = f"{tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+        raise ShapeError(f"expected label to be a tensor of shape ({shape[0]},), got {got}")
+    if noise is not None and not isinstance(noise, NoiseSource):
+        raise IncompatibleError(f"expected a NoiseSource, got {type(noise).__name__}")
+    dtype = state_dtype(model) if dtype is None else dtype
+    if dtype not in (torch.float32, torch.float64):
+        raise ShapeError(
+            f"expected a state in float32 or float64, got {dtype}: the network may run in half "
+            "precision, the state may not"
+        )
+    return Request(
+        model=model,
+        shape=tuple(shape),
+        noise=SeededNoise(seed) if noise is None else noise,
+        init=init,
+        label=label,
+        chunk=max(1, shape[0] if max_batch is None else max_batch),
+        dtype=dtype,
+        device=model_device(model) if device is None else torch.device(device),
+    )
+
+
+def require_model(model: Model, sde: SDE) -> None:
+    """Refuse a model that is not callable or that belongs to another SDE.
+
+    Raises
+    ------
+    IncompatibleError
+        See above.
+    """
+    if not callable(model):
+        raise IncompatibleError(f"expected a callable score, got {type(model).__name__}")
+    own = getattr(model, "sde", sde)
+    if own != sde:
+        raise IncompatibleError(
+            f"expected a model on the sampler's SDE {sde!r:.200}, got one on {own!r:.200}"
+        )
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a non-negative integer."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """A module in eval mode, restored afterwards; other callables as they are."""
+    if not isinstance(model, nn.Module) or not model.training:
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+class Bar(Protocol):
+    """The part of tqdm that is used."""
+
+    def update(self) -> object: ...
+
+
+class _NoBar:
+    def update(self) -> None:
+        pass
+
+
+@contextmanager
+def _no_bar() -> Iterator[_NoBar]:
+    yield _NoBar()
+
+
+def progress_bar(shown: bool, total: int) -> AbstractContextManager[Bar]:
+    """A tqdm bar of ``total`` steps, or nothing."""
+    if not shown:
+        return _no_bar()
+    from tqdm import tqdm
+
+    bar: AbstractContextManager[Bar] = tqdm(total=total, desc="sampling")
+    return bar

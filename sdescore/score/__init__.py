@@ -1,0 +1,1 @@
+"""Scores: a network with its convention declared, and the exact ones."""

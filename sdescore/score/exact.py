@@ -1,0 +1,197 @@
+r"""Exact scores: what a perfect network would return.
+
+For clean data with law :math:`p_0` and a linear SDE,
+
+.. math:: p_t(x) = \int N(x;\, \alpha_t x_0,\, \sigma_t^2 I)\, p_0(\mathrm{d}x_0)
+
+is known in closed form when :math:`p_0` is a Gaussian, a mixture of Gaussians or a data set,
+and with it the score, the density and the posterior of the clean datum. The three are tied
+by Tweedie's formula (Efron 2011, "Tweedie's formula and selection bias", eq. 1.4),
+:math:`\alpha_t E[x_0 | x_t] = x_t + \sigma_t^2 \nabla \log p_t(x_t)`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError, ShapeError, TimeError
+from sdescore.rng import NormalStream
+from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import align, require_state
+from sdescore.typing import Time
+
+__all__ = ["ExactScore"]
+
+# A domain of its own: the clean draws of a seed are independent of the noise of a sampler and
+# of a prior drawn with the same seed.
+_DOMAIN = 2
+
+_Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class ExactScore(ABC):
+    """The exact score of a clean-data law under a linear SDE, with density and posterior.
+
+    Every method takes ``x`` ``(B, *E)`` and a time that is a float, 0-dim or ``(B,)``; each
+    sample is treated on its own, and all of them differentiate in ``x`` (``torch.func``
+    included). Rows are worked through in chunks, so memory stays bounded.
+
+    Attributes
+    ----------
+    sde : LinearSDE
+        Gives α_t and σ_t.
+    event_shape : tuple of int
+        ``*E``.
+    """
+
+    def __init__(
+        self,
+        sde: LinearSDE,
+        event_shape: tuple[int, ...],
+        *,
+        singular: bool,
+        row_numel: int,
+        covariance_row_numel: int,
+    ) -> None:
+        if isinstance(sde, type) or not callable(getattr(sde, "marginal", None)):
+            raise IncompatibleError(
+                "expected a linear SDE with marginal(t) -> (alpha, sigma), "
+                f"got {sde!r}; pass an instance such as ss.VPSDE()"
+            )
+        self.sde = sde
+        self.event_shape = event_shape
+        self._numel = math.prod(event_shape)
+        self._singular = singular
+        self._row_numel, self._covariance_row_numel = row_numel, covariance_row_numel
+
+    # What a law gives; x is (rows, d) in the working dtype, α and σ are () or (rows,) like it.
+
+    _chunk_numel: int
+
+    @abstractmethod
+    def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """``(rows, d)``."""
+
+    @abstractmethod
+    def _denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """``(rows, d)``."""
+
+    @abstractmethod
+    def _log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """``(rows,)``."""
+
+    @abstractmethod
+    def _covariance(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """``(rows, d, d)``."""
+
+    @abstractmethod
+    def _draw(self, normal: Tensor) -> Tensor:
+        """``(n, d)`` clean data from ``(n, _normals)`` standard normals, float64."""
+
+    _normals: int
+
+    def _working_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.promote_types(dtype, torch.float32)
+
+    # What users call.
+
+    def __call__(self, x: Tensor, t: Time) -> Tensor:
+        r""":math:`\nabla_x \log p_t(x)`, like ``x`` ``(B, *E)``.
+
+        Raises
+        ------
+        ShapeError
+            ``x`` is not ``(B, *E)``, or ``t`` fits neither one time nor one per sample.
+        TimeError
+            ``t`` is outside [0, T], or ``p_t`` has no density there (σ_t = 0 and a law on a
+            lower-dimensional set).
+        """
+        return self._evaluate(self._score, x, t, self._row_numel).reshape(x.shape)
+
+    def epsilon(self, x: Tensor, t: Time) -> Tensor:
+        """``E[ε | x_t] = −σ_t ∇ log p_t``, like ``x``; errors as the score's."""
+
+        def epsilon(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+            return -align(sigma, x) * self._score(x, alpha, sigma)
+
+        return self._evaluate(epsilon, x, t, self._row_numel).reshape(x.shape)
+
+    def denoise(self, x: Tensor, t: Time) -> Tensor:
+        """``E[x_0 | x_t]``, like ``x``, without Tweedie's cancellation at α_t → 0.
+
+        Errors as the score's.
+        """
+        return self._evaluate(self._denoise, x, t, self._row_numel).reshape(x.shape)
+
+    def covariance(self, x: Tensor, t: Time) -> Tensor:
+        """``Cov[x_0 | x_t]``, ``(B, d, d)`` over the flattened event; errors as the score's."""
+        return self._evaluate(self._covariance, x, t, self._covariance_row_numel)
+
+    def log_prob(self, x: Tensor, t: Time) -> Tensor:
+        """``log p_t(x)`` in nats, ``(B,)``.
+
+        At ``t = 0`` this is the clean density wherever σ(0) = 0. :class:`sdescore.VESDE` has
+        σ(0) = σ_min: there it is the density of the data plus that noise. Errors as the score's.
+        """
+        return self._evaluate(self._log_prob, x, t, self._row_numel)
+
+    def sample(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """``n`` exact draws of clean data, ``(n, *E)``; draw i depends on (seed, i) alone.
+
+        Raises
+        ------
+        ShapeError
+            ``n`` is negative.
+        """
+        if n < 0:
+            raise ShapeError(f"expected n >= 0 samples, got {n}")
+        stream = NormalStream(seed, range(n), (self._normals,), domain=_DOMAIN)
+        clean = self._draw(stream.draw(range(1))[0].double())
+        return clean.reshape(n, *self.event_shape).to(device=device, dtype=dtype)
+
+    def _evaluate(self, function: _Evaluate, x: Tensor, t: Time, row_numel: int) -> Tensor:
+        """``function`` on flat rows of ``x`` in the working dtype, chunk by chunk; x's dtype."""
+        require_state(x)
+        if x.shape[1:] != self.event_shape:
+            raise ShapeError(
+                f"expected x of shape (B, *E) with event shape {self.event_shape}, "
+                f"got {tuple(x.shape)}"
+            )
+        alpha, sigma = self.sde.marginal(t)
+        if self._singular and not bool((sigma > 0).all()):
+            raise TimeError(
+                "expected sigma(t) > 0, for this law has no density of its own; "
+                "got a time with sigma = 0; take a later one"
+            )
+        flat = x.reshape(len(x), self._numel).to(self._working_dtype(x.dtype))
+        if alpha.ndim:
+            align(alpha, flat)  # refuses a time that is not one per sample
+            alpha, sigma = (c.expand(len(x)) if c.numel() == 1 else c for c in (alpha, sigma))
+        alpha, sigma = alpha.to(flat), sigma.to(flat)
+        rows = max(1, self._chunk_numel // row_numel)
+        if len(x) <= rows:
+            return function(flat, alpha, sigma).to(x.dtype)
+        parts = []
+        for start in range(0, len(x), rows):
+            part = slice(start, start + rows)
+            times = (alpha[part], sigma[part]) if alpha.ndim else (alpha, sigma)
+            parts.append(function(flat[part], *times).to(x.dtype))
+        return torch.cat(parts)
+
+
+def pick(normal: Tensor, cumulative: Tensor) -> Tensor:
+    """One category per standard normal ``(n,)``: the ``i`` with ``c_{i−1} <= Φ(z) < c_i``."""
+    index = torch.searchsorted(cumulative, torch.special.ndtr(normal).contiguous(), right=True)
+    return index.clamp(max=len(cumulative) - 1)

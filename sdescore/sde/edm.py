@@ -1,0 +1,67 @@
+r"""EDM's SDE: σ is the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.grids import KarrasGrid
+from sdescore.sde.base import finite, require
+from sdescore.sde.linear import LinearSDE
+
+__all__ = ["EDMSDE"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMSDE(LinearSDE):
+    r"""The SDE of Karras et al. 2022 (arXiv:2206.00364, section 3 and eq. 6 with β = 1/σ):
+
+    .. math:: \alpha_t = 1, \quad \sigma_t = t, \quad f = 0, \quad g^2 = 2t .
+
+    Parameters
+    ----------
+    sigma_min, sigma_max : float
+        ``0 < sigma_min < sigma_max``, in the units of the data; sampling runs from
+        ``T = sigma_max`` to ``t_min = sigma_min``.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        require(
+            finite(self.sigma_min, self.sigma_max) and 0 < self.sigma_min < self.sigma_max,
+            "0 < sigma_min < sigma_max",
+            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}",
+        )
+
+    @property
+    def T(self) -> float:
+        return self.sigma_max
+
+    @property
+    def t_min(self) -> float:
+        return self.sigma_min
+
+    @property
+    def default_grid(self) -> KarrasGrid:
+        """Karras' grid, eq. 5: equal steps in σ would spend nearly all on pure noise."""
+        return KarrasGrid()
+
+    def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(t), t.clone()
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(t), 2 * t
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        return -2 * torch.log(t)
+
+    def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        return torch.exp(-0.5 * log_snr)
+
+    def _transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        added_variance = (t - s) * (t + s)
+        return torch.ones_like(added_variance), added_variance

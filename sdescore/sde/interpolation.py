@@ -1,0 +1,61 @@
+r"""Monotone cubic interpolation of a table, for the discrete SDEs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["MonotoneCubic"]
+
+
+class MonotoneCubic:
+    """Piecewise cubic through ``values`` at the times ``k / (n − 1)``, monotone and C¹.
+
+    Fritsch & Carlson's monotone interpolant as scipy's ``PchipInterpolator`` builds it;
+    exact at the knots.
+    """
+
+    def __init__(self, values: list[float]) -> None:
+        import numpy as np
+        from scipy.interpolate import PchipInterpolator
+
+        self.knots = torch.arange(len(values), dtype=torch.float64) / (len(values) - 1)
+        pchip = PchipInterpolator(self.knots.numpy(), np.asarray(values))
+        self.values = torch.tensor(values, dtype=torch.float64)
+        # Highest power first, one column per cell.
+        self.coefficients = torch.from_numpy(pchip.c.copy())
+
+    def _locate(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        knots = self.knots.to(t.device)
+        cell = torch.searchsorted(knots, t.contiguous(), right=True) - 1
+        cell = cell.clamp(0, len(knots) - 2)
+        return self.coefficients.to(t.device)[:, cell], t - knots[cell], cell
+
+    def __call__(self, t: Tensor) -> Tensor:
+        """The interpolant at ``t``, float64, like ``t``."""
+        c, u, _ = self._locate(t)
+        return ((c[0] * u + c[1]) * u + c[2]) * u + c[3]
+
+    def between(self, s: Tensor, t: Tensor) -> Tensor:
+        """Its rise from ``s`` to ``t >= s``; times of one cell or of neighbours do not cancel."""
+        shape = (s + t).shape
+        s, t = s.expand(shape), t.expand(shape)
+        c, u, cell = self._locate(s)
+        d, v, cell_t = self._locate(t)
+        knots, values = self.knots.to(s.device), self.values.to(s.device)
+        across = (
+            rise(c, u, knots[cell + 1] - knots[cell])
+            + (values[cell_t] - values[cell + 1])
+            + rise(d, torch.zeros_like(v), v)
+        )
+        return torch.where(cell == cell_t, rise(c, u, v), across)
+
+    def derivative(self, t: Tensor) -> Tensor:
+        """Its derivative at ``t``, float64, like ``t``."""
+        c, u, _ = self._locate(t)
+        return (3 * c[0] * u + 2 * c[1]) * u + c[2]
+
+
+def rise(c: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """The cubic's value at ``v`` less that at ``u``, with the factor ``v − u`` taken out."""
+    return (v - u) * (c[0] * (u * u + u * v + v * v) + c[1] * (u + v) + c[2])

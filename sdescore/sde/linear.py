@@ -1,0 +1,276 @@
+r"""Linear SDEs: everything that follows from the pair :math:`(\alpha_t, \sigma_t)`.
+
+.. math:: \mathrm{d}x = f(t)\,x\,\mathrm{d}t + g(t)\,\mathrm{d}w
+   \quad\Longleftrightarrow\quad x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad
+   f = \frac{\dot\alpha}{\alpha}, \quad
+   g^2 = \frac{\mathrm{d}\sigma^2}{\mathrm{d}t} - 2 f \sigma^2
+   = -\sigma^2 \frac{\mathrm{d}\lambda}{\mathrm{d}t}, \quad
+   \lambda = \log\frac{\alpha^2}{\sigma^2}
+
+(Kingma et al. 2021, arXiv:2107.00630, eqs. 1–2; Lu et al. 2022, arXiv:2206.00927, eq. 2.3).
+A subclass gives ``_marginal``; every other hook has a default built on it, and a closed
+form that does not cancel is worth overriding it with.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import ShapeError, TimeError
+from sdescore.rng import standard_normal
+from sdescore.sde.base import SDE, check_time
+from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
+from sdescore.shapes import align, float64, require_same_shape, require_state
+from sdescore.typing import Time
+
+if TYPE_CHECKING:
+    from sdescore.sde.marginal import MarginalSDE
+
+__all__ = ["LinearSDE"]
+
+
+class LinearSDE(SDE):
+    """``dx = f(t) x dt + g(t) dw`` with its kernels in closed form.
+
+    Times may be floats, 0-dim tensors or ``(B,)``; scalars are computed in float64 and
+    returned in float64 with the shape of ``t``.
+    """
+
+    # Hooks: float64 tensors in, float64 tensors out, times already checked.
+
+    @abstractmethod
+    def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """``(α_t, σ_t)``."""
+
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        return self._marginal(t)[0].log()
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        alpha_t, sigma_t = self._marginal(t)
+        return 2 * (alpha_t.log() - sigma_t.log())
+
+    def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        # Where σ(0) = 0 the limit t → 0 is meant: λ and its derivative are infinite there.
+        t = t.clamp(min=1e-12 * self.T)
+        f = rate_of_change(self._log_alpha, t)
+        return f, -self._marginal(t)[1].square() * rate_of_change(self._log_snr, t)
+
+    def _transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha_s, sigma_s = self._marginal(s)
+        alpha_t, sigma_t = self._marginal(t)
+        a = alpha_t / alpha_s
+        return a, ((sigma_t - a * sigma_s) * (sigma_t + a * sigma_s)).clamp(min=0.0)
+
+    def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        low, high = torch.zeros_like(log_snr), torch.full_like(log_snr, self.T)
+        # λ falls with t. 110 halvings reach neighbouring floats down to t = 1e-17 T.
+        for _ in range(110):
+            middle = 0.5 * (low + high)
+            above = self._log_snr(middle) > log_snr
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return 0.5 * (low + high)
+
+    # What users call.
+
+    def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
+        """``(α_t, σ_t)`` of ``x_t = α_t x_0 + σ_t ε``.
+
+        Raises
+        ------
+        TimeError
+            ``t`` is outside [0, T].
+        """
+        return self._marginal(check_time(t, self.T))
+
+    def rates(self, t: Time) -> tuple[Tensor, Tensor]:
+        """``(f, g²)`` of ``dx = f x dt + g dw``.
+
+        Raises
+        ------
+        TimeError
+            ``t`` is outside [0, T].
+        """
+        return self._rates(check_time(t, self.T))
+
+    def log_snr(self, t: Time) -> Tensor:
+        """``λ_t = log(α_t²/σ_t²)``, strictly falling in ``t``; infinite where σ_t = 0."""
+        return self._log_snr(check_time(t, self.T))
+
+    def time_at_log_snr(self, log_snr: Time) -> Tensor:
+        """The ``t`` at which ``log_snr(t)`` has the given value.
+
+        Raises
+        ------
+        TimeError
+            No time in [0, T] has that log-SNR.
+        """
+        value = float64(log_snr)
+        highest, lowest = self._log_snr(float64(0.0)), self._log_snr(float64(self.T))
+        slack = 1e-9 * (1.0 + lowest.abs().item())
+        if not bool(((value >= lowest - slack) & (value <= highest + slack)).all()):
+            raise TimeError(
+                f"expected a log-SNR in [{lowest.item():g}, {highest.item():g}], the range of "
+                f"{type(self).__name__}, got values in [{value.min().item():g}, "
+                f"{value.max().item():g}]"
+            )
+        return self._time_at_log_snr(value).clamp(0.0, self.T)
+
+    def drift(self, x: Tensor, t: Time) -> Tensor:
+        """``f(t) x``, like ``x``."""
+        return align(self.rates(t)[0].to(x), x) * x
+
+    def diffusion(self, t: Time) -> Tensor:
+        """``g(t)``, shaped like ``t``, float64."""
+        return self.rates(t)[1].sqrt()
+
+    def kernel(self, t: Time) -> AffineKernel:
+        """``x_t | x_0``: call the result with ``x_0``."""
+        alpha_t, sigma_t = self.marginal(t)
+        return AffineKernel(alpha_t, sigma_t.square())
+
+    def transition(self, s: Time, t: Time) -> AffineKernel:
+        """``x_t | x_s`` for ``s <= t``: call the result with ``x_s``.
+
+        For SDEs whose σ(0) is not 0 (:class:`sdescore.VESDE`) ``transition(0, t)`` starts
+        from the state at time 0, which already carries σ(0); ``kernel(t)`` starts from the
+        clean datum.
+
+        Raises
+        ------
+        TimeError
+            A time is outside [0, T], or ``s > t``.
+        """
+        s64, t64 = check_order(check_time(s, self.T, "s"), check_time(t, self.T))
+        return AffineKernel(*self._transition(s64, t64))
+
+    def bridge(self, s: Time, t: Time) -> Bridge:
+        """``x_s | x_t, x_0`` for ``s <= t``, DDPM's posterior; see :class:`sdescore.Bridge`.
+
+        Raises
+        ------
+        TimeError
+            A time is outside [0, T], ``s > t``, or ``σ_t = 0``, where x_t is x_0 itself.
+        """
+        s64, t64 = check_order(check_time(s, self.T, "s"), check_time(t, self.T))
+        a, added_variance = self._transition(s64, t64)
+        alpha_s, sigma_s = self._marginal(s64)
+        sigma_t = self._marginal(t64)[1]
+        if not bool((sigma_t > 0).all()):
+            raise TimeError(
+                f"expected t with σ_t > 0 for a bridge, got t from {t64.min().item():g}, where "
+                "x_t carries no noise; use a later t"
+            )
+        shrink = added_variance / sigma_t.square()
+        return Bridge(
+            weight_t=a * (sigma_s / sigma_t).square(),
+            weight_0=alpha_s * shrink,
+            variance=sigma_s.square() * shrink,
+            scale=a,
+            added_variance=added_variance,
+            sigma=sigma_t,
+        )
+
+    def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
+        """``α_t x_0 + σ_t · noise``, like ``x_0`` ``(B, *E)``.
+
+        Raises
+        ------
+        TimeError
+            ``t`` is outside [0, T].
+        ShapeError
+            ``x0`` is not a floating-point state, ``noise`` is not shaped like it, or ``t`` has
+            neither shape ``()`` nor ``(B,)``.
+        """
+        require_same_shape(noise, x0, "noise", "x0")
+        alpha_t, sigma_t = self.marginal(t)
+        return align(alpha_t.to(x0), x0) * x0 + align(sigma_t.to(x0), x0) * noise.to(x0)
+
+    def prior_std(self, data_std: float = 0.0) -> float:
+        r"""Standard deviation of the prior at ``T``, ``√(σ_T² + α_T² data_std²)``.
+
+        With ``data_std = 0`` this is the field's usual ``N(0, σ_T² I)``, which forgets the
+        data's own spread: for a VE SDE whose σ_max is not large beside the data, pass the
+        data's standard deviation.
+        """
+        alpha_T, sigma_T = (v.item() for v in self._marginal(float64(self.T)))
+        return math.hypot(sigma_T, alpha_T * data_std)
+
+    def prior_sample(
+        self,
+        shape: tuple[int, ...],
+        *,
+        seed: int = 0,
+        data_std: float = 0.0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """Draw ``x_T ~ N(0, prior_std²)`` of ``shape`` ``(B, *E)``, one stream per sample.
+
+        Raises
+        ------
+        ShapeError
+            ``shape`` has no batch dimension.
+        """
+        if len(shape) < 1:
+            raise ShapeError("expected a shape (B, *E) with a batch dimension, got ()")
+        noise = standard_normal(seed, range(shape[0]), range(1), shape[1:], device=device)[0]
+        return self.prior_std(data_std) * noise.to(dtype)
+
+    def prior_log_prob(self, x: Tensor, *, data_std: float = 0.0) -> Tensor:
+        """Log density of ``x`` ``(B, *E)`` under the prior at ``T``, in nats: ``(B,)``."""
+        require_state(x)
+        variance = float64(self.prior_std(data_std) ** 2, like=x)
+        return Gaussian(torch.zeros_like(x), variance).log_prob(x)
+
+    @staticmethod
+    def from_marginal(
+        alpha: Callable[[Tensor], Tensor],
+        sigma: Callable[[Tensor], Tensor],
+        *,
+        T: float = 1.0,
+        t_min: float = 1e-3,
+    ) -> MarginalSDE:
+        """The linear SDE with these differentiable marginals; f and g² follow by autodiff.
+
+        Parameters
+        ----------
+        alpha, sigma : callable
+            Elementwise functions of a float64 time tensor; α > 0 and σ/α rising on [0, T].
+        T, t_min : float
+            End of the forward time, and where sampling stops.
+
+        Raises
+        ------
+        ScheduleError
+            α is not positive, σ is negative, or σ/α does not rise.
+        """
+        from sdescore.sde.marginal import MarginalSDE
+
+        return MarginalSDE(alpha=alpha, sigma=sigma, T=T, t_min=t_min)
+
+
+def rate_of_change(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """The derivative of an elementwise function at ``t``, by forward-mode autodiff."""
+    derivative: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    return derivative
+
+
+def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """``(s, t)``, refused unless ``s <= t`` everywhere."""
+    if s.ndim and t.ndim and s.shape != t.shape:
+        raise ShapeError(
+            f"expected s and t of one shape, or one of them a single time; got {tuple(s.shape)} "
+            f"and {tuple(t.shape)}"
+        )
+    if not bool((s <= t).all()):
+        raise TimeError(
+            "expected s <= t, for the forward kernel runs from s to t; "
+            f"got s up to {s.max().item():g} and t from {t.min().item():g}"
+        )
+    return s, t

@@ -1,0 +1,89 @@
+r"""Shapes, and the only broadcasting code.
+
+Glossary
+--------
+``B``
+    batch size; the first dimension of every state.
+``*E``
+    event shape: everything after the batch; it may be empty.
+``t``
+    a time: a Python float, a 0-dim tensor (one time for all samples) or ``(B,)``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import ShapeError
+
+__all__ = ["align", "float64", "require_same_shape", "require_state", "sum_event"]
+
+
+def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
+    """``value`` as a float64 tensor, on the device of ``like`` if given."""
+    if isinstance(value, Tensor):
+        return value.to(dtype=torch.float64, device=None if like is None else like.device)
+    return torch.tensor(value, dtype=torch.float64, device=None if like is None else like.device)
+
+
+def align(coefficient: Tensor, x: Tensor) -> Tensor:
+    """Give a ``()`` or ``(B,)`` coefficient the trailing ones that match ``x`` ``(B, *E)``.
+
+    Raises
+    ------
+    ShapeError
+        The coefficient is neither 0-dim nor one value per sample.
+    """
+    if coefficient.ndim == 0:
+        return coefficient
+    if coefficient.ndim == 1 and x.ndim >= 1 and coefficient.shape[0] in (1, x.shape[0]):
+        return coefficient.reshape(coefficient.shape[0], *(1,) * (x.ndim - 1))
+    raise ShapeError(
+        "expected one time for all samples or one per sample, shape () or (B,); "
+        f"got {tuple(coefficient.shape)} beside a state of shape {tuple(x.shape)}"
+    )
+
+
+def sum_event(x: Tensor) -> Tensor:
+    """Sum over the event dimensions: ``(B, *E)`` → ``(B,)``."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:])).sum(-1)
+
+
+def require_state(x: Tensor, name: str = "x") -> None:
+    """Refuse anything that is not a floating-point ``(B, *E)`` tensor.
+
+    Raises
+    ------
+    ShapeError
+        Not a tensor, not floating point, or without a batch dimension.
+    """
+    if not isinstance(x, Tensor):
+        raise ShapeError(f"expected {name} to be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        raise ShapeError(
+            f"expected {name} in floating point, got {x.dtype}; convert it, e.g. {name}.float()"
+        )
+    if x.ndim < 1:
+        raise ShapeError(
+            f"expected {name} of shape (B, *E) with a batch dimension, got a 0-dim tensor; "
+            f"use {name}[None]"
+        )
+
+
+def require_same_shape(value: Tensor, x: Tensor, name: str, x_name: str = "x") -> None:
+    """Refuse a ``value`` that is not shaped like the state ``x``; nothing broadcasts silently.
+
+    Raises
+    ------
+    ShapeError
+        The shapes differ, or one of the two is no state.
+    """
+    require_state(value, name)
+    require_state(x, x_name)
+    if value.shape != x.shape:
+        raise ShapeError(
+            f"expected {name} shaped like {x_name}, {tuple(x.shape)}, got {tuple(value.shape)}"
+        )

@@ -1,0 +1,83 @@
+r"""A predictor or corrector as a table of numbers.
+
+On a linear SDE every step of every fixed-step method is affine in the state, the model's
+outputs and the noise. Step ``n`` starts at :math:`y_{n,0} = x_n` and runs stages
+``j = 0 … J−1``
+
+.. math::
+   o_{new} = \text{model}(y_{n,j},\, t_{n,j}), \qquad
+   y_{n,j+1} = a_{n,j}\, x_n + \sum_h b_{n,j,h}\, o_h + \sum_k c_{n,j,k}\, z_{n,k},
+
+and ends at :math:`x_{n+1} = y_{n,J}`. :math:`o_0` is the newest output and older ones follow,
+across steps: a multistep method has H > 1, a multistage one J > 1. This is Butcher's table
+for linear SDEs. A method is a function (SDE, times) → tableau, vectorised over the steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import ShapeError
+
+__all__ = ["Tableau", "one_stage"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tableau:
+    """Numbers of N steps with J stages, H outputs and K noises; float64.
+
+    Attributes
+    ----------
+    times : Tensor
+        ``(N, J)``: where the model is evaluated.
+    a : Tensor
+        ``(N, J)``: weight of the state at the start of the step.
+    b : Tensor
+        ``(N, J, H)``: weights of the outputs, newest first. A step may only weigh outputs
+        that exist by then.
+    c : Tensor
+        ``(N, J, K)``: weights of the step's noises; a noise whose weights are all zero is
+        not drawn.
+    output : str
+        What the outputs are: ``"score"``, ``"epsilon"``, ``"x0"`` or ``"v"``.
+
+    Raises
+    ------
+    ShapeError
+        The four tables do not fit together.
+    """
+
+    times: Tensor
+    a: Tensor
+    b: Tensor
+    c: Tensor
+    output: str = "score"
+
+    def __post_init__(self) -> None:
+        stages = self.times.shape
+        if (
+            len(stages) != 2
+            or self.a.shape != stages
+            or self.b.shape[:-1] != stages
+            or self.c.shape[:-1] != stages
+        ):
+            raise ShapeError(
+                "expected times and a of shape (N, J), b (N, J, H) and c (N, J, K); got "
+                f"{tuple(stages)}, {tuple(self.a.shape)}, {tuple(self.b.shape)}, "
+                f"{tuple(self.c.shape)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+
+def one_stage(times: Tensor, a: Tensor, b: Tensor, c: Tensor, output: str = "score") -> Tableau:
+    """The tableau ``x ← a x + b o + c z`` of N one-stage steps, from ``(N,)`` numbers."""
+    a, b, c = (v.expand(times.shape) for v in (a, b, c))
+    if not len(times):
+        empty = torch.zeros(0, 1, dtype=torch.float64)
+        return Tableau(empty, empty, empty[..., None], empty[..., None], output)
+    return Tableau(times[:, None], a[:, None], b[:, None, None], c[:, None, None], output)

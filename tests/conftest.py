@@ -1,0 +1,38 @@
+"""Settings of the whole suite: no display, no network, one thread, no luck."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the peers of the parity tests load nothing
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+# Small tensors gain nothing from threads, and sums come out the same on every machine.
+torch.set_num_threads(1)
+
+settings.register_profile(
+    "ci",
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile(
+    "explore",
+    max_examples=2000,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(autouse=True)
+def _fixed_global_generator() -> None:
+    """A test that forgets its seed still draws the same numbers, in any order of tests."""
+    torch.manual_seed(0)

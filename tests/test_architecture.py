@@ -1,0 +1,272 @@
+"""The rules of the package's structure: levels of import, lightness, forbidden constructs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "sdescore"
+
+# A module may import from its own level and from those above it in this list, never from below.
+LEVELS: list[set[str]] = [
+    {"errors", "shapes", "typing"},
+    {"grids", "rng"},
+    {"sde"},
+    {"parameterization", "tweedie", "noise"},
+    {"score", "nets"},
+    {"tableau", "predictors", "correctors", "losses", "guidance"},
+    {"sampler", "simulate", "flow", "training", "checkpoint"},
+    {"metrics", "plotting", "datasets", "demo", "cli", "__main__"},
+]
+LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
+APPLICATIONS = {"demo", "cli", "__main__"}  # written as a user would: import sdescore as ss
+
+HEAVY = {"matplotlib", "scipy", "torchdiffeq", "sklearn", "safetensors", "tqdm"}
+IMPORT_SECONDS = 0.15
+MAX_LINES = 350
+
+UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
+ABSTRACT_SDES = {"SDE", "LinearSDE"}  # "is it linear?" is a question about the kind, not a ladder
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+TREES = {
+    module_name(path): ast.parse(path.read_text(encoding="utf-8"), str(path))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+SUBMODULES = [name for name in TREES if name != "sdescore"]
+
+
+def part_of(name: str) -> str:
+    """The module's entry in the table of levels."""
+    return name.split(".")[1]
+
+
+def dotted(node: ast.expr) -> str:
+    """``torch.jit.load`` for the expression of that text, "" for anything not a dotted name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (base := dotted(node.value)):
+        return f"{base}.{node.attr}"
+    return ""
+
+
+def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """``ast.walk`` without the blocks that only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and dotted(child.test).endswith("TYPE_CHECKING"):
+            for skipped in child.orelse:
+                yield from runtime_nodes(skipped)
+        else:
+            yield from runtime_nodes(child)
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
+    """(line, module, name) of each import, also of those in functions; name "" for ``import``."""
+    for node in runtime_nodes(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, ""
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield node.lineno, "." * node.level + (node.module or ""), alias.name
+
+
+def deferred(tree: ast.AST) -> set[int]:
+    """Lines inside functions: what is imported there loads when the function is called."""
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    return {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, functions)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+
+
+def dependencies(name: str) -> Iterator[tuple[int, str]]:
+    """(line, module of this package) of each import; ``__version__`` depends on nothing."""
+    for line, module, member in imported(TREES[name]):
+        if module.split(".")[0] != "sdescore" or (module, member) == ("sdescore", "__version__"):
+            continue
+        submodule = f"{module}.{member}"
+        yield line, submodule if submodule in TREES else module
+
+
+def offences(name: str) -> Iterator[tuple[int, str]]:
+    """(line, what) of each construct that has no place in the package."""
+    for line, module, member in imported(TREES[name]):
+        if module.split(".")[0] in UNSAFE_MODULES:
+            yield line, f"import of {module}"
+        if f"{module}.{member}" in UNSAFE_CALLS:
+            yield line, f"import of {module}.{member}"
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Assert):
+            yield node.lineno, "assert: raise an error of sdescore.errors"
+        elif isinstance(node, ast.Call) and dotted(node.func) in UNSAFE_CALLS:
+            yield node.lineno, f"call of {dotted(node.func)}"
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+            yield node.value.lineno, "allow_pickle"
+        elif isinstance(node, ast.arguments) and node.kwarg is not None:
+            yield node.kwarg.lineno, f"**{node.kwarg.arg}: name the keywords"
+
+
+def concrete_sdes() -> set[str]:
+    """Names of the classes under sdescore/sde that descend from SDE."""
+    bases = {
+        node.name: {dotted(base).split(".")[-1] for base in node.bases}
+        for name, tree in TREES.items()
+        if name.startswith("sdescore.sde")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    }
+    found = set(ABSTRACT_SDES)
+    while more := {name for name in bases if name not in found and bases[name] & found}:
+        found |= more
+    return found - ABSTRACT_SDES
+
+
+def type_tests(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, class) of each isinstance, issubclass, type(x) is, and case Class()."""
+    for node in ast.walk(tree):
+        tested: list[ast.expr] = []
+        if isinstance(node, ast.Call) and dotted(node.func) in {"isinstance", "issubclass"}:
+            tested = node.args[1:]
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if any(isinstance(side, ast.Call) and dotted(side.func) == "type" for side in sides):
+                tested = sides
+        elif isinstance(node, ast.MatchClass):
+            tested = [node.cls]
+        for expression in tested:
+            for inner in ast.walk(expression):
+                if isinstance(inner, (ast.Name, ast.Attribute)):
+                    yield inner.lineno, dotted(inner).split(".")[-1]
+
+
+def report(name: str, found: list[tuple[int, str]]) -> str:
+    return "".join(f"\n  {name}, line {line}: {what}" for line, what in found)
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_imports_go_one_way(name: str) -> None:
+    part = part_of(name)
+    assert part in LEVEL, f"{name} has no level: add {part!r} to LEVELS in {Path(__file__).name}"
+    wrong = []
+    for line, target in dependencies(name):
+        if target == "sdescore":
+            if part not in APPLICATIONS:
+                wrong.append((line, "imports the package itself: import the defining module"))
+            continue
+        assert part_of(target) in LEVEL, f"{target} has no level: add it to LEVELS"
+        if LEVEL[part_of(target)] > LEVEL[part]:
+            wrong.append((line, f"level {LEVEL[part]} imports {target} of a higher level"))
+    wrong += [
+        (line, "relative import: write it absolute")
+        for line, module, _ in imported(TREES[name])
+        if module.startswith(".")
+    ]
+    assert not wrong, report(name, wrong)
+
+
+def test_no_import_cycles() -> None:
+    """Inside one package a deferred import may point back: a base class's factory does."""
+    graph: dict[str, set[str]] = {}
+    for name in TREES:
+        inside = f"sdescore.{part_of(name)}." if name != "sdescore" else "-"
+        late = deferred(TREES[name])
+        graph[name] = {
+            target
+            for line, target in dependencies(name)
+            if not (line in late and target.startswith(inside))
+        }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail("import cycle: " + " → ".join(reversed(error.args[1])))
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout
+
+
+def test_import_is_quick() -> None:
+    """Best of up to seven fresh processes: a busy machine slows some, not all."""
+    code = (
+        "import time, torch; t = time.perf_counter(); import sdescore; print(time.perf_counter()-t)"
+    )
+    seconds = []
+    for _ in range(7):
+        seconds.append(float(run_python(code)))
+        if seconds[-1] <= IMPORT_SECONDS:
+            return
+    pytest.fail(f"import sdescore took {min(seconds):.3f} s beyond torch, not {IMPORT_SECONDS} s")
+
+
+def test_import_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules); import sdescore; "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    assert not HEAVY & set(run_python(code).split())
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_no_forbidden_construct(name: str) -> None:
+    found = list(offences(name))
+    assert not found, report(name, found)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_nobody_asks_which_sde(name: str) -> None:
+    concrete = concrete_sdes()
+    found = [(line, f"type test on {c}") for line, c in type_tests(TREES[name]) if c in concrete]
+    assert not found, report(name, found)
+
+
+def test_public_names_have_docstrings() -> None:
+    package = importlib.import_module("sdescore")
+    bare = []
+    for name in package.__all__:
+        public = getattr(package, name)
+        if inspect.ismodule(public) or not (inspect.isclass(public) or callable(public)):
+            continue
+        # A dataclass without a docstring gets its signature as one.
+        doc = vars(public).get("__doc__") if inspect.isclass(public) else public.__doc__
+        if not doc or doc.startswith(f"{name}("):
+            bare.append(name)
+        if inspect.isclass(public):
+            members = {m: v for m, v in vars(public).items() if not m.startswith("_")}
+            described = (inspect.isroutine, inspect.isdatadescriptor)
+            bare += [
+                f"{name}.{member}"
+                for member, value in members.items()
+                if any(kind(value) for kind in described)
+                and not inspect.getdoc(getattr(public, member))
+            ]
+    assert not bare, f"no docstring: {', '.join(bare)}"
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_files_are_short(name: str) -> None:
+    path = ROOT.joinpath(*name.split("."))
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines < MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it"
