@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdescore.errors import ShapeError
 
-__all__ = ["align", "float64", "require_same_shape", "require_state", "sum_event"]
+__all__ = ["align", "flat", "float64", "require_same_shape", "require_state", "sum_event"]
 
 
 def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
@@ -49,7 +49,12 @@ def align(coefficient: Tensor, x: Tensor) -> Tensor:
 
 def sum_event(x: Tensor) -> Tensor:
     """Sum over the event dimensions: ``(B, *E)`` → ``(B,)``."""
-    return x.reshape(x.shape[0], math.prod(x.shape[1:])).sum(-1)
+    return flat(x).sum(-1)
+
+
+def flat(x: Tensor) -> Tensor:
+    """``(B, *E)`` → ``(B, d)``; B and d may be 0, E may be empty."""
+    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def require_state(x: Tensor, name: str = "x") -> None:

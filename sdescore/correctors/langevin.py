@@ -12,7 +12,7 @@ from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
 from sdescore.errors import IncompatibleError
 from sdescore.sde.base import SDE, finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align
+from sdescore.shapes import align, flat
 from sdescore.tableau import Tableau
 
 __all__ = ["Langevin"]
@@ -38,8 +38,8 @@ class Langevin(Corrector):
     Parameters
     ----------
     snr : float
-        Signal-to-noise ratio of a step, > 0; the paper's 0.16. With ``norm="expected"`` the
-        step is stable below 1/√2 ≈ 0.7 at worst.
+        Signal-to-noise ratio of a step, > 0; the paper's 0.16. With ``norm="expected"`` a
+        step is stable below 1 at worst (τ < 2σ²) and overshoots above 1/√2.
     steps : int
         Inner steps a time, >= 1.
     norm : str
@@ -77,7 +77,7 @@ class Langevin(Corrector):
         self, sde: SDE, x: Tensor, score: Callable[[Tensor], Tensor], t: float, z: Tensor
     ) -> Tensor:
         s = score(x)
-        z_norm, s_norm = z.flatten(1).norm(dim=1), s.flatten(1).norm(dim=1)
+        z_norm, s_norm = flat(z).norm(dim=1), flat(s).norm(dim=1)
         if self.norm == "batch":
             z_norm, s_norm = z_norm.mean(), s_norm.mean()
         sigma_t: float = sde.marginal(t)[1].item()  # type: ignore[attr-defined]

@@ -7,13 +7,14 @@ u and w fold into the step's own numbers, and the conversion costs no pass over 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from sdescore.errors import IncompatibleError
+from sdescore.errors import IncompatibleError, TimeError
 from sdescore.parameterization import conversion, pair
 from sdescore.sampler.program import Program
 from sdescore.score.model import ScoreModel, call_net
@@ -52,7 +53,7 @@ class BoundModel:
         self._times = times
         self._model: Any = model
         self._from = None
-        if isinstance(model, ScoreModel):
+        if folds(model):
             convention = model.convention(times)
             self._from = convention.pair
             self._net, self._net_dtype = model.net, model.dtype
@@ -64,6 +65,12 @@ class BoundModel:
             self._inputs = times.to(device, dtype).unbind(0)
             self.call = self._call_score
         self.u, self.w = self.numbers(program.outputs)
+        for t, u, w in zip(program.times, self.u, self.w, strict=True):
+            if not math.isfinite(u + w):
+                raise TimeError(
+                    f"expected evaluation times with sigma_t > 0 for this model, got t = {t:g}; "
+                    "end the grid earlier"
+                )
 
     def numbers(self, outputs: list[str]) -> tuple[list[float], list[float]]:
         """``(u, w)`` that turn evaluation ``k``'s raw output into ``outputs[k]``."""
@@ -85,8 +92,9 @@ class BoundModel:
     def _call_network(self, x: Tensor, k: int) -> Tensor:
         scale = self._scales[k]
         given = x if scale == 1.0 else scale * x
-        o = call_net(self._net, given.to(self._net_dtype), self._inputs[k], self._label)
-        return self._own(o.to(self._dtype), x)
+        if self._net_dtype != self._dtype:
+            given = given.to(self._net_dtype)
+        return self._own(call_net(self._net, given, self._inputs[k], self._label), x)
 
     def _call_score(self, x: Tensor, k: int) -> Tensor:
         if self._label is None:
@@ -99,11 +107,12 @@ class BoundModel:
                 f"expected the score to return a tensor of its input's shape {tuple(x.shape)}, "
                 f"got {got}"
             )
-        return self._own(o.to(self._dtype), x)
+        return self._own(o, x)
 
-    @staticmethod
-    def _own(o: Tensor, x: Tensor) -> Tensor:
-        # The loop updates x in place: an output that is x must not change with it.
+    def _own(self, o: Tensor, x: Tensor) -> Tensor:
+        """The output in the state's dtype, and not ``x`` itself, which is updated in place."""
+        if o.dtype != self._dtype:
+            return o.to(self._dtype)
         return o.clone() if o.data_ptr() == x.data_ptr() else o
 
     def output(self, x: Tensor, k: int) -> Tensor:
@@ -111,6 +120,18 @@ class BoundModel:
         o = self.call(x, k)
         converted = o * self.w[k]
         return converted.add_(x, alpha=self.u[k]) if self.u[k] else converted
+
+
+def folds(model: Model) -> TypeGuard[ScoreModel]:
+    """Whether a model's numbers can stand in for calling it: a plain :class:`ScoreModel`.
+
+    A subclass that changes what the score is must be called.
+    """
+    return (
+        isinstance(model, ScoreModel)
+        and type(model).forward is ScoreModel.forward
+        and type(model).predict is ScoreModel.predict
+    )
 
 
 def model_device(model: Model) -> torch.device:

@@ -3,6 +3,7 @@ r"""The one loop. It knows numbers, a model and noise; no SDE and no method."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from sdescore.errors import DivergenceError
 from sdescore.noise import NoiseStream
 from sdescore.sampler.binding import BoundModel
 from sdescore.sampler.program import Row
+from sdescore.shapes import flat
 
-__all__ = ["advance", "check_finite", "run"]
+__all__ = ["advance", "fold", "require_finite", "run"]
 
 # Rows between two looks at whether the state is still finite: a look waits for the device.
 CHECK_EVERY = 16
@@ -33,45 +35,64 @@ def run(
     DivergenceError
         The state turned NaN or infinite.
     """
-    # Sums are finite if and only if the state is (short of overflow); they are made on the
-    # device and looked at rarely, so the row that broke is known without waiting at each.
-    sums = torch.zeros(len(rows), dtype=x.dtype, device=x.device)
-    slots, dims = sums.unbind(0), tuple(range(x.ndim))
+    folded = [fold(row, model) for row in rows]
     outputs: list[Tensor] = []
-    looked = 0
+    kept, kept_outputs, since = x.clone(), list(outputs), 0
     for i, row in enumerate(rows):
-        x = advance(row, x, outputs, model, noise)
-        torch.sum(x, dims, out=slots[i])
-        if i + 1 - looked == CHECK_EVERY or i + 1 == len(rows):
-            check_finite(sums[looked : i + 1], rows[looked : i + 1], x, first_sample)
-            looked = i + 1
+        x = advance(row, folded[i], x, outputs, model, noise)
+        if i + 1 - since == CHECK_EVERY or i + 1 == len(rows):
+            # A look waits for the device, so there are few. A NaN stays in the state, and
+            # draws can be made again: what broke is found by going over the rows once more.
+            if not bool(x.sum().isfinite()):
+                for j in range(since, i + 1):
+                    kept = advance(rows[j], folded[j], kept, kept_outputs, model, noise)
+                    require_finite(rows[j], kept, first_sample)
+                require_finite(row, x, first_sample)
+            kept.copy_(x)
+            kept_outputs, since = list(outputs), i + 1
         after_row()
     return x
 
 
+class Folded(NamedTuple):
+    """A one-stage, one-output row with the model's convention folded in: ``a x + b o + c z``."""
+
+    evaluation: int
+    a: float
+    b: float
+    draw: int
+    c: float
+
+
+def fold(row: Row, model: BoundModel) -> Folded | None:
+    """The row's numbers on the model's raw output, or None where the row needs more."""
+    if row.custom is not None or row.outputs != 1 or len(row.a) != 1 or len(row.draws) != 1:
+        return None
+    k, b = row.evaluations.start, row.b[0][0]
+    return Folded(k, row.a[0] + b * model.u[k], b * model.w[k], row.draws[0], row.c[0][0])
+
+
 def advance(
-    row: Row, x: Tensor, outputs: list[Tensor], model: BoundModel, noise: NoiseStream
+    row: Row,
+    folded: Folded | None,
+    x: Tensor,
+    outputs: list[Tensor],
+    model: BoundModel,
+    noise: NoiseStream,
 ) -> Tensor:
     """One row. ``outputs`` holds a multistep method's past outputs, newest first."""
+    if folded is not None:
+        k, a, b, draw, c = folded
+        o = model.call(x, k)
+        if a != 1.0:
+            x.mul_(a)
+        x.add_(o, alpha=b)
+        return x if draw < 0 else x.add_(noise.draw(draw), alpha=c)
     if row.custom is not None:
-        k = row.evaluations[0]
+        k = row.evaluations.start
         z = noise.draw(row.draws[0]) if row.draws else torch.zeros_like(x)
         return row.custom(x, lambda y: model.output(y, k), z)
-    if row.outputs == 1 and len(row.a) == 1 and len(row.draws) == 1:
-        return _advance_simple(row, x, model, noise)
     return _advance_general(row, x, outputs, model, noise)
-
-
-def _advance_simple(row: Row, x: Tensor, model: BoundModel, noise: NoiseStream) -> Tensor:
-    k = row.evaluations.start
-    b = row.b[0][0]
-    a = row.a[0] + b * model.u[k]
-    o = model.call(x, k)
-    if a != 1.0:
-        x.mul_(a)
-    x.add_(o, alpha=b * model.w[k])
-    draw = row.draws[0]
-    return x if draw < 0 else x.add_(noise.draw(draw), alpha=row.c[0][0])
 
 
 def _advance_general(
@@ -94,26 +115,23 @@ def _advance_general(
     return y
 
 
-def check_finite(sums: Tensor, rows: list[Row], x: Tensor, first_sample: int) -> None:
-    """Refuse to go on from a state that is not finite.
+def require_finite(row: Row, x: Tensor, first_sample: int) -> None:
+    """Refuse to go on from a state that is not finite after ``row``.
 
     Raises
     ------
     DivergenceError
         Names the step, the time and the samples.
     """
-    finite = sums.isfinite()
+    finite = flat(x).isfinite().all(1)
     if bool(finite.all()):
         return
-    row = rows[int((~finite).nonzero()[0])]
-    bad = (~x.reshape(x.shape[0], -1).isfinite().all(1)).nonzero().flatten() + first_sample
-    samples = bad.tolist()
+    samples = ((~finite).nonzero().flatten() + first_sample).tolist()
     shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
     raise DivergenceError(
         f"the state is not finite after step {row.step} (t = {row.t:g} → {row.s:g}), in "
-        f"{len(samples)} of {x.shape[0]} samples: {shown}. The score is not finite there, or the "
-        "step is too large: use more steps, a smaller corrector step, or check the model at "
-        "this t",
+        f"{len(samples)} of {len(x)} samples: {shown}. The score is not finite there, or the "
+        "step is too large: check the model at this t, use more steps or a smaller corrector step",
         step=row.step,
         t=row.t,
         samples=samples,

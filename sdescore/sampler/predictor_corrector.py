@@ -2,8 +2,9 @@ r"""Predictor–corrector sampling: any predictor, any corrector, any grid, any 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -17,10 +18,10 @@ from sdescore.noise import NoiseSource, NoiseStream
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.sampler.binding import BoundModel, Model
-from sdescore.sampler.loop import advance, check_finite, run
+from sdescore.sampler.loop import advance, fold, require_finite, run
 from sdescore.sampler.program import Program, build_program
 from sdescore.sampler.request import Request, evaluating, make_request, progress_bar
-from sdescore.sde.base import SDE, require
+from sdescore.sde.base import SDE, finite, require
 
 __all__ = ["PredictorCorrector", "SamplerState"]
 
@@ -83,7 +84,8 @@ class PredictorCorrector:
         Whether to end with Tweedie's mean, :math:`(x + \sigma^2 s)/\alpha`, at the last time.
     data_std : float
         The data's standard deviation, for a prior that remembers it (see
-        :meth:`LinearSDE.prior_std`); 0 is the field's usual prior.
+        :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at
+        ``t_0``, which is T unless your own grid starts later.
 
     Raises
     ------
@@ -123,7 +125,8 @@ class PredictorCorrector:
                 )
         if self.order not in ORDERS:
             raise IncompatibleError(f"expected order among {', '.join(ORDERS)}; got {self.order!r}")
-        require(self.data_std >= 0, "data_std >= 0", f"data_std={self.data_std}")
+        usable = finite(self.data_std) and self.data_std >= 0
+        require(usable, "a finite data_std >= 0", f"data_std={self.data_std!r}")
         grid = self.grid
         if grid is None:
             grid = self.sde.default_grid
@@ -141,7 +144,7 @@ class PredictorCorrector:
 
     @cached_property
     def program(self) -> Program:
-        """Every number of the chain: rows, evaluation times, draws."""
+        """All rows, evaluation times and draws of the chain."""
         return build_program(
             self.sde,
             self.predictor,
@@ -257,6 +260,10 @@ class PredictorCorrector:
             After each step; the last one is what :meth:`sample` returns.
         """
         if start is not None:
+            if not isinstance(start, SamplerState):
+                raise IncompatibleError(
+                    f"expected start to be a SamplerState, got {type(start).__name__}"
+                )
             if init is not None:
                 raise IncompatibleError("expected one of init= and start=, got both")
             init = start.x
@@ -282,12 +289,14 @@ class PredictorCorrector:
         bound.call = watched
         for i, row in enumerate(rows):
             with evaluating(request.model), torch.no_grad():
-                state.x = advance(row, state.x, state.outputs, bound, stream)
-                check_finite(state.x.sum()[None], [row], state.x, 0)
+                state.x = advance(row, fold(row, bound), state.x, state.outputs, bound, stream)
+                require_finite(row, state.x, 0)
             state.t = row.s
             if i + 1 == len(rows) or rows[i + 1].step > row.step:
                 state.step = row.step + 1
                 yield state
+                # The state a caller has kept stays as it is.
+                state = replace(state, x=state.x.clone(), outputs=list(state.outputs))
 
     def _request(
         self,
@@ -301,13 +310,15 @@ class PredictorCorrector:
         device: torch.device | str | None,
         max_batch: int | None = None,
     ) -> Request:
-        if init is None and not hasattr(self.sde, "prior_std"):
+        if init is None and not hasattr(self.sde, "marginal"):
             raise IncompatibleError(
                 f"expected init= for {type(self.sde).__name__}, which has no known prior"
             )
-        return make_request(
+        request = make_request(
             self.sde, model, shape, seed, noise, init, label, dtype, device, max_batch
         )
+        request.noise.check(request.shape, self.program.spans)
+        return request
 
     def _open(self, request: Request, samples: range) -> tuple[BoundModel, NoiseStream, Tensor]:
         part = slice(samples.start, samples.stop)
@@ -321,7 +332,8 @@ class PredictorCorrector:
         if request.init is not None:
             x = request.init[part].detach().to(request.device, request.dtype, copy=True)
         else:
-            x = self.sde.prior_std(self.data_std) * stream.draw(0)  # type: ignore[attr-defined]
+            alpha_t, sigma_t = self.sde.marginal(self.times[0])  # type: ignore[attr-defined]
+            x = math.hypot(sigma_t, alpha_t * self.data_std) * stream.draw(0)
         bound = BoundModel(
             request.model,
             self.sde,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sdescore.correctors.base import Corrector
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.noise import Span
 from sdescore.predictors.base import Predictor
 from sdescore.sde.base import SDE
@@ -140,6 +141,7 @@ def _moves(
 ) -> Callable[[Program, int, float, float], None]:
     if predictor.is_affine(sde):
         tableau = predictor.tableau(sde, times)  # type: ignore[arg-type]
+        _require_usable(tableau, predictor, len(times) - 1)
 
         def affine(program: Program, n: int, t: float, s: float) -> None:
             if tableau.times.shape[1]:
@@ -163,6 +165,7 @@ def _corrections(
         return lambda program, step, n, t: None
     if corrector.is_affine():
         tableau = corrector.tableau(sde, times)  # type: ignore[arg-type]
+        _require_usable(tableau, corrector, len(times))
         return lambda program, step, n, t: program.add(step, t, t, tableau, n)
 
     def custom(program: Program, step: int, n: int, t: float) -> None:
@@ -172,6 +175,29 @@ def _corrections(
         program.add_custom(step, t, t, move, True)
 
     return custom
+
+
+def _require_usable(tableau: Tableau, part: object, steps: int) -> None:
+    """Refuse numbers that are missing, or not finite on this grid.
+
+    Raises
+    ------
+    IncompatibleError
+        A method's tableau has another number of steps.
+    ScheduleError
+        A number is NaN or infinite.
+    """
+    name = type(part).__name__
+    if len(tableau) != steps:
+        raise IncompatibleError(
+            f"expected {name}.tableau to describe {steps} steps on this grid, got {len(tableau)}"
+        )
+    numbers = (tableau.times, tableau.a, tableau.b, tableau.c)
+    if not all(bool(number.isfinite().all()) for number in numbers):
+        raise ScheduleError(
+            f"expected finite numbers from {name} on this grid, got NaN or infinity; keep the "
+            "grid where sigma_t > 0"
+        )
 
 
 def tweedie_tableau(sde: LinearSDE, times: Tensor) -> Tableau:

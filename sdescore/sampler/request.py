@@ -56,7 +56,7 @@ def make_request(
     Raises
     ------
     ShapeError
-        Shape, init, label or dtype.
+        Shape, init, label, dtype or device.
     IncompatibleError
         A model that is not callable or belongs to another SDE, or a foreign noise source.
     ScheduleError
@@ -93,7 +93,7 @@ def make_request(
         label=label,
         chunk=max(1, shape[0] if max_batch is None else max_batch),
         dtype=dtype,
-        device=model_device(model) if device is None else torch.device(device),
+        device=model_device(model) if device is None else usable_device(device),
     )
 
 
@@ -112,6 +112,25 @@ def require_model(model: Model, sde: SDE) -> None:
         raise IncompatibleError(
             f"expected a model on the sampler's SDE {sde!r:.200}, got one on {own!r:.200}"
         )
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """``device``, refused where this machine cannot put a tensor on it.
+
+    Raises
+    ------
+    ShapeError
+        An unknown device, or one that is not there.
+    """
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ShapeError(
+            f"expected a device of this machine, such as 'cpu', got {device!r}: {reason}"
+        ) from None
+    return chosen
 
 
 def is_count(value: object) -> bool:
