@@ -1,0 +1,216 @@
+"""What the sampler costs beyond the network, against a bare loop of the same arithmetic.
+
+The bare loop is what one would write by hand: the score, ``torch.randn(out=)`` where there
+is noise, and in-place arithmetic with Python numbers. Ours and the bare loop take turns in
+one process on one thread; a figure is the median over the turns of ours divided by bare.
+
+    python benchmarks/overhead.py                      # prints the tables
+    python benchmarks/overhead.py --save               # and writes benchmarks/results/
+    python benchmarks/overhead.py --device cuda --save
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import sdescore as ss
+from sdescore.noise import SeededNoise
+
+SDE = ss.VPSDE()
+
+
+def score(x: Tensor, t: Tensor) -> Tensor:
+    """The cheapest score there is: whatever is beyond it is overhead."""
+    return x.neg()
+
+
+def bare_loop(shape: tuple[int, ...], steps: int, device: str, *, noise: bool, corrector: bool):
+    """The arithmetic of ``steps`` steps, by hand."""
+    times = torch.linspace(1, 1e-3, steps, device=device).unbind(0)
+
+    def run() -> Tensor:
+        x = torch.randn(shape, device=device)
+        z = torch.empty_like(x)
+        for t in times:
+            o = score(x, t)
+            x.mul_(0.999).add_(o, alpha=1e-3)
+            if noise:
+                x.add_(torch.randn(shape, out=z), alpha=1e-3)
+            if corrector:
+                o = score(x, t)
+                x.add_(o, alpha=1e-3)
+                x.add_(torch.randn(shape, out=z), alpha=1e-3)
+        return x
+
+    return run
+
+
+def scores_alone(shape: tuple[int, ...], evaluations: int, device: str):
+    """The score evaluations and nothing else."""
+
+    def run() -> Tensor:
+        x = torch.randn(shape, device=device)
+        t = torch.zeros((), device=device)
+        for _ in range(evaluations):
+            o = score(x, t)
+        return o
+
+    return run
+
+
+def interleaved(runs: dict[str, Callable[[], object]], turns: int, device: str):
+    """Seconds of each run, taking turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(turns + 1):
+        for name, run in runs.items():
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            run()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            if turn:  # the first warms up
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: dict[str, list[float]], name: str, base: str) -> float:
+    """Median over the turns of one run's time divided by another's."""
+    return statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
+
+
+METHODS = {
+    "Euler–Maruyama": ({"predictor": ss.EulerMaruyama()}, {"noise": True, "corrector": False}),
+    "reverse diffusion": (
+        {"predictor": ss.ReverseDiffusion()},
+        {"noise": True, "corrector": False},
+    ),
+    "ancestral": ({"predictor": ss.Ancestral()}, {"noise": True, "corrector": False}),
+    "reverse diffusion + Langevin": (
+        {"predictor": ss.ReverseDiffusion(), "corrector": ss.Langevin(snr=0.01)},
+        {"noise": True, "corrector": True},
+    ),
+    "DDIM": ({"predictor": ss.DDIM()}, {"noise": False, "corrector": False}),
+}
+
+
+def measure_samplers(device: str, turns: int) -> list[dict[str, object]]:
+    """One row per method and shape."""
+    rows = []
+    for shape, steps in (((64, 3, 32, 32), 100), ((64, 2), 1000)):
+        for name, (parts, arithmetic) in METHODS.items():
+            sampler = ss.PredictorCorrector(SDE, steps=steps, denoise=False, **parts)
+            seconds = interleaved(
+                {
+                    "ours": lambda s=sampler, e=shape: s.sample(score, e, seed=1, device=device),
+                    "bare": bare_loop(shape, steps, device, **arithmetic),
+                    "scores": scores_alone(shape, sampler.evaluations, device),
+                },
+                turns,
+                device,
+            )
+            beyond = statistics.median(
+                (a - b) / steps * 1e6
+                for a, b in zip(seconds["ours"], seconds["scores"], strict=True)
+            )
+            rows.append(
+                {
+                    "method": name,
+                    "shape": shape,
+                    "steps": steps,
+                    "ratio_to_bare": round(ratio(seconds, "ours", "bare"), 3),
+                    "us_per_step_beyond_score": round(beyond, 2),
+                }
+            )
+    return rows
+
+
+def measure_noise(device: str, turns: int) -> list[dict[str, object]]:
+    """Per-sample streams against ``torch.randn`` over a 1,000-step run."""
+    rows = []
+    for shape, draws in (((64, 3, 32, 32), 1000), ((20000, 2), 1000)):
+        z = torch.empty(shape, device=device)
+
+        def ours(shape=shape, draws=draws) -> None:
+            stream = SeededNoise(1).open(
+                range(shape[0]),
+                shape[1:],
+                [None] * draws,
+                dtype=torch.float32,
+                device=torch.device(device),
+            )
+            for k in range(draws):
+                stream.draw(k)
+
+        def randn(shape=shape, draws=draws, z=z) -> None:
+            for _ in range(draws):
+                torch.randn(shape, out=z)
+
+        seconds = interleaved({"ours": ours, "randn": randn}, max(3, turns // 3), device)
+        rows.append(
+            {
+                "shape": shape,
+                "draws": draws,
+                "ratio_to_randn": round(ratio(seconds, "ours", "randn"), 3),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Measure, print, and save where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--save", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no CUDA device here")
+    torch.set_num_threads(1)
+    cpu = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    device = torch.cuda.get_device_name() if arguments.device == "cuda" else cpu
+    report = {
+        "command": f"python benchmarks/overhead.py --device {arguments.device} --save",
+        "device": device,
+        "threads": 1,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "sdescore": ss.__version__,
+        "samplers": measure_samplers(arguments.device, arguments.turns),
+        "noise": measure_noise(arguments.device, arguments.turns),
+    }
+    print(f"{device}, one thread, torch {torch.__version__}\n")
+    print("| method | shape | ours / bare loop | µs a step beyond the score |\n|---|---|---|---|")
+    for row in report["samplers"]:
+        print(
+            f"| {row['method']} | {row['shape']} | {row['ratio_to_bare']:.2f} | "
+            f"{row['us_per_step_beyond_score']:.1f} |"
+        )
+    print("\n| noise | draws | ours / torch.randn |\n|---|---|---|")
+    for row in report["noise"]:
+        print(f"| {row['shape']} | {row['draws']} | {row['ratio_to_randn']:.2f} |")
+    if arguments.save:
+        target = Path(__file__).parent / "results" / f"overhead-{arguments.device}.json"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        print(f"\nwrote {target.relative_to(Path(__file__).parent.parent)}")
+
+
+if __name__ == "__main__":
+    main()
