@@ -1,0 +1,126 @@
+"""The command line: ``python -m sdescore demo`` and ``python -m sdescore sample FILE``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy
+import torch
+
+from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES
+from sdescore.demo.run import DemoOptions, run_demo
+from sdescore.errors import SDEScoreError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "demo":
+            run_demo(_demo_options(arguments))
+        else:
+            _sample(arguments)
+    except SDEScoreError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; the checkpoint that was being trained is saved.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
+    return value
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m sdescore", description="Score-based diffusion")
+    commands = parser.add_subparsers(dest="command", required=True)
+    default = DemoOptions()
+
+    demo = commands.add_parser(
+        "demo",
+        help="train on real digits, sample with every predictor and corrector",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    demo.add_argument("--sde", nargs="+", choices=RECIPES, default=list(default.sdes))
+    demo.add_argument(
+        "--predictor", nargs="+", choices=PREDICTORS, default=list(default.predictors)
+    )
+    demo.add_argument(
+        "--corrector", nargs="+", choices=CORRECTORS, default=list(default.correctors)
+    )
+    demo.add_argument("--steps", type=_positive, default=default.steps, help="of each sampler")
+    demo.add_argument("--train-steps", type=_positive, default=default.train_steps)
+    demo.add_argument("--samples", type=_positive, default=default.samples, help="a sampler")
+    demo.add_argument("--out", type=Path, default=default.out, help="folder of all results")
+
+    sample = commands.add_parser(
+        "sample",
+        help="draw from a checkpoint",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    sample.add_argument("checkpoint", type=Path)
+    sample.add_argument("-n", "--n", type=_positive, default=64, help="how many samples")
+    sample.add_argument("--shape", type=_positive, nargs="+", default=[1, 8, 8], help="of a sample")
+    sample.add_argument("--predictor", choices=PREDICTORS, default="reverse-diffusion")
+    sample.add_argument("--corrector", choices=CORRECTORS, default="langevin")
+    sample.add_argument("--steps", type=_positive, default=default.steps)
+    sample.add_argument("--out", type=Path, help="a picture or .npy; by default a .png beside it")
+
+    for command in (demo, sample):
+        command.add_argument("--seed", type=int, default=default.seed)
+        command.add_argument(
+            "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
+        )
+    return parser
+
+
+def _demo_options(arguments: argparse.Namespace) -> DemoOptions:
+    return DemoOptions(
+        sdes=tuple(arguments.sde),
+        predictors=tuple(arguments.predictor),
+        correctors=tuple(arguments.corrector),
+        steps=arguments.steps,
+        train_steps=arguments.train_steps,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        device=arguments.device,
+        out=arguments.out,
+    )
+
+
+def _sample(arguments: argparse.Namespace) -> None:
+    from sdescore.checkpoint import load
+    from sdescore.plotting import plot_samples
+    from sdescore.sampler.predictor_corrector import PredictorCorrector
+
+    model = load(arguments.checkpoint, device=arguments.device)
+    none = arguments.predictor == "none"
+    sampler = PredictorCorrector(
+        model.sde,
+        predictor=PREDICTORS[arguments.predictor],
+        corrector=CORRECTORS[arguments.corrector],
+        steps=arguments.steps,
+        order="corrector-first" if none else "predictor-first",
+    )
+    shape = (arguments.n, *arguments.shape)
+    x = sampler.sample(model, shape, seed=arguments.seed, max_batch=256, progress=True).cpu()
+    out = arguments.out or arguments.checkpoint.with_suffix(".samples.png")
+    if out.suffix == ".npy":
+        numpy.save(out, x.numpy())
+    else:
+        plot_samples(x).savefig(out, dpi=110)
+    print(f"{arguments.n} samples in {out}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

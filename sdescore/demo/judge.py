@@ -1,0 +1,88 @@
+"""How good are the samples? Distances in units of their floor, and a classifier's opinion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdescore.datasets import labelled_digits
+from sdescore.metrics import (
+    energy_distance,
+    median_bandwidth,
+    mmd,
+    noise_floor,
+    relative_to_floor,
+    sliced_wasserstein,
+)
+
+__all__ = ["Judge"]
+
+
+class Judge:
+    """The real digits, the floors of the distances, and a classifier fitted on half of them.
+
+    Parameters
+    ----------
+    generated : int
+        How many samples will be judged at a time; the floors are taken at that size.
+    seed : int
+        Of the splits and the classifier.
+    """
+
+    def __init__(self, generated: int, seed: int) -> None:
+        from sklearn.neural_network import MLPClassifier
+
+        self.images, self.labels = labelled_digits()
+        size = min(generated, len(self.images) // 2)
+        self.metrics: dict[str, Callable[[Tensor, Tensor], float]] = {
+            "sliced_w2": sliced_wasserstein,
+            "energy": energy_distance,
+            "mmd": partial(mmd, bandwidth=median_bandwidth(self.images)),
+        }
+        self.floors = {
+            name: noise_floor(metric, self.images, size=size, seed=seed)
+            for name, metric in self.metrics.items()
+        }
+        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+        fitted, held_out = order[::2], order[1::2]
+        self.classifier = MLPClassifier((64,), alpha=1e-2, max_iter=300, random_state=seed)
+        self.classifier.fit(self._pixels(self.images[fitted]), self.labels[fitted].numpy())
+        probability = self._probability(self.images[held_out])
+        self.held_out = {
+            "images": len(held_out),
+            "accuracy": (probability.argmax(1) == self.labels[held_out]).double().mean().item(),
+            "confidence": probability.amax(1).mean().item(),
+        }
+
+    @staticmethod
+    def _pixels(images: Tensor) -> Any:
+        return images.reshape(len(images), -1).numpy()
+
+    def _probability(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.classifier.predict_proba(self._pixels(images)))
+
+    def report(self) -> dict[str, Any]:
+        """What the judgements are relative to."""
+        floors = {
+            name: {"mean": floor.mean, "std": floor.std, "sizes": floor.size}
+            for name, floor in self.floors.items()
+        }
+        return {"floors": floors, "classifier_on_held_out_digits": self.held_out}
+
+    def __call__(self, samples: Tensor) -> dict[str, Any]:
+        """Distances of ``samples`` ``(n, 1, 8, 8)`` in floors, class counts, mean confidence."""
+        samples = samples.cpu()
+        verdict: dict[str, Any] = {}
+        for name, metric in self.metrics.items():
+            distance = relative_to_floor(metric, samples, self.images, floor=self.floors[name])
+            verdict[name] = {"in_floors": distance.ratio, "value": distance.value}
+        probability = self._probability(samples)
+        counts = torch.bincount(probability.argmax(1), minlength=10)
+        verdict["class_counts"] = counts.tolist()
+        verdict["classes"] = int((counts > 0).sum())
+        verdict["confidence"] = probability.amax(1).mean().item()
+        return verdict

@@ -1,0 +1,168 @@
+"""Train, sample, judge, draw: the demonstration from beginning to end."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdescore import __version__
+from sdescore.checkpoint import load
+from sdescore.correctors.none import NoCorrector
+from sdescore.demo.field import score_field
+from sdescore.demo.judge import Judge
+from sdescore.demo.recipes import (
+    CORRECTORS,
+    PREDICTORS,
+    RECIPES,
+    annealed_langevin,
+    digit_model,
+)
+from sdescore.plotting import plot_rows, plot_trajectory
+from sdescore.predictors.reverse_diffusion import ReverseDiffusion
+from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.score.model import ScoreModel
+from sdescore.sde.discrete import DiscreteVESDE
+from sdescore.training import train
+
+__all__ = ["DemoOptions", "run_demo"]
+
+SHOWN = 20  # images in a row of the figures
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What the command line can change."""
+
+    sdes: tuple[str, ...] = ("ve", "vp")
+    predictors: tuple[str, ...] = ("euler-maruyama", "reverse-diffusion", "ancestral", "ddim")
+    correctors: tuple[str, ...] = ("none", "langevin")
+    steps: int = 100
+    train_steps: int = 1600
+    samples: int = 400
+    seed: int = 0
+    device: str = "cpu"
+    out: Path = Path("out")
+
+
+def run_demo(options: DemoOptions) -> dict[str, Any]:
+    """Leave checkpoints, figures and ``results.json`` in ``options.out``; return the results."""
+    started = time.perf_counter()
+    options.out.mkdir(parents=True, exist_ok=True)
+    print("Fitting the judge on the real digits", flush=True)
+    judge = Judge(options.samples, options.seed)
+    results: dict[str, Any] = {
+        "command": "python -m sdescore demo",
+        "options": {k: str(v) if k == "out" else v for k, v in vars(options).items()},
+        "versions": {
+            "sdescore": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "threads": torch.get_num_threads(),
+        "reference": judge.report(),
+        "models": {},
+    }
+    for name in options.sdes:
+        results["models"][name] = _one_model(name, judge, options)
+    print("Learning a score field on 2-D data", flush=True)
+    results["score_field"] = score_field(options.out / "score_field.png", options.seed)
+    results["seconds"] = time.perf_counter() - started
+    target = options.out / "results.json"
+    target.write_text(json.dumps(results, indent=1) + "\n")
+    print(
+        f"Done in {results['seconds']:.0f} s; figures, checkpoints and {target.name} are in "
+        f"{options.out}/",
+        flush=True,
+    )
+    return results
+
+
+def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
+    recipe = RECIPES[name]
+    path = options.out / f"{name}.safetensors"
+    print(f"\n{name}: {recipe.title}", flush=True)
+    started = time.perf_counter()
+    torch.manual_seed(options.seed)
+    train(
+        digit_model(name).to(options.device),
+        judge.images,
+        steps=options.train_steps,
+        batch_size=128,
+        lr=2e-3,
+        ema_decay=0.998,
+        seed=options.seed,
+        path=path,
+    )
+    report: dict[str, Any] = {
+        "sde": recipe.title,
+        "training_seconds": time.perf_counter() - started,
+        "samplers": {},
+    }
+    model = load(path, device=options.device)
+    rows = {"real digits": judge.images[:SHOWN]}
+    for label, sampler in _samplers(model, options).items():
+        started = time.perf_counter()
+        x = sampler.sample(
+            model, (options.samples, 1, 8, 8), seed=options.seed, max_batch=256
+        ).cpu()
+        verdict = {
+            "evaluations": sampler.evaluations,
+            "seconds": time.perf_counter() - started,
+            **judge(x),
+        }
+        report["samplers"][label] = verdict
+        rows[label] = x[:SHOWN]
+        print(
+            f"  {label:32s} sliced W2 {verdict['sliced_w2']['in_floors']:5.2f} floors, "
+            f"{verdict['classes']:2d} classes, confidence {verdict['confidence']:.2f}, "
+            f"{verdict['seconds']:5.1f} s",
+            flush=True,
+        )
+    title = f"{recipe.title} · {options.steps} steps"
+    plot_rows(rows, columns=SHOWN, title=title).savefig(options.out / f"{name}.png", dpi=110)
+    _trajectory(name, model, options)
+    return report
+
+
+def _samplers(model: ScoreModel, options: DemoOptions) -> dict[str, PredictorCorrector]:
+    """Every predictor with every corrector, and NCSN's own sampler on its ladder."""
+    samplers = {
+        predictor if corrector == "none" else f"{predictor} + {corrector}": PredictorCorrector(
+            model.sde,
+            predictor=PREDICTORS[predictor],
+            corrector=CORRECTORS[corrector],
+            steps=options.steps,
+        )
+        for predictor in options.predictors
+        for corrector in options.correctors
+    }
+    if isinstance(model.sde, DiscreteVESDE):
+        samplers["annealed Langevin"] = annealed_langevin(model.sde)
+    return samplers
+
+
+def _trajectory(name: str, model: ScoreModel, options: DemoOptions, columns: int = 12) -> None:
+    """A strip of eight samples on their way from noise to data."""
+    sampler = PredictorCorrector(
+        model.sde, predictor=ReverseDiffusion(), corrector=NoCorrector(), steps=options.steps
+    )
+    states: list[Tensor] = []
+    times: list[float] = []
+    for state in sampler.iterate(model, (8, 1, 8, 8), seed=options.seed):
+        states.append(state.x.cpu().clone())
+        times.append(state.t)
+    picks = torch.linspace(0, len(states) - 1, min(columns, len(states))).round().long().tolist()
+    figure = plot_trajectory(
+        torch.stack([states[i] for i in picks]),
+        [times[i] for i in picks],
+        value_range=None,
+        title=f"{RECIPES[name].title}: from noise to data",
+    )
+    figure.savefig(options.out / f"{name}_trajectory.png", dpi=110)
