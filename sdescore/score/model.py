@@ -11,11 +11,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
+from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.parameterization import KINDS, Pair, combine, conversion, pair
-from sdescore.sde.base import check_time
+from sdescore.sde.base import check_time, finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, float64, require_state
+from sdescore.shapes import align, require_state
 from sdescore.typing import Time
 
 __all__ = ["ScoreModel"]
@@ -117,8 +117,7 @@ class ScoreModel(nn.Module):
                 f"expected a discrete SDE for time_input={time_input!r}, got "
                 f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or another time input"
             )
-        if not sigma_data > 0:
-            raise ScheduleError(f"expected sigma_data > 0, got {sigma_data}")
+        require(finite(sigma_data) and sigma_data > 0, "sigma_data > 0", f"{sigma_data!r}")
         self.net = net
         self.sde = sde
         self.prediction = prediction
@@ -200,7 +199,7 @@ class ScoreModel(nn.Module):
         self, x: Tensor, t: Time, label: Tensor | None
     ) -> tuple[Tensor, Tensor, Convention]:
         require_state(x)
-        t64 = check_time(float64(t, like=x), self.sde.T)
+        t64 = check_time(t, self.sde.T).to(x.device)
         align(t64, x)  # refuses a t that is neither one time nor one per sample
         convention = self.convention(t64)
         value = self.network_time(convention.time_value).expand(x.shape[0])
@@ -224,13 +223,19 @@ class ScoreModel(nn.Module):
         Raises
         ------
         ShapeError, TimeError, IncompatibleError
-            A bad state, time or kind; or the network's output does not fit.
+            A bad state, time (σ_t = 0 where the conversion needs it not to be) or kind; or the
+            network's output does not fit.
         """
         y, t64, convention = self._evaluate(x, t, label)
         alpha_t, sigma_t = self.sde.marginal(t64)
         if kind == self.prediction:
             return y
         u, w = conversion(alpha_t, sigma_t, convention.pair, pair(kind, alpha_t, sigma_t))
+        if not bool((u + w).isfinite().all()):
+            raise TimeError(
+                f"expected t with sigma_t > 0 to get {kind} from {self.prediction}, got t down to "
+                f"{t64.min().item():g}"
+            )
         return combine(x, y, u, w)
 
     def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:

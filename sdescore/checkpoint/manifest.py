@@ -1,0 +1,233 @@
+"""A score model as JSON, and back.
+
+.. code-block:: json
+
+    {"format": 1, "library": "0.1.0",
+     "sde": {"class": "VPSDE", "fields": {"beta_max": 20.0, "beta_min": 0.1}},
+     "convention": {"prediction": "epsilon", "time_input": "t", "...": "..."},
+     "net": {"class": "MLP", "config": {"dim": 2, "...": "..."}, "dtype": "float32"},
+     "ema": {"decay": 0.999, "warmup": true}, "training": {"step": 10, "options": {}}, "info": {}}
+
+Classes are looked up in two fixed tables. A class outside them is saved by name alone
+(``fields`` or ``config`` is null), and its object must be given again when loading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from sdescore.errors import CheckpointError, SDEScoreError
+from sdescore.nets.mlp import MLP
+from sdescore.nets.unet import UNet
+from sdescore.score.model import ScoreModel
+from sdescore.sde.cosine import CosineVPSDE
+from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
+from sdescore.sde.edm import EDMSDE
+from sdescore.sde.flow import RectifiedFlowSDE
+from sdescore.sde.linear import LinearSDE
+from sdescore.sde.subvp import SubVPSDE
+from sdescore.sde.ve import VESDE
+from sdescore.sde.vp import VPSDE
+
+__all__ = ["FORMAT", "build_model", "describe_model", "require_tensors"]
+
+FORMAT = 1
+
+SDES: dict[str, type[LinearSDE]] = {
+    cls.__name__: cls
+    for cls in (
+        VESDE,
+        VPSDE,
+        SubVPSDE,
+        CosineVPSDE,
+        EDMSDE,
+        RectifiedFlowSDE,
+        DiscreteVPSDE,
+        DiscreteVESDE,
+    )
+}
+NETS: dict[str, type[nn.Module]] = {"MLP": MLP, "UNet": UNet}
+# How many layers a network's arguments ask for, each of which has at least one tensor.
+LAYERS: dict[str, Callable[[dict[str, Any]], int]] = {
+    "MLP": lambda config: config["depth"],
+    "UNet": lambda config: config["blocks"] * len(config["multipliers"]),
+}
+DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
+
+T = TypeVar("T")
+
+
+def describe_model(model: ScoreModel) -> dict[str, Any]:
+    """The manifest's ``sde``, ``convention`` and ``net``."""
+    sde, net = model.sde, model.net
+    name, known = _entry(sde, SDES)
+    net_name, known_net = _entry(net, NETS)
+    fields = {f.name: getattr(sde, f.name) for f in dataclasses.fields(sde)} if known else None  # type: ignore[arg-type]
+    config: Any = net.config if known_net else None
+    return {
+        "sde": {"class": name, "fields": fields},
+        "convention": model.options,
+        "net": {
+            "class": net_name,
+            "config": config,
+            "dtype": str(model.dtype).removeprefix("torch."),
+        },
+    }
+
+
+def _entry(part: object, table: Mapping[str, type]) -> tuple[str, bool]:
+    """A class's name in the manifest, and whether the table has it; a subclass is foreign."""
+    kind = type(part)
+    if table.get(kind.__name__) is kind:
+        return kind.__name__, True
+    return f"{kind.__module__}.{kind.__qualname__}", False
+
+
+def build_model(
+    manifest: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    *,
+    net: nn.Module | None,
+    sde: LinearSDE | None,
+) -> ScoreModel:
+    """The model of a manifest, its network not yet loaded; ``tensors`` are that network's.
+
+    Raises
+    ------
+    CheckpointError
+        The manifest is not of this format, names a class that is not in the tables, or has
+        arguments that the class refuses or that do not fit the tensors.
+    """
+    if _get(manifest, "format", int) != FORMAT:
+        raise CheckpointError(
+            f"expected checkpoint format {FORMAT}, got {manifest['format']} (written by sdescore "
+            f"{manifest.get('library')}); upgrade sdescore, or save the model again"
+        )
+    built = _build_sde(_get(manifest, "sde", dict), sde)
+    network = _build_net(_get(manifest, "net", dict), tensors, net)
+    options = dict(_get(manifest, "convention", dict))
+    expected = {"prediction": str, "time_input": str, "input_scaling": str, "sigma_data": float}
+    if options.keys() != expected.keys():
+        _refuse(f"a convention with {', '.join(expected)}", sorted(options))
+    for key, kind in expected.items():
+        _get(options, key, kind)
+    return _attempt("convention", lambda: ScoreModel(network, built, **options))
+
+
+def _build_sde(entry: Mapping[str, Any], given: LinearSDE | None) -> LinearSDE:
+    name = _get(entry, "class", str)
+    fields = entry.get("fields")
+    if fields is None or name not in SDES:
+        if given is None:
+            _need("sde", name, SDES)
+        return given
+    for key, value in _get(entry, "fields", dict).items():
+        numbers = value if isinstance(value, list) else [value]
+        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers):
+            _refuse(f"numbers for the SDE's {key}", value)
+    sde = _attempt(name, lambda: SDES[name](**fields))
+    if given is not None and given != sde:
+        raise CheckpointError(
+            f"expected the SDE of the checkpoint, {sde!r}, got sde={given!r}; leave sde= out"
+        )
+    return sde
+
+
+def _build_net(
+    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], given: nn.Module | None
+) -> nn.Module:
+    name = _get(entry, "class", str)
+    if given is not None:
+        return given
+    if entry.get("config") is None or name not in NETS:
+        _need("net", name, NETS)
+    config = _get(entry, "config", dict)
+    dtype = DTYPES.get(_get(entry, "dtype", str))
+    if dtype is None:
+        _refuse(f"a dtype among {', '.join(DTYPES)}", entry["dtype"])
+    # A small file cannot ask for a big network: arguments are bounded by what the file holds,
+    # then shapes are compared on the meta device, where tensors take no memory.
+    weights = sum(value.numel() for value in tensors.values())
+    for key, value in config.items():
+        if any(not 0 <= number <= weights for number in _integers(value)):
+            _refuse(f"{key} of a network with {weights} weights", value)
+    if not _attempt(name, lambda: LAYERS[name](config) <= len(tensors)):
+        _refuse(f"a network of at most {len(tensors)} layers, for that many tensors", config)
+    with torch.device("meta"):
+        shapes = _attempt(name, lambda: NETS[name](**config)).to(dtype)
+    require_tensors(shapes.state_dict(), tensors, "net/")
+    return _attempt(name, lambda: NETS[name](**config)).to(dtype)
+
+
+def _integers(value: object) -> Iterator[int]:
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, int) and not isinstance(item, bool):
+            yield item
+
+
+def require_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], prefix: str) -> None:
+    """Refuse tensors whose names, shapes or dtypes differ from the expected ones.
+
+    Raises
+    ------
+    CheckpointError
+        With the first that differs.
+    """
+    for name in sorted(expected.keys() | got.keys()):
+        one, other = (_describe(tensors.get(name)) for tensors in (expected, got))
+        if one != other:
+            raise CheckpointError(
+                f"expected {prefix}{name} in the checkpoint to be {one}, got {other}; the file "
+                "belongs to another network: give the network it was saved from"
+            )
+
+
+def _describe(value: Tensor | None) -> str:
+    return "nothing" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
+
+
+def _get(entry: Mapping[str, Any], key: str, kind: type[T]) -> T:
+    """``entry[key]``, refused unless it is of that JSON type; an int passes for a float."""
+    value = entry.get(key)
+    kinds = (int, float) if kind is float else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        _refuse(f"{key!r} as {kind.__name__}", value)
+    return value  # type: ignore[return-value]
+
+
+def _attempt(what: str, make: Callable[[], T]) -> T:
+    """Call a constructor with arguments from a file."""
+    try:
+        return make()
+    except (
+        SDEScoreError,
+        ValueError,
+        TypeError,
+        OverflowError,
+        RuntimeError,
+        MemoryError,
+        ZeroDivisionError,
+        LookupError,
+    ) as error:
+        raise CheckpointError(
+            f"expected arguments that {what} accepts in the checkpoint's manifest, got an error "
+            f"from it: {error}"
+        ) from error
+
+
+def _refuse(expected: str, got: object) -> NoReturn:
+    shown = repr(got)
+    shown = shown if len(shown) <= 80 else shown[:77] + "…"
+    raise CheckpointError(f"expected {expected} in the checkpoint's manifest, got {shown}")
+
+
+def _need(keyword: str, name: str, table: Mapping[str, type]) -> NoReturn:
+    raise CheckpointError(
+        f"expected one of {', '.join(table)}, got {name!r}, which sdescore does not load by "
+        f"itself; pass the object: load(path, {keyword}=...)"
+    )
