@@ -11,6 +11,7 @@ runs from data, ``t = 0``, to noise, ``t = T``. States are ``(B, *E)``; ``t`` is
 tensor or ``(B,)``.
 """
 
+from sdescore.checkpoint.store import load, save
 from sdescore.correctors.annealed import AnnealedLangevin
 from sdescore.correctors.base import Corrector
 from sdescore.correctors.langevin import Langevin
@@ -33,6 +34,9 @@ from sdescore.grids import (
     QuadraticGrid,
     UniformGrid,
 )
+from sdescore.guidance import GuidedScore, classifier_free, classifier_guidance, condition
+from sdescore.losses.denoising import Loss, denoising_loss
+from sdescore.losses.times import LevelTimes, UniformTimes
 from sdescore.nets.ema import EMA
 from sdescore.nets.mlp import MLP
 from sdescore.nets.unet import UNet
@@ -44,7 +48,12 @@ from sdescore.predictors.ddim import DDIM
 from sdescore.predictors.euler_maruyama import EulerMaruyama
 from sdescore.predictors.none import NoPredictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
+from sdescore.probability_flow.flow import ProbabilityFlow
+from sdescore.probability_flow.likelihood import LogLikelihood, bits_per_dim
 from sdescore.sampler.predictor_corrector import PredictorCorrector, SamplerState
+from sdescore.score.empirical import EmpiricalScore
+from sdescore.score.gaussian import GaussianScore
+from sdescore.score.mixture import MixtureScore
 from sdescore.score.model import ScoreModel
 from sdescore.sde.base import SDE, ReverseSDE
 from sdescore.sde.cosine import CosineVPSDE
@@ -56,7 +65,9 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.sde.subvp import SubVPSDE
 from sdescore.sde.ve import VESDE
 from sdescore.sde.vp import VPSDE
+from sdescore.simulate import simulate
 from sdescore.tableau import Tableau
+from sdescore.training.loop import TrainingResult, train
 from sdescore.tweedie import tweedie_covariance, tweedie_mean
 
 __version__ = "0.1.0.dev0"
@@ -82,20 +93,28 @@ __all__ = [
     "DiscreteVESDE",
     "DiscreteVPSDE",
     "DivergenceError",
+    "EmpiricalScore",
     "EulerMaruyama",
     "Gaussian",
+    "GaussianScore",
     "Grid",
+    "GuidedScore",
     "IncompatibleError",
     "KarrasGrid",
     "Langevin",
     "LevelGrid",
+    "LevelTimes",
     "LinearSDE",
+    "LogLikelihood",
     "LogSNRGrid",
+    "Loss",
+    "MixtureScore",
     "NoCorrector",
     "NoPredictor",
     "NoiseSource",
     "Predictor",
     "PredictorCorrector",
+    "ProbabilityFlow",
     "QuadraticGrid",
     "RectifiedFlowSDE",
     "ReplayNoise",
@@ -110,9 +129,20 @@ __all__ = [
     "SubVPSDE",
     "Tableau",
     "TimeError",
+    "TrainingResult",
     "UNet",
     "UniformGrid",
+    "UniformTimes",
+    "bits_per_dim",
+    "classifier_free",
+    "classifier_guidance",
+    "condition",
     "convert",
+    "denoising_loss",
+    "load",
+    "save",
+    "simulate",
+    "train",
     "tweedie_covariance",
     "tweedie_mean",
 ]

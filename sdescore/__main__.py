@@ -12,7 +12,7 @@ import torch
 
 from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES
 from sdescore.demo.run import DemoOptions, run_demo
-from sdescore.errors import SDEScoreError
+from sdescore.errors import CheckpointError, SDEScoreError
 
 __all__ = ["main"]
 
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_demo(_demo_options(arguments))
         else:
             _sample(arguments)
-    except SDEScoreError as error:
+    except (SDEScoreError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -70,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("checkpoint", type=Path)
     sample.add_argument("-n", "--n", type=_positive, default=64, help="how many samples")
-    sample.add_argument("--shape", type=_positive, nargs="+", default=[1, 8, 8], help="of a sample")
+    sample.add_argument(
+        "--shape", type=_positive, nargs="+", help="of a sample; by default the data's"
+    )
     sample.add_argument("--predictor", choices=PREDICTORS, default="reverse-diffusion")
     sample.add_argument("--corrector", choices=CORRECTORS, default="langevin")
     sample.add_argument("--steps", type=_positive, default=default.steps)
@@ -99,7 +101,7 @@ def _demo_options(arguments: argparse.Namespace) -> DemoOptions:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from sdescore.checkpoint import load
+    from sdescore.checkpoint.store import load, read_manifest
     from sdescore.plotting import plot_samples
     from sdescore.sampler.predictor_corrector import PredictorCorrector
 
@@ -112,7 +114,14 @@ def _sample(arguments: argparse.Namespace) -> None:
         steps=arguments.steps,
         order="corrector-first" if none else "predictor-first",
     )
-    shape = (arguments.n, *arguments.shape)
+    event_shape = arguments.shape or (read_manifest(arguments.checkpoint)["info"] or {}).get(
+        "event_shape"
+    )
+    if not event_shape:
+        raise CheckpointError(
+            f"expected event_shape in the info of {arguments.checkpoint}, got none; pass --shape"
+        )
+    shape = (arguments.n, *event_shape)
     x = sampler.sample(model, shape, seed=arguments.seed, max_batch=256, progress=True).cpu()
     out = arguments.out or arguments.checkpoint.with_suffix(".samples.png")
     if out.suffix == ".npy":

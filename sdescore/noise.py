@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError, ShapeError
+from sdescore.errors import IncompatibleError, ScheduleError, ShapeError
 from sdescore.rng import NormalStream
+from sdescore.shapes import require_state
 
 __all__ = ["BrownianNoise", "BrownianPath", "NoiseSource", "ReplayNoise", "SeededNoise", "Span"]
 
@@ -41,6 +42,10 @@ class NoiseStream(ABC):
 
 class NoiseSource(ABC):
     """A rule from (draw, sample) to standard normal numbers."""
+
+    def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
+        """Refuse a whole request ``(B, *E)`` that this source has no numbers for."""
+        return  # by default there are numbers for any
 
     @abstractmethod
     def open(
@@ -130,6 +135,25 @@ class ReplayNoise(NoiseSource):
 
     values: Tensor
 
+    def __post_init__(self) -> None:
+        require_state(self.values, "values")
+
+    def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
+        """Refuse too few draws or samples, or another event shape.
+
+        Raises
+        ------
+        ShapeError
+            See above.
+        """
+        have = tuple(self.values.shape)
+        fits = len(have) >= 2 and have[2:] == tuple(shape[1:])
+        if not fits or have[1] < shape[0] or have[0] < len(spans):
+            raise ShapeError(
+                f"expected replayed noise of shape ({len(spans)}, B >= {shape[0]}, "
+                f"*{tuple(shape[1:])}), draw 0 being the start; got {have}"
+            )
+
     def open(
         self,
         samples: range,
@@ -139,24 +163,7 @@ class ReplayNoise(NoiseSource):
         dtype: torch.dtype,
         device: torch.device,
     ) -> NoiseStream:
-        """The stream of ``samples``.
-
-        Raises
-        ------
-        ShapeError
-            Too few draws or samples, or another event shape.
-        """
-        have = tuple(self.values.shape)
-        if (
-            self.values.ndim < 2
-            or have[2:] != tuple(event_shape)
-            or have[1] < samples.stop
-            or have[0] < len(spans)
-        ):
-            raise ShapeError(
-                f"expected replayed noise of shape ({len(spans)}, B >= {samples.stop}, "
-                f"*{tuple(event_shape)}), draw 0 being the start; got {have}"
-            )
+        self.check((samples.stop, *event_shape), spans)
         return _ReplayStream(self.values[:, samples.start : samples.stop].to(device, dtype))
 
 
@@ -247,6 +254,28 @@ class BrownianNoise(NoiseSource):
 
     seed: int
     T: float = 1.0
+
+    def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
+        """Refuse times the path does not have, and two noises over one stretch of time.
+
+        Raises
+        ------
+        ScheduleError
+            A time lies outside [0, T].
+        IncompatibleError
+            A step weighs several noises: on one path they would be the same increment.
+        """
+        moves = [span for span in spans if span is not None]
+        latest = max((t for t, _ in moves), default=0.0)
+        if latest > self.T:
+            raise ScheduleError(
+                f"expected a Brownian path up to t = {latest:g}, got T = {self.T:g}; pass T=sde.T"
+            )
+        if len(set(moves)) < len(moves):
+            raise IncompatibleError(
+                "expected one noise a step for BrownianNoise, got a method with several; use "
+                "SeededNoise"
+            )
 
     def open(
         self,

@@ -84,7 +84,7 @@ def convert(
     y, x : Tensor
         Prediction and state, both ``(B, *E)``.
     alpha, sigma : float or Tensor
-        ``()`` or ``(B,)``; σ > 0.
+        ``()`` or ``(B,)``; σ >= 0.
     from_, to : str or pair
         ``"score"``, ``"epsilon"``, ``"x0"``, ``"v"``, or your own ``(p, q)``.
 
@@ -96,7 +96,7 @@ def convert(
     Raises
     ------
     IncompatibleError
-        An unknown kind, or a conversion that (α, σ) do not determine: from the score at
+        An unknown kind, or a conversion that (α, σ) do not determine: to the score at
         σ = 0, or from a pair with ``α q = σ p``.
     ShapeError
         ``y`` and ``x`` are not floating-point states of one shape, or α, σ, p, q are neither
@@ -123,15 +123,20 @@ def convert(
 
     def as_pair(kind: str | tuple[Time, Time]) -> Pair:
         if isinstance(kind, str):
-            return pair(kind, alpha64, sigma64)
+            return pair("epsilon" if kind == "score" else kind, alpha64, sigma64)
         return coefficient(kind[0]), coefficient(kind[1])
 
+    # ε = −σ s by itself: it spares two roundings, and a score at σ = 0 still gives x₀.
     u, w = conversion(alpha64, sigma64, as_pair(from_), as_pair(to))
+    if from_ == "score":
+        w = -sigma64 * w
+    if to == "score":
+        u, w = -u / sigma64, -w / sigma64
     if not bool((u + w).isfinite().all()):
         raise IncompatibleError(
             f"expected alpha and sigma that determine {to} from {from_}, got alpha in "
             f"[{alpha64.min():g}, {alpha64.max():g}] and sigma in "
-            f"[{sigma64.min():g}, {sigma64.max():g}]; stay at sigma > 0"
+            f"[{sigma64.min():g}, {sigma64.max():g}]; stay at alpha > 0 and sigma > 0"
         )
     return combine(x, y, u, w)
 

@@ -106,7 +106,8 @@ class NormalStream:
         index = torch.as_tensor(samples, dtype=torch.int64, device=device)
         start = _wrap64(seed + _GAMMA * (2 * domain + 1))
         root = _mix64(torch.tensor(start, dtype=torch.int64, device=device))
-        self._sample_key = _mix64(root ^ _mix64(index + _wrap64(_GAMMA)))
+        # Nested: hashed side by side, (seed 1, sample 0) would be (seed 0, sample 1).
+        self._sample_key = _mix64(root + (index + 1) * _wrap64(_GAMMA))
         self._block: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
         rows = max(1, min(len(index), _CHUNK // max(1, self.numel)))
         pairs = max(1, _CHUNK // max(1, rows * self.numel))
@@ -134,6 +135,8 @@ class NormalStream:
 
         ``first`` and ``K`` are even, and the K draws lie in one block.
         """
+        if not out.numel():
+            return out
         block, offset = divmod(first, self.block_length)
         keys = self._keys(block)
         pairs = out.view(len(out) // 2, 2, len(self), self.numel)

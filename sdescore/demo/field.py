@@ -20,7 +20,7 @@ __all__ = ["score_field"]
 MODES, RADIUS, STD = 8, 1.0, 0.1
 
 
-def score_field(path: Path, seed: int, t: float = 0.15, steps: int = 1500) -> dict[str, float]:
+def score_field(path: Path, seed: int, steps: int, t: float = 0.05) -> dict[str, float]:
     """Train a small MLP on a ring of eight modes and draw its score at ``t``.
 
     Returns the relative error of the learned score at ``t``: the root of
@@ -30,8 +30,7 @@ def score_field(path: Path, seed: int, t: float = 0.15, steps: int = 1500) -> di
     data = ring(4096, modes=MODES, radius=RADIUS, std=STD, seed=seed)
     torch.manual_seed(seed)
     model = ScoreModel(MLP(2), sde, "epsilon", "t")
-    train(model, data, steps=steps, batch_size=256, lr=2e-3, seed=seed)
-    model.eval()
+    model = train(model, data, steps=steps, batch_size=256, lr=2e-3, seed=seed).model
 
     angle = torch.arange(MODES) * (2 * math.pi / MODES)
     means = RADIUS * torch.stack([angle.cos(), angle.sin()], 1)

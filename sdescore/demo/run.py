@@ -72,7 +72,9 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     for name in options.sdes:
         results["models"][name] = _one_model(name, judge, options)
     print("Learning a score field on 2-D data", flush=True)
-    results["score_field"] = score_field(options.out / "score_field.png", options.seed)
+    results["score_field"] = score_field(
+        options.out / "score_field.png", options.seed, options.train_steps
+    )
     results["seconds"] = time.perf_counter() - started
     target = options.out / "results.json"
     target.write_text(json.dumps(results, indent=1) + "\n")
@@ -88,21 +90,26 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
     recipe = RECIPES[name]
     path = options.out / f"{name}.safetensors"
     print(f"\n{name}: {recipe.title}", flush=True)
-    started = time.perf_counter()
     torch.manual_seed(options.seed)
-    train(
-        digit_model(name).to(options.device),
+    result = train(
+        digit_model(name),
         judge.images,
         steps=options.train_steps,
         batch_size=128,
         lr=2e-3,
         ema_decay=0.998,
         seed=options.seed,
+        device=options.device,
         path=path,
+        info={"event_shape": [1, 8, 8], "data": "scikit-learn's 8×8 digits in [−1, 1]"},
     )
     report: dict[str, Any] = {
         "sde": recipe.title,
-        "training_seconds": time.perf_counter() - started,
+        "training": {
+            "steps": result.step,
+            "seconds": result.seconds,
+            "loss_last_100": sum(result.losses[-100:]) / len(result.losses[-100:]),
+        },
         "samplers": {},
     }
     model = load(path, device=options.device)

@@ -25,7 +25,7 @@ def sliced_wasserstein(
 
     with :math:`u_k` uniform on the unit sphere. The integral over quantiles is exact for
     any two sizes: both quantile functions are steps, and their break points i/N and j/M
-    are merged in integers. For a shift by m in d dimensions, SW₂ tends to |m|/√d.
+    are merged in integers. For a shift by m in d dimensions, SW₂ tends to ‖m‖/√d.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ def plot_score_field(
     ----------
     score : callable
         ``score(x, t)`` for x ``(B, 2)``. If it has ``log_prob(x, t)``, the background is
-        the log density, down to 15 nats below its maximum; otherwise it is log₁₀ |score|.
+        the log density, down to 15 nats below its maximum; otherwise it is log₁₀ ‖score‖.
     t : float or 0-dim Tensor
         The time, handed to the score as it is.
     extent : tuple[float, float, float, float]

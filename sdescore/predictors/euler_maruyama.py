@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sdescore.predictors.base import Predictor
-from sdescore.sde.base import SDE, as_time, require
+from sdescore.sde.base import SDE, as_time, finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.tableau import Tableau, one_stage
@@ -38,7 +38,7 @@ class EulerMaruyama(Predictor):
     order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        require(0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta}")
+        require(finite(self.eta) and 0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta}")
 
     @property
     def stochastic(self) -> bool:

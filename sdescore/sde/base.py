@@ -62,6 +62,9 @@ def check_time(t: Time, T: float, name: str = "t") -> Tensor:
     t64 = float64(t)
     coarse = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
     slack = T * max(torch.finfo(coarse).eps, torch.finfo(torch.float32).eps)
+    # One time is by far the most common, and comparing it as a Python float the cheapest.
+    if t64.numel() == 1 and 0.0 <= t64.item() <= T:
+        return t64
     if not bool(((t64 >= 0.0) & (t64 <= T + slack)).all()):
         worst = f"values in [{t64.min().item():g}, {t64.max().item():g}]"
         raise TimeError(

@@ -132,7 +132,7 @@ class DiscreteVPSDE(IntegratedBetaSDE):
 @dataclass(frozen=True, kw_only=True)
 class DiscreteVESDE(LinearSDE):
     r"""An NCSN's own ladder :math:`\sigma_1 > \dots > \sigma_L`
-    (Song & Ermon 2019, arXiv:1907.05600, section 3.2):
+    (Song & Ermon 2019, arXiv:1907.05600, section 4.1):
 
     .. math:: \alpha_t = 1, \qquad \sigma_{t_i} = \sigma_i, \qquad
        t_i = \frac{L - i}{L - 1}, \quad i = 1 \dots L .
@@ -163,7 +163,7 @@ class DiscreteVESDE(LinearSDE):
 
     @classmethod
     def geometric(cls, *, sigma_max: float, sigma_min: float, levels: int) -> DiscreteVESDE:
-        """The ladder with constant ratio σ_i/σ_{i+1} > 1 (Song & Ermon 2019, section 3.2)."""
+        """The ladder with constant ratio σ_i/σ_{i+1} > 1 (Song & Ermon 2019, section 4.1)."""
         require(
             isinstance(levels, int)
             and levels >= 2

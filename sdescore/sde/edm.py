@@ -47,7 +47,7 @@ class EDMSDE(LinearSDE):
 
     @property
     def default_grid(self) -> KarrasGrid:
-        """Karras' grid, eq. 5: equal steps in σ would spend nearly all on pure noise."""
+        """Karras' grid (eq. 5), for equal steps in σ would spend nearly all on pure noise."""
         return KarrasGrid()
 
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,9 +51,10 @@ class MonotoneCubic:
         return torch.where(cell == cell_t, rise(c, u, v), across)
 
     def derivative(self, t: Tensor) -> Tensor:
-        """Its derivative at ``t``, float64, like ``t``."""
+        """Its derivative at ``t``, >= 0, float64, like ``t``."""
         c, u, _ = self._locate(t)
-        return (3 * c[0] * u + 2 * c[1]) * u + c[2]
+        # It may be 0 at a knot, where it must not round to −10⁻¹⁶: g is its square root.
+        return ((3 * c[0] * u + 2 * c[1]) * u + c[2]).clamp(min=0.0)
 
 
 def rise(c: Tensor, u: Tensor, v: Tensor) -> Tensor:

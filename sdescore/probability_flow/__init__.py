@@ -1,0 +1,1 @@
+"""The probability-flow ODE: sampling, encoding and likelihood without noise."""

@@ -1,0 +1,108 @@
+"""The command line does what the README says: demo, sample, Ctrl-C, clear refusals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+import sdescore as ss
+from sdescore.__main__ import main
+
+pytest.importorskip("sklearn")
+
+TINY = ["--train-steps", "4", "--samples", "20", "--steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    assert main(["demo", *TINY, "--out", str(folder), "--seed", "5"]) == 0
+    return folder
+
+
+def test_demo_leaves_everything_it_promises(out: Path) -> None:
+    names = {p.name for p in out.iterdir()}
+    promised = {"results.json", "score_field.png"}
+    for model in ("ve", "vp"):
+        promised |= {f"{model}.safetensors", f"{model}.png", f"{model}_trajectory.png"}
+    assert promised <= names
+
+
+def test_results_name_every_pair_and_its_evaluations(out: Path) -> None:
+    results = json.loads((out / "results.json").read_text())
+    pairs = {
+        f"{p}{c}"
+        for p in ("euler-maruyama", "reverse-diffusion", "ancestral", "ddim")
+        for c in ("", " + langevin")
+    }
+    assert set(results["models"]["vp"]["samplers"]) == pairs
+    assert set(results["models"]["ve"]["samplers"]) == {*pairs, "annealed Langevin"}
+    for model in results["models"].values():
+        for name, row in model["samplers"].items():
+            # Three evaluations; a corrector acts at the two times after the first.
+            expected = 301 if name.startswith("annealed") else 5 if "langevin" in name else 3
+            assert row["evaluations"] == expected
+            assert sum(row["class_counts"]) == 20
+            assert row["sliced_w2"]["in_floors"] > 0
+    assert results["options"]["seed"] == 5
+    assert results["versions"]["torch"] == torch.__version__
+    assert results["reference"]["classifier_on_held_out_digits"]["accuracy"] > 0.95
+
+
+def test_sample_reloads_and_draws_what_the_library_draws(out: Path) -> None:
+    target = out / "drawn.npy"
+    argv = ["sample", str(out / "vp.safetensors"), "--n", "6", "--seed", "3", "--steps", "4"]
+    assert main([*argv, "--predictor", "ddim", "--corrector", "none", "--out", str(target)]) == 0
+    model = ss.load(out / "vp.safetensors")
+    sampler = ss.PredictorCorrector(model.sde, predictor=ss.DDIM(), steps=4)
+    expected = sampler.sample(model, (6, 1, 8, 8), seed=3)
+    assert numpy.array_equal(numpy.load(target), expected.numpy())
+
+
+def test_sample_writes_a_picture_beside_the_checkpoint(out: Path) -> None:
+    assert main(["sample", str(out / "ve.safetensors"), "-n", "4", "--steps", "2"]) == 0
+    assert (out / "ve.samples.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_refusals_are_one_line_and_status_2(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", str(tmp_path / "missing.safetensors")]) == 2
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes((out / "vp.safetensors").read_bytes()[:-1])
+    assert main(["sample", str(damaged)]) == 2
+    assert "CheckpointError" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        main(["demo", "--steps", "0"])
+    assert stop.value.code == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sdescore", "demo", "--out", str(folder), "--sde", "vp"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    stderr = process.stderr
+    assert stderr is not None
+    seen = ""
+    deadline = time.monotonic() + 90
+    while "loss" not in seen and time.monotonic() < deadline:  # the bar of the training loop
+        seen += stderr.read(1)
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted" in rest
+    model = ss.load(folder / "vp.safetensors")
+    assert isinstance(model.sde, ss.DiscreteVPSDE)
