@@ -97,7 +97,8 @@ class _ClassifierGuidance(GuidedScore):
         # A sampler runs without gradients; tensors of inference mode cannot enter autograd.
         with torch.inference_mode(False), torch.enable_grad():
             y = x if outer else x.clone().detach().requires_grad_()
-            log_prob = call(self.log_prob_y, y, torch.as_tensor(t).clone(), label)
+            given = None if label is None else label.clone()
+            log_prob = call(self.log_prob_y, y, torch.as_tensor(t).clone(), given)
             if not isinstance(log_prob, Tensor) or log_prob.shape != x.shape[:1]:
                 got = tuple(log_prob.shape) if isinstance(log_prob, Tensor) else type(log_prob)
                 raise ShapeError(

@@ -67,7 +67,7 @@ def flow_sdes() -> st.SearchStrategy[ss.LinearSDE]:
 
 def discrete_vp_sdes(max_levels: int = 60) -> st.SearchStrategy[ss.LinearSDE]:
     """Tables without any order, so that the interpolation is tried on rough ones too."""
-    betas = st.lists(log_uniform(1e-4, 0.4), min_size=1, max_size=max_levels)
+    betas = st.lists(log_uniform(1e-4, 0.4), min_size=2, max_size=max_levels)
     return betas.map(lambda b: ss.DiscreteVPSDE(betas=tuple(b)))
 
 
@@ -114,9 +114,7 @@ def marginal_sdes() -> st.SearchStrategy[ss.LinearSDE]:
 
 def continuous_sdes() -> st.SearchStrategy[ss.LinearSDE]:
     """The SDEs with a formula: VE, VP, sub-VP, cosine, EDM, rectified flow."""
-    return st.one_of(
-        ve_sdes(), vp_sdes(), subvp_sdes(), cosine_sdes(), edm_sdes(), flow_sdes()
-    )
+    return st.one_of(ve_sdes(), vp_sdes(), subvp_sdes(), cosine_sdes(), edm_sdes(), flow_sdes())
 
 
 def discrete_sdes() -> st.SearchStrategy[ss.LinearSDE]:
@@ -152,9 +150,7 @@ REPRESENTATIVES: dict[str, ss.LinearSDE] = {
 
 
 @st.composite
-def ordered_times(
-    draw: st.DrawFn, sde: ss.LinearSDE, count: int, low: float = 1e-5
-) -> list[float]:
+def ordered_times(draw: st.DrawFn, sde: ss.LinearSDE, count: int, low: float = 1e-5) -> list[float]:
     """``count`` strictly rising times in ``[low T, T]``, often close together, often at T."""
     fraction = st.one_of(log_uniform(low, 1.0), st.floats(low, 1.0), st.just(1.0))
     times = draw(st.lists(fraction, min_size=count, max_size=count, unique=True))
@@ -198,8 +194,11 @@ def prediction_pairs(draw: st.DrawFn, alpha: float, sigma: float) -> tuple[float
     pairs = st.tuples(value, value)
     return draw(
         pairs.filter(
-            lambda p: abs(alpha * p[1] - sigma * p[0])
-            > 0.05 * (abs(alpha * p[1]) + abs(sigma * p[0])) > 0
+            lambda p: (
+                abs(alpha * p[1] - sigma * p[0])
+                > 0.05 * (abs(alpha * p[1]) + abs(sigma * p[0]))
+                > 0
+            )
         )
     )
 
@@ -228,8 +227,10 @@ def paper_marginal(sde: ss.LinearSDE) -> Marginal:
 
     def cosine_alpha(t: mpmath.mpf) -> mpmath.mpf:
         s = mp(sde.offset)
+
         def f(u: mpmath.mpf) -> mpmath.mpf:
             return mpmath.cos((u + s) / (1 + s) * mpmath.pi / 2) ** 2
+
         return mpmath.sqrt(f(t) / f(mp(0)))
 
     formulas: dict[type, Marginal] = {

@@ -41,7 +41,7 @@ def write(
 ) -> None:
     """Write the file, or leave the one that was there: a crash at any point loses neither.
 
-    The version before becomes :func:`previous_path`.
+    The version before becomes :func:`~sdescore.checkpoint.container.previous_path`.
 
     Raises
     ------

@@ -161,7 +161,8 @@ def _build_net(
     with torch.device("meta"):
         shapes = _attempt(name, lambda: NETS[name](**config)).to(dtype)
     require_tensors(shapes.state_dict(), tensors, "net/")
-    return _attempt(name, lambda: NETS[name](**config)).to(dtype)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn in vain
+        return _attempt(name, lambda: NETS[name](**config)).to(dtype)
 
 
 def _integers(value: object) -> Iterator[int]:

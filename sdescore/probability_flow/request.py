@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from sdescore.errors import ShapeError
@@ -42,5 +43,7 @@ def bind(request: Request, samples: range) -> Score:
     model = request.model
     if request.label is None:
         return model
-    label = request.label[samples.start : samples.stop].to(request.device)
+    # A network may save the labels for a derivative, which inference mode's tensors forbid.
+    with torch.inference_mode(False):
+        label = request.label[samples.start : samples.stop].clone().to(request.device)
     return lambda x, t: model(x, t, label)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore.checkpoint.store import TrainingRecord, save
-from sdescore.errors import DivergenceError
 from sdescore.losses.denoising import denoising_loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting
@@ -33,6 +32,7 @@ from sdescore.training.checks import (
     check_run,
     null_label,
 )
+from sdescore.training.divergence import divergence
 from sdescore.training.interrupt import deferred_interrupt, training_mode
 from sdescore.training.state import optimizer_tensors, resume_run
 from sdescore.training.steps import learning_rate, step_seed
@@ -234,7 +234,7 @@ def train(
             norm = nn.utils.clip_grad_norm_(weights, math.inf if clip is None else clip)
             loss = mean.item()
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
-                raise _divergence(step, loss, per_sample, t, index, path if saved else None)
+                raise divergence(step, loss, per_sample, t, index, path if saved else None)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, steps, lr, schedule, warmup)
             optimizer.step()
@@ -274,28 +274,3 @@ def _recent(losses: list[float]) -> float:
     """Mean of the last 100 losses."""
     last = losses[-100:]
     return sum(last) / len(last)
-
-
-def _divergence(
-    step: int,
-    loss: float,
-    per_sample: Tensor,
-    t: Tensor,
-    index: Tensor,
-    path: str | os.PathLike[str] | None,
-) -> DivergenceError:
-    bad = (~per_sample.detach().isfinite()).cpu()
-    where = int(bad.nonzero()[0]) if bool(bad.any()) else int(per_sample.argmax())
-    samples = sorted(set(index[bad].tolist()))
-    what = f"a loss of {loss:g}" if not math.isfinite(loss) else "a NaN or infinite gradient"
-    kept = (
-        f"the last good checkpoint is {path}" if path is not None else "no checkpoint was written"
-    )
-    return DivergenceError(
-        f"expected a finite loss and gradient, got {what} at training step {step} (t = "
-        f"{t[where].item():g}, data indices {samples[:8]}); the model holds the weights before it, "
-        f"{kept}. Lower lr, lengthen warmup, or clip the gradient",
-        step=step,
-        t=t[where].item(),
-        samples=samples,
-    )
