@@ -112,7 +112,9 @@ def ring(n: int, modes: int = 8, radius: float = 4.0, std: float = 0.2, seed: in
     >>> ring(5, modes=1, radius=2.0, std=0.0)[0].tolist()
     [2.0, 0.0]
     """
-    _require(n=n, radius=radius, std=std)
+    _require("n", n)
+    _require("radius", radius)
+    _require("std", std)
     if modes < 1:
         raise ScheduleError(f"expected modes >= 1, got {modes}")
     generator = torch.Generator().manual_seed(seed)
@@ -158,7 +160,9 @@ def swiss_roll(
     >>> swiss_roll(1000, std=0.0).norm(dim=1).max().item() <= 4.0
     True
     """
-    _require(n=n, radius=radius, std=std)
+    _require("n", n)
+    _require("radius", radius)
+    _require("std", std)
     if not 0.0 < turns <= 2.25:
         raise ScheduleError(f"expected turns in (0, 2.25], got {turns}")
     generator = torch.Generator().manual_seed(seed)
@@ -197,7 +201,8 @@ def checkerboard(n: int, squares: int = 4, half_width: float = 4.0, seed: int = 
     >>> checkerboard(3, squares=2).prod(1).sign().tolist()  # lower left and upper right
     [1.0, 1.0, 1.0]
     """
-    _require(n=n, half_width=half_width)
+    _require("n", n)
+    _require("half_width", half_width)
     if squares < 2 or squares % 2:
         raise ScheduleError(f"expected an even number of squares a side, >= 2, got {squares}")
     generator = torch.Generator().manual_seed(seed)
@@ -238,7 +243,9 @@ def two_moons(n: int, radius: float = 2.0, std: float = 0.1, seed: int = 0) -> T
     >>> two_moons(4).shape
     torch.Size([4, 2])
     """
-    _require(n=n, radius=radius, std=std)
+    _require("n", n)
+    _require("radius", radius)
+    _require("std", std)
     generator = torch.Generator().manual_seed(seed)
     theta = math.pi * torch.rand(n, generator=generator, dtype=torch.float64)
     side = 1 - 2 * torch.randint(2, (n, 1), generator=generator)
@@ -257,7 +264,6 @@ def _finish(points: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return points.to(torch.float32)
 
 
-def _require(**at_least_zero: float) -> None:
-    for name, value in at_least_zero.items():
-        if not 0.0 <= value < math.inf:
-            raise ScheduleError(f"expected {name} finite and >= 0, got {value}")
+def _require(name: str, value: float) -> None:
+    if not 0.0 <= value < math.inf:
+        raise ScheduleError(f"expected {name} finite and >= 0, got {value}")

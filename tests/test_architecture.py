@@ -24,7 +24,7 @@ LEVELS: list[set[str]] = [
     {"parameterization", "tweedie", "noise"},
     {"score", "nets"},
     {"tableau", "predictors", "correctors", "losses", "guidance"},
-    {"sampler", "simulate", "flow", "training", "checkpoint"},
+    {"sampler", "simulate", "probability_flow", "training", "checkpoint"},
     {"metrics", "plotting", "datasets", "demo", "cli", "__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sdescore.errors import ScheduleError
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.predictors.base import require_linear
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
@@ -42,15 +42,23 @@ class Corrector(ABC):
         """Whether :meth:`tableau` describes the corrector."""
         return True
 
-    @abstractmethod
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        """The numbers of one inner step at each of ``times`` ``(n,)``, falling, float64."""
+        """The numbers of one inner step at each of ``times`` ``(n,)``, falling, float64.
+
+        Raises
+        ------
+        IncompatibleError
+            The corrector is not affine, so no numbers describe it.
+        """
+        raise IncompatibleError(
+            f"expected {type(self).__name__} to give tableau(), or step() and is_affine() False"
+        )
 
     def step(
         self, sde: SDE, x: Tensor, score: Callable[[Tensor], Tensor], t: float, z: Tensor
     ) -> Tensor:
         """One inner step by hand at ``t``, with noise ``z`` like ``x`` ``(B, *E)``."""
-        raise ScheduleError(f"{type(self).__name__} is affine: its numbers are in tableau()")
+        raise IncompatibleError(f"{type(self).__name__} is affine: its numbers are in tableau()")
 
 
 def langevin_tableau(times: Tensor, tau: Tensor) -> Tableau:

@@ -34,12 +34,13 @@ DIGITS_SPAN = 10.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """An SDE and the convention its network is trained in."""
+    """An SDE, the convention its network is trained in, and whether NCSN's sampler fits it."""
 
     title: str
     sde: Callable[[], LinearSDE]
     prediction: str
     time_input: str
+    ladder: bool = False
 
 
 RECIPES = {
@@ -48,6 +49,7 @@ RECIPES = {
         lambda: DiscreteVESDE.geometric(sigma_max=DIGITS_SPAN, sigma_min=0.01, levels=100),
         "F",
         "log_sigma",
+        ladder=True,
     ),
     "vp": Recipe(
         "DDPM: a table of 1000 betas, a VP SDE", DiscreteVPSDE.linear, "epsilon", "continuous_level"

@@ -28,7 +28,6 @@ from sdescore.plotting import plot_rows, plot_trajectory
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.score.model import ScoreModel
-from sdescore.sde.discrete import DiscreteVESDE
 from sdescore.training import train
 
 __all__ = ["DemoOptions", "run_demo"]
@@ -114,7 +113,7 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
     }
     model = load(path, device=options.device)
     rows = {"real digits": judge.images[:SHOWN]}
-    for label, sampler in _samplers(model, options).items():
+    for label, sampler in _samplers(name, model, options).items():
         started = time.perf_counter()
         x = sampler.sample(
             model, (options.samples, 1, 8, 8), seed=options.seed, max_batch=256
@@ -138,7 +137,7 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
     return report
 
 
-def _samplers(model: ScoreModel, options: DemoOptions) -> dict[str, PredictorCorrector]:
+def _samplers(name: str, model: ScoreModel, options: DemoOptions) -> dict[str, PredictorCorrector]:
     """Every predictor with every corrector, and NCSN's own sampler on its ladder."""
     samplers = {
         predictor if corrector == "none" else f"{predictor} + {corrector}": PredictorCorrector(
@@ -150,7 +149,7 @@ def _samplers(model: ScoreModel, options: DemoOptions) -> dict[str, PredictorCor
         for predictor in options.predictors
         for corrector in options.correctors
     }
-    if isinstance(model.sde, DiscreteVESDE):
+    if RECIPES[name].ladder:
         samplers["annealed Langevin"] = annealed_langevin(model.sde)
     return samplers
 

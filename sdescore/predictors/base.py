@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -54,9 +54,17 @@ class Predictor(ABC):
         """Whether :meth:`tableau` describes the predictor on this SDE."""
         return True
 
-    @abstractmethod
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        """The numbers of the ``n`` moves between ``times`` ``(n + 1,)``, falling, float64."""
+        """The numbers of the ``n`` moves between ``times`` ``(n + 1,)``, falling, float64.
+
+        Raises
+        ------
+        IncompatibleError
+            The predictor is not affine, so no numbers describe it.
+        """
+        raise IncompatibleError(
+            f"expected {type(self).__name__} to give tableau(), or step() and is_affine() False"
+        )
 
     def step(
         self,

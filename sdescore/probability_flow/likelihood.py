@@ -42,7 +42,7 @@ class LogLikelihood:
 def bits_per_dim(log_prob: Tensor, numel: int, *, levels: int, width: float) -> Tensor:
     r"""Bits per dimension of data that were ``levels`` integers before they were scaled.
 
-    .. math:: -rac{\log p(x)}{d \ln 2} + \log_2 rac{	ext{levels}}{	ext{width}}
+    .. math:: -\frac{\log p(x)}{d \ln 2} + \log_2 \frac{\text{levels}}{\text{width}}
 
     (Theis et al. 2016, arXiv:1511.01844, section 3.1.) ``x`` is the data with uniform
     dequantisation noise: level ``k`` fills ``[k, k + 1) · width / levels``, shifted at will.
