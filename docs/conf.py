@@ -13,7 +13,10 @@ from docutils.nodes import Element, Node
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
+from sphinx.ext import autosummary
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import sdescore
@@ -29,11 +32,14 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
+    "class_tables",
 ]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "sdescore"
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 # Equations: $$ ... $$ (label) in a page, {eq}`label` there and :eq:`label` in a docstring.
 # Numbers follow the sections of the numbered table of contents: (2.3).
@@ -43,6 +49,7 @@ numfig = True
 math_numfig = True
 numfig_secnum_depth = 1
 
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("eq.", "eqs.")  # they end no sentence
 autosummary_generate = False  # the tables only; write_api_pages makes the pages
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -56,8 +63,41 @@ nitpicky = True
 OUTSIDE = {"torch", "nn", "Tensor", "numpy", "scipy", "matplotlib"} | sys.stdlib_module_names
 
 
+# The links of the chain, and the modules in which their public names are defined.
+LINKS = {
+    "SDEs": "sde",
+    "Kernels": "sde.kernel",
+    "Scores": "score parameterization tweedie guidance",
+    "Networks": "nets",
+    "Learning": "losses training checkpoint",
+    "Grids": "grids",
+    "Predictors": "predictors",
+    "Correctors": "correctors",
+    "Samplers": "sampler tableau simulate probability_flow likelihood",
+    "Noise": "noise rng",
+    "Data, distances and pictures": "datasets metrics plotting",
+    "Errors": "errors",
+}
+
+
+def names_by_link() -> dict[str, list[str]]:
+    """Public names under the link of the chain they belong to; the longest prefix wins."""
+    prefixes = {
+        f"sdescore.{module}": link for link, modules in LINKS.items() for module in modules.split()
+    }
+    found: dict[str, list[str]] = {link: [] for link in LINKS}
+    for name in sorted(n for n in sdescore.__all__ if not n.startswith("_")):
+        defined = getattr(sdescore, name)
+        module = getattr(defined, "__module__", None) or defined.__name__
+        fits = [p for p in prefixes if module == p or module.startswith(p + ".")]
+        if not fits:
+            raise ExtensionError(f"no link of the chain in docs/conf.py holds {module} ({name})")
+        found[prefixes[max(fits, key=len)]].append(name)
+    return {link: names for link, names in found.items() if names}
+
+
 def write_api_pages(app: Sphinx) -> None:
-    """One page for each public module, and the table of public names on the package's own."""
+    """One page for each public module, and the tables of public names on the package's own."""
     folder = Path(app.srcdir) / "generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -65,9 +105,9 @@ def write_api_pages(app: Sphinx) -> None:
     for name in ["sdescore", *(module for module in modules if "._" not in module)]:
         page = [name, "=" * len(name), "", f".. automodule:: {name}"]
         if name == "sdescore":
-            public = [n for n in sdescore.__all__ if not n.startswith("_")]
-            page += ["", "Public names", "-" * 12, "", ".. autosummary::", "   :nosignatures:", ""]
-            page += [f"   {n}" for n in public]
+            for link, names in names_by_link().items():
+                page += ["", link, "-" * len(link), "", ".. autosummary::", "   :nosignatures:", ""]
+                page += [f"   {n}" for n in names]
         else:
             page += ["   :members:", "   :show-inheritance:"]
         (folder / f"{name}.rst").write_text("\n".join(page) + "\n", encoding="utf-8")
