@@ -1,0 +1,69 @@
+"""What only a GPU can show; skipped, with the reason shown, where there is none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import sdescore as ss
+from sdescore.rng import standard_normal
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device; not run on a GPU here"
+)
+
+SDE = ss.VPSDE()
+
+
+def test_a_seed_is_the_same_noise_on_both_devices() -> None:
+    # Integer steps are exact everywhere; log, sqrt, sin and cos may differ in the last bits.
+    on_cpu = standard_normal(3, range(64), range(50), (33,))
+    on_gpu = standard_normal(3, range(64), range(50), (33,), device="cuda")
+    assert torch.allclose(on_cpu, on_gpu.cpu(), rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("corrector", [ss.NoCorrector(), ss.Langevin(snr=0.1)])
+@pytest.mark.parametrize("predictor", [ss.EulerMaruyama(), ss.ReverseDiffusion(), ss.DDIM()])
+def test_samples_agree_with_the_cpu(predictor: ss.Predictor, corrector: ss.Corrector) -> None:
+    score = ss.GaussianScore(torch.tensor([1.0, -2.0]), torch.tensor([0.25, 0.04]), SDE)
+    sampler = ss.PredictorCorrector(SDE, predictor=predictor, corrector=corrector, steps=100)
+    on_cpu = sampler.sample(score, (512, 2), seed=1)
+    on_gpu = sampler.sample(score, (512, 2), seed=1, device="cuda")
+    assert on_gpu.device.type == "cuda"
+    assert torch.allclose(on_cpu, on_gpu.cpu(), rtol=0, atol=1e-3)
+
+
+def test_chunks_do_not_change_a_bit_with_an_elementwise_score() -> None:
+    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=20)
+
+    def draw(max_batch: int | None) -> torch.Tensor:
+        return sampler.sample(
+            lambda x, t: -x, (100, 3, 8, 8), seed=4, max_batch=max_batch, device="cuda"
+        )
+
+    whole = draw(None)
+    for size in (1, 7, 64):
+        assert torch.equal(whole, draw(size))
+
+
+def test_training_and_a_half_precision_network() -> None:
+    model = ss.ScoreModel(ss.UNet(1, width=16, blocks=1), SDE, time_input="999t").cuda()
+    data = torch.randn(256, 1, 8, 8)
+    trained = ss.train(model, data, steps=5, batch_size=32, progress=False).model
+    assert trained.device.type == "cuda"
+    sampler = ss.PredictorCorrector(SDE, steps=4)
+    full = sampler.sample(trained, (4, 1, 8, 8), seed=0)
+    half = sampler.sample(trained.to(torch.bfloat16), (4, 1, 8, 8), seed=0)
+    assert half.dtype == torch.float32
+    assert (full - half).abs().max() < 0.2
+
+
+def test_a_nan_names_its_step() -> None:
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.where(t < 0.5, torch.full_like(x, torch.nan), -x)
+
+    sampler = ss.PredictorCorrector(SDE, grid=[1.0, 0.6, 0.4, 0.2])
+    with pytest.raises(ss.DivergenceError) as error:
+        sampler.sample(score, (3, 2), device="cuda")
+    assert error.value.step == 2
+    assert error.value.samples == [0, 1, 2]
