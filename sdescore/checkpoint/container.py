@@ -135,10 +135,10 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor
 def _digest(data: bytes, path: Path) -> tuple[bytes, int]:
     """The digest in the header, and where it stands."""
     length = int.from_bytes(data[:8], "little")
-    matches = list(_DIGEST.finditer(data, 8, 8 + length)) if 8 + length <= len(data) else []
-    if len(matches) != 1:
+    match = _DIGEST.search(data, 8, 8 + length) if 8 + length <= len(data) else None
+    if match is None:
         raise damaged(path, "it is cut short, or was not written by sdescore")
-    return matches[0].group(1), matches[0].start(1)
+    return match.group(1), match.start(1)
 
 
 def damaged(path: Path, what: str) -> CheckpointError:

@@ -15,7 +15,8 @@ Classes are looked up in two fixed tables. A class outside them is saved by name
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from operator import index
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -52,10 +53,14 @@ SDES: dict[str, type[LinearSDE]] = {
     )
 }
 NETS: dict[str, type[nn.Module]] = {"MLP": MLP, "UNet": UNet}
-# How many layers a network's arguments ask for, each of which has at least one tensor.
-LAYERS: dict[str, Callable[[dict[str, Any]], int]] = {
-    "MLP": lambda config: config["depth"],
-    "UNet": lambda config: config["blocks"] * len(config["multipliers"]),
+# How many layers a network's arguments ask for, each of which has at least one tensor, and how
+# wide the widest is.
+SIZES: dict[str, Callable[[dict[str, Any]], tuple[int, int]]] = {
+    "MLP": lambda config: (index(config["depth"]), index(config["hidden"])),
+    "UNet": lambda config: (
+        index(config["blocks"]) * len(config["multipliers"]),
+        index(config["width"]) * max(map(index, config["multipliers"])),
+    ),
 }
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -112,8 +117,6 @@ def build_model(
     network = _build_net(_get(manifest, "net", dict), tensors, net)
     options = dict(_get(manifest, "convention", dict))
     expected = {"prediction": str, "time_input": str, "input_scaling": str, "sigma_data": float}
-    if options.keys() != expected.keys():
-        _refuse(f"a convention with {', '.join(expected)}", sorted(options))
     for key, kind in expected.items():
         _get(options, key, kind)
     return _attempt("convention", lambda: ScoreModel(network, built, **options))
@@ -150,25 +153,17 @@ def _build_net(
     dtype = DTYPES.get(_get(entry, "dtype", str))
     if dtype is None:
         _refuse(f"a dtype among {', '.join(DTYPES)}", entry["dtype"])
-    # A small file cannot ask for a big network: arguments are bounded by what the file holds,
-    # then shapes are compared on the meta device, where tensors take no memory.
+    # A small file cannot ask for a big network: its size is bounded by what the file holds, then
+    # shapes are compared on the meta device, where tensors take no memory.
     weights = sum(value.numel() for value in tensors.values())
-    for key, value in config.items():
-        if any(not 0 <= number <= weights for number in _integers(value)):
-            _refuse(f"{key} of a network with {weights} weights", value)
-    if not _attempt(name, lambda: LAYERS[name](config) <= len(tensors)):
-        _refuse(f"a network of at most {len(tensors)} layers, for that many tensors", config)
+    layers, width = _attempt(name, lambda: SIZES[name](config))
+    if layers > len(tensors) or width > weights:
+        _refuse(f"a network of {len(tensors)} tensors and {weights} weights", config)
     with torch.device("meta"):
         shapes = _attempt(name, lambda: NETS[name](**config)).to(dtype)
     require_tensors(shapes.state_dict(), tensors, "net/")
     with torch.random.fork_rng(devices=[]):  # the initial weights are drawn in vain
         return _attempt(name, lambda: NETS[name](**config)).to(dtype)
-
-
-def _integers(value: object) -> Iterator[int]:
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, int) and not isinstance(item, bool):
-            yield item
 
 
 def require_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], prefix: str) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
-from sdescore.sde.base import SDE
+from sdescore.sde.base import SDE, finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau
 
-__all__ = ["Predictor", "require_linear"]
+__all__ = ["EtaPredictor", "Predictor", "require_linear"]
 
 
 class Predictor(ABC):
@@ -88,6 +89,26 @@ class Predictor(ABC):
             )
         a, b, c = (v.flatten()[0].item() for v in (numbers.a, numbers.b, numbers.c))
         return a * x + b * score(x) + c * z
+
+
+@dataclass(frozen=True)
+class EtaPredictor(Predictor):
+    """A predictor with a noise scale ``eta`` in [0, 1]; at 0 it draws no noise.
+
+    Raises
+    ------
+    ScheduleError
+        ``eta`` is outside [0, 1].
+    """
+
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(finite(self.eta) and 0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta!r}")
+
+    @property
+    def stochastic(self) -> bool:
+        return self.eta > 0
 
 
 def require_linear(part: object, sde: SDE) -> None:

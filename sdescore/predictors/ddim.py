@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sdescore.predictors.base import Predictor
-from sdescore.sde.base import finite, require
+from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau, one_stage
 
@@ -16,7 +15,7 @@ __all__ = ["DDIM"]
 
 
 @dataclass(frozen=True)
-class DDIM(Predictor):
+class DDIM(EtaPredictor):
     r"""DDIM (Song, Meng & Ermon 2021, arXiv:2010.02502, eqs. 12 and 16) on any linear SDE:
 
     .. math:: x_s = \alpha_s \hat x_0 + \sqrt{\sigma_s^2 - \tau^2}\,\hat\epsilon + \tau z,
@@ -33,13 +32,6 @@ class DDIM(Predictor):
 
     eta: float = 0.0
     order: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        require(finite(self.eta) and 0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta}")
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         t, s = times[:-1], times[1:]

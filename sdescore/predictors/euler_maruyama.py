@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sdescore.predictors.base import Predictor
-from sdescore.sde.base import SDE, as_time, finite, require
+from sdescore.predictors.base import EtaPredictor
+from sdescore.sde.base import SDE, as_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.tableau import Tableau, one_stage
@@ -19,7 +19,7 @@ __all__ = ["EulerMaruyama"]
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(Predictor):
+class EulerMaruyama(EtaPredictor):
     r"""Euler–Maruyama with step :math:`h = t - s` (Song et al. 2021, arXiv:2011.13456, eq. 6
     discretised; Kloeden & Platen 1992, eq. 10.2.4):
 
@@ -34,15 +34,7 @@ class EulerMaruyama(Predictor):
         Noise scale in [0, 1]; 0 is Euler's method on the probability-flow ODE.
     """
 
-    eta: float = 1.0
     order: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        require(finite(self.eta) and 0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta}")
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def check(self, sde: SDE) -> None:
         """Any SDE will do."""

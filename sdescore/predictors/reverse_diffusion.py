@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sdescore.predictors.base import Predictor
-from sdescore.sde.base import finite, require
+from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau, one_stage
 
@@ -16,7 +15,7 @@ __all__ = ["ReverseDiffusion"]
 
 
 @dataclass(frozen=True)
-class ReverseDiffusion(Predictor):
+class ReverseDiffusion(EtaPredictor):
     r"""The reverse diffusion predictor (Song et al. 2021, arXiv:2011.13456, eq. 46 and
     algorithms 2–3), with the exact transition :math:`x_t = a x_s + \sqrt{V} z` as the forward
     step:
@@ -34,15 +33,7 @@ class ReverseDiffusion(Predictor):
         Noise scale in [0, 1]; 0 discretises the probability-flow ODE.
     """
 
-    eta: float = 1.0
     order: ClassVar[int] = 1
-
-    def __post_init__(self) -> None:
-        require(finite(self.eta) and 0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta}")
-
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         t, s = times[:-1], times[1:]
