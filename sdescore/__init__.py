@@ -50,7 +50,8 @@ from sdescore.predictors.none import NoPredictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.probability_flow.flow import ProbabilityFlow
 from sdescore.probability_flow.likelihood import LogLikelihood, bits_per_dim
-from sdescore.sampler.predictor_corrector import PredictorCorrector, SamplerState
+from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.sampler.state import SamplerState
 from sdescore.score.empirical import EmpiricalScore
 from sdescore.score.gaussian import GaussianScore
 from sdescore.score.mixture import MixtureScore

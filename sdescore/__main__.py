@@ -12,7 +12,8 @@ import torch
 
 from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES
 from sdescore.demo.run import DemoOptions, run_demo
-from sdescore.errors import CheckpointError, SDEScoreError
+from sdescore.errors import CheckpointError, SDEScoreError, ShapeError
+from sdescore.sampler.binding import usable_device
 
 __all__ = ["main"]
 
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command == "demo":
+            usable_device(arguments.device)
             run_demo(_demo_options(arguments))
         else:
             _sample(arguments)
@@ -29,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nInterrupted; the checkpoint that was being trained is saved.", file=sys.stderr)
+        kept = "; the checkpoint that was being trained is saved" * (arguments.command == "demo")
+        print(f"\nInterrupted{kept}.", file=sys.stderr)
         return 130
     return 0
 
@@ -105,7 +108,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     from sdescore.plotting import plot_samples
     from sdescore.sampler.predictor_corrector import PredictorCorrector
 
-    model = load(arguments.checkpoint, device=arguments.device)
+    model = load(arguments.checkpoint, device=usable_device(arguments.device))
     none = arguments.predictor == "none"
     sampler = PredictorCorrector(
         model.sde,
@@ -122,13 +125,42 @@ def _sample(arguments: argparse.Namespace) -> None:
             f"expected event_shape in the info of {arguments.checkpoint}, got none; pass --shape"
         )
     shape = (arguments.n, *event_shape)
-    x = sampler.sample(model, shape, seed=arguments.seed, max_batch=256, progress=True).cpu()
     out = arguments.out or arguments.checkpoint.with_suffix(".samples.png")
+    _check_out(out, event_shape)
+    x = sampler.sample(model, shape, seed=arguments.seed, max_batch=256, progress=True).cpu()
     if out.suffix == ".npy":
         numpy.save(out, x.numpy())
     else:
         plot_samples(x).savefig(out, dpi=110)
     print(f"{arguments.n} samples in {out}")
+
+
+def _check_out(out: Path, event_shape: Sequence[int]) -> None:
+    """Refuse a file that could not be written, before the samples for it are drawn.
+
+    Raises
+    ------
+    OSError
+        The folder is not there.
+    ShapeError
+        A picture of what is no image, or an unknown kind of file.
+    """
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"expected --out in a folder that exists, got {out}; make it first")
+    if out.suffix == ".npy":
+        return
+    from sdescore.plotting import plot_samples
+
+    try:
+        figure = plot_samples(torch.zeros(1, *event_shape))
+    except ShapeError:
+        raise ShapeError(
+            f"expected images to draw, (H, W) or (C, H, W) with C = 1 or 3, got samples of shape "
+            f"{tuple(event_shape)}; save them with --out FILE.npy"
+        ) from None
+    kinds = figure.canvas.get_supported_filetypes()
+    if out.suffix.lstrip(".").lower() not in kinds:
+        raise ShapeError(f"expected --out FILE.npy or a picture such as FILE.png, got {out}")
 
 
 if __name__ == "__main__":

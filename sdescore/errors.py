@@ -66,3 +66,20 @@ class DivergenceError(SDEScoreError, RuntimeError):
         self.t = t
         self.samples = samples
         self.finished = finished
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive the default, which another process relies on.
+        fields = (self.step, self.t, self.samples, self.finished)
+        return _divergence_error, (type(self), str(self), *fields)
+
+
+def _divergence_error(
+    kind: type[DivergenceError],
+    message: str,
+    step: int,
+    t: float,
+    samples: list[int],
+    finished: Tensor | None,
+) -> DivergenceError:
+    """The error again, from what it was made of."""
+    return kind(message, step=step, t=t, samples=samples, finished=finished)

@@ -200,12 +200,22 @@ class CustomGrid(Grid):
     ----------
     values : sequence of float
         Strictly falling; a tensor is accepted and kept as floats.
+
+    Raises
+    ------
+    ScheduleError
+        Not a one-dimensional sequence of numbers.
     """
 
     values: tuple[float, ...]
 
     def __init__(self, values: Sequence[float] | Tensor) -> None:
-        flat = torch.as_tensor(values, dtype=torch.float64)
+        try:
+            flat = torch.as_tensor(values, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise ScheduleError(
+                f"expected a Grid instance or a sequence of times, got {values!r:.200}"
+            ) from None
         if flat.ndim != 1 or len(flat) < 1:
             raise ScheduleError(
                 f"expected a one-dimensional grid of times, got shape {tuple(flat.shape)}"

@@ -19,7 +19,15 @@ from torch import Tensor
 
 from sdescore.errors import ShapeError
 
-__all__ = ["align", "flat", "float64", "require_same_shape", "require_state", "sum_event"]
+__all__ = [
+    "align",
+    "flat",
+    "float64",
+    "is_count",
+    "require_same_shape",
+    "require_state",
+    "sum_event",
+]
 
 
 def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
@@ -55,6 +63,11 @@ def sum_event(x: Tensor) -> Tensor:
 def flat(x: Tensor) -> Tensor:
     """``(B, *E)`` → ``(B, d)``; B and d may be 0, E may be empty."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a non-negative integer."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def require_state(x: Tensor, name: str = "x") -> None:

@@ -109,6 +109,8 @@ def simulate(
     >>> bool((x.std() - 1).abs() < 0.05)  # nothing is left of the datum
     True
     """
+    if not isinstance(sde, SDE):
+        raise IncompatibleError(f"expected an SDE instance, such as ss.VPSDE(), got {sde!r:.200}")
     require_state(x0, "x0")
     if x0.dtype not in (torch.float32, torch.float64):
         raise ShapeError(f"expected x0 in float32 or float64, got {x0.dtype}; use x0.float()")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Callable
 
 from torch import Tensor
@@ -21,12 +21,14 @@ class Corrector(ABC):
 
     To add one, subclass and give :attr:`steps` and :meth:`tableau`. A rule that is not
     affine returns False from :meth:`is_affine` and gives :meth:`step` instead.
+
+    Attributes
+    ----------
+    steps : int
+        Inner steps a time: a dataclass field, or a class attribute.
     """
 
-    @property
-    @abstractmethod
-    def steps(self) -> int:
-        """Inner steps a time."""
+    steps: int
 
     def check(self, sde: SDE) -> None:
         """Refuse an SDE the corrector cannot run on.

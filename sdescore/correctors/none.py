@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -18,9 +18,7 @@ __all__ = ["NoCorrector"]
 class NoCorrector(Corrector):
     """Leaves the state as it is."""
 
-    @property
-    def steps(self) -> int:
-        return 0
+    steps: int = field(default=0, init=False, repr=False)
 
     def check(self, sde: SDE) -> None:
         """Any SDE will do."""

@@ -90,7 +90,7 @@ class ProbabilityFlow:
     data_std: float = 0.0
 
     def __post_init__(self) -> None:
-        if not hasattr(self.sde, "rates"):
+        if isinstance(self.sde, type) or not hasattr(self.sde, "rates"):
             raise IncompatibleError(
                 f"expected a LinearSDE, got {self.sde!r:.200}; for another SDE use "
                 "PredictorCorrector with EulerMaruyama(eta=0)"

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore.sampler.request import is_count
 from sdescore.sde.base import finite, require
+from sdescore.shapes import is_count
 
 __all__ = ["LogLikelihood", "bits_per_dim"]
 

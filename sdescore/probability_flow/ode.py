@@ -19,9 +19,10 @@ from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.probability_flow.divergence import Divergence
-from sdescore.sampler.request import is_count
+from sdescore.sampler.binding import version_of
 from sdescore.sde.base import as_time, finite, require
 from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import is_count
 from sdescore.typing import Score
 
 __all__ = ["ADAPTIVE", "FIXED", "FlowODE", "Solver"]
@@ -188,9 +189,15 @@ class FlowODE:
         return rows
 
     def _evaluate(self, x: Tensor, time: float) -> Tensor:
+        version = version_of(x)
         self._calling = True
         s = self._score(x, as_time(time, x))
         self._calling = False
+        if version_of(x) != version:
+            raise IncompatibleError(
+                "expected the score to leave its input as it is, got one that changed it in "
+                "place; work on x.clone()"
+            )
         if not isinstance(s, Tensor) or s.shape != x.shape:
             got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
             raise IncompatibleError(

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from sdescore.errors import IncompatibleError, TimeError
+from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.parameterization import conversion, pair
 from sdescore.sampler.program import Program
 from sdescore.score.model import ScoreModel, call_net
@@ -94,9 +94,12 @@ class BoundModel:
         given = x if scale == 1.0 else scale * x
         if self._net_dtype != self._dtype:
             given = given.to(self._net_dtype)
-        return self._own(call_net(self._net, given, self._inputs[k], self._label), x)
+        version = version_of(x)
+        o = call_net(self._net, given, self._inputs[k], self._label)
+        return self._own(o, x, version)
 
     def _call_score(self, x: Tensor, k: int) -> Tensor:
+        version = version_of(x)
         if self._label is None:
             o = self._model(x, self._inputs[k])
         else:
@@ -107,19 +110,30 @@ class BoundModel:
                 f"expected the score to return a tensor of its input's shape {tuple(x.shape)}, "
                 f"got {got}"
             )
-        return self._own(o, x)
+        return self._own(o, x, version)
 
-    def _own(self, o: Tensor, x: Tensor) -> Tensor:
-        """The output in the state's dtype, and not ``x`` itself, which is updated in place."""
+    def _own(self, o: Tensor, x: Tensor, version: int) -> Tensor:
+        """The output in the state's dtype, and no view of ``x``, which is updated in place."""
+        if version_of(x) != version:
+            raise IncompatibleError(
+                "expected the score to leave its input as it is, got one that changed it in "
+                "place; work on x.clone()"
+            )
         if o.dtype != self._dtype:
             return o.to(self._dtype)
-        return o.clone() if o.data_ptr() == x.data_ptr() else o
+        shared = o.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
+        return o.clone() if shared else o
 
     def output(self, x: Tensor, k: int) -> Tensor:
         """The output evaluation ``k`` is asked for, a fresh tensor."""
         o = self.call(x, k)
         converted = o * self.w[k]
         return converted.add_(x, alpha=self.u[k]) if self.u[k] else converted
+
+
+def version_of(x: Tensor) -> int:
+    """How often ``x`` was written to; inference tensors do not count."""
+    return 0 if x.is_inference() else x._version
 
 
 def folds(model: Model) -> TypeGuard[ScoreModel]:
@@ -140,12 +154,33 @@ def model_device(model: Model) -> torch.device:
         first = next(model.parameters(), None)
         if first is not None:
             return first.device
-    return torch.device(getattr(model, "device", "cpu"))
+    own = getattr(model, "device", None)
+    return usable_device(own) if isinstance(own, str | torch.device) else torch.device("cpu")
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """``device``, refused where this machine cannot put a tensor on it.
+
+    Raises
+    ------
+    ShapeError
+        An unknown device, or one that is not there.
+    """
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ShapeError(
+            f"expected a device of this machine, such as 'cpu', got {device!r}: {reason}"
+        ) from None
+    return chosen
 
 
 def state_dtype(model: Model) -> torch.dtype:
     """The state's dtype: the model's, but at least float32."""
-    own = getattr(model, "dtype", torch.float32)
+    own = getattr(model, "dtype", None)
+    own = own if isinstance(own, torch.dtype) else torch.float32
     if isinstance(model, nn.Module):
         own = next((p.dtype for p in model.parameters() if p.is_floating_point()), own)
     return torch.promote_types(own, torch.float32)

@@ -12,7 +12,7 @@ from sdescore.errors import DivergenceError
 from sdescore.noise import NoiseStream
 from sdescore.sampler.binding import BoundModel
 from sdescore.sampler.program import Row
-from sdescore.shapes import flat
+from sdescore.shapes import flat, require_same_shape
 
 __all__ = ["advance", "fold", "require_finite", "run"]
 
@@ -91,7 +91,9 @@ def advance(
     if row.custom is not None:
         k = row.evaluations.start
         z = noise.draw(row.draws[0]) if row.draws else torch.zeros_like(x)
-        return row.custom(x, lambda y: model.output(y, k), z)
+        y = row.custom(x, lambda y: model.output(y, k), z)
+        require_same_shape(y, x, "a step's result", "its state")
+        return y.to(x)
     return _advance_general(row, x, outputs, model, noise)
 
 

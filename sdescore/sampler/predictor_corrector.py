@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import torch
@@ -21,37 +21,13 @@ from sdescore.sampler.binding import BoundModel, Model
 from sdescore.sampler.loop import advance, fold, require_finite, run
 from sdescore.sampler.program import Program, build_program
 from sdescore.sampler.request import Request, evaluating, make_request, progress_bar
+from sdescore.sampler.state import SamplerState, require_own
 from sdescore.sde.base import SDE, finite, require
+from sdescore.shapes import require_same_shape
 
 __all__ = ["PredictorCorrector", "SamplerState"]
 
 ORDERS = ("predictor-first", "corrector-first")
-
-
-@dataclass
-class SamplerState:
-    """Where a chain is. Change ``x`` to steer it; keep the object to resume.
-
-    Attributes
-    ----------
-    step : int
-        How many sampler steps are done.
-    t : float
-        The time ``x`` is at; 0 after the last denoise.
-    x : Tensor
-        ``(B, *E)``.
-    denoised : Tensor or None
-        ``E[x_0 | x_t]`` from the last evaluation; None before the first and on a
-        non-linear SDE.
-    outputs : list of Tensor
-        A multistep predictor's past outputs.
-    """
-
-    step: int
-    t: float
-    x: Tensor
-    denoised: Tensor | None
-    outputs: list[Tensor]
 
 
 @dataclass(frozen=True)
@@ -166,6 +142,10 @@ class PredictorCorrector:
             raise ScheduleError("expected at least two grid times without the last denoise")
         return times
 
+    def __getstate__(self) -> dict[str, object]:
+        """The fields; what follows from them, functions among it, is made again when needed."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
     @property
     def evaluations(self) -> int:
         """Score evaluations a sample costs."""
@@ -232,7 +212,7 @@ class PredictorCorrector:
                 except DivergenceError as error:
                     error.finished = torch.cat(finished) if finished else None
                     raise
-                finished.append(x)
+                finished.append(x.detach())
         return finished[0] if len(finished) == 1 else torch.cat(finished)
 
     def iterate(
@@ -266,6 +246,7 @@ class PredictorCorrector:
                 )
             if init is not None:
                 raise IncompatibleError("expected one of init= and start=, got both")
+            require_own(start, self.program, self.times[0].item())
             init = start.x
         request = self._request(model, shape, seed, noise, init, label, dtype, device)
         return self._iterate(request, start)
@@ -296,7 +277,9 @@ class PredictorCorrector:
                 state.step = row.step + 1
                 yield state
                 # The state a caller has kept stays as it is.
-                state = replace(state, x=state.x.clone(), outputs=list(state.outputs))
+                require_same_shape(state.x, x, "state.x", "the chain's state")
+                steered = state.x.detach().to(request.device, request.dtype, copy=True)
+                state = replace(state, x=steered, outputs=list(state.outputs))
 
     def _request(
         self,

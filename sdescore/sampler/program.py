@@ -68,12 +68,29 @@ class Program:
     times: list[float] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=lambda: [None])
+    _past_outputs: int = 0
 
     def add(self, step: int, t: float, s: float, tableau: Tableau, n: int) -> None:
-        """Append step ``n`` of a tableau."""
+        """Append step ``n`` of a tableau.
+
+        Raises
+        ------
+        IncompatibleError
+            A stage weighs an output that does not exist yet.
+        """
         times = tableau.times[n].tolist()
         first = len(self.times)
         weights = tableau.c[n]
+        past = self._past_outputs if s < t else 0
+        for j, on_outputs in enumerate(tableau.b[n]):
+            if bool((on_outputs[past + j + 1 :] != 0).any()):
+                raise IncompatibleError(
+                    f"expected stage {j} of step {step} to weigh only the {past + j + 1} outputs "
+                    f"that exist by then, got weights {on_outputs.tolist()}; start a multistep "
+                    "method with fewer outputs"
+                )
+        if s < t:
+            self._past_outputs += len(times)
         self.rows.append(
             Row(
                 step=step,

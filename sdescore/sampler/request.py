@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.noise import NoiseSource, SeededNoise
-from sdescore.sampler.binding import Model, model_device, state_dtype
+from sdescore.sampler.binding import Model, model_device, state_dtype, usable_device
 from sdescore.sde.base import SDE, require
+from sdescore.shapes import is_count
 
 __all__ = ["Request", "evaluating", "make_request", "progress_bar"]
 
@@ -60,18 +61,21 @@ def make_request(
     IncompatibleError
         A model that is not callable or belongs to another SDE, or a foreign noise source.
     ScheduleError
-        Seed or chunk size.
+        Seed, chunk size, or an init that is not finite.
     """
     require_model(model, sde)
     if init is not None:
         if not isinstance(init, Tensor) or not init.is_floating_point() or init.ndim < 1:
             got = f"{init.dtype}" if isinstance(init, Tensor) else type(init).__name__
             raise ShapeError(f"expected init to be a floating-point tensor (B, *E), got {got}")
-        if shape is not None and tuple(shape) != tuple(init.shape):
-            raise ShapeError(f"expected init of shape {shape}, got {tuple(init.shape)}")
-        shape = tuple(init.shape)
+        require(
+            bool(init.isfinite().all()), "a finite state to start from", "NaN or infinity in it"
+        )
+        shape = tuple(init.shape) if shape is None else shape
     if not isinstance(shape, tuple | list) or not shape or not all(map(is_count, shape)):
         raise ShapeError(f"expected shape=(B, *E), a tuple of non-negative integers, got {shape!r}")
+    if init is not None and tuple(shape) != tuple(init.shape):
+        raise ShapeError(f"expected init of shape {tuple(shape)}, got {tuple(init.shape)}")
     if max_batch is not None:
         require(is_count(max_batch) and max_batch >= 1, "max_batch >= 1", f"{max_batch!r}")
     if label is not None and (not isinstance(label, Tensor) or label.shape != tuple(shape[:1])):
@@ -112,30 +116,6 @@ def require_model(model: Model, sde: SDE) -> None:
         raise IncompatibleError(
             f"expected a model on the sampler's SDE {sde!r:.200}, got one on {own!r:.200}"
         )
-
-
-def usable_device(device: torch.device | str) -> torch.device:
-    """``device``, refused where this machine cannot put a tensor on it.
-
-    Raises
-    ------
-    ShapeError
-        An unknown device, or one that is not there.
-    """
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ShapeError(
-            f"expected a device of this machine, such as 'cpu', got {device!r}: {reason}"
-        ) from None
-    return chosen
-
-
-def is_count(value: object) -> bool:
-    """Whether a value is a non-negative integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @contextmanager

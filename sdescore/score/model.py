@@ -106,12 +106,10 @@ class ScoreModel(nn.Module):
                 raise IncompatibleError(
                     f"expected {name} among {', '.join(allowed)}; got {value!r}"
                 )
-        if not callable(net):
-            raise IncompatibleError(f"expected a callable network, got {type(net).__name__}")
-        if not hasattr(sde, "marginal"):
-            raise IncompatibleError(
-                f"expected a LinearSDE with a marginal, got {type(sde).__name__}"
-            )
+        if isinstance(net, type) or not callable(net):
+            raise IncompatibleError(f"expected a callable network, got {net!r:.200}")
+        if isinstance(sde, type) or not hasattr(sde, "marginal"):
+            raise IncompatibleError(f"expected a LinearSDE with a marginal, got {sde!r:.200}")
         if time_input in ("level", "continuous_level") and not hasattr(sde, "level"):
             raise IncompatibleError(
                 f"expected a discrete SDE for time_input={time_input!r}, got "

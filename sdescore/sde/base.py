@@ -28,7 +28,7 @@ from torch import Tensor
 
 from sdescore.errors import ScheduleError, TimeError
 from sdescore.grids import Grid, UniformGrid
-from sdescore.shapes import align, float64
+from sdescore.shapes import align, float64, require_same_shape
 from sdescore.typing import Score, Time
 
 __all__ = ["SDE", "ReverseSDE", "check_time", "require"]
@@ -152,7 +152,9 @@ class ReverseSDE(SDE):
     def drift(self, x: Tensor, t: Time) -> Tensor:
         g = align(torch.as_tensor(self.forward.diffusion(t)).to(x), x)
         weight = 0.5 * (1.0 + self.eta**2)
-        return self.forward.drift(x, t) - weight * g.square() * self.score(x, as_time(t, x))
+        drift = self.forward.drift(x, t)
+        require_same_shape(drift, x, "the SDE's drift")
+        return drift - weight * g.square() * self.score(x, as_time(t, x))
 
     def diffusion(self, t: Time) -> Tensor:
         return self.eta * torch.as_tensor(self.forward.diffusion(t))

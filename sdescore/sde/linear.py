@@ -24,9 +24,9 @@ from torch import Tensor
 
 from sdescore.errors import ShapeError, TimeError
 from sdescore.rng import standard_normal
-from sdescore.sde.base import SDE, check_time
+from sdescore.sde.base import SDE, check_time, finite, require
 from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
-from sdescore.shapes import align, float64, require_same_shape, require_state
+from sdescore.shapes import align, float64, is_count, require_same_shape, require_state
 from sdescore.typing import Time
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class LinearSDE(SDE):
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """``f(t) x``, like ``x``."""
+        require_state(x)
         return align(self.rates(t)[0].to(x), x) * x
 
     def diffusion(self, t: Time) -> Tensor:
@@ -198,6 +199,7 @@ class LinearSDE(SDE):
         data's own spread: for a VE SDE whose σ_max is not large beside the data, pass the
         data's standard deviation.
         """
+        require(finite(data_std) and data_std >= 0, "a finite data_std >= 0", f"{data_std!r}")
         alpha_T, sigma_T = (v.item() for v in self._marginal(float64(self.T)))
         return math.hypot(sigma_T, alpha_T * data_std)
 
@@ -215,10 +217,17 @@ class LinearSDE(SDE):
         Raises
         ------
         ShapeError
-            ``shape`` has no batch dimension.
+            ``shape`` is no tuple of non-negative integers with a batch dimension.
+        ScheduleError
+            ``seed`` is no integer, or ``data_std`` negative.
         """
-        if len(shape) < 1:
-            raise ShapeError("expected a shape (B, *E) with a batch dimension, got ()")
+        if not isinstance(shape, tuple | list) or not shape or not all(map(is_count, shape)):
+            raise ShapeError(
+                "expected a shape (B, *E) with a batch dimension, non-negative integers, got "
+                f"{shape!r}"
+            )
+        whole = isinstance(seed, int) and not isinstance(seed, bool)
+        require(whole, "an integer seed", f"{seed!r}")
         noise = standard_normal(seed, range(shape[0]), range(1), shape[1:], device=device)[0]
         return self.prior_std(data_std) * noise.to(dtype)
 

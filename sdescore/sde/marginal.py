@@ -59,6 +59,15 @@ class MarginalSDE(LinearSDE):
             "sigma/alpha to rise strictly on [0, T]",
             "a pair that falls somewhere",
         )
+        try:
+            g2 = self._rates(t)[1]
+        except RuntimeError:  # numpy, or .item(), of a value that carries a derivative
+            g2 = torch.zeros_like(t)
+        require(
+            bool((g2 > 0).any()),
+            "alpha and sigma that autodiff can differentiate, written in torch",
+            "derivatives of 0 everywhere; no numpy, detach() or new tensors inside",
+        )
 
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.alpha(t), self.sigma(t)
