@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy
 import torch
 
-from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES
+from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES, make_sampler
 from sdescore.demo.run import DemoOptions, run_demo
 from sdescore.errors import CheckpointError, SDEScoreError, ShapeError
 from sdescore.sampler.binding import usable_device
@@ -106,17 +106,9 @@ def _demo_options(arguments: argparse.Namespace) -> DemoOptions:
 def _sample(arguments: argparse.Namespace) -> None:
     from sdescore.checkpoint.store import load, read_manifest
     from sdescore.plotting import plot_samples
-    from sdescore.sampler.predictor_corrector import PredictorCorrector
 
     model = load(arguments.checkpoint, device=usable_device(arguments.device))
-    none = arguments.predictor == "none"
-    sampler = PredictorCorrector(
-        model.sde,
-        predictor=PREDICTORS[arguments.predictor],
-        corrector=CORRECTORS[arguments.corrector],
-        steps=arguments.steps,
-        order="corrector-first" if none else "predictor-first",
-    )
+    sampler = make_sampler(model.sde, arguments.predictor, arguments.corrector, arguments.steps)
     event_shape = arguments.shape or (read_manifest(arguments.checkpoint)["info"] or {}).get(
         "event_shape"
     )

@@ -12,7 +12,7 @@ from sdescore.nets.mlp import MLP
 from sdescore.plotting import plot_score_field
 from sdescore.score.mixture import MixtureScore
 from sdescore.score.model import ScoreModel
-from sdescore.sde.vp import VPSDE
+from sdescore.sde.ve import VESDE
 from sdescore.training import train
 
 __all__ = ["score_field"]
@@ -20,24 +20,24 @@ __all__ = ["score_field"]
 MODES, RADIUS, STD = 8, 1.0, 0.1
 
 
-def score_field(path: Path, seed: int, steps: int, t: float = 0.05) -> dict[str, float]:
+def score_field(path: Path, seed: int, steps: int, t: float = 0.5) -> dict[str, float]:
     """Train a small MLP on a ring of eight modes and draw its score at ``t``.
 
     Returns the relative error of the learned score at ``t``: the root of
     ``E‖s − s*‖² / E‖s*‖²`` over fresh diffused data, with s* the exact mixture's score.
     """
-    sde = VPSDE()
+    sde = VESDE(sigma_min=0.01, sigma_max=5.0)
     data = ring(4096, modes=MODES, radius=RADIUS, std=STD, seed=seed)
     torch.manual_seed(seed)
-    model = ScoreModel(MLP(2), sde, "epsilon", "t")
-    model = train(model, data, steps=steps, batch_size=256, lr=2e-3, seed=seed).model
+    model = ScoreModel(MLP(2), sde, "F", "log_sigma", sigma_data=RADIUS / math.sqrt(2))
+    model = train(model, data, steps=steps, batch_size=512, lr=2e-3, seed=seed).model
 
     angle = torch.arange(MODES) * (2 * math.pi / MODES)
     means = RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
     exact = MixtureScore(torch.full((MODES,), 1 / MODES), means, torch.full((MODES,), STD**2), sde)
     noise = torch.randn(4096, 2, generator=torch.Generator().manual_seed(seed))
     x_t = sde.perturb(ring(4096, modes=MODES, radius=RADIUS, std=STD, seed=seed + 1), t, noise)
-    time = torch.tensor(t)
+    time, sigma = torch.tensor(t), sde.marginal(t)[1].item()
     with torch.no_grad():
         truth = exact(x_t, time)
         error = ((model(x_t, time) - truth).square().sum() / truth.square().sum()).sqrt().item()
@@ -46,7 +46,7 @@ def score_field(path: Path, seed: int, steps: int, t: float = 0.05) -> dict[str,
             t,
             (-1.8, 1.8, -1.8, 1.8),
             data=x_t[:1500],
-            title=f"Learned score of a ring at t = {t:g} (relative error {error:.0%})",
+            title=f"Learned score of a ring at σ = {sigma:.2f} (relative error {error:.0%})",
         )
     figure.savefig(path, dpi=110)
-    return {"t": t, "relative_error": error}
+    return {"t": t, "sigma": sigma, "relative_error": error}

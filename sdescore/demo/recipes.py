@@ -24,7 +24,7 @@ from sdescore.sde.flow import RectifiedFlowSDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.subvp import SubVPSDE
 
-__all__ = ["CORRECTORS", "PREDICTORS", "RECIPES", "Recipe", "annealed_langevin", "digit_model"]
+__all__ = ["CORRECTORS", "PREDICTORS", "RECIPES", "Recipe", "digit_model", "make_sampler"]
 
 # The digits' standard deviation in [−1, 1], and a little more than the largest distance
 # between two of them (9.63), which is what NCSNv2's technique 1 asks of σ_1.
@@ -70,7 +70,7 @@ PREDICTORS: dict[str, Predictor] = {
 CORRECTORS: dict[str, Corrector] = {
     "none": NoCorrector(),
     "langevin": Langevin(snr=0.1),
-    "annealed-langevin": AnnealedLangevin(epsilon=3e-5, steps=3),
+    "annealed-langevin": AnnealedLangevin(epsilon=3e-5, steps=3),  # ε = 0.3 σ_L² on the ladder
 }
 
 
@@ -83,11 +83,14 @@ def digit_model(name: str) -> ScoreModel:
     )
 
 
-def annealed_langevin(sde: LinearSDE) -> PredictorCorrector:
-    """NCSN's sampler on all levels of its ladder: ε = 0.3 σ_L², three inner steps a level."""
+def make_sampler(
+    sde: LinearSDE, predictor: str, corrector: str, steps: int | None
+) -> PredictorCorrector:
+    """The sampler of these names; without a predictor, the corrector starts at the first time."""
     return PredictorCorrector(
         sde,
-        predictor=NoPredictor(),
-        corrector=CORRECTORS["annealed-langevin"],
-        order="corrector-first",
+        predictor=PREDICTORS[predictor],
+        corrector=CORRECTORS[corrector],
+        steps=steps,
+        order="corrector-first" if predictor == "none" else "predictor-first",
     )

@@ -18,11 +18,9 @@ from sdescore.correctors.none import NoCorrector
 from sdescore.demo.field import score_field
 from sdescore.demo.judge import Judge
 from sdescore.demo.recipes import (
-    CORRECTORS,
-    PREDICTORS,
     RECIPES,
-    annealed_langevin,
     digit_model,
+    make_sampler,
 )
 from sdescore.plotting import plot_rows, plot_trajectory
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
@@ -140,17 +138,14 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
 def _samplers(name: str, model: ScoreModel, options: DemoOptions) -> dict[str, PredictorCorrector]:
     """Every predictor with every corrector, and NCSN's own sampler on its ladder."""
     samplers = {
-        predictor if corrector == "none" else f"{predictor} + {corrector}": PredictorCorrector(
-            model.sde,
-            predictor=PREDICTORS[predictor],
-            corrector=CORRECTORS[corrector],
-            steps=options.steps,
+        predictor if corrector == "none" else f"{predictor} + {corrector}": make_sampler(
+            model.sde, predictor, corrector, options.steps
         )
         for predictor in options.predictors
         for corrector in options.correctors
     }
     if RECIPES[name].ladder:
-        samplers["annealed Langevin"] = annealed_langevin(model.sde)
+        samplers["annealed Langevin"] = make_sampler(model.sde, "none", "annealed-langevin", None)
     return samplers
 
 

@@ -170,7 +170,8 @@ class PredictorCorrector:
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x``; a module is put in eval mode meanwhile.
+            A score ``(x, t) -> like x``; a module is put in eval mode meanwhile. Call
+            ``model.eval()`` yourself where several threads share it.
         shape : tuple of int
             ``(B, *E)``; optional where ``init`` is given.
         seed : int
