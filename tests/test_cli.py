@@ -106,3 +106,19 @@ def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
     assert "Interrupted" in rest
     model = ss.load(folder / "vp.safetensors")
     assert isinstance(model.sde, ss.DiscreteVPSDE)
+
+
+def test_the_judge_sees_copies_noise_and_missing_classes() -> None:
+    from sdescore.datasets import labelled_digits
+    from sdescore.demo.judge import Judge
+
+    judge = Judge(150, seed=0)
+    images, labels = labelled_digits()
+    copies = judge(images[:200])
+    assert copies["nearest_real"] == pytest.approx(0, abs=1e-3)
+    assert copies["sliced_w2"]["in_floors"] < 2.5  # the file is not in random order
+    threes = judge(images[labels == 3])
+    assert threes["classes"] <= 4 and threes["class_counts"][3] > 170
+    assert threes["sliced_w2"]["in_floors"] > 5
+    noise = judge(torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert noise["nearest_real"] > 2 and noise["sliced_w2"]["in_floors"] > 5

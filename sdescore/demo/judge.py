@@ -47,6 +47,8 @@ class Judge:
             name: noise_floor(metric, self.images, size=size, seed=seed)
             for name, metric in self.metrics.items()
         }
+        between = torch.cdist(self.images.flatten(1), self.images.flatten(1))
+        self.real_nearest = between.fill_diagonal_(torch.inf).amin(1).median().item()
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
         fitted, held_out = order[::2], order[1::2]
         self.classifier = MLPClassifier((64,), alpha=1e-2, max_iter=300, random_state=seed)
@@ -74,12 +76,19 @@ class Judge:
         return {"floors": floors, "classifier_on_held_out_digits": self.held_out}
 
     def __call__(self, samples: Tensor) -> dict[str, Any]:
-        """Distances of ``samples`` ``(n, 1, 8, 8)`` in floors, class counts, mean confidence."""
+        """What is known of ``samples`` ``(n, 1, 8, 8)``.
+
+        Distances to the real digits in floors; the median distance to the nearest real digit
+        as a multiple of that between real digits (copies of them read 0); how many fall in
+        each class, and the classifier's mean confidence.
+        """
         samples = samples.cpu()
         verdict: dict[str, Any] = {}
         for name, metric in self.metrics.items():
             distance = relative_to_floor(metric, samples, self.images, floor=self.floors[name])
             verdict[name] = {"in_floors": distance.ratio, "value": distance.value}
+        nearest = torch.cdist(samples.flatten(1), self.images.flatten(1)).amin(1)
+        verdict["nearest_real"] = nearest.median().item() / self.real_nearest
         probability = self._probability(samples)
         counts = torch.bincount(probability.argmax(1), minlength=10)
         verdict["class_counts"] = counts.tolist()

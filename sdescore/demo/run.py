@@ -125,7 +125,8 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
         rows[label] = x[:SHOWN]
         print(
             f"  {label:32s} sliced W2 {verdict['sliced_w2']['in_floors']:5.2f} floors, "
-            f"{verdict['classes']:2d} classes, confidence {verdict['confidence']:.2f}, "
+            f"nearest real {verdict['nearest_real']:.2f}, {verdict['classes']:2d} classes, "
+            f"confidence {verdict['confidence']:.2f}, "
             f"{verdict['seconds']:5.1f} s",
             flush=True,
         )
