@@ -119,6 +119,6 @@ def test_the_judge_sees_copies_noise_and_missing_classes() -> None:
     assert copies["sliced_w2"]["in_floors"] < 2.5  # the file is not in random order
     threes = judge(images[labels == 3])
     assert threes["classes"] <= 4 and threes["class_counts"][3] > 170
-    assert threes["sliced_w2"]["in_floors"] > 5
+    assert threes["sliced_w2"]["in_floors"] > 3  # the bar of a good sampler
     noise = judge(torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
-    assert noise["nearest_real"] > 2 and noise["sliced_w2"]["in_floors"] > 5
+    assert noise["nearest_real"] > 2 and noise["sliced_w2"]["in_floors"] > 3

@@ -1,0 +1,64 @@
+"""The README's tables, made from the saved results: ``python benchmarks/tables.py``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    """A saved result."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def overhead_table(report: dict[str, Any]) -> str:
+    """Ours against the bare loop, one row a method."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in report["samplers"]:
+        rows.setdefault(row["method"], []).append(row)
+    lines = [
+        "| method | ours / bare, (64, 3, 32, 32) | (64, 2) | µs a step beyond the score, (64, 2) |",
+        "|---|---|---|---|",
+    ]
+    for method, (large, small) in rows.items():
+        lines.append(
+            f"| {method} | {large['ratio_to_bare']:.2f} | {small['ratio_to_bare']:.2f} | "
+            f"{small['us_per_step_beyond_score']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def noise_sentence(report: dict[str, Any]) -> str:
+    """What the noise costs, in times of ``torch.randn``."""
+    return " and ".join(
+        f"{row['ratio_to_randn']:.2f} × `torch.randn` at {tuple(row['shape'])}"
+        for row in report["noise"]
+    )
+
+
+def demo_table(results: dict[str, Any]) -> str:
+    """Sliced W2 in floors and mean confidence, one row a sampler."""
+    models = results["models"]
+    names = list(dict.fromkeys(n for m in models.values() for n in m["samplers"]))
+    lines = [
+        "| sampler | " + " | ".join(f"{m}: sliced W2 | confidence" for m in models) + " |",
+        "|---|" + "---|---|" * len(models),
+    ]
+    for name in names:
+        cells = []
+        for model in models.values():
+            row = model["samplers"].get(name)
+            cells.append(
+                f"{row['sliced_w2']['in_floors']:.2f} | {row['confidence']:.2f}" if row else "– | –"
+            )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(demo_table(load("demo-cpu")), end="\n\n")
+    print(overhead_table(load("overhead-cpu")), end="\n\n")
+    print(noise_sentence(load("overhead-cpu")))

@@ -1,0 +1,51 @@
+"""The README says what the saved results and the documentation say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_is_the_one_that_the_documentation_runs() -> None:
+    assert (ROOT / "docs" / "ten_lines.py").read_text() in README
+
+
+def test_the_tables_are_those_of_the_saved_results(tables: ModuleType) -> None:
+    assert tables.demo_table(tables.load("demo-cpu")) in README
+    assert tables.overhead_table(tables.load("overhead-cpu")) in README
+    assert tables.noise_sentence(tables.load("overhead-cpu")) in " ".join(README.split())
+
+
+def test_the_saved_results_meet_the_bars(tables: ModuleType) -> None:
+    for model in tables.load("demo-cpu")["models"].values():
+        for row in model["samplers"].values():
+            assert row["sliced_w2"]["in_floors"] <= 3 and row["classes"] == 10
+    report = tables.load("overhead-cpu")
+    for row in report["samplers"]:
+        if row["shape"] == [64, 2]:
+            assert row["us_per_step_beyond_score"] <= 15
+        else:
+            assert row["ratio_to_bare"] <= (1.6 if row["method"] == "DDIM" else 1.2)
+    large, small = report["noise"]
+    assert large["ratio_to_randn"] <= 1.2 and small["ratio_to_randn"] <= 2.0
+
+
+def test_every_picture_is_there() -> None:
+    for line in README.splitlines():
+        if line.startswith("!["):
+            assert (ROOT / line.split("](")[1].rstrip(")")).is_file()
