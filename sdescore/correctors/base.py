@@ -19,7 +19,7 @@ __all__ = ["Corrector", "langevin_tableau", "require_steps"]
 class Corrector(ABC):
     """Improves ``x`` at one ``t``.
 
-    To add one, subclass and give :attr:`steps` and :meth:`tableau`. A rule that is not
+    To add one, subclass and give ``steps`` and :meth:`tableau`. A rule that is not
     affine returns False from :meth:`is_affine` and gives :meth:`step` instead.
 
     Attributes
