@@ -38,6 +38,8 @@ from sdescore.guidance import GuidedScore, classifier_free, classifier_guidance,
 from sdescore.losses.denoising import Loss, denoising_loss
 from sdescore.losses.times import LevelTimes, UniformTimes
 from sdescore.nets.ema import EMA
+from sdescore.nets.energy import EnergyModel
+from sdescore.nets.ensemble import LevelEnsemble
 from sdescore.nets.mlp import MLP
 from sdescore.nets.unet import UNet
 from sdescore.noise import BrownianNoise, BrownianPath, NoiseSource, ReplayNoise, SeededNoise
@@ -95,6 +97,7 @@ __all__ = [
     "DiscreteVPSDE",
     "DivergenceError",
     "EmpiricalScore",
+    "EnergyModel",
     "EulerMaruyama",
     "Gaussian",
     "GaussianScore",
@@ -103,6 +106,7 @@ __all__ = [
     "IncompatibleError",
     "KarrasGrid",
     "Langevin",
+    "LevelEnsemble",
     "LevelGrid",
     "LevelTimes",
     "LinearSDE",

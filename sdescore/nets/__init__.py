@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from sdescore.nets.ema import EMA
 from sdescore.nets.embedding import FourierEmbedding, PositionalEmbedding
+from sdescore.nets.energy import EnergyModel
+from sdescore.nets.ensemble import LevelEnsemble
 from sdescore.nets.mlp import MLP
 from sdescore.nets.unet import UNet
 
-__all__ = ["EMA", "MLP", "FourierEmbedding", "PositionalEmbedding", "UNet"]
+__all__ = [
+    "EMA",
+    "MLP",
+    "EnergyModel",
+    "FourierEmbedding",
+    "LevelEnsemble",
+    "PositionalEmbedding",
+    "UNet",
+]

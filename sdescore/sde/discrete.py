@@ -15,12 +15,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError
+from sdescore.errors import ScheduleError, ShapeError
 from sdescore.grids import LevelGrid
 from sdescore.sde.base import check_time, finite, require
 from sdescore.sde.interpolation import MonotoneCubic
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.vp import IntegratedBetaSDE
+from sdescore.shapes import flat, require_state
 from sdescore.typing import Time
 
 __all__ = ["DiscreteVESDE", "DiscreteVPSDE"]
@@ -175,6 +176,32 @@ class DiscreteVESDE(LinearSDE):
         ends = math.log(sigma_max), math.log(sigma_min)
         return cls(sigmas=as_floats(torch.linspace(*ends, levels, dtype=torch.float64).exp()))
 
+    @classmethod
+    def from_data(cls, data: Tensor, *, sigma_min: float = 0.01, levels: int) -> DiscreteVESDE:
+        """The geometric ladder whose σ_1 is the largest distance between two data.
+
+        NCSNv2's technique 1 (Song & Ermon 2020, arXiv:2006.09011, section 3.1): then a sample
+        can move between any two data at the first level.
+
+        Parameters
+        ----------
+        data : Tensor
+            ``(n, *E)``, n >= 2. Every pair is compared, block by block: n² d operations in
+            memory that does not grow with n².
+        sigma_min : float
+            σ_L, small beside the data's own scale.
+        levels : int
+            L >= 2.
+
+        Raises
+        ------
+        ShapeError
+            Not ``(n, *E)`` in floating point with n >= 2.
+        ScheduleError
+            The largest distance is not above ``sigma_min``, or is not finite.
+        """
+        return cls.geometric(sigma_max=largest_distance(data), sigma_min=sigma_min, levels=levels)
+
     @property
     def T(self) -> float:
         return 1.0
@@ -215,3 +242,27 @@ class DiscreteVESDE(LinearSDE):
     def _transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         growth = torch.expm1(2 * self._interpolant.between(s, t))
         return torch.ones_like(growth), self._marginal(s)[1].square() * growth
+
+
+def largest_distance(data: Tensor, block: int = 2048) -> float:
+    """The largest Euclidean distance between two of ``data`` ``(n, *E)``, n >= 2.
+
+    Raises
+    ------
+    ShapeError
+        Fewer than two samples, or not floating point.
+    """
+    require_state(data, "data")
+    if len(data) < 2:
+        raise ShapeError(f"expected at least two samples, got data of shape {tuple(data.shape)}")
+    require(bool(data.isfinite().all()), "finite data", "NaN or infinity in it")
+    blocks = flat(data).split(block)  # type: ignore[no-untyped-call]
+    best, pair = -1.0, (data[0], data[1])
+    for i, rows in enumerate(blocks):
+        for others in blocks[i:]:
+            distances = torch.cdist(rows, others)
+            where = int(distances.argmax())
+            if (found := distances.flatten()[where].item()) > best:
+                best, pair = found, (rows[where // len(others)], others[where % len(others)])
+    # The blocks are compared by a matrix product, which cancels; the pair itself is not.
+    return float((pair[0].double() - pair[1].double()).norm())

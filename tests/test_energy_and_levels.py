@@ -1,0 +1,124 @@
+"""Energy networks, one network a level, and ladders from data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.spatial.distance import pdist
+from torch import Tensor, nn
+
+import sdescore as ss
+from sdescore.datasets import ring
+from sdescore.sde.discrete import largest_distance
+
+SDE = ss.VPSDE()
+
+
+class Quadratic(nn.Module):
+    """f(x) = −½ xᵀ A x with a learnable symmetric part of A: the score is −½(A + Aᵀ) x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A = nn.Parameter(torch.tensor([[2.0, 0.4], [-0.2, 0.5]]))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return -0.5 * torch.einsum("bi,ij,bj->b", x, self.A, x)
+
+
+def test_the_score_of_an_energy_is_its_gradient() -> None:
+    net = Quadratic()
+    x = torch.randn(5, 2)
+    expected = -0.5 * x @ (net.A + net.A.T)
+    with torch.no_grad():
+        got = ss.EnergyModel(net)(x, torch.zeros(5))
+    assert not got.requires_grad
+    torch.testing.assert_close(got, expected)
+
+
+def test_an_energy_can_be_trained_by_its_score() -> None:
+    # d/dA ½‖s‖² with s = −½(A + Aᵀ)x, by hand: ∂/∂A_ij = ¼ Σ [(A + Aᵀ)x]_i x_j + the transpose.
+    net = Quadratic()
+    x = torch.randn(7, 2)
+    (0.5 * ss.EnergyModel(net)(x, torch.zeros(7)).square().sum()).backward()
+    outer = ((net.A + net.A.T) @ x.T @ x).detach() / 4
+    torch.testing.assert_close(net.A.grad, outer + outer.T)
+
+
+def test_an_energy_composes_with_the_chain() -> None:
+    model = ss.ScoreModel(ss.EnergyModel(Quadratic()), SDE, prediction="score")
+    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=8)
+    exact = sampler.sample(
+        lambda x, t: -0.5 * x @ (model.net.net.A + model.net.net.A.T), (6, 2), seed=2
+    )
+    torch.testing.assert_close(sampler.sample(model, (6, 2), seed=2), exact)
+    with torch.inference_mode():
+        torch.testing.assert_close(sampler.sample(model, (6, 2), seed=2), exact)
+    trained = ss.train(model, ring(64), steps=2, batch_size=8, progress=False)
+    assert trained.step == 2
+
+
+@pytest.mark.parametrize("net", [lambda x, c: x, lambda x, c: x.sum(), lambda x, c: None])
+def test_an_energy_that_is_no_scalar_is_refused(net: nn.Module) -> None:
+    class Wrapped(nn.Module):
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            return net(x, c)
+
+    with pytest.raises(ss.ShapeError, match="one scalar per sample"):
+        ss.EnergyModel(Wrapped())(torch.zeros(3, 2), torch.zeros(3))
+
+
+class Constant(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.value + 100 * c.reshape(-1, 1) + 0 * x
+
+
+def test_each_sample_goes_through_its_level_s_network() -> None:
+    ensemble = ss.LevelEnsemble([Constant(v) for v in (1.0, 2.0, 3.0)])
+    got = ensemble(torch.zeros(4, 2), torch.tensor([2, 0, 1, 2]))
+    assert got[:, 0].tolist() == [203.0, 1.0, 102.0, 203.0]
+    got.sum().backward()
+    assert [net.value.grad.item() for net in ensemble.nets] == [2.0, 2.0, 4.0]
+
+
+def test_an_ensemble_is_trained_and_sampled_like_a_shared_network() -> None:
+    sde = ss.DiscreteVESDE.geometric(sigma_max=5.0, sigma_min=0.1, levels=4)
+    nets = [ss.MLP(2, hidden=8, depth=1) for _ in range(4)]
+    model = ss.ScoreModel(ss.LevelEnsemble(nets), sde, prediction="x0", time_input="level")
+    trained = ss.train(model, ring(128), steps=3, batch_size=16, progress=False).model
+    x = ss.PredictorCorrector(sde).sample(trained, (5, 2), seed=0)
+    assert x.shape == (5, 2)
+    # The first step of the chain is at level 0, the largest σ, and uses its network alone.
+    times = sde.level_times()
+    y = torch.ones(2, 2)
+    expected = trained.net.nets[0](y, torch.zeros(2))
+    torch.testing.assert_close(trained.denoise(y, times[0].expand(2)), expected)
+
+
+def test_levels_that_do_not_fit_are_refused() -> None:
+    ensemble = ss.LevelEnsemble([Constant(1.0)])
+    with pytest.raises(ss.ShapeError, match="int64"):
+        ensemble(torch.zeros(1, 2), torch.zeros(1))
+    with pytest.raises(ss.IncompatibleError, match="got 1"):
+        ensemble(torch.zeros(1, 2), torch.ones(1, dtype=torch.int64))
+    with pytest.raises(ss.IncompatibleError):
+        ss.LevelEnsemble([])
+
+
+@pytest.mark.parametrize(("n", "block"), [(2, 2048), (50, 7), (50, 25), (300, 2048)])
+def test_the_largest_distance_is_scipy_s(n: int, block: int) -> None:
+    data = torch.randn(n, 3, 2, generator=torch.Generator().manual_seed(n)) + 100.0
+    expected = pdist(data.reshape(n, -1).double().numpy()).max()
+    assert largest_distance(data, block) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_ladder_from_data_starts_at_the_largest_distance() -> None:
+    data = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]])
+    sde = ss.DiscreteVESDE.from_data(data, sigma_min=0.05, levels=3)
+    assert sde.sigmas == pytest.approx((5.0, 0.5, 0.05))
+    for bad in (data[:1], data.long(), torch.full((3, 2), torch.nan), torch.zeros(3, 2)):
+        with pytest.raises(ss.SDEScoreError):
+            ss.DiscreteVESDE.from_data(bad, levels=3)
