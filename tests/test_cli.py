@@ -122,3 +122,12 @@ def test_the_judge_sees_copies_noise_and_missing_classes() -> None:
     assert threes["sliced_w2"]["in_floors"] > 3  # the bar of a good sampler
     noise = judge(torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert noise["nearest_real"] > 2 and noise["sliced_w2"]["in_floors"] > 3
+
+
+def test_a_demo_without_scikit_learn_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sklearn", "sklearn.datasets", "sklearn.neural_network"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert main(["demo", "--out", str(tmp_path / "out")]) == 2
+    assert "sdescore[demo]" in capsys.readouterr().err

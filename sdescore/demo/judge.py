@@ -34,9 +34,9 @@ class Judge:
     """
 
     def __init__(self, generated: int, seed: int) -> None:
+        self.images, self.labels = labelled_digits()  # says what to install if it is missing
         from sklearn.neural_network import MLPClassifier
 
-        self.images, self.labels = labelled_digits()
         size = min(generated, len(self.images) // 2)
         self.metrics: dict[str, Callable[[Tensor, Tensor], float]] = {
             "sliced_w2": sliced_wasserstein,

@@ -18,6 +18,7 @@ TITLE_SIZE, LABEL_SIZE, TICK_SIZE = 12, 10, 9
 
 
 def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches, tied to no window."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -34,5 +35,6 @@ def write_title(figure: Figure, title: str | None) -> None:
 
 
 def require_at_least_one(name: str, value: int) -> None:
+    """Refuse a count below 1."""
     if value < 1:
         raise ScheduleError(f"expected {name} >= 1, got {value}")
