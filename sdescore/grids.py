@@ -144,8 +144,9 @@ class KarrasGrid(Grid):
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.rho < math.inf:
-            raise ScheduleError(f"expected a finite rho > 0, got rho={self.rho}")
+        number = isinstance(self.rho, int | float)
+        if not number or not 0 < self.rho < math.inf:
+            raise ScheduleError(f"expected a finite rho > 0, got rho={self.rho!r}")
 
     def _times(self, sde: Timeline, n: int) -> Tensor:
         first, last, linear = log_snr_ends(sde, self)

@@ -17,6 +17,7 @@ import sdescore as ss
 from sdescore.__main__ import main
 
 SDE = ss.VPSDE()
+X = torch.ones(1, 1)
 SAMPLER = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=6)
 
 
@@ -127,3 +128,21 @@ def test_a_prior_of_nonsense_is_refused() -> None:
 def test_an_integer_state_has_no_drift() -> None:
     with pytest.raises(ss.ShapeError):
         SDE.drift(torch.ones(2, 2, dtype=torch.int64), 0.5)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ss.LinearSDE.from_marginal(1.0, 2.0),
+        lambda: ss.DiscreteVPSDE.linear(10, "a"),
+        lambda: ss.GaussianScore("a", 1.0, SDE),
+        lambda: ss.GaussianScore(torch.zeros(2), "b", SDE),
+        lambda: ss.MixtureScore([0.5, 0.5], [[0.0, 1.0], [2.0]], 1.0, SDE),
+        lambda: SDE.time_at_log_snr("a"),
+        lambda: ss.convert(X, X, "a", 1.0, "x0", "v"),
+        lambda: ss.KarrasGrid(rho="a"),
+    ],
+)
+def test_words_and_ragged_rows_are_no_numbers(make: Callable[[], object]) -> None:
+    with pytest.raises(ss.SDEScoreError, match="expected"):
+        make()

@@ -109,7 +109,7 @@ def test_mixture_by_quadrature(x: float, sigma: float, alpha: float) -> None:
             -15,
             15,
             epsabs=0,  # the mass itself may be tiny
-                epsrel=1e-10,
+            epsrel=1e-10,
             points=[-1, 1, x / alpha],
             limit=200,
         )[0]

@@ -232,7 +232,14 @@ def as_given(values: Numbers) -> Tensor:
     """The values as a tensor in the precision they came in; Python floats are float64."""
     import numpy as np
 
-    return values.detach() if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
+    if isinstance(values, Tensor):
+        return values.detach()
+    try:
+        return torch.from_numpy(np.array(values))
+    except (TypeError, ValueError):  # words, or rows of unequal length
+        raise ShapeError(
+            f"expected numbers in a tensor, array or sequence, got {values!r:.100}"
+        ) from None
 
 
 def _finite(name: str, values: Numbers) -> Tensor:

@@ -84,6 +84,11 @@ class DiscreteVPSDE(IntegratedBetaSDE):
         require(
             isinstance(levels, int) and levels >= 1, "an integer levels >= 1", f"levels={levels}"
         )
+        require(
+            finite(beta_start, beta_end),
+            "beta_start and beta_end as finite numbers",
+            f"beta_start={beta_start!r}, beta_end={beta_end!r}",
+        )
         betas = torch.linspace(beta_start, beta_end, levels, dtype=torch.float64)
         return cls(betas=as_floats(betas))
 

@@ -40,6 +40,11 @@ class MarginalSDE(LinearSDE):
             "0 <= t_min < T",
             f"t_min={self.t_min}, T={self.T}",
         )
+        require(
+            callable(self.alpha) and callable(self.sigma),
+            "alpha and sigma to be functions of t",
+            f"alpha={self.alpha!r:.100}, sigma={self.sigma!r:.100}",
+        )
         t = torch.linspace(0.0, self.T, 257, dtype=torch.float64)
         alpha_t, sigma_t = self._marginal(t)
         require(
