@@ -35,7 +35,8 @@ from sdescore.grids import (
     UniformGrid,
 )
 from sdescore.guidance import GuidedScore, classifier_free, classifier_guidance, condition
-from sdescore.losses.denoising import Loss, denoising_loss
+from sdescore.losses.denoising import denoising_loss
+from sdescore.losses.loss import Loss
 from sdescore.losses.times import LevelTimes, UniformTimes
 from sdescore.nets.ema import EMA
 from sdescore.nets.energy import EnergyModel

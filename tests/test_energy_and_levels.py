@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.datasets import ring
+from sdescore.score.density import log_density_of
 from sdescore.sde.discrete import largest_distance
 
 SDE = ss.VPSDE()
@@ -55,6 +56,52 @@ def test_an_energy_composes_with_the_chain() -> None:
         torch.testing.assert_close(sampler.sample(model, (6, 2), seed=2), exact)
     trained = ss.train(model, ring(64), steps=2, batch_size=8, progress=False)
     assert trained.step == 2
+
+
+class Bumps(nn.Module):
+    """An energy that no scaling of its input leaves alone."""
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return (x.flatten(1).cos() * (1 + c[:, None])).sum(1) - x.flatten(1).pow(4).mean(1)
+
+
+@pytest.mark.parametrize("prediction", ["score", "epsilon", "x0", "v", "velocity", "F"])
+@pytest.mark.parametrize("scaling", ["none", "unit"])
+def test_the_log_density_of_a_model_is_what_its_score_is_the_gradient_of(
+    prediction: str, scaling: str
+) -> None:
+    model = ss.ScoreModel(
+        ss.EnergyModel(Bumps()), SDE, prediction=prediction, input_scaling=scaling
+    )
+    x = torch.randn(4, 2, 3, requires_grad=True)
+    t = torch.tensor([0.2, 0.5, 0.7, 0.9])
+    assert model.has_log_density
+    (gradient,) = torch.autograd.grad(model.log_density(x, t).sum(), x)
+    torch.testing.assert_close(gradient, model(x, t), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_is_no_energy_has_no_log_density() -> None:
+    model = ss.ScoreModel(ss.MLP(2), SDE)
+    assert not model.has_log_density
+    with pytest.raises(ss.IncompatibleError, match="EnergyModel"):
+        model.log_density(torch.zeros(1, 2), 0.5)
+    for score in (model, lambda x, t: x, ss.PredictorCorrector(SDE, steps=3)):
+        with pytest.raises(ss.IncompatibleError, match="log density"):
+            log_density_of(score)
+    assert log_density_of(ss.GaussianScore(torch.zeros(2), 1.0, SDE))(torch.zeros(3, 2), 0.5).ndim
+
+
+def test_an_energy_without_time_is_a_score_of_its_own() -> None:
+    energy = ss.EnergyModel(lambda x: -0.25 * x.pow(4).sum((1, 2)))
+    x = torch.randn(3, 2, 2)
+    torch.testing.assert_close(energy(x), -(x**3))
+    hessian = torch.func.vmap(torch.func.jacfwd(lambda y: energy(y[None])[0]))(x)
+    expected = torch.diag_embed(-3 * x.flatten(1).square()).reshape(3, 2, 2, 2, 2)
+    torch.testing.assert_close(hessian, expected)
+    with pytest.raises(ss.IncompatibleError, match="callable"):
+        ss.EnergyModel(nn.Linear)
+    with pytest.raises(ss.IncompatibleError, match="callable"):
+        ss.EnergyModel(3.0)
 
 
 @pytest.mark.parametrize("net", [lambda x, c: x, lambda x, c: x.sum(), lambda x, c: None])

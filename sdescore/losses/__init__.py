@@ -6,7 +6,8 @@ weighting λ(t) and in the law of the training times alone.
 
 from __future__ import annotations
 
-from sdescore.losses.denoising import Loss, denoising_loss
+from sdescore.losses.denoising import denoising_loss
+from sdescore.losses.loss import Loss
 from sdescore.losses.times import LevelTimes, TimeDistribution, UniformTimes
 from sdescore.losses.weighting import Weighting, likelihood, sigma2
 

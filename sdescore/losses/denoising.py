@@ -31,12 +31,13 @@ is computed in at least float32, coefficients in float64.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
+from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.parameterization import Pair, conversion, pair
@@ -46,22 +47,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, float64, require_same_shape, require_state, sum_event
 from sdescore.typing import Score, Time
 
-__all__ = ["Loss", "denoising_loss"]
-
-
-class Loss(NamedTuple):
-    """A loss, sample by sample, and its mean.
-
-    Attributes
-    ----------
-    per_sample : Tensor
-        ``(B,)``, in at least float32.
-    mean : Tensor
-        ``()``; the one to call ``backward()`` on.
-    """
-
-    per_sample: Tensor
-    mean: Tensor
+__all__ = ["denoising_loss"]
 
 
 def denoising_loss(

@@ -2,10 +2,14 @@ r"""A score that is the gradient of a scalar network."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from sdescore.errors import ShapeError
+from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.shapes import require_state
 
 __all__ = ["EnergyModel"]
 
@@ -15,48 +19,64 @@ class EnergyModel(nn.Module):
 
     .. math:: p(x) \propto e^{f(x)} \quad\Longrightarrow\quad \nabla_x \log p(x) = \nabla_x f(x)
 
-    (Song & Kingma 2021, arXiv:2101.03288, section 2). Wrap it as any network that predicts the
-    score: ``ScoreModel(EnergyModel(net), sde, prediction="score")``. The gradient is
-    differentiable again where gradients are enabled, so it can be trained by score matching.
+    (Song & Kingma 2021, arXiv:2101.03288, section 2). By itself, ``EnergyModel(net)(x)``, it is a
+    score without time, for :func:`sdescore.langevin` and for plain score matching; under an SDE
+    wrap it as any network that predicts the score: ``ScoreModel(EnergyModel(net), sde,
+    prediction="score")``. The gradient is differentiable again where gradients are enabled, also
+    under the transforms of ``torch.func``, so that every objective can train it.
 
     Parameters
     ----------
-    net : torch.nn.Module
-        ``net(x, c)`` or ``net(x, c, label)`` with ``x`` ``(B, *E)``, returning ``f`` as ``(B,)``.
-        The potential of physics is U = −f.
+    net : torch.nn.Module or callable
+        ``net(x)``, ``net(x, c)`` or ``net(x, c, label)``, whichever it is called with; ``x`` is
+        ``(B, *E)`` and ``f`` is returned as ``(B,)``, each from its own sample. The potential of
+        physics is U = −f.
+
+    Raises
+    ------
+    IncompatibleError
+        ``net`` cannot be called.
 
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> class Well(torch.nn.Module):
-    ...     def forward(self, x, c):
-    ...         return -0.5 * x.square().sum(-1)
-    >>> ss.EnergyModel(Well())(torch.tensor([[1.0, -2.0]]), torch.zeros(1)).detach()
+    >>> well = ss.EnergyModel(lambda x: -0.5 * x.square().sum(-1))
+    >>> well(torch.tensor([[1.0, -2.0]]))
     tensor([[-1.,  2.]])
+    >>> well.log_density(torch.tensor([[1.0, -2.0]]))
+    tensor([-2.5000])
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module | Callable[..., Tensor]) -> None:
         super().__init__()
+        if isinstance(net, type) or not callable(net):
+            raise IncompatibleError(f"expected a callable energy network, got {net!r:.200}")
         self.net = net
 
-    def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
-        """``∇ₓ f(x, c)``, like ``x`` ``(B, *E)``.
+    def log_density(
+        self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        """``f(x, c)``, the log density up to a constant in ``x``: ``(B,)``.
 
         Raises
         ------
         ShapeError
-            The network's output is not one scalar per sample.
+            ``x`` is not ``(B, *E)``, or the network's output is not one scalar per sample.
         """
-        again = torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.enable_grad():
-            # Outside a training step the state needs no gradient of its own.
-            given = x if again and x.requires_grad else x.detach().clone().requires_grad_()
-            c = c.clone() if c.is_inference() else c
-            f = self.net(given, c) if label is None else self.net(given, c, label)
-            if not isinstance(f, Tensor) or f.shape != x.shape[:1]:
-                got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
-                raise ShapeError(
-                    f"expected the energy network to return one scalar per sample, "
-                    f"({x.shape[0]},), got {got}; squeeze or sum its output"
-                )
-            return torch.autograd.grad(f.sum(), given, create_graph=again)[0]
+        require_state(x)
+        given = (x,) if c is None else (x, c) if label is None else (x, c, label)
+        f = self.net(*given)
+        if not isinstance(f, Tensor) or f.shape != x.shape[:1]:
+            got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+            raise ShapeError(
+                f"expected the energy network to return one scalar per sample, "
+                f"({x.shape[0]},), got {got}; squeeze or sum its output"
+            )
+        return f
+
+    def forward(self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+        """``∇ₓ f(x, c)``, like ``x`` ``(B, *E)``; errors as :meth:`log_density`."""
+        derivative: tuple[Any, ...] = torch.func.vjp(lambda y: self.log_density(y, c, label), x)
+        f, pullback = derivative
+        gradient: Tensor = pullback(torch.ones_like(f))[0]
+        return gradient

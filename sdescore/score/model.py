@@ -6,7 +6,7 @@ given, how its input is scaled and in which precision it runs. Everything else s
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.parameterization import KINDS, Pair, combine, conversion, pair
 from sdescore.sde.base import check_time, finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, require_state
+from sdescore.shapes import align, require_state, sum_event
 from sdescore.typing import Time
 
 __all__ = ["ScoreModel"]
@@ -193,16 +193,15 @@ class ScoreModel(nn.Module):
         """Time values in the dtype the network takes: int64 levels stay, floats are cast."""
         return time_value if time_value.dtype == torch.int64 else time_value.to(self.dtype)
 
-    def _evaluate(
-        self, x: Tensor, t: Time, label: Tensor | None
-    ) -> tuple[Tensor, Tensor, Convention]:
+    def _given(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Convention]:
+        """The network's own input and time input, the time in float64, and the convention."""
         require_state(x)
         t64 = check_time(t, self.sde.T).to(x.device)
         align(t64, x)  # refuses a t that is neither one time nor one per sample
         convention = self.convention(t64)
         value = self.network_time(convention.time_value).expand(x.shape[0])
         scaled = x if self.input_scaling == "none" else align(convention.input_scale.to(x), x) * x
-        return call_net(self.net, scaled.to(self.dtype), value, label).to(x.dtype), t64, convention
+        return scaled.to(self.dtype), value, t64, convention
 
     def predict(self, kind: str, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """The prediction at ``x = x_t``, converted to ``kind``, like ``x``.
@@ -224,7 +223,8 @@ class ScoreModel(nn.Module):
             A bad state, time (σ_t = 0 where the conversion needs it not to be) or kind; or the
             network's output does not fit.
         """
-        y, t64, convention = self._evaluate(x, t, label)
+        given, value, t64, convention = self._given(x, t)
+        y = call_net(self.net, given, value, label).to(x.dtype)
         alpha_t, sigma_t = self.sde.marginal(t64)
         if kind == self.prediction:
             return y
@@ -239,6 +239,51 @@ class ScoreModel(nn.Module):
     def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         r"""The score :math:`\nabla_x \log p_t(x)`, like ``x``; see :meth:`predict`."""
         return self.predict("score", x, t, label)
+
+    @property
+    def has_log_density(self) -> bool:
+        """Whether the network is an energy's gradient, so that :meth:`log_density` works."""
+        return callable(getattr(self.net, "log_density", None))
+
+    def log_density(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+        r"""``log p_t(x)`` up to a constant in ``x``, for a network that is an energy's gradient.
+
+        With the score :math:`u x + w \nabla f(k x)`, ``u, w`` those of the convention and k its
+        input scaling, this is :math:`\tfrac u2 \|x\|^2 + \tfrac wk f(k x)`.
+
+        Parameters
+        ----------
+        x : Tensor
+            ``(B, *E)``.
+        t : float or Tensor
+            ``()`` or ``(B,)``, in [0, T]; σ_t > 0.
+        label : Tensor, optional
+            ``(B,)`` int64, handed to the network.
+
+        Returns
+        -------
+        Tensor
+            ``(B,)``.
+
+        Raises
+        ------
+        IncompatibleError
+            The network is not a :class:`sdescore.EnergyModel`.
+        ShapeError, TimeError
+            As :meth:`predict`.
+        """
+        if not self.has_log_density:
+            raise IncompatibleError(
+                f"expected ScoreModel(EnergyModel(net), …) to have a log density, got "
+                f"{type(self.net).__name__}, whose output need not be a gradient"
+            )
+        given, value, t64, convention = self._given(x, t)
+        energy: Any = self.net
+        f: Tensor = energy.log_density(given, value, label).to(x.dtype)
+        alpha_t, sigma_t = self.sde.marginal(t64)
+        u, w = conversion(alpha_t, sigma_t, convention.pair, pair("score", alpha_t, sigma_t))
+        w = w / convention.input_scale
+        return combine(0.5 * sum_event(x.square()), f, u, w)
 
     def denoise(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """``E[x_0 | x_t = x]``, like ``x``; see :meth:`predict`."""
