@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
+from sdescore.losses.importance import importance_weighted
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting
@@ -75,17 +76,19 @@ def denoising_loss(
     x0 : Tensor
         Clean data ``(B, *E)``, B >= 1.
     weighting : str or callable
-        ``"sigma2"``, ``"likelihood"`` (g²), or a function ``(sde, t) -> λ`` of float64 times
-        ``(B,)``.
+        ``"sigma2"``, ``"likelihood"`` (g²), :class:`sdescore.MinSNR`,
+        :class:`sdescore.EDMWeighting`, or a function ``(sde, t) -> λ`` of float64 times ``(B,)``.
     times : TimeDistribution, optional
-        :class:`sdescore.UniformTimes`, :class:`sdescore.LevelTimes` or your own; by default
-        the levels of a discrete SDE, else uniform on [t_min, T].
+        :class:`sdescore.UniformTimes`, :class:`sdescore.LevelTimes`, … or your own; by default
+        the levels of a discrete SDE, else uniform on [t_min, T]. λ is multiplied by the weight
+        of a law that has one (:class:`sdescore.ImportanceTimes`).
     label : Tensor, optional
         ``(B,)`` int64, handed to the network.
     generator : torch.Generator, optional
         Draws the times, then the noise; the global generator by default.
     t : float or Tensor, optional
-        The times themselves, ``()`` or ``(B,)``, in place of ``times``; σ_t > 0.
+        The times themselves, ``()`` or ``(B,)``, in place of ``times``; σ_t > 0. They carry no
+        importance weight.
     noise : Tensor, optional
         ε itself, like ``x0``.
     sde : LinearSDE, optional
@@ -127,7 +130,7 @@ def denoising_loss(
             "losses is undefined"
         )
     sde = model_sde(model, sde)
-    weigh = named_weighting(weighting)
+    weigh = named_weighting(weighting) if times is None else importance_weighted(weighting, times)
     if noise is not None:
         require_same_shape(noise, x0, "noise", "x0")
     if label is not None:

@@ -7,19 +7,44 @@ A weighting is any function ``(sde, t) -> λ`` of float64 times ``(B,)``, λ >= 
     def x0_error(sde, t):  # λ‖s − ∇log p‖² = ‖x̂₀ − x₀‖²
         alpha, sigma = sde.marginal(t)
         return (sigma**2 / alpha) ** 2
+
+Papers weigh the error of the score, of ε or of x₀. One error is the other times a number,
+
+.. math:: \sigma^2 \|s - \nabla \log p\|^2 = \|\hat\epsilon - \epsilon\|^2
+   = \mathrm{SNR}\, \|\hat x_0 - x_0\|^2, \qquad \mathrm{SNR} = \frac{\alpha^2}{\sigma^2} ,
+
+so a weight w of the x₀ error is :math:`\lambda = w\,\sigma^2/\mathrm{SNR}` here:
+
+====================  ==============================  ===================  ====================
+weighting             λ, of the score error           of the ε error       of the x₀ error
+====================  ==============================  ===================  ====================
+``"sigma2"``          σ²                              1                    SNR
+``"likelihood"``      g²                              g²/σ²                g² SNR/σ²
+``MinSNR(γ)``         σ² min(1, γ/SNR)                min(1, γ/SNR)        min(SNR, γ)
+``EDMWeighting(c)``   σ² (1 + 1/(c² SNR))             1 + 1/(c² SNR)       SNR + 1/c²
+====================  ==============================  ===================  ====================
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
+from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
 
-__all__ = ["Weighting", "likelihood", "named_weighting", "sigma2"]
+__all__ = [
+    "EDMWeighting",
+    "MinSNR",
+    "Weighting",
+    "likelihood",
+    "named_weighting",
+    "sigma2",
+]
 
 Weighting: TypeAlias = Callable[[LinearSDE, Tensor], Tensor]
 """``(sde, t) -> λ(t)``; ``t`` and λ are ``(B,)``, λ >= 0."""
@@ -28,8 +53,8 @@ Weighting: TypeAlias = Callable[[LinearSDE, Tensor], Tensor]
 def sigma2(sde: LinearSDE, t: Tensor) -> Tensor:
     r""":math:`\lambda = \sigma_t^2`: every time weighs the same in ε.
 
-    NCSN's choice (Song & Ermon 2019, arXiv:1907.05600, section 4.2) and, written in ε, DDPM's
-    (Ho et al. 2020, arXiv:2006.11239, eq. 14).
+    NCSN's choice (Song & Ermon 2019, arXiv:1907.05600, section 4.2) and, written in ε, that of
+    DDPM's simple loss (Ho et al. 2020, arXiv:2006.11239, eq. 14).
     """
     return sde.marginal(t)[1].square()
 
@@ -38,9 +63,85 @@ def likelihood(sde: LinearSDE, t: Tensor) -> Tensor:
     r""":math:`\lambda = g(t)^2`: a bound on the model's negative log-likelihood.
 
     Song et al. 2021, arXiv:2101.09258, theorem 1. On a VP SDE the error in ε is weighed by
-    g²/σ² ≈ 1/t towards the data, so a batch's mean is noisier than under :func:`sigma2`.
+    g²/σ² ≈ 1/t towards the data, so under uniform times a batch's mean is noisier than with
+    :func:`sigma2`; :class:`sdescore.ImportanceTimes` removes that noise and nothing else.
     """
     return sde.rates(t)[1]
+
+
+@dataclass(frozen=True)
+class MinSNR:
+    r"""Weigh the x₀ error by :math:`\min(\mathrm{SNR}, \gamma)`.
+
+    Hang et al. 2023, arXiv:2303.09556, section 3.4; here
+    :math:`\lambda = \sigma^2 \min(1, \gamma\sigma^2/\alpha^2)`, so times with SNR >= γ, near the
+    data, weigh less than under :func:`sigma2`. The SNR, and so γ, is meant for data of unit
+    scale.
+
+    Parameters
+    ----------
+    gamma : float
+        γ > 0; the paper's 5.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> from sdescore.losses.weighting import MinSNR
+    >>> t = torch.tensor([0.25, 1.0], dtype=torch.float64)  # on this SDE SNR = 1/t²
+    >>> (MinSNR(gamma=4.0)(ss.EDMSDE(), t) / t**2).tolist()  # of the ε error: min(1, 4 t²)
+    [0.25, 1.0]
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self) -> None:
+        require(finite(self.gamma) and self.gamma > 0, "a finite gamma > 0", f"{self.gamma!r}")
+        object.__setattr__(self, "gamma", float(self.gamma))
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        alpha_t, sigma_t = sde.marginal(t)
+        return sigma_t.square() * (self.gamma * (sigma_t / alpha_t).square()).clamp(max=1.0)
+
+
+@dataclass(frozen=True)
+class EDMWeighting:
+    r"""EDM's weight of the x₀ error, under which the target of F has unit weight.
+
+    Karras et al. 2022, arXiv:2206.00364, table 1, with its noise level :math:`\sigma/\alpha`
+    here, and :math:`c = \sigma_{data}`:
+
+    .. math:: w = \frac{(\sigma/\alpha)^2 + c^2}{(c\,\sigma/\alpha)^2}, \qquad
+       \lambda = \sigma^2 \Bigl(1 + \frac{\sigma^2}{c^2 \alpha^2}\Bigr) .
+
+    The paper draws its times from :class:`sdescore.LogNormalTimes`; its loss is twice ours.
+
+    Parameters
+    ----------
+    sigma_data : float
+        Standard deviation of the data, > 0.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> from sdescore.losses.weighting import EDMWeighting
+    >>> t = torch.tensor([0.5, 1.0], dtype=torch.float64)
+    >>> EDMWeighting(sigma_data=0.5)(ss.EDMSDE(), t).tolist()
+    [0.5, 5.0]
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(
+            finite(self.sigma_data) and self.sigma_data > 0,
+            "a finite sigma_data > 0",
+            f"{self.sigma_data!r}",
+        )
+        object.__setattr__(self, "sigma_data", float(self.sigma_data))
+
+    def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        alpha_t, sigma_t = sde.marginal(t)
+        return sigma_t.square() * (1 + (sigma_t / (self.sigma_data * alpha_t)).square())
 
 
 NAMED: dict[str, Weighting] = {"sigma2": sigma2, "likelihood": likelihood}
@@ -52,13 +153,13 @@ def named_weighting(weighting: str | Weighting) -> Weighting:
     Raises
     ------
     IncompatibleError
-        An unknown name, or neither a name nor a callable.
+        An unknown name, or neither a name nor a function: a class that was not called.
     """
     if isinstance(weighting, str) and weighting in NAMED:
         return NAMED[weighting]
-    if isinstance(weighting, str) or not callable(weighting):
+    if isinstance(weighting, str | type) or not callable(weighting):
         raise IncompatibleError(
-            f"expected weighting among {', '.join(map(repr, NAMED))} or a function (sde, t) -> λ, "
-            f"got {weighting!r}"
+            f"expected weighting among {', '.join(map(repr, NAMED))} or a function (sde, t) -> λ "
+            f"such as MinSNR(), got {weighting!r}"
         )
     return weighting

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from sdescore.checkpoint.store import TrainingRecord, save
 from sdescore.losses.denoising import denoising_loss
+from sdescore.losses.importance import importance_weighted
+from sdescore.losses.levels import Objective, check_objective, objective_loss, part_name
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting
 from sdescore.nets.ema import EMA
@@ -77,6 +79,7 @@ def train(
     label_dropout: float = 0.0,
     weighting: str | Weighting = "sigma2",
     times: TimeDistribution | None = None,
+    objective: Objective | None = None,
     batch_size: int = 128,
     lr: float = 2e-3,
     schedule: str = "cosine",
@@ -94,7 +97,7 @@ def train(
     progress: bool = True,
     callback: Callable[[int, float], None] | None = None,
 ) -> TrainingResult:
-    """Fit ``model`` in place by :func:`sdescore.denoising_loss` and AdamW.
+    """Fit ``model`` in place by :func:`sdescore.denoising_loss`, or another objective, and AdamW.
 
     Ctrl-C ends the step under way, saves to ``path`` (if given) and raises ``KeyboardInterrupt``
     again; a second Ctrl-C stops at once, and the last file on disk stays as it is.
@@ -115,6 +118,11 @@ def train(
         classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
     weighting, times
         As in :func:`sdescore.denoising_loss`.
+    objective : callable, optional
+        Called as ``objective(model, x0, t=t, generator=generator, label=label)`` for a
+        :class:`sdescore.Loss` in place of the denoising loss; the times are drawn as ever, and an
+        importance weight of theirs is applied. :func:`sdescore.losses.levels.at_levels` makes one
+        of any score-matching objective. ``weighting`` is the objective's own then.
     batch_size : int
         Samples a step.
     lr, schedule, warmup
@@ -166,6 +174,8 @@ def train(
     from tqdm.auto import tqdm
 
     net = check_model(model)
+    if objective is not None:
+        check_objective(objective, weighting)
     times = default_times(model.sde) if times is None else times
     check_data(data, labels, label_dropout, net)
     options = check_options(
@@ -186,7 +196,10 @@ def train(
         },
         model.sde,
     )
+    if objective is not None:  # a file without the entry is a run of the denoising loss
+        options["objective"] = part_name(objective)
     check_run(steps, max_seconds, path, save_every, resume)
+    weigh = importance_weighted(weighting, times)
 
     began = time.monotonic()
     model.to(model.device if device is None else device)
@@ -226,9 +239,12 @@ def train(
                     label = label.masked_fill(dropped.to(label.device), null_label(net))
             t = times.sample(model.sde, batch_size, generator, model.device)
 
-            per_sample, mean = denoising_loss(
-                model, x0, weighting=weighting, t=t, label=label, generator=generator
-            )
+            if objective is None:
+                per_sample, mean = denoising_loss(
+                    model, x0, weighting=weigh, t=t, label=label, generator=generator
+                )
+            else:
+                per_sample, mean = objective_loss(objective, model, x0, times, t, generator, label)
             optimizer.zero_grad(set_to_none=True)
             mean.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(weights, math.inf if clip is None else clip)

@@ -1,0 +1,160 @@
+r"""The divergence of a vector field by autograd: exact, or from random probes.
+
+.. math:: \nabla \cdot s = \operatorname{tr} \nabla s
+   = E[v^\top \nabla s\, v], \qquad E[v v^\top] = I
+
+(Hutchinson 1990, "A stochastic estimator of the trace"; Grathwohl et al. 2019,
+arXiv:1810.01367, eq. 7). With S the symmetric part of :math:`\nabla s`, a d × d matrix, one
+probe's variance is
+
+================  =============================================================================
+law of v          variance of :math:`v^\top \nabla s\, v`
+================  =============================================================================
+``"rademacher"``  :math:`2 \sum_{i \ne j} S_{ij}^2`
+``"gaussian"``    :math:`2 \lVert S \rVert_F^2`
+``"sphere"``      :math:`2d/(d + 2)\, \bigl(\lVert S \rVert_F^2 - (\operatorname{tr} S)^2/d\bigr)`
+================  =============================================================================
+
+Everything here takes an ``s`` already computed from ``x`` with autograd on, each sample from its
+own row, and pulls cotangents back through that one graph: no second call of the score. Several
+cotangents go back at once under ``torch.vmap``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError, ScheduleError
+from sdescore.shapes import is_count
+
+__all__ = ["PROBE_LAWS", "check_chunk_size", "exact_trace", "probe_traces", "probes_from_normal"]
+
+PROBE_LAWS = ("rademacher", "gaussian", "sphere")
+
+# Rows and elements of the cotangents pulled back at a time. Measured on one core with perceptrons
+# from (64, 64) to (4096, 64) and (128, 784): beyond 2¹² rows or 2²¹ elements intermediate results
+# leave the cache and it is slower than one by one, below it is up to 6 times faster.
+_CHUNK_ROWS, _CHUNK_NUMEL = 1 << 12, 1 << 19
+
+
+def exact_trace(
+    s: Tensor, x: Tensor, *, chunk_size: int | None = None, create_graph: bool = False
+) -> Tensor:
+    """``tr ∇s`` of every sample: ``(B,)``, from d derivatives.
+
+    Parameters
+    ----------
+    s, x : Tensor
+        ``(B, *E)``; ``s`` was computed from ``x``, which requires gradients.
+    chunk_size : int, optional
+        Derivatives taken at a time, >= 1; by default as many as stay in a cache. The result
+        does not depend on it, to rounding. 1 does without ``torch.vmap``.
+    create_graph : bool
+        Whether the trace is to be differentiated again; then the graphs of all d derivatives
+        are kept, whatever the chunk.
+
+    Raises
+    ------
+    IncompatibleError
+        Autograd does not see how ``s`` depends on ``x``.
+    """
+    numel = math.prod(x.shape[1:])
+    total = x.new_zeros(len(x))
+    step = _step(x, numel, chunk_size)
+    for start in range(0, numel, step):
+        stop = min(start + step, numel)
+        basis = x.new_zeros(stop - start, numel)
+        basis.diagonal(start).fill_(1.0)
+        directions = basis.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
+        rows = pull_back(s, x, directions, create_graph).reshape(stop - start, len(x), numel)
+        total = total + rows[:, :, start:stop].diagonal(dim1=0, dim2=2).sum(1)
+    return total
+
+
+def probe_traces(
+    s: Tensor,
+    x: Tensor,
+    probes: Tensor,
+    *,
+    chunk_size: int | None = None,
+    create_graph: bool = False,
+) -> Tensor:
+    """``vᵀ ∇s v`` of every sample and probe: ``(B, K)`` from probes ``(K, B, *E)``.
+
+    Other parameters and errors are those of :func:`exact_trace`.
+    """
+    step = _step(x, len(probes), chunk_size)
+    parts = [
+        (pull_back(s, x, v, create_graph) * v).reshape(len(v), len(x), -1).sum(2)
+        if x.numel()
+        else x.new_zeros(len(v), len(x))
+        for v in torch.split(probes, step)
+    ]
+    return torch.cat(parts).T
+
+
+def pull_back(s: Tensor, x: Tensor, cotangents: Tensor, create_graph: bool) -> Tensor:
+    """``∇sᵀ v`` of each cotangent ``v`` in ``(n, B, *E)``, like ``cotangents``.
+
+    Raises
+    ------
+    IncompatibleError
+        Autograd does not see how ``s`` depends on ``x``.
+    """
+    if len(cotangents) == 1:
+        return pull_back_one(s, x, cotangents[0], create_graph).unsqueeze(0)
+    # Not autograd's own is_grads_batched, which group normalisation's second derivative breaks.
+    batched = torch.func.vmap(lambda v: pull_back_one(s, x, v, create_graph))
+    gradients: Tensor = batched(cotangents)
+    return gradients
+
+
+def pull_back_one(s: Tensor, x: Tensor, cotangent: Tensor, create_graph: bool) -> Tensor:
+    """``∇sᵀ v``, like ``x``; errors as :func:`pull_back`."""
+    gradient: Tensor | None = None
+    if s.requires_grad:
+        (gradient,) = torch.autograd.grad(
+            s, x, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
+        )
+    if gradient is None:
+        raise IncompatibleError(
+            "expected a score that autograd can differentiate in x, got one without a gradient; "
+            "its divergence needs it: compute the score with torch, without detach() or no_grad()"
+        )
+    return gradient
+
+
+def probes_from_normal(law: str, normal: Tensor) -> Tensor:
+    """Probes of a law from standard normal numbers ``(K, B, *E)``, like them; ``E vvᵀ = I``.
+
+    ``"rademacher"`` takes the signs, ``"sphere"`` the directions, at length √d.
+    """
+    if law == "rademacher":
+        return torch.where(normal < 0, -1.0, 1.0).to(normal)
+    if law == "sphere" and normal.numel():
+        rows = normal.reshape(*normal.shape[:2], -1)
+        length = rows.square().mean(2, keepdim=True).sqrt()
+        return (rows / length).reshape(normal.shape)
+    return normal
+
+
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Refuse what is no number of derivatives.
+
+    Raises
+    ------
+    ScheduleError
+        Neither None nor a positive integer.
+    """
+    if chunk_size is not None and not (is_count(chunk_size) and chunk_size >= 1):
+        raise ScheduleError(f"expected chunk_size >= 1 or None, got {chunk_size!r}")
+
+
+def _step(x: Tensor, count: int, chunk_size: int | None) -> int:
+    check_chunk_size(chunk_size)
+    if chunk_size is None:
+        chunk_size = min(_CHUNK_ROWS // max(1, len(x)), _CHUNK_NUMEL // max(1, x.numel()))
+    return max(1, min(chunk_size, count))
