@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
 from sdescore.errors import IncompatibleError
+from sdescore.mcmc.preconditioner import Preconditioner, require_preconditioner
 from sdescore.sde.base import SDE, finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, flat
@@ -18,6 +19,7 @@ from sdescore.tableau import Tableau
 __all__ = ["Langevin"]
 
 NORMS = ("expected", "sample", "batch")
+_ZERO = Preconditioner(torch.zeros((), dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,16 @@ class Langevin(Corrector):
     companions. The default takes what they are in expectation, :math:`E\|z\|^2 = d` and
     :math:`E\|s\|^2 \le d/\sigma_t^2`, so :math:`\tau = 2(\mathrm{snr}\,\sigma_t)^2`: it is
     bounded, the same for every sample, and the step stays affine.
+
+    A ``preconditioner`` C, a covariance in the data's units, makes it
+
+    .. math:: x \leftarrow x + \tau P_t\, s(x, t) + \sqrt{2\tau}\, P_t^{1/2} z, \qquad
+              P_t = \alpha_t^2 C + \sigma_t^2 I, \quad
+              \tau = 2 \Bigl(\mathrm{snr}\, \frac{\|z\|}{\|P_t^{1/2} s\|}\Bigr)^2,
+
+    by default :math:`\tau = 2\,\mathrm{snr}^2`. For Gaussian data of covariance C every direction
+    of :math:`p_t` is then crossed in the same number of steps; C = 0 is the step above. No table
+    of scalars describes such a step, so the corrector is not affine.
 
     In the other convention, :math:`x + \tfrac{\epsilon}{2} s + \sqrt{\epsilon} z`, the step is
     :math:`\epsilon = 2\tau`.
@@ -47,40 +59,57 @@ class Langevin(Corrector):
         zero by chance throws a sample far away); ``"batch"``, the paper's means of the
         norms over the batch (then a sample depends on its batch). Where the score is
         exactly zero the last two fall to the expected step.
+    preconditioner : Preconditioner, optional
+        C. A step is stable where C is at most the covariance of each of the data's clusters, and
+        diverges where C is far above it: ``snr`` < 1 is no longer enough.
 
     Raises
     ------
     ScheduleError
         ``snr`` or ``steps`` out of range.
     IncompatibleError
-        An unknown norm.
+        An unknown norm, or a preconditioner of another type.
     """
 
     snr: float = 0.16
     steps: int = 1
     norm: str = "expected"
+    preconditioner: Preconditioner | None = None
 
     def __post_init__(self) -> None:
         require(finite(self.snr) and self.snr > 0, "snr > 0", f"snr={self.snr}")
         require_steps(self.steps)
         if self.norm not in NORMS:
             raise IncompatibleError(f"expected norm among {', '.join(NORMS)}; got {self.norm!r}")
+        require_preconditioner(self.preconditioner)
 
     def is_affine(self) -> bool:
-        return self.norm == "expected"
+        return self.norm == "expected" and self.preconditioner is None
+
+    def check_event(self, event_shape: tuple[int, ...]) -> None:
+        if self.preconditioner is not None:
+            self.preconditioner.require_event(event_shape)
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        sigma_t = sde.marginal(times)[1]
-        return langevin_tableau(times, 2 * (self.snr * sigma_t).square())
+        return langevin_tableau(times, expected_step(self.snr, sde.marginal(times)[1]))
 
     def step(
         self, sde: SDE, x: Tensor, score: Callable[[Tensor], Tensor], t: float, z: Tensor
     ) -> Tensor:
+        self.check_event(tuple(x.shape[1:]))
         s = score(x)
-        z_norm, s_norm = flat(z).norm(dim=1), flat(s).norm(dim=1)
-        if self.norm == "batch":
-            z_norm, s_norm = z_norm.mean(), s_norm.mean()
-        sigma_t: float = sde.marginal(t)[1].item()  # type: ignore[attr-defined]
-        ratio = torch.where(s_norm > 0, z_norm / s_norm, torch.full_like(s_norm, sigma_t))
-        tau = align(2 * (self.snr * ratio).square(), x)
-        return x + tau * s + (2 * tau).sqrt() * z
+        alpha_t, sigma_t = (v.item() for v in sde.marginal(t))  # type: ignore[attr-defined]
+        P = (self.preconditioner or _ZERO).affine(alpha_t**2, sigma_t**2).to(x)
+        tau: float | Tensor = 2 * self.snr**2
+        if self.norm != "expected":
+            z_norm, s_norm = flat(z).norm(dim=1), P.quadratic(s).sqrt()
+            if self.norm == "batch":
+                z_norm, s_norm = z_norm.mean(), s_norm.mean()
+            ratio = torch.where(s_norm > 0, z_norm / s_norm, torch.ones_like(s_norm))
+            tau = align(2 * (self.snr * ratio).square(), x)
+        return x + tau * P.apply(s) + (2 * tau) ** 0.5 * P.sqrt_apply(z)
+
+
+def expected_step(snr: float, sigma_t: Tensor) -> Tensor:
+    r""":math:`\tau = 2(\mathrm{snr}\,\sigma_t)^2`, float64."""
+    return 2 * (snr * sigma_t).square()

@@ -14,9 +14,11 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from sdescore.correctors.base import ScoreAt
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.parameterization import conversion, pair
 from sdescore.sampler.program import Program
+from sdescore.score.density import log_density_of
 from sdescore.score.model import ScoreModel, call_net
 from sdescore.sde.base import SDE
 
@@ -64,6 +66,7 @@ class BoundModel:
         else:
             self._inputs = times.to(device, dtype).unbind(0)
             self.call = self._call_score
+        self._log_density = log_density_of(model) if program.needs_log_density else None
         self.u, self.w = self.numbers(program.outputs)
         for t, u, w in zip(program.times, self.u, self.w, strict=True):
             if not math.isfinite(u + w):
@@ -129,6 +132,39 @@ class BoundModel:
         o = self.call(x, k)
         converted = o * self.w[k]
         return converted.add_(x, alpha=self.u[k]) if self.u[k] else converted
+
+    def log_density(self, x: Tensor, k: int) -> Tensor:
+        """``log p(x)`` at evaluation ``k``'s time, up to a constant: ``(B,)``.
+
+        Raises
+        ------
+        IncompatibleError
+            The program does not say that it needs one.
+        """
+        if self._log_density is None:
+            raise IncompatibleError(
+                "expected needs_log_density = True of a corrector that asks for log densities, got "
+                "False; set it in the class"
+            )
+        # A ScoreModel takes the time in float64, other scores in the state's dtype.
+        t = self._times[k].to(x.device) if folds(self._model) else self._inputs[k]
+        given = (x, t) if self._label is None else (x, t, self._label)
+        return self._log_density(*given)
+
+    def at(self, k: int) -> ScoreAt:
+        """The score, and the log density, at evaluation ``k``'s time."""
+        return _At(self, k)
+
+
+class _At:
+    def __init__(self, model: BoundModel, k: int) -> None:
+        self._model, self._k = model, k
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self._model.output(x, self._k)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        return self._model.log_density(x, self._k)
 
 
 def version_of(x: Tensor) -> int:

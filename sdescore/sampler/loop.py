@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from sdescore.errors import DivergenceError
@@ -89,9 +88,8 @@ def advance(
         x.add_(o, alpha=b)
         return x if draw < 0 else x.add_(noise.draw(draw), alpha=c)
     if row.custom is not None:
-        k = row.evaluations.start
-        z = noise.draw(row.draws[0]) if row.draws else torch.zeros_like(x)
-        y = row.custom(x, lambda y: model.output(y, k), z)
+        score = model.at(row.evaluations.start)
+        y = row.custom(x, score, (noise.draw(draw) for draw in row.draws))
         require_same_shape(y, x, "a step's result", "its state")
         return y.to(x)
     return _advance_general(row, x, outputs, model, noise)

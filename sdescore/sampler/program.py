@@ -2,13 +2,13 @@ r"""A predictor and a corrector on a grid, as one list of steps with their numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sdescore.correctors.base import Corrector
+from sdescore.correctors.base import Corrector, ScoreAt
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.noise import Span
 from sdescore.predictors.base import Predictor
@@ -18,8 +18,8 @@ from sdescore.tableau import Tableau, one_stage
 
 __all__ = ["Program", "Row", "build_program"]
 
-CustomStep = Callable[[Tensor, Callable[[Tensor], Tensor], Tensor], Tensor]
-"""``(x, score, z) -> x``, a step that no tableau describes."""
+CustomStep = Callable[[Tensor, ScoreAt, Iterator[Tensor]], Tensor]
+"""``(x, score, noises) -> x``, a step that no tableau describes."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,15 @@ class Row:
 class Program:
     """All rows, the times of all evaluations, and what each draw is for.
 
-    ``spans[0]`` belongs to the draw that starts the chain.
+    ``spans[0]`` belongs to the draw that starts the chain. ``needs_log_density`` says whether
+    some row asks for the model's density.
     """
 
     rows: list[Row] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     spans: list[Span] = field(default_factory=lambda: [None])
+    needs_log_density: bool = False
     _past_outputs: int = 0
 
     def add(self, step: int, t: float, s: float, tableau: Tableau, n: int) -> None:
@@ -110,13 +112,16 @@ class Program:
         self.times += times
         self.outputs += [tableau.output] * len(times)
 
-    def add_custom(self, step: int, t: float, s: float, move: CustomStep, noisy: bool) -> None:
-        """Append a step that no tableau describes: one evaluation of the score at ``t``."""
+    def add_custom(
+        self, step: int, t: float, s: float, move: CustomStep, *, evaluations: int, noises: int
+    ) -> None:
+        """Append a step that no tableau describes: evaluations of the score, all at ``t``."""
         first = len(self.times)
-        draws = (self._draw(t, s),) if noisy else ()
-        self.rows.append(Row(step, t, s, range(first, first + 1), draws, custom=move))
-        self.times.append(t)
-        self.outputs.append("score")
+        made = range(first, first + evaluations)
+        draws = tuple(self._draw(t, s) for _ in range(noises))
+        self.rows.append(Row(step, t, s, made, draws, custom=move))
+        self.times += [t] * evaluations
+        self.outputs += ["score"] * evaluations
 
     def _draw(self, t: float, s: float) -> int:
         self.spans.append((t, s) if s < t else None)
@@ -137,14 +142,14 @@ def build_program(
     Predictor-first is the order of the paper's algorithms (Song et al. 2021,
     arXiv:2011.13456, algorithms 1–3), corrector-first that of its code.
     """
-    program = Program()
+    program = Program(needs_log_density=corrector.needs_log_density)
     moves = _moves(sde, predictor, times)
     corrections = _corrections(sde, corrector, times)
     grid = times.tolist()
     last = len(grid) - 1
     for n, t in enumerate(grid):
         if corrector_first or n > 0:
-            for _ in range(corrector.steps):
+            for _ in range(corrector.calls):
                 corrections(program, n if corrector_first else n - 1, n, t)
         if n < last:
             moves(program, n, t, grid[n + 1])
@@ -167,10 +172,11 @@ def _moves(
         return affine
 
     def custom(program: Program, n: int, t: float, s: float) -> None:
-        def move(x: Tensor, score: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-            return predictor.step(sde, x, score, t, s, z)
+        def move(x: Tensor, score: ScoreAt, noises: Iterator[Tensor]) -> Tensor:
+            z = next(noises, None)
+            return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z)
 
-        program.add_custom(n, t, s, move, predictor.stochastic)
+        program.add_custom(n, t, s, move, evaluations=1, noises=int(predictor.stochastic))
 
     return custom
 
@@ -186,10 +192,12 @@ def _corrections(
         return lambda program, step, n, t: program.add(step, t, t, tableau, n)
 
     def custom(program: Program, step: int, n: int, t: float) -> None:
-        def move(x: Tensor, score: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-            return corrector.step(sde, x, score, t, z)
+        def move(x: Tensor, score: ScoreAt, noises: Iterator[Tensor]) -> Tensor:
+            return corrector.correct(sde, x, score, t, noises)
 
-        program.add_custom(step, t, t, move, True)
+        program.add_custom(
+            step, t, t, move, evaluations=corrector.evaluations, noises=corrector.noises
+        )
 
     return custom
 

@@ -1,0 +1,90 @@
+r"""Metropolis-adjusted Langevin steps as a corrector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sdescore.correctors.base import Corrector, ScoreAt, require_steps
+from sdescore.correctors.langevin import expected_step
+from sdescore.errors import IncompatibleError
+from sdescore.mcmc.metropolis import mala
+from sdescore.mcmc.preconditioner import Preconditioner
+from sdescore.sde.base import SDE, finite, require
+
+__all__ = ["MALA"]
+
+
+@dataclass(frozen=True)
+class MALA(Corrector):
+    r"""The step of :class:`sdescore.Langevin` with Metropolis' test: it leaves the model's own
+    :math:`p_t` exactly alone, whatever the step (:mod:`sdescore.mcmc.metropolis`).
+
+    .. math:: y = x + \tau\, s(x, t) + \sqrt{2\tau}\, z, \qquad \tau = 2(\mathrm{snr}\,\sigma_t)^2 ,
+
+    accepted with probability :math:`\min(1, e^r)`. It needs the log density: an
+    :class:`sdescore.EnergyModel`, or an exact score. ``steps`` inner steps at one time cost
+    ``steps + 1`` evaluations of score and log density, and draw two noises each.
+
+    Parameters
+    ----------
+    snr : float
+        Signal-to-noise ratio of a proposal, > 0. The larger, the fewer are accepted.
+    steps : int
+        Inner steps a time, >= 1.
+    report : callable, optional
+        Called as ``report(t, acceptance)`` after the inner steps at ``t``, acceptance ``(B,)``
+        being each sample's share of accepted proposals. With ``max_batch`` it is called for one
+        chunk after the other.
+
+    Raises
+    ------
+    ScheduleError
+        ``snr`` or ``steps`` out of range.
+    IncompatibleError
+        ``report`` cannot be called.
+    """
+
+    snr: float = 0.16
+    steps: int = 1
+    report: Callable[[float, Tensor], object] | None = None
+
+    needs_log_density = True
+
+    def __post_init__(self) -> None:
+        require(finite(self.snr) and self.snr > 0, "snr > 0", f"snr={self.snr}")
+        require_steps(self.steps)
+        if self.report is not None and not callable(self.report):
+            raise IncompatibleError(f"expected report(t, acceptance), got {self.report!r:.100}")
+
+    @property
+    def calls(self) -> int:
+        """One correct() runs all inner steps, and so evaluates each state once."""
+        return 1
+
+    @property
+    def evaluations(self) -> int:
+        return self.steps + 1
+
+    @property
+    def noises(self) -> int:
+        return 2 * self.steps
+
+    def is_affine(self) -> bool:
+        return False
+
+    def correct(
+        self, sde: SDE, x: Tensor, score: ScoreAt, t: float, noises: Iterator[Tensor]
+    ) -> Tensor:
+        sigma_t = sde.marginal(t)[1]  # type: ignore[attr-defined]
+        tau = expected_step(self.snr, sigma_t).item()
+        identity = Preconditioner(x.new_ones(()))
+        accepted = x.new_zeros(len(x))
+        chain = mala(x, score, score.log_density, tau, 1.0, identity, noises)
+        for x, moved in chain:  # noqa: B007
+            accepted += moved
+        if self.report is not None:
+            self.report(t, accepted / self.steps)
+        return x

@@ -1,0 +1,305 @@
+r"""Langevin dynamics: samples of :math:`p \propto e^{-U}` from its score alone.
+
+One step of the overdamped Langevin equation at temperature ϑ, preconditioned by P, is
+
+.. math:: x \leftarrow x + \tau P s(x) + \sqrt{2\tau\vartheta}\; P^{1/2} z, \qquad
+          s = \nabla \log p = -\nabla U ,
+
+and its stationary law, for τ → 0, is :math:`p^{1/\vartheta} \propto e^{-U/\vartheta}`. ``"mala"``
+adds Metropolis' test (:mod:`sdescore.mcmc.metropolis`), which makes that law exact at any τ;
+``"underdamped"`` adds a velocity (:mod:`sdescore.mcmc.underdamped`), whose momentum crosses a wide
+law in fewer steps. The same step inside a sampler is :class:`sdescore.Langevin`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import DivergenceError, IncompatibleError, ShapeError, TimeError
+from sdescore.mcmc import diagnostics
+from sdescore.mcmc.metropolis import mala
+from sdescore.mcmc.preconditioner import Numbers, Preconditioner, as_preconditioner
+from sdescore.mcmc.underdamped import baoab
+from sdescore.noise import NoiseSource, SeededNoise
+from sdescore.score.density import log_density_of
+from sdescore.sde.base import as_time, finite, require
+from sdescore.shapes import align, flat, is_count, require_same_shape, require_state
+
+__all__ = ["LangevinRun", "langevin"]
+
+METHODS = ("unadjusted", "mala", "underdamped")
+CONVENTIONS = ("tau", "epsilon")
+
+
+@dataclass(frozen=True, eq=False)
+class LangevinRun:
+    """What :func:`langevin` returns.
+
+    Attributes
+    ----------
+    x : Tensor
+        ``(B, *E)``, the chains' last states.
+    path : Tensor or None
+        ``(n // thin, B, *E)``, the kept states after burn-in, the oldest first.
+    acceptance : Tensor or None
+        ``(B,)``, each chain's share of accepted proposals after burn-in; MALA only.
+    evaluations : int
+        Score evaluations a chain.
+    """
+
+    x: Tensor
+    path: Tensor | None
+    acceptance: Tensor | None
+    evaluations: int
+
+    def effective_sample_size(self) -> Tensor:
+        """``(*E)``: :func:`sdescore.mcmc.diagnostics.effective_sample_size` of the path."""
+        return diagnostics.effective_sample_size(self._kept())
+
+    def r_hat(self) -> Tensor:
+        """``(*E)``: :func:`sdescore.mcmc.diagnostics.r_hat` of the path."""
+        return diagnostics.r_hat(self._kept())
+
+    def _kept(self) -> Tensor:
+        if self.path is None:
+            raise IncompatibleError("expected a run with a path, got none: pass return_path=True")
+        return self.path
+
+
+@torch.no_grad()
+def langevin(
+    score: Callable[..., Tensor],
+    x: Tensor,
+    step: float,
+    n: int,
+    *,
+    temperature: float = 1.0,
+    method: str = "unadjusted",
+    convention: str = "tau",
+    t: float | Tensor | None = None,
+    friction: float | None = None,
+    preconditioner: Preconditioner | Numbers | None = None,
+    seed: int = 0,
+    noise: NoiseSource | None = None,
+    burn_in: int = 0,
+    thin: int = 1,
+    return_path: bool = False,
+) -> LangevinRun:
+    r"""Run ``B`` Langevin chains side by side, each from its own row of ``x``.
+
+    Parameters
+    ----------
+    score : callable
+        ``score(x)``, or ``score(x, t)`` where ``t`` is given; like ``x``. ``"mala"`` needs its
+        ``log_density`` or ``log_prob`` as well. A module runs as it is: put it in eval mode.
+    x : Tensor
+        ``(B, *E)``, float32 or float64; the run keeps its dtype and device.
+    step : float
+        τ > 0, or ε = 2τ with ``convention="epsilon"``, in squared units of x (times 1/P). A
+        mode of variance S is stable for τ < 2S. For ``"underdamped"`` the time step h, in
+        units of x, stable for h² < 4S; a step of h moves x as far as τ = h²/2 would.
+    n : int
+        Steps after burn-in, >= 1.
+    temperature : float
+        ϑ > 0: the law is :math:`p^{1/\vartheta}`.
+    method : {"unadjusted", "mala", "underdamped"}
+        The plain step, biased by O(τ); with Metropolis' test, exact; BAOAB with a velocity
+        that starts at its stationary law and is kept between steps, biased by O(h²) and exact
+        in x on a Gaussian.
+    convention : {"tau", "epsilon"}
+        :math:`x + \tau s + \sqrt{2\tau\vartheta} z`, or
+        :math:`x + \tfrac\varepsilon2 s + \sqrt{\varepsilon\vartheta} z`.
+    t : float or Tensor, optional
+        Noise level of a score under an SDE, ``()`` or ``(B,)``; handed on in x's dtype.
+    friction : float, optional
+        γ >= 0 of ``"underdamped"``, 1 by default, in units of 1/h; 0 keeps the energy of each
+        chain, so that it never forgets its start.
+    preconditioner : Preconditioner, tensor or number, optional
+        P: positive numbers, event-shaped or one for all, or a symmetric positive definite
+        matrix ``(d, d)`` over the event's elements. ``"underdamped"`` takes it for the
+        inverse mass.
+    seed : int
+        Chain i uses the stream (seed, i), whatever B is. A run that goes on from another's end
+        needs another seed.
+    noise : NoiseSource, optional
+        Replaces the seeded noise. Draw 0 is the first velocity, step k uses draw k, or 2k − 1
+        and, for the test, 2k with ``"mala"``.
+    burn_in : int
+        Steps before the n, not in path or acceptance.
+    thin : int
+        Keep each ``thin``-th of the n states.
+    return_path : bool
+        Whether to keep them.
+
+    Raises
+    ------
+    ShapeError
+        ``x`` is no state, the preconditioner does not fit it, or the score's output does not.
+    ScheduleError
+        A number out of range.
+    IncompatibleError
+        An unknown option, an option the method does not read, or ``"mala"`` on a score without
+        a log density.
+    DivergenceError
+        The state turned NaN or infinite, or a MALA chain starts where it has no finite density.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> from sdescore.mcmc.langevin import langevin
+    >>> well = ss.EnergyModel(lambda x: -2 * (x.square() - 1).square().sum(-1))
+    >>> run = langevin(well, torch.zeros(500, 1), 0.05, 100, method="mala")
+    >>> bool(run.acceptance.mean() > 0.8), bool((run.x.abs() - 0.9).abs().mean() < 0.3)
+    (True, True)
+    """
+    _check_options(method, convention, friction, n, burn_in, thin, return_path)
+    for name, value in (("step", step), ("temperature", temperature)):
+        require(finite(value) and not isinstance(value, bool) and value > 0, f"{name} > 0", value)
+    require_state(x)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ShapeError(f"expected x in float32 or float64, got {x.dtype}; use x.float()")
+    require(bool(x.isfinite().all()), "a finite state to start from", "NaN or infinity in it")
+    P = as_preconditioner(preconditioner, tuple(x.shape[1:])).to(x)
+    target = _Target(score, x, t, needs_density=method == "mala")
+    draw = _draws(noise, seed, x, 1 + (burn_in + n) * (2 if method == "mala" else 1))
+    noises = map(draw, itertools.count(1))
+    tau = 0.5 * step if convention == "epsilon" else step
+    x = x.detach()
+    chain: Iterator[tuple[Tensor, Tensor]]
+    if method == "unadjusted":
+        chain = _unadjusted(x, target, tau, temperature, P, noises)
+    elif method == "mala":
+        chain = mala(x, target, target.log_density, tau, temperature, P, noises)
+    else:
+        v = math.sqrt(temperature) * P.sqrt_apply(draw(0))
+        chain = baoab(
+            x, v, target, step, 1.0 if friction is None else friction, temperature, P, noises
+        )
+    path = x.new_empty(n // thin, *x.shape) if return_path else None
+    accepted = torch.zeros(len(x), device=x.device)
+    # Beside x a chain gives what its method has to say: who moved, or the velocity.
+    for k, (x, said) in zip(range(1 - burn_in, n + 1), chain, strict=False):
+        _require_finite(x, burn_in + k - 1)
+        if k > 0 and method == "mala":
+            accepted += said
+        if k > 0 and path is not None and k % thin == 0:
+            path[k // thin - 1] = x
+    return LangevinRun(x, path, accepted / n if method == "mala" else None, target.evaluations)
+
+
+def _unadjusted(
+    x: Tensor,
+    score: Callable[[Tensor], Tensor],
+    tau: float,
+    temperature: float,
+    P: Preconditioner,
+    noises: Iterator[Tensor],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    spread = math.sqrt(2 * tau * temperature)
+    for z in noises:
+        x = x + tau * P.apply(score(x)) + spread * P.sqrt_apply(z)
+        yield x, z
+
+
+class _Target:
+    """The score and log density at one ``t``, checked, in the state's dtype, and counted."""
+
+    def __init__(
+        self, score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None, needs_density: bool
+    ) -> None:
+        if isinstance(score, type) or not callable(score):
+            raise IncompatibleError(f"expected a callable score, got {score!r:.200}")
+        self.evaluations = 0
+        self._score = score
+        self._log_density = log_density_of(score) if needs_density else None
+        self._given: tuple[Tensor, ...] = ()
+        if t is not None:
+            if not isinstance(t, Tensor) and not finite(t):
+                raise TimeError(f"expected t to be a finite number or a tensor, got {t!r:.100}")
+            self._given = (as_time(t, x),)
+            align(self._given[0], x)  # refuses a time that is neither one nor one per chain
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.evaluations += 1
+        s = self._score(x.clone(), *self._given)  # a score that writes to its input does no harm
+        require_same_shape(s, x, "the score")
+        return s.to(x)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        f: Tensor = self._log_density(x.clone(), *self._given)  # type: ignore[misc]
+        return f
+
+
+def _draws(noise: NoiseSource | None, seed: int, x: Tensor, count: int) -> Callable[[int], Tensor]:
+    """``k -> (B, *E)``, for k < count."""
+    if noise is not None and not isinstance(noise, NoiseSource):
+        raise IncompatibleError(f"expected a NoiseSource, got {type(noise).__name__}")
+    source = SeededNoise(seed) if noise is None else noise
+    spans = [None] * count
+    source.check(tuple(x.shape), spans)
+    stream = source.open(range(len(x)), tuple(x.shape[1:]), spans, dtype=x.dtype, device=x.device)
+    return stream.draw
+
+
+def _check_options(
+    method: str,
+    convention: str,
+    friction: float | None,
+    n: int,
+    burn_in: int,
+    thin: int,
+    return_path: bool,
+) -> None:
+    """Refuse options that are unknown, out of range, or not read by the method."""
+    for name, value, allowed in (
+        ("method", method, METHODS),
+        ("convention", convention, CONVENTIONS),
+    ):
+        if value not in allowed:
+            raise IncompatibleError(f"expected {name} among {', '.join(allowed)}; got {value!r}")
+    if method == "underdamped":
+        if convention != "tau":
+            raise IncompatibleError(
+                "expected no convention= with method='underdamped', whose step is a time h; got "
+                f"{convention!r}"
+            )
+        usable = friction is None or (finite(friction) and not isinstance(friction, bool))
+        require(usable and (friction or 0) >= 0, "friction >= 0", f"{friction!r}")
+    elif friction is not None:
+        raise IncompatibleError(
+            f"expected friction= with method='underdamped' only, got it with {method!r}"
+        )
+    require(is_count(n) and n >= 1, "a number of steps n >= 1", f"{n!r}")
+    require(is_count(burn_in), "burn_in >= 0", f"{burn_in!r}")
+    require(is_count(thin) and 1 <= thin <= n, "1 <= thin <= n", f"{thin!r}")
+    if thin > 1 and not return_path:
+        raise IncompatibleError("expected return_path=True beside thin=, which thins the path")
+
+
+def _require_finite(x: Tensor, step: int) -> None:
+    """Refuse to go on from a state that is not finite.
+
+    Raises
+    ------
+    DivergenceError
+        Names the step, counted from 0 with burn-in, and the chains.
+    """
+    if bool(x.isfinite().all()):
+        return
+    chains = (~flat(x).isfinite().all(1)).nonzero().flatten().tolist()
+    shown = ", ".join(map(str, chains[:8])) + (", …" if len(chains) > 8 else "")
+    raise DivergenceError(
+        f"expected a finite state, got none after step {step} in {len(chains)} of {len(x)} chains: "
+        f"{shown}. The step is too large for the score (a mode of variance S is stable for tau < "
+        "2S, h < 2 sqrt(S)), or score or log density is not finite there: take a smaller step, a "
+        "preconditioner or another start",
+        step=step,
+        t=float("nan"),
+        samples=chains,
+    )

@@ -1,0 +1,129 @@
+r"""Metropolis' test of a Langevin step, which makes its stationary law exact.
+
+MALA (Besag 1994, discussion of Grenander & Miller; Roberts & Tweedie 1996, "Exponential convergence
+of Langevin distributions and their discrete approximations") proposes the Langevin step
+:math:`q(x \to y) = N(y;\ x + \tau P s_x,\ 2\tau\vartheta P)` and accepts it with probability
+:math:`\min(1, e^r)`,
+
+.. math::
+   r = \log \frac{p(y)^{1/\vartheta}\, q(y \to x)}{p(x)^{1/\vartheta}\, q(x \to y)}
+     = \frac1\vartheta \Bigl[ \log \frac{p(y)}{p(x)} - \tfrac12 (y - x)^T (s_x + s_y)
+       + \tfrac\tau4 \bigl( s_x^T P s_x - s_y^T P s_y \bigr) \Bigr] .
+
+The right-hand side is the one computed: in the difference of
+:math:`(y - x - \tau P s_x)^T P^{-1} (y - x - \tau P s_x)` and its mirror image P⁻¹ cancels. What is
+left is the error of the trapezium rule for :math:`\log p(y)/p(x)` and a difference of speeds, each
+small where τ is. It holds for any ``s``, be it the gradient of ``log p`` or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import ShapeError
+from sdescore.mcmc.preconditioner import Preconditioner
+from sdescore.shapes import align, flat, sum_event
+
+__all__ = ["log_ratio", "mala"]
+
+
+def mala(
+    x: Tensor,
+    score: Callable[[Tensor], Tensor],
+    log_density: Callable[[Tensor], Tensor],
+    tau: float,
+    temperature: float,
+    P: Preconditioner,
+    noises: Iterator[Tensor],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """``x`` ``(B, *E)`` after each step and who moved ``(B,)``; ``n + 1`` evaluations for n steps.
+
+    A step takes two of ``noises``, each like ``x`` and used before the next is asked for: one
+    for the proposal and one for the test. A chain that starts where score or density is not
+    finite could only stand still and look well: it becomes NaN.
+
+    Raises
+    ------
+    ShapeError
+        The log density is not one number a sample.
+    """
+    here = evaluate(x, score, log_density, P)
+    here = here._replace(x=torch.where(align(here.is_finite(), x), x, torch.nan))
+    spread = math.sqrt(2 * tau * temperature)
+    for z in noises:
+        y = here.x + tau * P.apply(here.score) + spread * P.sqrt_apply(z)
+        there = evaluate(y, score, log_density, P)
+        r = log_ratio(here, there, tau, temperature)
+        # Where the proposal, its score or its density is not finite, r is not, and it is rejected.
+        moved = (log_uniform(next(noises)) < r) & r.isfinite()
+        here = Point(
+            torch.where(align(moved, x), there.x, here.x),
+            torch.where(align(moved, x), there.score, here.score),
+            torch.where(moved, there.log_density, here.log_density),
+            torch.where(moved, there.speed, here.speed),
+        )
+        yield here.x, moved
+
+
+class Point(NamedTuple):
+    """A state with all that the test needs of it.
+
+    Attributes
+    ----------
+    x, score : Tensor
+        ``(B, *E)``.
+    log_density, speed : Tensor
+        ``(B,)``: log p up to a constant, and sᵀ P s.
+    """
+
+    x: Tensor
+    score: Tensor
+    log_density: Tensor
+    speed: Tensor
+
+    def is_finite(self) -> Tensor:
+        """Whether density and score are, ``(B,)``."""
+        return (self.log_density + self.speed).isfinite()
+
+
+def evaluate(
+    x: Tensor,
+    score: Callable[[Tensor], Tensor],
+    log_density: Callable[[Tensor], Tensor],
+    P: Preconditioner,
+) -> Point:
+    """The point at ``x``: one evaluation of the score and one of the log density.
+
+    Raises
+    ------
+    ShapeError
+        The log density is not one number a sample.
+    """
+    s, f = score(x), log_density(x)
+    if not isinstance(f, Tensor) or f.shape != x.shape[:1]:
+        got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+        raise ShapeError(f"expected a log density of shape ({len(x)},), one a sample, got {got}")
+    return Point(x, s, f.to(x), P.quadratic(s))
+
+
+def log_ratio(old: Point, new: Point, tau: float, temperature: float) -> Tensor:
+    """``r`` of the move from ``old`` to ``new``, ``(B,)``."""
+    rule = 0.5 * sum_event((new.x - old.x) * (old.score + new.score))
+    speeds = 0.25 * tau * (old.speed - new.speed)
+    return (new.log_density - old.log_density - rule + speeds) / temperature
+
+
+def log_uniform(z: Tensor) -> Tensor:
+    """``log u``, u uniform on (0, 1): ``log Φ`` of each row's first standard normal, ``(B,)``.
+
+    An event without elements has one state and nothing to draw from: its u is 1/2.
+    """
+    rows = flat(z)
+    first = rows[:, 0] if rows.shape[1] else z.new_zeros(len(z))
+    log_u: Tensor = torch.special.log_ndtr(first)
+    return log_u

@@ -1,0 +1,210 @@
+r"""A positive definite matrix P that says how far a Langevin step goes in which direction.
+
+The Langevin equation
+
+.. math:: \mathrm{d}x = P s\,\mathrm{d}r + \sqrt{2\vartheta}\,P^{1/2}\,\mathrm{d}w
+
+has the same stationary law for every P: it is the plain one of :math:`\tilde x = P^{-1/2} x`, whose
+score is :math:`P^{1/2} s`. With P near the covariance of the law, :math:`\tilde x` has no stiff
+direction (Roberts & Stramer 2002, "Langevin diffusions and Metropolis–Hastings algorithms").
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError, ScheduleError, ShapeError
+from sdescore.sde.base import require
+from sdescore.shapes import flat, float64, sum_event
+
+__all__ = ["Numbers", "Preconditioner", "as_preconditioner", "require_preconditioner"]
+
+Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
+
+
+@dataclass(frozen=True, eq=False)
+class Preconditioner:
+    r"""``P`` by its eigenvalues; make one by :meth:`diagonal` or :meth:`full`.
+
+    Compares and hashes by its numbers.
+
+    Attributes
+    ----------
+    eigenvalues : Tensor
+        Event-shaped, or ``()``, one number for all elements; ``(d,)`` beside ``vectors``; > 0.
+    vectors : Tensor or None
+        ``(d, d)``, an orthonormal eigenvector a column, on the flattened event; None where P is
+        diagonal.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sdescore.mcmc.preconditioner import Preconditioner
+    >>> P = Preconditioner.full([[2.0, 1.0], [1.0, 2.0]])
+    >>> P.apply(torch.tensor([[1.0, 1.0]], dtype=torch.float64)).round(decimals=6)
+    tensor([[3., 3.]], dtype=torch.float64)
+    """
+
+    eigenvalues: Tensor
+    vectors: Tensor | None = None
+
+    @classmethod
+    def diagonal(cls, values: Numbers) -> Preconditioner:
+        """From positive numbers, event-shaped or one for all elements; kept in float64.
+
+        Raises
+        ------
+        ShapeError
+            Not numbers.
+        ScheduleError
+            A value that is not finite and positive.
+        """
+        eigenvalues = float64(values).detach().clone()  # type: ignore[arg-type]
+        _require_positive(eigenvalues, "positive preconditioner values")
+        return cls(eigenvalues)
+
+    @classmethod
+    def full(cls, matrix: Numbers) -> Preconditioner:
+        """From a symmetric positive definite ``(d, d)`` over the flattened event, in float64.
+
+        Raises
+        ------
+        ShapeError
+            Not numbers, or not square.
+        ScheduleError
+            A matrix that is not finite, symmetric and positive definite.
+        """
+        P = float64(matrix).detach()  # type: ignore[arg-type]
+        if P.ndim != 2 or P.shape[0] != P.shape[1]:
+            raise ShapeError(f"expected a preconditioner matrix (d, d), got {tuple(P.shape)}")
+        require(bool(P.isfinite().all()), "a finite preconditioner", "NaN or infinity in it")
+        # The accuracy of the numbers as they came: a float32 covariance is not quite symmetric.
+        given = matrix.dtype if isinstance(matrix, Tensor) else torch.float64
+        eps = torch.finfo(given if given.is_floating_point else torch.float64).eps
+        skew, largest = ((M.abs().max().item() if len(P) else 0.0) for M in (P - P.mT, P))
+        require(
+            skew <= 16 * len(P) * eps * largest,
+            "a symmetric preconditioner",
+            f"P - P^T up to {skew:g}",
+        )
+        eigenvalues, vectors = torch.linalg.eigh(0.5 * (P + P.mT))
+        _require_positive(eigenvalues, "a positive definite preconditioner")
+        return cls(eigenvalues, vectors)
+
+    def require_event(self, event_shape: tuple[int, ...]) -> None:
+        """Refuse an event of another shape.
+
+        Raises
+        ------
+        ShapeError
+            See above.
+        """
+        own = tuple(self.eigenvalues.shape)
+        if self.vectors is not None:
+            if own != (math.prod(event_shape),):
+                raise ShapeError(
+                    f"expected a preconditioner matrix of {math.prod(event_shape)} rows for events "
+                    f"of shape {tuple(event_shape)}, got {own[0]}"
+                )
+        elif own not in ((), tuple(event_shape)):
+            raise ShapeError(
+                f"expected preconditioner values of the event's shape {tuple(event_shape)}, got "
+                f"{own}"
+            )
+
+    def to(self, x: Tensor) -> Preconditioner:
+        """In the dtype and on the device of ``x``."""
+        vectors = None if self.vectors is None else self.vectors.to(x)
+        return Preconditioner(self.eigenvalues.to(x), vectors)
+
+    def affine(self, scale: float, shift: float) -> Preconditioner:
+        """``scale P + shift I``."""
+        return Preconditioner(scale * self.eigenvalues + shift, self.vectors)
+
+    def apply(self, v: Tensor) -> Tensor:
+        """``P v`` for each row of ``v`` ``(B, *E)``."""
+        return self._apply(self.eigenvalues, v)
+
+    def sqrt_apply(self, v: Tensor) -> Tensor:
+        """``P^{1/2} v``, the symmetric root, for each row of ``v`` ``(B, *E)``."""
+        return self._apply(self.eigenvalues.sqrt(), v)
+
+    def quadratic(self, v: Tensor) -> Tensor:
+        """``vᵀ P v``, ``(B,)``."""
+        if self.vectors is None:
+            return sum_event(self.eigenvalues * v.square())
+        return ((flat(v) @ self.vectors).square() * self.eigenvalues).sum(1)
+
+    def _apply(self, eigenvalues: Tensor, v: Tensor) -> Tensor:
+        if self.vectors is None:
+            return eigenvalues * v
+        rotated = (flat(v) @ self.vectors) * eigenvalues
+        return (rotated @ self.vectors.mT).reshape(v.shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Preconditioner) and self._numbers() == other._numbers()
+
+    def __hash__(self) -> int:
+        return hash(self._numbers())
+
+    def _numbers(self) -> tuple[object, ...]:
+        parts = (self.eigenvalues, self.vectors)
+        return tuple(
+            p if p is None else (tuple(p.shape), str(p.dtype), p.cpu().numpy().tobytes())
+            for p in parts
+        )
+
+
+def as_preconditioner(
+    value: Preconditioner | Numbers | None, event_shape: tuple[int, ...]
+) -> Preconditioner:
+    """What a user gave for events of this shape: the identity for None, a diagonal or a matrix.
+
+    Raises
+    ------
+    ShapeError, ScheduleError
+        As :meth:`Preconditioner.diagonal` and :meth:`Preconditioner.full`.
+    """
+    if value is None:
+        return Preconditioner(torch.ones((), dtype=torch.float64))
+    if isinstance(value, Preconditioner):
+        value.require_event(event_shape)
+        return value
+    shape, d = tuple(float64(value).shape), math.prod(event_shape)  # type: ignore[arg-type]
+    if shape in ((), tuple(event_shape)):
+        return Preconditioner.diagonal(value)
+    if shape == (d, d):
+        return Preconditioner.full(value)
+    raise ShapeError(
+        f"expected a preconditioner of the event's shape {tuple(event_shape)}, or a matrix "
+        f"({d}, {d}) over its elements, got {shape}"
+    )
+
+
+def require_preconditioner(value: object) -> None:
+    """Refuse what is neither None nor a :class:`Preconditioner`.
+
+    Raises
+    ------
+    IncompatibleError
+        See above.
+    """
+    if value is not None and not isinstance(value, Preconditioner):
+        raise IncompatibleError(
+            "expected a Preconditioner, got "
+            f"{type(value).__name__}; use Preconditioner.diagonal(variances) or .full(covariance)"
+        )
+
+
+def _require_positive(eigenvalues: Tensor, expected: str) -> None:
+    if not bool(((eigenvalues > 0) & eigenvalues.isfinite()).all()):
+        lowest = eigenvalues.min().item()
+        raise ScheduleError(
+            f"expected {expected}, got an eigenvalue or value {lowest:g}; add a small multiple of "
+            "the identity to a singular one"
+        )
