@@ -1,0 +1,1 @@
+"""The Fokker–Planck equation, solved on a grid: densities where samplers give samples."""

@@ -1,0 +1,104 @@
+r"""A box cut into equal cells.
+
+Cells are numbered in C order. A face is named by its normal axis and the two cells it parts;
+those on the box's wall let nothing through and do not appear.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import ShapeError
+from sdescore.sde.base import finite, require
+from sdescore.shapes import is_count
+
+__all__ = ["Box"]
+
+MAX_DIMENSIONS = 3
+
+
+@dataclass(frozen=True)
+class Box:
+    """``bounds[a][0] <= x_a <= bounds[a][1]``, cut into ``cells[a]`` equal parts along axis a.
+
+    Raises
+    ------
+    ShapeError
+        Not one pair of bounds and one count for each of one to three axes.
+    ScheduleError
+        Bounds not finite or not rising, fewer than three cells along an axis.
+    """
+
+    bounds: tuple[tuple[float, float], ...]
+    cells: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        pairs = isinstance(self.bounds, tuple) and all(
+            isinstance(pair, tuple) and len(pair) == 2 for pair in self.bounds
+        )
+        if (
+            not pairs
+            or not isinstance(self.cells, tuple)
+            or not 1 <= len(self.bounds) == len(self.cells) <= MAX_DIMENSIONS
+        ):
+            raise ShapeError(
+                f"expected bounds as a tuple of one to {MAX_DIMENSIONS} pairs (low, high) and "
+                "cells as a tuple of as many integers, such as ((-5.0, 5.0),) and (200,); got "
+                f"{self.bounds!r:.200} and {self.cells!r:.200}"
+            )
+        for low, high in self.bounds:
+            require(finite(low, high) and low < high, "finite bounds, low < high", f"{(low, high)}")
+        for count in self.cells:
+            require(is_count(count) and count >= 3, "at least 3 cells along an axis", f"{count!r}")
+
+    @property
+    def widths(self) -> tuple[float, ...]:
+        """A cell's extent along each axis."""
+        pairs = zip(self.bounds, self.cells, strict=True)
+        return tuple((high - low) / count for (low, high), count in pairs)
+
+    @property
+    def volume(self) -> float:
+        """A cell's volume."""
+        return math.prod(self.widths)
+
+    @cached_property
+    def centres(self) -> Tensor:
+        """``(*cells, d)`` float64."""
+        return self._lattice([self._positions(a, 0.5, n) for a, n in enumerate(self.cells)])
+
+    def faces(self, axis: int) -> Tensor:
+        """Centres of the inner faces normal to an axis, ``(faces, d)`` float64."""
+        lines = [self._positions(a, 0.5, n) for a, n in enumerate(self.cells)]
+        lines[axis] = self._positions(axis, 1.0, self.cells[axis] - 1)
+        return self._lattice(lines).flatten(0, -2)
+
+    def sides(self, axis: int) -> tuple[Tensor, Tensor]:
+        """Numbers of the cells before and behind each face of :meth:`faces`, ``(faces,)``."""
+        number = torch.arange(math.prod(self.cells)).reshape(self.cells)
+        inner = self.cells[axis] - 1
+        before, behind = number.narrow(axis, 0, inner), number.narrow(axis, 1, inner)
+        return before.flatten(), behind.flatten()
+
+    @cached_property
+    def outermost(self) -> Tensor:
+        """``(*cells,)`` bool: the cells that touch the wall."""
+        touching = torch.zeros(self.cells, dtype=torch.bool)
+        for axis, count in enumerate(self.cells):
+            touching.select(axis, 0).fill_(True)
+            touching.select(axis, count - 1).fill_(True)
+        return touching
+
+    def _positions(self, axis: int, offset: float, count: int) -> Tensor:
+        """``low + (i + offset) width`` for i < count."""
+        steps = torch.arange(count, dtype=torch.float64) + offset
+        return self.bounds[axis][0] + steps * self.widths[axis]
+
+    @staticmethod
+    def _lattice(lines: list[Tensor]) -> Tensor:
+        return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1)

@@ -1,0 +1,58 @@
+"""Densities on the cells of a box: made, checked, integrated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import ShapeError
+from sdescore.fokker_planck.box import Box
+from sdescore.sde.base import finite, require
+
+__all__ = ["LogDensity", "flat_density", "from_log_density", "normalised"]
+
+LogDensity = Callable[[Tensor], Tensor]
+"""``(N, d) -> (N,)``, up to a constant."""
+
+
+def from_log_density(box: Box, log_density: LogDensity) -> Tensor:
+    """``exp(log_density)`` at the cells' centres, scaled to mass 1: ``(*cells,)`` float64."""
+    points = box.centres.flatten(0, -2)
+    with torch.no_grad():
+        values = log_density(points)
+    if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ShapeError(
+            f"expected a log density (N, d) -> (N,), with N = {len(points)} here; got {got}"
+        )
+    values = values.double()
+    top = values.max().item()
+    require(finite(top), "a log density below +inf, and finite on some cell", f"a maximum {top}")
+    return _scaled(box, (values - top).exp().reshape(box.cells))
+
+
+def normalised(box: Box, p: Tensor) -> Tensor:
+    """``p`` ``(*cells,)`` scaled to mass 1, float64; refused if it is no density."""
+    if not isinstance(p, Tensor) or p.shape != box.cells:
+        got = tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__
+        raise ShapeError(f"expected p0 as a log density or a tensor {box.cells}, got {got}")
+    p = p.detach().to(device="cpu", dtype=torch.float64)
+    require(bool((p >= 0).all()), "p0 >= 0", f"a smallest value {p.min().item():g}")
+    total = p.sum().item()
+    require(finite(total) and total > 0, "p0 with a finite mass > 0", f"a sum of {total:g}")
+    return _scaled(box, p)
+
+
+def flat_density(box: Box, p: Tensor) -> Tensor:
+    """``(…, *cells)`` → ``(…, N)`` float64."""
+    d = len(box.cells)
+    if not isinstance(p, Tensor) or p.ndim < d or p.shape[-d:] != box.cells:
+        got = tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__
+        raise ShapeError(f"expected densities (…, *cells) with cells {box.cells}, got {got}")
+    return p.double().flatten(-d)
+
+
+def _scaled(box: Box, p: Tensor) -> Tensor:
+    return p / (p.sum() * box.volume)
