@@ -15,13 +15,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError, ShapeError
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids import LevelGrid
 from sdescore.sde.base import check_time, finite, require
 from sdescore.sde.interpolation import MonotoneCubic
+from sdescore.sde.ladder import largest_distance, levels_for_ratio, ratio_for_overlap
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.vp import IntegratedBetaSDE
-from sdescore.shapes import flat, require_state
+from sdescore.shapes import is_count, require_state
 from sdescore.typing import Time
 
 __all__ = ["DiscreteVESDE", "DiscreteVPSDE"]
@@ -171,7 +172,7 @@ class DiscreteVESDE(LinearSDE):
     def geometric(cls, *, sigma_max: float, sigma_min: float, levels: int) -> DiscreteVESDE:
         """The ladder with constant ratio σ_i/σ_{i+1} > 1 (Song & Ermon 2019, section 4.1)."""
         require(
-            isinstance(levels, int)
+            is_count(levels)
             and levels >= 2
             and finite(sigma_min, sigma_max)
             and 0 < sigma_min < sigma_max,
@@ -182,30 +183,72 @@ class DiscreteVESDE(LinearSDE):
         return cls(sigmas=as_floats(torch.linspace(*ends, levels, dtype=torch.float64).exp()))
 
     @classmethod
-    def from_data(cls, data: Tensor, *, sigma_min: float = 0.01, levels: int) -> DiscreteVESDE:
-        """The geometric ladder whose σ_1 is the largest distance between two data.
+    def from_data(
+        cls,
+        data: Tensor,
+        *,
+        sigma_min: float = 0.01,
+        levels: int | None = None,
+        ratio: float | None = None,
+        overlap: float = 0.5,
+    ) -> DiscreteVESDE:
+        r"""The geometric ladder of Song & Ermon 2020, arXiv:2006.09011, techniques 1 and 2.
 
-        NCSNv2's technique 1 (Song & Ermon 2020, arXiv:2006.09011, section 3.1): then a sample
-        can move between any two data at the first level.
+        :math:`\sigma_1` is the largest distance between two data, so that a sample can move
+        between any two at the first level. The ratio is the largest, for whole levels, at which
+        ``overlap`` of a level's radii lie in the typical set of the level above. That takes the
+        radius of Gaussian noise for Gaussian itself, as it is in many dimensions D: at the paper's
+        0.5 the true overlap is 0.43 for D = 8, 0.476 for 64 and 0.493 for 784. Below D = 5 there
+        is no such ratio: give the levels.
 
         Parameters
         ----------
         data : Tensor
-            ``(n, *E)``, n >= 2. Every pair is compared, block by block: n² d operations in
-            memory that does not grow with n².
+            ``(n, *E)``, n >= 2; see :func:`sdescore.sde.ladder.largest_distance`, exact up to
+            60,000 data.
         sigma_min : float
-            σ_L, small beside the data's own scale.
-        levels : int
-            L >= 2.
+            σ_L, small beside the data's own scale; the paper's 0.01 belongs to pixels in [0, 1].
+        levels : int, optional
+            L >= 2, in place of technique 2.
+        ratio : float, optional
+            The largest σ_i/σ_{i+1}, > 1, in place of technique 2.
+        overlap : float
+            In (0, 0.997), the share that neighbouring levels have in common.
 
         Raises
         ------
         ShapeError
             Not ``(n, *E)`` in floating point with n >= 2.
         ScheduleError
-            The largest distance is not above ``sigma_min``, or is not finite.
+            A parameter out of range, events of fewer than five elements without ``levels`` or
+            ``ratio``, or a largest distance that is not above ``sigma_min`` or not finite.
+        IncompatibleError
+            Both ``levels`` and ``ratio``.
+
+        Examples
+        --------
+        >>> import torch, sdescore as ss
+        >>> images = torch.rand(100, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+        >>> sde = ss.DiscreteVESDE.from_data(images)
+        >>> sde.levels, round(sde.sigmas[0], 1), round(sde.sigmas[0] / sde.sigmas[1], 3)
+        (92, 12.3, 1.081)
         """
-        return cls.geometric(sigma_max=largest_distance(data), sigma_min=sigma_min, levels=levels)
+        require_state(data, "data")
+        if levels is not None and ratio is not None:
+            raise IncompatibleError("expected levels= or ratio=, got both; leave one of them out")
+        if levels is None:
+            dim = math.prod(data.shape[1:])
+            bound = ratio_for_overlap(overlap, dim) if ratio is None else ratio
+            require(finite(bound) and bound > 1, "ratio > 1", f"ratio={ratio!r}")
+        sigma_max = largest_distance(data)
+        require(
+            finite(sigma_min, sigma_max) and 0 < sigma_min < sigma_max,
+            "0 < sigma_min < the largest distance between two data",
+            f"sigma_min={sigma_min!r}, largest distance {sigma_max:g}",
+        )
+        if levels is None:
+            levels = levels_for_ratio(sigma_max, sigma_min, bound)
+        return cls.geometric(sigma_max=sigma_max, sigma_min=sigma_min, levels=levels)
 
     @property
     def T(self) -> float:
@@ -247,27 +290,3 @@ class DiscreteVESDE(LinearSDE):
     def _transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         growth = torch.expm1(2 * self._interpolant.between(s, t))
         return torch.ones_like(growth), self._marginal(s)[1].square() * growth
-
-
-def largest_distance(data: Tensor, block: int = 2048) -> float:
-    """The largest Euclidean distance between two of ``data`` ``(n, *E)``, n >= 2.
-
-    Raises
-    ------
-    ShapeError
-        Fewer than two samples, or not floating point.
-    """
-    require_state(data, "data")
-    if len(data) < 2:
-        raise ShapeError(f"expected at least two samples, got data of shape {tuple(data.shape)}")
-    require(bool(data.isfinite().all()), "finite data", "NaN or infinity in it")
-    blocks = flat(data).split(block)  # type: ignore[no-untyped-call]
-    best, pair = -1.0, (data[0], data[1])
-    for i, rows in enumerate(blocks):
-        for others in blocks[i:]:
-            distances = torch.cdist(rows, others)
-            where = int(distances.argmax())
-            if (found := distances.flatten()[where].item()) > best:
-                best, pair = found, (rows[where // len(others)], others[where % len(others)])
-    # The blocks are compared by a matrix product, which cancels; the pair itself is not.
-    return float((pair[0].double() - pair[1].double()).norm())
