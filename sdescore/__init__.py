@@ -15,7 +15,9 @@ from sdescore.checkpoint.store import load, save
 from sdescore.correctors.annealed import AnnealedLangevin
 from sdescore.correctors.base import Corrector
 from sdescore.correctors.langevin import Langevin
+from sdescore.correctors.mala import MALA
 from sdescore.correctors.none import NoCorrector
+from sdescore.correctors.underdamped import Underdamped
 from sdescore.errors import (
     CheckpointError,
     DivergenceError,
@@ -25,6 +27,7 @@ from sdescore.errors import (
     ShapeError,
     TimeError,
 )
+from sdescore.fokker_planck.solver import FokkerPlanck
 from sdescore.grids import (
     CustomGrid,
     Grid,
@@ -35,9 +38,21 @@ from sdescore.grids import (
     UniformGrid,
 )
 from sdescore.guidance import GuidedScore, classifier_free, classifier_guidance, condition
+from sdescore.losses.contrastive import ReplayBuffer, contrastive_divergence_loss
 from sdescore.losses.denoising import denoising_loss
+from sdescore.losses.explicit import explicit_loss
+from sdescore.losses.finite_difference import finite_difference_loss
+from sdescore.losses.implicit import implicit_loss
+from sdescore.losses.importance import ImportanceTimes
+from sdescore.losses.kernel_density import kernel_density_score
+from sdescore.losses.levels import at_levels
 from sdescore.losses.loss import Loss
-from sdescore.losses.times import LevelTimes, UniformTimes
+from sdescore.losses.sliced import sliced_loss
+from sdescore.losses.times import LevelTimes, LogNormalTimes, LogSNRTimes, UniformTimes
+from sdescore.losses.weighting import EDMWeighting, MinSNR
+from sdescore.mcmc.diagnostics import effective_sample_size, r_hat
+from sdescore.mcmc.langevin import LangevinRun, langevin
+from sdescore.mcmc.preconditioner import Preconditioner
 from sdescore.nets.ema import EMA
 from sdescore.nets.energy import EnergyModel
 from sdescore.nets.ensemble import LevelEnsemble
@@ -65,6 +80,7 @@ from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.flow import RectifiedFlowSDE
 from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
+from sdescore.sde.langevin import LangevinSDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.subvp import SubVPSDE
 from sdescore.sde.ve import VESDE
@@ -80,6 +96,7 @@ __all__ = [
     "DDIM",
     "EDMSDE",
     "EMA",
+    "MALA",
     "MLP",
     "SDE",
     "VESDE",
@@ -97,32 +114,42 @@ __all__ = [
     "DiscreteVESDE",
     "DiscreteVPSDE",
     "DivergenceError",
+    "EDMWeighting",
     "EmpiricalScore",
     "EnergyModel",
     "EulerMaruyama",
+    "FokkerPlanck",
     "Gaussian",
     "GaussianScore",
     "Grid",
     "GuidedScore",
+    "ImportanceTimes",
     "IncompatibleError",
     "KarrasGrid",
     "Langevin",
+    "LangevinRun",
+    "LangevinSDE",
     "LevelEnsemble",
     "LevelGrid",
     "LevelTimes",
     "LinearSDE",
     "LogLikelihood",
+    "LogNormalTimes",
     "LogSNRGrid",
+    "LogSNRTimes",
     "Loss",
+    "MinSNR",
     "MixtureScore",
     "NoCorrector",
     "NoPredictor",
     "NoiseSource",
+    "Preconditioner",
     "Predictor",
     "PredictorCorrector",
     "ProbabilityFlow",
     "QuadraticGrid",
     "RectifiedFlowSDE",
+    "ReplayBuffer",
     "ReplayNoise",
     "ReverseDiffusion",
     "ReverseSDE",
@@ -137,17 +164,28 @@ __all__ = [
     "TimeError",
     "TrainingResult",
     "UNet",
+    "Underdamped",
     "UniformGrid",
     "UniformTimes",
+    "at_levels",
     "bits_per_dim",
     "classifier_free",
     "classifier_guidance",
     "condition",
+    "contrastive_divergence_loss",
     "convert",
     "denoising_loss",
+    "effective_sample_size",
+    "explicit_loss",
+    "finite_difference_loss",
+    "implicit_loss",
+    "kernel_density_score",
+    "langevin",
     "load",
+    "r_hat",
     "save",
     "simulate",
+    "sliced_loss",
     "train",
     "tweedie_covariance",
     "tweedie_mean",

@@ -21,10 +21,10 @@ LEVELS: list[set[str]] = [
     {"errors", "shapes", "typing"},
     {"grids", "rng"},
     {"sde"},
-    {"parameterization", "tweedie", "noise"},
+    {"parameterization", "tweedie", "noise", "divergence"},
     {"score", "nets"},
-    {"tableau", "predictors", "correctors", "losses", "guidance"},
-    {"sampler", "simulate", "probability_flow", "training", "checkpoint"},
+    {"tableau", "predictors", "correctors", "mcmc", "losses", "guidance"},
+    {"sampler", "simulate", "fokker_planck", "probability_flow", "training", "checkpoint"},
     {"metrics", "plotting", "datasets", "demo", "cli", "__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
