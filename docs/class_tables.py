@@ -64,17 +64,21 @@ def predictor_rows() -> Iterator[Row]:
 
 
 def corrector_rows() -> Iterator[Row]:
-    """Name, inner steps, whether affine, and the step over σ² at both ends of two SDEs."""
+    """Name, inner steps, evaluations, whether affine, and the first step over σ² on two SDEs."""
     for kind in public(ss.Corrector):
         for call, corrector in variants(kind):
-            row = [call, str(corrector.steps), yes(corrector.is_affine())]
+            affine = corrector.is_affine()
+            stages = corrector.evaluations
+            if affine:
+                stages = corrector.tableau(SDE, ss.UniformGrid().times(SDE, 9)).times.shape[1]
+            row = [call, str(corrector.steps), str(corrector.calls * stages), yes(affine)]
             for sde in (ss.VESDE(), SDE):
                 times = sde.default_grid.times(sde, 9)
-                tableau = corrector.tableau(sde, times)
+                tableau = corrector.tableau(sde, times) if affine else ()
                 if not len(tableau):
                     row.append("—")
                     continue
-                ratio = tableau.b.flatten() / sde.marginal(times)[1].square()
+                ratio = tableau.b[:, 0, 0] / sde.marginal(times)[1].square()
                 ends = ratio[[0, -1]].tolist()
                 equal = abs(ends[0] - ends[1]) < 1e-9 * ends[0]
                 row.append(f"{ends[0]:.4g}" if equal else f"{ends[0]:.3g} … {ends[1]:.3g}")
@@ -105,7 +109,7 @@ OF = {
         predictor_rows,
     ),
     "correctors": (
-        "corrector, inner steps, affine, τ/σ² on VESDE(), τ/σ² on VPSDE()",
+        "corrector, inner steps, evaluations, affine, τ/σ² on VESDE(), τ/σ² on VPSDE()",
         corrector_rows,
     ),
     "sdes": (

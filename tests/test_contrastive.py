@@ -152,6 +152,13 @@ def test_every_shape_and_precision(shape: tuple[int, ...], dtype: torch.dtype) -
     assert loss.mean.item() == (4 if x.ndim == 1 else 2 * 4)
 
 
+def test_negatives_are_seen_in_the_precision_of_the_data() -> None:
+    seen = []
+    energy = ss.EnergyModel(lambda x: seen.append(x.dtype) or x.sum(-1))
+    contrastive_divergence_loss(energy, torch.zeros(2, 2), torch.zeros(2, 2).double())
+    assert seen == [torch.float32, torch.float32]
+
+
 ENERGY = ss.EnergyModel(lambda x: x.sum(-1))
 
 
@@ -219,19 +226,19 @@ def test_chains_persist_and_only_what_is_put_back_changes() -> None:
 
 
 def test_the_share_started_afresh() -> None:
-    """Binomial, two-sided at 1e-6; each drawn chain by itself, wherever it lies."""
-    marked = ReplayBuffer(50, lambda n, g: torch.zeros(n, 1), reinit=0.2)
-    marked.update(torch.arange(50), torch.ones(50, 1))
-    afresh, places = 0, torch.zeros(50)
-    for _ in range(200):
-        index, x = marked.draw(20)
-        afresh += int((x == 0).sum())
-        places += torch.bincount(index, minlength=50)
-    assert stats.binomtest(afresh, 4000, 0.2).pvalue > 1e-6
+    """Each drawn chain by itself, wherever it lies; 1e-6 for each of the four tests."""
+    buffer = ReplayBuffer(50, lambda n, g: torch.zeros(n, 1), reinit=0.2)
+    buffer.update(torch.arange(50), torch.ones(50, 1))
+    drawn = [buffer.draw(20) for _ in range(200)]
+    afresh = torch.stack([x[:, 0] == 0 for _, x in drawn]).double()
+    assert stats.binomtest(int(afresh.sum()), 4000, 0.2).pvalue > 1e-6
+    for mean, variance, dim in ((4, 3.2, 1), (40, 32, 0)):  # per draw, then per row of a draw
+        pearson = ((afresh.sum(dim) - mean).square() / variance).sum().item()
+        assert pearson < stats.chi2.isf(1e-6, afresh.shape[1 - dim])
     # 80 expected at each of 50 places, drawn without replacement: variance below binomial.
-    bound = stats.norm.isf(1e-6 / 100) * math.sqrt(200 * 0.4 * 0.6)
-    assert (places - 80).abs().max() < bound
-    assert torch.equal(marked.chains, torch.ones(50, 1))  # until they are put back
+    places = torch.bincount(torch.cat([index for index, _ in drawn]), minlength=50)
+    assert (places - 80).abs().max() < stats.norm.isf(1e-6 / 100) * math.sqrt(200 * 0.4 * 0.6)
+    assert torch.equal(buffer.chains, torch.ones(50, 1))  # until they are put back
 
 
 @pytest.mark.parametrize(("reinit", "share"), [(0.0, 0), (0, 0), (1.0, 8), (1, 8)])
@@ -251,6 +258,14 @@ def test_starts_may_be_data() -> None:
     assert len({tuple(buffer.draw(300)[1].flatten().tolist()) for _ in range(3)}) == 3
     assert len(buffer) == 300
     assert buffer.chains.dtype == data.dtype
+
+
+def test_the_starts_stay_as_they_were() -> None:
+    data = torch.ones(4, 2, requires_grad=True)
+    buffer = ReplayBuffer(4, lambda n, g: data[:n], reinit=0.0)
+    buffer.update(torch.arange(4), torch.zeros(4, 2))
+    assert torch.equal(data, torch.ones(4, 2))
+    assert not buffer.chains.requires_grad
 
 
 def test_a_seed_means_the_same_buffer() -> None:

@@ -468,6 +468,9 @@ def test_any_event(event: tuple[int, ...]) -> None:
     different = finite_difference_loss(score, x, probes=v, epsilon=1e-4)
     torch.testing.assert_close(different.per_sample, sliced, rtol=1e-6, atol=1e-7)
     assert different.per_sample.shape == (5,)
+    reduced = finite_difference_loss(score, x, probes=v, epsilon=1e-4, reduced_variance=True)
+    other = sliced_loss(score, x, probes=v, reduced_variance=True)
+    torch.testing.assert_close(reduced.per_sample, other.per_sample, rtol=1e-6, atol=1e-7)
 
 
 # Finite differences.
@@ -713,6 +716,7 @@ def test_bad_requests_are_refused(name: str, error: type[Exception], given: dict
         (ss.ScheduleError, sliced_loss, {"chunk_size": 1.5}),
         (ss.ScheduleError, finite_difference_loss, {"epsilon": 0.0}),
         (ss.ScheduleError, finite_difference_loss, {"epsilon": math.nan}),
+        (ss.IncompatibleError, finite_difference_loss, {"reduced_variance": 1}),
         (ss.ShapeError, finite_difference_loss, {"x": X.bfloat16()}),
         (ss.IncompatibleError, explicit_loss, {"target": 3.0}),
         (ss.ShapeError, explicit_loss, {"target": torch.zeros(3, 3)}),
@@ -779,6 +783,11 @@ def test_a_score_or_density_of_another_shape_is_refused() -> None:
 
     with pytest.raises(ss.ShapeError, match="log density"):
         finite_difference_loss(Flat(), X)
+
+
+def test_values_of_an_energy_do_not_know_its_gradient_s_norm() -> None:
+    with pytest.raises(ss.IncompatibleError, match="log density"):
+        finite_difference_loss(ss.EnergyModel(lambda x: x[:, 0]), X, reduced_variance=True)
 
 
 def test_dropout_has_no_differences() -> None:

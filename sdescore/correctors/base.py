@@ -49,7 +49,7 @@ class Corrector(ABC):
 
     @property
     def calls(self) -> int:
-        """How often a sampler runs tableau() or correct() at one time: ``steps``."""
+        """How often a sampler runs tableau() or correct() at one time, by default ``steps``."""
         return self.steps
 
     @property
@@ -73,7 +73,7 @@ class Corrector(ABC):
         require_linear(self, sde)
 
     def is_affine(self) -> bool:
-        """Whether :meth:`tableau` describes the corrector."""
+        """Whether tableau() describes the corrector."""
         return True
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
@@ -100,7 +100,7 @@ class Corrector(ABC):
     def correct(
         self, sde: SDE, x: Tensor, score: ScoreAt, t: float, noises: Iterator[Tensor]
     ) -> Tensor:
-        """What a sampler runs where the corrector is not affine; by default one :meth:`step`.
+        """What a sampler runs where the corrector is not affine; by default one step().
 
         ``x`` is ``(B, *E)`` and not to be written to; each of ``noises`` is like it, and valid
         until the next is asked for.

@@ -70,6 +70,7 @@ def finite_difference_loss(
     probes: int | Tensor = 1,
     probe_law: str = "sphere",
     epsilon: float | None = None,
+    reduced_variance: bool = False,
     weight: float | Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Loss:
@@ -89,10 +90,14 @@ def finite_difference_loss(
     epsilon : float, optional
         ε > 0, in units of ``x``; by default 0.03 for a log density, 0.005 for a score.
 
+    reduced_variance : bool
+        ``½ ‖(s₊ + s₋)/2‖²`` for ``½ (vᵀ(s₊ + s₋)/2)²``, as in :func:`sdescore.sliced_loss`. Of a
+        score that is no energy's alone: values of an energy do not know its gradient's norm.
+
     Raises
     ------
     IncompatibleError
-        An unknown option, or a network with active dropout.
+        An unknown option, reduced variance asked of an energy, or a network with active dropout.
     ShapeError, TimeError, ScheduleError
         A bad argument, or a score or density of the wrong shape.
 
@@ -114,11 +119,18 @@ def finite_difference_loss(
         epsilon is None or (finite(epsilon) and epsilon > 0), "epsilon > 0", f"epsilon={epsilon!r}"
     )
     check_deterministic(score)
+    energy = knows_density(score)
+    if not isinstance(reduced_variance, bool) or (reduced_variance and energy):
+        raise IncompatibleError(
+            "expected reduced_variance as True or False, and False for a score with a log density; "
+            f"got {reduced_variance!r} for {type(score).__name__}"
+        )
     v = draw_probes(probes, probe_law, x, generator)
-    if knows_density(score):
+    if energy:
         terms = from_density(score, given, v, ENERGY_STEP if epsilon is None else epsilon)
     else:
-        terms = from_score(score, given, v, SCORE_STEP if epsilon is None else epsilon)
+        step = SCORE_STEP if epsilon is None else epsilon
+        terms = from_score(score, given, v, step, reduced_variance)
     return weighted(terms.mean(0), given)
 
 
@@ -142,13 +154,17 @@ def from_density(score: AnyScore, given: Given, probes: Tensor, epsilon: float) 
     return torch.stack(terms)
 
 
-def from_score(score: AnyScore, given: Given, probes: Tensor, epsilon: float) -> Tensor:
+def from_score(
+    score: AnyScore, given: Given, probes: Tensor, epsilon: float, reduced_variance: bool
+) -> Tensor:
     """The terms ``(K, B)`` from values of the score."""
     terms = []
     for v in probes:
-        plus = sum_event(v * evaluate(score, given, given.x + epsilon * v).to(v))
-        minus = sum_event(v * evaluate(score, given, given.x - epsilon * v).to(v))
-        terms.append((plus - minus) / (2 * epsilon) + 0.5 * ((plus + minus) / 2).square())
+        plus = evaluate(score, given, given.x + epsilon * v).to(v)
+        minus = evaluate(score, given, given.x - epsilon * v).to(v)
+        mean = (plus + minus) / 2
+        square = sum_event(mean.square()) if reduced_variance else sum_event(v * mean).square()
+        terms.append(sum_event(v * (plus - minus)) / (2 * epsilon) + 0.5 * square)
     return torch.stack(terms)
 
 

@@ -52,10 +52,9 @@ def effective_sample_size(path: Tensor) -> Tensor:
 
     Examples
     --------
-    >>> import torch
-    >>> from sdescore.mcmc.diagnostics import effective_sample_size
+    >>> import torch, sdescore as ss
     >>> draws = torch.randn(1000, 4, 2, generator=torch.Generator().manual_seed(0))
-    >>> bool((effective_sample_size(draws) / 4000 - 1).abs().max() < 0.2)
+    >>> bool((ss.effective_sample_size(draws) / 4000 - 1).abs().max() < 0.2)
     True
     """
     halves = _halves(path)
@@ -99,10 +98,9 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
 
     Examples
     --------
-    >>> import torch
-    >>> from sdescore.mcmc.diagnostics import r_hat
+    >>> import torch, sdescore as ss
     >>> draws = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
-    >>> bool(r_hat(draws) < 1.01), bool(r_hat(draws + torch.arange(4)) > 1.5)
+    >>> bool(ss.r_hat(draws) < 1.01), bool(ss.r_hat(draws + torch.arange(4)) > 1.5)
     (True, True)
     """
     halves = _halves(path)

@@ -152,9 +152,8 @@ def langevin(
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.mcmc.langevin import langevin
     >>> well = ss.EnergyModel(lambda x: -2 * (x.square() - 1).square().sum(-1))
-    >>> run = langevin(well, torch.zeros(500, 1), 0.05, 100, method="mala")
+    >>> run = ss.langevin(well, torch.zeros(500, 1), 0.05, 100, method="mala")
     >>> bool(run.acceptance.mean() > 0.8), bool((run.x.abs() - 0.9).abs().mean() < 0.3)
     (True, True)
     """

@@ -29,9 +29,9 @@ Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 
 @dataclass(frozen=True, eq=False)
 class Preconditioner:
-    r"""``P`` by its eigenvalues; make one by :meth:`diagonal` or :meth:`full`.
+    r"""A preconditioner by its eigenvalues; it compares and hashes by its numbers.
 
-    Compares and hashes by its numbers.
+    Make one by :meth:`diagonal` or :meth:`full`.
 
     Attributes
     ----------
@@ -43,9 +43,8 @@ class Preconditioner:
 
     Examples
     --------
-    >>> import torch
-    >>> from sdescore.mcmc.preconditioner import Preconditioner
-    >>> P = Preconditioner.full([[2.0, 1.0], [1.0, 2.0]])
+    >>> import torch, sdescore as ss
+    >>> P = ss.Preconditioner.full([[2.0, 1.0], [1.0, 2.0]])
     >>> P.apply(torch.tensor([[1.0, 1.0]], dtype=torch.float64)).round(decimals=6)
     tensor([[3., 3.]], dtype=torch.float64)
     """

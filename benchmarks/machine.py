@@ -1,0 +1,27 @@
+"""What a figure was measured on."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+import torch
+
+import sdescore as ss
+
+
+def conditions(device: str = "cpu") -> dict[str, str | int]:
+    """Device, threads and versions, for a saved result."""
+    if device == "cuda":
+        name = torch.cuda.get_device_name()
+    else:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        name = next(names, platform.processor())
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "sdescore": ss.__version__,
+    }
