@@ -58,7 +58,23 @@ def demo_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def story_table(report: dict[str, Any]) -> str:
+    """What the three pictures show, in numbers."""
+    fields, weights, curve = (report[k] for k in ("low_density", "mode_weights", "manifold"))
+    rows = [
+        ("relative error of plain score matching over the data", f"{fields['error_on_data']:.2f}"),
+        ("relative error of plain score matching over the square", f"{fields['error_in_box']:.2f}"),
+        *((f"smaller mode (true 0.200): {name}", f"{w:.3f}") for name, w in weights.items()),
+        ("objective at the end, data on the circle", f"{curve['loss_without_noise']:.0f}"),
+        ("objective at the end, with noise", f"{curve['loss_with_noise']:.1f}"),
+        ("annealed Langevin, rms distance to the circle", f"{curve['radial_rms']:.4f}"),
+        ("annealed Langevin, upper half (true 0.700)", f"{curve['upper_half']:.3f}"),
+    ]
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
 if __name__ == "__main__":
+    print(story_table(load("story-cpu")), end="\n\n")
     print(demo_table(load("demo-cpu")), end="\n\n")
     print(overhead_table(load("overhead-cpu")), end="\n\n")
     print(noise_sentence(load("overhead-cpu")))

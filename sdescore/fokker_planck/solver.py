@@ -122,7 +122,7 @@ class FokkerPlanck:
 
     @property
     def backward(self) -> bool:
-        """Whether time runs down: the SDE is the reversal of its attribute ``forward``."""
+        """Whether the SDE is the reversal of its attribute ``forward``, so that time runs down."""
         return isinstance(getattr(self.sde, "forward", None), SDE)
 
     @property

@@ -4,10 +4,12 @@ Three of the paper's five techniques are numbers, and they are here; the third i
 ``ScoreModel(net, sde, prediction="epsilon")`` with a network that ignores the time, so that
 :math:`s = -f(x)/\sigma`, and the fifth is :class:`sdescore.EMA`.
 
-1. :math:`\sigma_1` is the largest distance between two data (:func:`largest_distance`).
-2. The ratio γ makes the typical sets of neighbouring levels overlap (:func:`ratio_for_overlap`).
-4. The Langevin step brings each level's variance as near to its own as it can
-   (:func:`langevin_step`).
+- Technique 1: :math:`\sigma_1` is the largest distance between two data
+  (:func:`largest_distance`).
+- Technique 2: the ratio γ makes the typical sets of neighbouring levels overlap
+  (:func:`ratio_for_overlap`).
+- Technique 4: the Langevin step brings each level's variance as near to its own as it can
+  (:func:`langevin_step`).
 """
 
 from __future__ import annotations
