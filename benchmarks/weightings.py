@@ -23,9 +23,7 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.datasets import digits, ring
-from sdescore.losses.importance import ImportanceTimes
-from sdescore.losses.times import LogNormalTimes, LogSNRTimes, TimeDistribution
-from sdescore.losses.weighting import EDMWeighting, MinSNR
+from sdescore.losses.times import TimeDistribution
 
 BATCH = 128
 TRAINING_STEPS = 300
@@ -33,10 +31,10 @@ TRAINING_STEPS = 300
 SAME = {  # one objective, that of uniform times
     "uniform": ss.UniformTimes(),
     "uniform, stratified": ss.UniformTimes(stratified=True),
-    "importance": ImportanceTimes(),
-    "importance, stratified": ImportanceTimes(stratified=True),
+    "importance": ss.ImportanceTimes(),
+    "importance, stratified": ss.ImportanceTimes(stratified=True),
 }
-OTHER = {"log-SNR": LogSNRTimes(), "log-normal": LogNormalTimes()}  # objectives of their own
+OTHER = {"log-SNR": ss.LogSNRTimes(), "log-normal": ss.LogNormalTimes()}  # objectives of their own
 
 
 def setups() -> dict[str, tuple[ss.LinearSDE, Tensor]]:
@@ -100,8 +98,8 @@ def measure(batches: int) -> list[dict[str, Any]]:
         weightings = {
             "sigma2": "sigma2",
             "likelihood": "likelihood",
-            "min-SNR": MinSNR(),
-            "EDM": EDMWeighting(sigma_data=round(data.std().item(), 2)),
+            "min-SNR": ss.MinSNR(),
+            "EDM": ss.EDMWeighting(sigma_data=round(data.std().item(), 2)),
         }
         for name, weighting in weightings.items():
             found = {
@@ -154,20 +152,28 @@ def noise_table(report: dict[str, Any]) -> str:
     return _table(report, "trace_over_squared_mean", wanted)
 
 
+def machine_sentence(report: dict[str, Any]) -> str:
+    """What the figures were measured on."""
+    return f"{report['device']}, one thread, torch {report['torch']}, Python {report['python']}"
+
+
 def _table(report: dict[str, Any], figure: str, wanted: list[tuple[str, str]]) -> str:
     columns = list(dict.fromkeys(row["column"] for row in report["rows"]))
-    found = {(r["column"], r["weighting"], r["times"]): r.get(figure) for r in report["rows"]}
+    found = {(r["column"], r["weighting"], r["times"]): r for r in report["rows"]}
     lines = ["| weighting | times | " + " | ".join(columns) + " |"]
     lines.append("|---|---|" + "---|" * len(columns))
     for weighting, law in wanted:
-        cells = " | ".join(_short(found[c, weighting, law]) for c in columns)
+        cells = " | ".join(_cell(found[c, weighting, law], figure) for c in columns)
         lines.append(f"| {weighting} | {law} | {cells} |")
     return "\n".join(lines)
 
 
-def _short(value: float) -> str:
-    """Two digits, without an exponent."""
-    return f"{value:.2f}" if value < 10 else f"{float(f'{value:.2g}'):.0f}"
+def _cell(row: dict[str, Any], figure: str) -> str:
+    """The figure, with its standard error where that is more than a tenth of it."""
+    value, relative = row[figure], row["relative_error_of_trace"]
+    places = 2 if value < 10 else 0
+    error = f" ± {relative * value:.{places}f}" if relative > 0.1 else ""
+    return f"{value:.{places}f}{error}"
 
 
 def cpu() -> str:
@@ -199,7 +205,7 @@ def main() -> None:
         "training_steps": TRAINING_STEPS,
         "rows": measure(arguments.batches),
     }
-    print(f"{report['device']}, one thread, torch {torch.__version__}\n")
+    print(machine_sentence(report) + "\n")
     print("Variance over that of uniform times, same objective\n")
     print(same_objective_table(report))
     print("\nTrace of the covariance over the squared mean\n")

@@ -5,7 +5,9 @@ Statistical tests have fixed seeds and a false-positive rate of 1e-6 each.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +25,10 @@ from strategies import REPRESENTATIVES, continuous_sdes, log_uniform, ordered_ti
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.losses.importance import ImportanceTimes, importance_weighted
-from sdescore.losses.times import LogNormalTimes, LogSNRTimes, TimeDistribution
-from sdescore.losses.weighting import EDMWeighting, MinSNR, Weighting, likelihood, sigma2
+from sdescore import EDMWeighting, ImportanceTimes, LogNormalTimes, LogSNRTimes, MinSNR
+from sdescore.losses.importance import importance_weighted
+from sdescore.losses.times import TimeDistribution
+from sdescore.losses.weighting import Weighting, likelihood, sigma2
 
 Z = scipy.stats.norm.isf(0.5e-6)  # two-sided, alpha = 1e-6
 ROOT = Path(__file__).resolve().parent.parent
@@ -539,3 +542,28 @@ def test_bad_input_is_refused_before_the_network(
     with pytest.raises(error, match=match):
         ss.denoising_loss(score, torch.zeros(3, 2), sde=ss.VPSDE(), **options)
     assert not calls
+
+
+# The page.
+
+
+def test_the_page_says_what_was_saved() -> None:
+    source = ROOT / "benchmarks" / "weightings.py"
+    spec = importlib.util.spec_from_file_location("weightings", source)
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    report = json.loads((ROOT / "benchmarks" / "results" / "weightings-cpu.json").read_text())
+    page = (ROOT / "docs" / "howto" / "weightings.md").read_text(encoding="utf-8")
+    assert benchmark.same_objective_table(report) in page
+    assert benchmark.noise_table(report) in page
+    assert benchmark.machine_sentence(report) in page
+    assert f"{report['batches']} minibatches of {report['batch']}" in page
+    # What the page concludes: a tenth of the variance on VP, nothing to gain on VE.
+    ratios = {
+        row["column"]: row["trace_over_uniform"]
+        for row in report["rows"]
+        if (row["weighting"], row["times"]) == ("likelihood", "importance")
+    }
+    assert all(r < 0.12 for column, r in ratios.items() if column.startswith("VP"))
+    assert all(r == 1.0 for column, r in ratios.items() if column.startswith("VE"))

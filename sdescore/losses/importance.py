@@ -53,8 +53,7 @@ class ImportanceTimes:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.importance import ImportanceTimes
-    >>> sde, times = ss.VPSDE(), ImportanceTimes(stratified=True)
+    >>> sde, times = ss.VPSDE(), ss.ImportanceTimes(stratified=True)
     >>> t = times.sample(sde, 10_000, torch.Generator().manual_seed(0))
     >>> weight = times.importance_weight(sde, t)
     >>> round(t.mean().item(), 2), round((weight * t).mean().item(), 2)  # 0.5: of a uniform time

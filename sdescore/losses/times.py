@@ -180,8 +180,7 @@ class LogSNRTimes:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.times import LogSNRTimes
-    >>> sde, times = ss.EDMSDE(sigma_min=0.01, sigma_max=1.0), LogSNRTimes()
+    >>> sde, times = ss.EDMSDE(sigma_min=0.01, sigma_max=1.0), ss.LogSNRTimes()
     >>> t = times.sample(sde, 10_000, torch.Generator().manual_seed(0))
     >>> round((t < 0.1).double().mean().item(), 2)  # the middle of log 0.01 … log 1
     0.5
@@ -226,8 +225,7 @@ class LogNormalTimes:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.times import LogNormalTimes
-    >>> t = LogNormalTimes().sample(ss.EDMSDE(), 10_000, torch.Generator().manual_seed(0))
+    >>> t = ss.LogNormalTimes().sample(ss.EDMSDE(), 10_000, torch.Generator().manual_seed(0))
     >>> round(t.log().median().item(), 1)  # on this SDE σ/α = t
     -1.2
     """

@@ -86,9 +86,8 @@ class MinSNR:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.weighting import MinSNR
     >>> t = torch.tensor([0.25, 1.0], dtype=torch.float64)  # on this SDE SNR = 1/t²
-    >>> (MinSNR(gamma=4.0)(ss.EDMSDE(), t) / t**2).tolist()  # of the ε error: min(1, 4 t²)
+    >>> (ss.MinSNR(gamma=4.0)(ss.EDMSDE(), t) / t**2).tolist()  # of the ε error: min(1, 4 t²)
     [0.25, 1.0]
     """
 
@@ -123,9 +122,8 @@ class EDMWeighting:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.weighting import EDMWeighting
     >>> t = torch.tensor([0.5, 1.0], dtype=torch.float64)
-    >>> EDMWeighting(sigma_data=0.5)(ss.EDMSDE(), t).tolist()
+    >>> ss.EDMWeighting(sigma_data=0.5)(ss.EDMSDE(), t).tolist()
     [0.5, 5.0]
     """
 
