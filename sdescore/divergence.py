@@ -43,7 +43,7 @@ _CHUNK_ROWS, _CHUNK_NUMEL = 1 << 12, 1 << 19
 def exact_trace(
     s: Tensor, x: Tensor, *, chunk_size: int | None = None, create_graph: bool = False
 ) -> Tensor:
-    """``tr ∇s`` of every sample: ``(B,)``, from d derivatives.
+    """``tr ∇s`` of every sample: ``(B,)`` in at least float32, from d derivatives.
 
     Parameters
     ----------
@@ -62,7 +62,8 @@ def exact_trace(
         Autograd does not see how ``s`` depends on ``x``.
     """
     numel = math.prod(x.shape[1:])
-    total = x.new_zeros(len(x))
+    working = torch.promote_types(x.dtype, torch.float32)
+    total = x.new_zeros(len(x), dtype=working)
     step = _step(x, numel, chunk_size)
     for start in range(0, numel, step):
         stop = min(start + step, numel)
@@ -70,7 +71,7 @@ def exact_trace(
         basis.diagonal(start).fill_(1.0)
         directions = basis.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
         rows = pull_back(s, x, directions, create_graph).reshape(stop - start, len(x), numel)
-        total = total + rows[:, :, start:stop].diagonal(dim1=0, dim2=2).sum(1)
+        total = total + rows[:, :, start:stop].diagonal(dim1=0, dim2=2).to(working).sum(1)
     return total
 
 
@@ -82,17 +83,16 @@ def probe_traces(
     chunk_size: int | None = None,
     create_graph: bool = False,
 ) -> Tensor:
-    """``vᵀ ∇s v`` of every sample and probe: ``(B, K)`` from probes ``(K, B, *E)``.
+    """``vᵀ ∇s v`` of every sample and probe: ``(B, K)``, from probes ``(K, B, *E)`` like ``x``.
 
     Other parameters and errors are those of :func:`exact_trace`.
     """
-    step = _step(x, len(probes), chunk_size)
-    parts = [
-        (pull_back(s, x, v, create_graph) * v).reshape(len(v), len(x), -1).sum(2)
-        if x.numel()
-        else x.new_zeros(len(v), len(x))
-        for v in torch.split(probes, step)
-    ]
+    working = torch.promote_types(x.dtype, torch.float32)
+    numel = math.prod(x.shape[1:])
+    parts = []
+    for v in torch.split(probes, _step(x, len(probes), chunk_size)):
+        products = pull_back(s, x, v, create_graph).to(working) * v
+        parts.append(products.reshape(len(v), len(x), numel).sum(2))
     return torch.cat(parts).T
 
 

