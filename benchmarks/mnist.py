@@ -170,9 +170,8 @@ def draw(
     return record
 
 
-def once(path: Path, budget: Budget, what: Callable[[], dict[str, Any]], reuse: bool):
+def once(path: Path, spent: dict[str, Any], what: Callable[[], dict[str, Any]], reuse: bool):
     """``what()``, written to ``path`` with the budget; read from there where ``reuse``."""
-    spent = json.loads(json.dumps(asdict(budget)))
     if reuse and path.exists():
         record = json.loads(path.read_text())
         if record["budget"] != spent:
@@ -210,17 +209,19 @@ def run(budget: Budget, device: str, out: Path, reuse: bool) -> tuple[dict[str, 
     models: dict[str, dict[str, Any]] = {}
     samples: dict[str, Tensor] = {}
     evaluations = None
+    spent = json.loads(json.dumps(asdict(budget)))
+    training = {key: value for key, value in spent.items() if key not in ("inner", "samples")}
     for name in TITLES:
         trained = once(
             out / f"{name}-training.json",
-            budget,
+            training,
             lambda n=name: fit(n, seen, budget, device, out),
             reuse,
         )
         drawn = out / f"{name}-samples.safetensors"
         sampled = once(
             out / f"{name}-sampling.json",
-            budget,
+            spent,
             lambda n=name, e=evaluations: draw(n, e, budget, device, out),
             reuse and drawn.exists(),
         )

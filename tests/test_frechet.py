@@ -132,6 +132,13 @@ def test_many_entries_cost_no_square_matrix() -> None:
     )
 
 
+def test_many_samples_cost_no_square_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes, svd = [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda m: shapes.append(tuple(m.shape)) or svd(m))
+    frechet_distance(draw(1000, 3), draw(700, 3, seed=1))
+    assert shapes == [(3, 3)]
+
+
 # Precision
 
 
@@ -290,6 +297,9 @@ def test_features_do_not_depend_on_the_batch(benchmark: SimpleNamespace) -> None
     network = benchmark.features.load_network()
     images = draw(5, 1, 28, 28).float().clamp(-1, 1)
     f = benchmark.features.features(network, images)
+    with torch.inference_mode():
+        maps = network.extract_features(benchmark.features.prepare(images))
+    assert torch.allclose(f, maps.flatten(2).sum(2) / maps[0, 0].numel(), atol=1e-5)
     assert f.shape == (5, 1280) and f.dtype == torch.float32
     assert torch.allclose(f, benchmark.features.features(network, images, batch=2), atol=1e-4)
     assert not torch.allclose(f[0], f[1], atol=1e-2)

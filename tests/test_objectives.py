@@ -343,7 +343,8 @@ class Soft(nn.Module):
         self.layers = nn.Sequential(nn.Linear(numel, 8), nn.Tanh(), nn.Linear(8, 1)).double()
 
     def forward(self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        return self.layers(x.reshape(len(x), -1))[:, 0] - 0.1 * x.square().flatten(1).sum(1)
+        scale = 0.1 if label is None else 0.1 + label
+        return self.layers(x.reshape(len(x), -1))[:, 0] - scale * x.square().flatten(1).sum(1)
 
 
 def randomised(net: nn.Module) -> nn.Module:
@@ -445,6 +446,13 @@ def test_trace_of_a_linear_field(d: int, n: int, chunk: int | None) -> None:
     v = draw(3, n, d, seed=2)
     products = probe_traces(s, x, v, chunk_size=chunk)
     torch.testing.assert_close(products, torch.einsum("kbi,bij,kbj->bk", v, matrices, v))
+
+
+def test_traces_are_summed_in_float32() -> None:
+    """1 + 2⁻⁷ is exact in bfloat16, three of them are not."""
+    x = torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True)
+    trace = exact_trace(x * (1 + 2**-7), x)
+    assert trace.dtype == torch.float32 and trace.tolist() == [3 + 3 * 2**-7] * 2
 
 
 @pytest.mark.parametrize("event", [(), (1,), (2, 1, 3), (0,)])
@@ -925,12 +933,16 @@ def test_at_levels_is_the_objective_at_noised_data() -> None:
         torch.testing.assert_close(got.per_sample, expected, rtol=1e-4, atol=1e-5)
     unlabelled = lifted(model, x0, t, torch.Generator().manual_seed(1))
     assert not torch.allclose(unlabelled.per_sample, got.per_sample)
-    # An energy with labels: differences see it through its log density.
+    # An energy with labels: differences see it, and them, through its log density alone.
     energy = level_model(kind="energy")
     differences = at_levels(finite_difference_loss)
-    value = differences(energy, x0, t, torch.Generator().manual_seed(1), label)
-    bare = differences(energy, x0, t, torch.Generator().manual_seed(1))
-    torch.testing.assert_close(value.per_sample, bare.per_sample)
+    value, bare, zero = (
+        differences(energy, x0, t, torch.Generator().manual_seed(1), y).per_sample
+        for y in (label, None, torch.zeros_like(label))
+    )
+    torch.testing.assert_close(zero, bare)
+    torch.testing.assert_close(value[label == 0], bare[label == 0])
+    assert not torch.isclose(value[label > 0], bare[label > 0]).any()
     called = []
     energy.forward = lambda *given: called.append(given)  # type: ignore[method-assign]
     differences(energy, x0, t, torch.Generator(), label)
