@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,3 +26,9 @@ def conditions(device: str = "cpu") -> dict[str, str | int]:
         "python": platform.python_version(),
         "sdescore": ss.__version__,
     }
+
+
+def machine_sentence(report: dict[str, Any]) -> str:
+    """What a saved result was measured on."""
+    threads = "one thread" if report["threads"] == 1 else f"{report['threads']} threads"
+    return f"{report['device']}, {threads}, torch {report['torch']}, Python {report['python']}"

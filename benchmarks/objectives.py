@@ -10,7 +10,7 @@ the data's own score have the same curvature there, so their noises compare.
 - noise: standard deviation of the gradient, over that of implicit matching with the exact trace.
 - time: forward and backward of the bare net in CPU seconds, median over interleaved turns, over
   denoising's.
-- memory: what the resident set grows by at the peak of one step, in a process of its own.
+- memory: the tensors that one step holds at its peak, beyond weights and batch (MB of 2²⁰).
 
     python benchmarks/objectives.py            # prints the tables
     python benchmarks/objectives.py --save     # and writes benchmarks/results/
@@ -20,12 +20,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
+import itertools
 import json
 import math
-import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -33,7 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import conditions, machine_sentence
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import sdescore as ss
 from sdescore.losses import (
@@ -46,7 +46,7 @@ from sdescore.losses import (
 )
 
 # d: (hidden width, batch of time and memory, turns, batches of bias and noise, their size)
-CASES = {2: (64, 128, 25, 500, 128), 64: (128, 128, 7, 100, 64), 784: (256, 32, 3, 100, 16)}
+CASES = {2: (64, 128, 25, 500, 128), 64: (128, 128, 7, 100, 64), 784: (256, 32, 9, 100, 16)}
 EXACT = "implicit, exact trace"
 EXACT_COUNT = 16  # batches of it in the largest case, where one takes a second
 KDE_POINTS = 1000
@@ -214,26 +214,15 @@ def step(d: int, kind: str, name: str, batch: int) -> Callable[[], None]:
     return run
 
 
-def resident(key: str) -> float:
-    """A figure of /proc/self/status in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {key}")
-
-
-def peak_memory(job: tuple[int, str, str]) -> float:
-    """MB that one step needs beyond what the process holds, with everything loaded."""
-    torch.set_num_threads(1)
-    # Blocks from 64 kB on come from the system and go back to it: none is reused unseen.
-    ctypes.CDLL(None).mallopt(-3, 1 << 16)
-    d, kind, name = job
-    step(d, kind, name, 1)()
+def peak_memory(d: int, kind: str, name: str) -> float:
+    """MB of tensors that one step holds at its peak beyond what it starts with."""
     run = step(d, kind, name, CASES[d][1])
-    ctypes.CDLL(None).malloc_trim(0)
-    before = resident("VmRSS")
     run()
-    return max(0.0, resident("VmHWM") - before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        run()
+    events = profiled.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    return max(itertools.accumulate(n for _, n in changes)) / 2**20
 
 
 def rounded(value: float) -> float:
@@ -251,9 +240,7 @@ def measure() -> list[dict[str, Any]]:
         for name in objectives(Mixture(d), kind)
         if (d, kind, name) != (784, "energy", EXACT)
     ]
-    # A fresh process each, forked before this one has used autograd.
-    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
-        memory = dict(zip(jobs, pool.map(peak_memory, jobs, chunksize=1), strict=True))
+    memory = {job: peak_memory(*job) for job in jobs}
     for d in CASES:
         law = Mixture(d)
         for kind in ("score", "energy"):
@@ -262,6 +249,7 @@ def measure() -> list[dict[str, Any]]:
             runs = {name: step(d, kind, name, CASES[d][1]) for name in names}
             for turn in range(CASES[d][2] + 1):
                 for name, run in runs.items():
+                    run()  # the caches are its own, not its predecessor's
                     start = time.process_time()
                     run()
                     if turn:  # the first warms up
@@ -345,7 +333,7 @@ def table(report: dict[str, Any], d: int) -> str:
             noise = "–" if row["noise"] is None else shown(row["noise"])
             lines.append(
                 f"| {row['model']} | {row['objective']} | {shown_bias(row)} | {noise} | "
-                f"{shown(row['time'])} | {max(row['memory_mb'], 1):.0f} |"
+                f"{shown(row['time'])} | {shown(row['memory_mb'])} |"
             )
     return "\n".join(lines)
 
@@ -368,28 +356,16 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
     report = {
         "command": "python benchmarks/objectives.py --save",
-        "device": cpu,
-        "threads": 1,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "sdescore": ss.__version__,
+        **conditions(),
         "batch": {str(d): case[1] for d, case in CASES.items()},
         "hidden": {str(d): case[0] for d, case in CASES.items()},
         "rows": measure(),
         "steps": step_errors(),
     }
     report["seconds"] = round(sum(os.times()[:4]))
-    print(f"{cpu}, one thread, torch {torch.__version__}, {report['seconds']} CPU seconds")
+    print(f"{machine_sentence(report)}, {report['seconds']} CPU seconds")
     for d in CASES:
         print(f"\nd = {d}\n\n{table(report, d)}")
     print(f"\n{step_table(report)}")

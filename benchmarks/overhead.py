@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import conditions, machine_sentence
 from torch import Tensor
 
 import sdescore as ss
@@ -176,26 +176,13 @@ def main() -> None:
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here")
     torch.set_num_threads(1)
-    cpu = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    device = torch.cuda.get_device_name() if arguments.device == "cuda" else cpu
     report = {
         "command": f"python benchmarks/overhead.py --device {arguments.device} --save",
-        "device": device,
-        "threads": 1,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "sdescore": ss.__version__,
+        **conditions(arguments.device),
         "samplers": measure_samplers(arguments.device, arguments.turns),
         "noise": measure_noise(arguments.device, arguments.turns),
     }
-    print(f"{device}, one thread, torch {torch.__version__}\n")
+    print(machine_sentence(report) + "\n")
     print("| method | shape | ours / bare loop | µs a step beyond the score |\n|---|---|---|---|")
     for row in report["samplers"]:
         print(

@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import conditions, machine_sentence
 from torch import Tensor
 
 import sdescore as ss
@@ -152,11 +152,6 @@ def noise_table(report: dict[str, Any]) -> str:
     return _table(report, "trace_over_squared_mean", wanted)
 
 
-def machine_sentence(report: dict[str, Any]) -> str:
-    """What the figures were measured on."""
-    return f"{report['device']}, one thread, torch {report['torch']}, Python {report['python']}"
-
-
 def _table(report: dict[str, Any], figure: str, wanted: list[tuple[str, str]]) -> str:
     columns = list(dict.fromkeys(row["column"] for row in report["rows"]))
     found = {(r["column"], r["weighting"], r["times"]): r for r in report["rows"]}
@@ -176,16 +171,6 @@ def _cell(row: dict[str, Any], figure: str) -> str:
     return f"{value:.{places}f}{error}"
 
 
-def cpu() -> str:
-    """What the processor calls itself."""
-    names = (
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    )
-    return next(names, platform.processor())
-
-
 def main() -> None:
     """Measure, print, and save where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -195,11 +180,7 @@ def main() -> None:
     torch.set_num_threads(1)
     report = {
         "command": f"python benchmarks/weightings.py --batches {arguments.batches} --save",
-        "device": cpu(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "sdescore": ss.__version__,
+        **conditions(),
         "batch": BATCH,
         "batches": arguments.batches,
         "training_steps": TRAINING_STEPS,

@@ -7,9 +7,10 @@ false-positive rate 1e-6 each.
 
 from __future__ import annotations
 
-import importlib
+import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -269,12 +270,9 @@ def test_bad_samples(x: torch.Tensor, y: torch.Tensor, error: type[Exception]) -
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> Iterator[SimpleNamespace]:
-    """The two scripts, which find each other as they do when run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
-        modules = {name: importlib.import_module(name) for name in ("features", "mnist")}
-        yield SimpleNamespace(**modules)
+def benchmark(script: Callable[[str], ModuleType]) -> SimpleNamespace:
+    """The two scripts."""
+    return SimpleNamespace(features=script("features"), mnist=script("mnist"))
 
 
 def test_images_are_prepared_for_the_network(benchmark: SimpleNamespace) -> None:
@@ -316,3 +314,17 @@ def test_both_samplers_cost_the_same(benchmark: SimpleNamespace) -> None:
     langevin = mnist.make_sampler(ncsn, None, budget.inner)
     ancestral = mnist.make_sampler(ddpm, langevin.evaluations, budget.inner)
     assert ancestral.evaluations == langevin.evaluations == 3 * ncsn.sde.levels + 1
+
+
+def test_the_page_shows_the_saved_results(benchmark: SimpleNamespace) -> None:
+    report = json.loads((ROOT / "benchmarks" / "results" / "mnist-cpu.json").read_text())
+    page = (ROOT / "docs" / "howto" / "mnist.md").read_text(encoding="utf-8")
+    assert benchmark.mnist.table(report) in page
+    assert benchmark.mnist.table(report) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert benchmark.mnist.costs(report) in page
+    for sentence in benchmark.mnist.sentences(report):
+        assert sentence in " ".join(page.split())
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", page, re.DOTALL)
+    assert len(pictures) == 2
+    for picture in pictures:
+        assert (ROOT / "docs" / "howto" / picture).is_file()

@@ -5,13 +5,13 @@ Statistical tests have fixed seeds and a false-positive rate of 1e-6 each.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import mpmath
 import numpy as np
@@ -547,12 +547,8 @@ def test_bad_input_is_refused_before_the_network(
 # The page.
 
 
-def test_the_page_says_what_was_saved() -> None:
-    source = ROOT / "benchmarks" / "weightings.py"
-    spec = importlib.util.spec_from_file_location("weightings", source)
-    assert spec is not None and spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+def test_the_page_says_what_was_saved(script: Callable[[str], ModuleType]) -> None:
+    benchmark = script("weightings")
     report = json.loads((ROOT / "benchmarks" / "results" / "weightings-cpu.json").read_text())
     page = (ROOT / "docs" / "howto" / "weightings.md").read_text(encoding="utf-8")
     assert benchmark.same_objective_table(report) in page

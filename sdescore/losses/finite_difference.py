@@ -22,7 +22,7 @@ The paper's direction has length ε; here :math:`\|v\| \approx \sqrt d` and the 
 :math:`u \|s\| / \epsilon` for a score, truncation :math:`\epsilon^2`, so the best ε is about
 :math:`u^{1/4}` and :math:`u^{1/3}` of the length over which the density changes. The defaults, 0.03
 and 0.005, are near the measured minima of the error of the parameters' gradient in float32, for
-data of unit scale (docs/theory/04-learning.md); multiply them by your data's. A constant added
+data of unit scale (docs/howto/objectives.md); multiply them by your data's. A constant added
 to f adds to its rounding. What is random in the network, as dropout, is divided by ε too and must
 be off.
 """
