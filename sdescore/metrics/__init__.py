@@ -7,6 +7,7 @@ function              what it is                                   units
 `energy_distance`     root of the V-statistic                      √ of the data's
 `mmd`                 Gaussian kernel, root of the V-statistic     none, in [0, √2]
 `mmd_squared`         the unbiased U-statistic, may be negative    none
+`frechet_distance`    squared W2 of Gaussians with both's moments  the data's squared
 ====================  ===========================================  ====================
 
 The first three are metrics between the two *empirical* measures, so they are positive for
@@ -25,6 +26,7 @@ from sdescore.metrics.floor import (
     noise_floor,
     relative_to_floor,
 )
+from sdescore.metrics.frechet import frechet_distance
 from sdescore.metrics.pairwise import energy_distance, median_bandwidth, mmd, mmd_squared
 from sdescore.metrics.sliced import sliced_wasserstein
 
@@ -34,6 +36,7 @@ __all__ = [
     "RelativeDistance",
     "SampleError",
     "energy_distance",
+    "frechet_distance",
     "median_bandwidth",
     "mmd",
     "mmd_squared",
