@@ -1,10 +1,11 @@
-r"""The forward SDE, simulated: data become noise.
+r"""An SDE, simulated: forward, data become noise; a reversal's times fall, and h is negative.
 
 Two methods for :math:`\mathrm{d}x = f\,\mathrm{d}t + g\,\mathrm{d}w` share one noise convention,
 so that they can be compared path by path:
 
 .. math::
-   \text{Euler–Maruyama:}\quad x_{t} &= x_s + f(x_s, s)\,h + g(s)\sqrt{h}\; z, \qquad h = t - s, \\
+   \text{Euler–Maruyama:}\quad x_{t} &= x_s + f(x_s, s)\,h + g(s)\sqrt{|h|}\; z,
+   \qquad h = t - s, \\
    \text{exact:}\quad x_{t} &= a_{st}\, x_s + \sqrt{V_{st}}\; z
 
 (Kloeden & Platen 1992, eq. 10.2.4; Song et al. 2021, arXiv:2011.13456, eq. 5 and appendix B).
@@ -29,7 +30,7 @@ from sdescore.errors import (
     TimeError,
 )
 from sdescore.noise import NoiseSource, SeededNoise, Span
-from sdescore.sde.base import SDE, as_time, finite, require
+from sdescore.sde.base import SDE, as_time, check_times, finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, require_same_shape, require_state
 
@@ -53,7 +54,12 @@ def simulate(
     noise: NoiseSource | None = None,
     return_path: bool = False,
 ) -> Tensor:
-    """Run the forward SDE from the state ``x0`` at time ``start`` to time ``end``.
+    """Run an SDE from the state ``x0`` at time ``start`` to time ``end``.
+
+    A forward SDE runs upwards in time. A reversal (:attr:`SDE.backward`, such as
+    ``sde.reverse(score)``) runs downwards: give ``times`` that fall, or ``start=sde.T, end=t``;
+    :class:`sdescore.PredictorCorrector` has more methods for that. An ODE
+    (:attr:`SDE.deterministic`) runs both ways.
 
     ``x0`` is the state at ``start``, as in :meth:`LinearSDE.transition`. Where σ(0) is not 0
     (:class:`sdescore.VESDE`: σ_min) the state at time 0 already carries that noise, and a
@@ -63,16 +69,17 @@ def simulate(
     Parameters
     ----------
     sde : SDE
-        Linear or not.
+        Linear or not, or a reversal.
     x0 : Tensor
         ``(B, *E)``, float32 or float64; the run keeps its dtype and device.
     steps : int, optional
         Number of equal steps, >= 1. Give this or ``times``.
     times : sequence of float, optional
-        Your own grid ``(n + 1,)``, strictly rising within [0, T], both ends included.
+        Your own grid ``(n + 1,)``, strictly rising within [0, T], both ends included; for a
+        reversal strictly falling.
     start, end : float
-        First and last time of the equal steps, ``0 <= start < end <= T``; ``end`` is T unless
-        given.
+        First and last time of the equal steps, ``0 <= start < end <= T``, for a reversal
+        ``end < start``; 0 and T unless given.
     method : {"euler", "exact"}
         Euler–Maruyama (strong order 1, the noise being additive; weak order 1), or the exact
         transition kernel of a linear SDE.
@@ -94,8 +101,8 @@ def simulate(
     ShapeError
         ``x0`` is no state in float32 or float64, or the drift has another shape.
     TimeError, ScheduleError
-        Times outside [0, T] or not rising; ``steps`` no positive integer, or both or neither
-        of ``steps`` and ``times``.
+        Times that are no numbers, outside [0, T] or in the wrong order for this SDE; ``steps`` no
+        positive integer, or both or neither of ``steps`` and ``times``.
     IncompatibleError
         An unknown method, ``"exact"`` without a transition kernel, a foreign noise source.
     DivergenceError
@@ -116,10 +123,10 @@ def simulate(
         raise ShapeError(f"expected x0 in float32 or float64, got {x0.dtype}; use x0.float()")
     if noise is not None and not isinstance(noise, NoiseSource):
         raise IncompatibleError(f"expected a NoiseSource, got {type(noise).__name__}")
-    grid = _rising_times(sde, steps, times, start, end)
+    grid = _grid(sde, steps, times, start, end)
     move = _method(sde, method, grid)
     clock = grid.tolist()
-    spans: list[Span] = [None, *((t, s) for s, t in pairwise(clock))]
+    spans: list[Span] = [None, *((max(ends), min(ends)) for ends in pairwise(clock))]
     source = SeededNoise(seed) if noise is None else noise
     stream = source.open(
         range(x0.shape[0]), tuple(x0.shape[1:]), spans, dtype=x0.dtype, device=x0.device
@@ -134,41 +141,29 @@ def simulate(
     return torch.stack(path) if return_path else x
 
 
-def _rising_times(
+def _grid(
     sde: SDE,
     steps: int | None,
     times: Sequence[float] | Tensor | None,
     start: float,
     end: float | None,
 ) -> Tensor:
-    """``(n + 1,)`` float64, strictly rising within [0, T]."""
+    """``(n + 1,)`` float64, in the order that the SDE's time runs in."""
     if (steps is None) == (times is None):
         raise ScheduleError("expected one of steps= and times=, got both or neither")
     if times is not None:
         if start != 0.0 or end is not None:
             raise ScheduleError("expected no start= or end= beside times=, which have their own")
-        grid = torch.as_tensor(times, dtype=torch.float64, device="cpu")
-        if grid.ndim != 1 or len(grid) < 2:
-            raise ScheduleError(
-                f"expected times of shape (n + 1,) with n >= 1, got {tuple(grid.shape)}"
-            )
-    else:
-        whole = isinstance(steps, int) and not isinstance(steps, bool)
-        require(whole and steps >= 1, "steps to be a positive integer", f"{steps!r}")  # type: ignore[operator]
-        last = sde.T if end is None else end
-        if not finite(start, last):
-            raise TimeError(f"expected finite start and end, got start={start}, end={end}")
-        grid = torch.linspace(start, last, steps + 1, dtype=torch.float64)  # type: ignore[operator]
-    if not bool(((grid >= 0) & (grid <= sde.T)).all()):
+        return check_times(times, sde)
+    whole = isinstance(steps, int) and not isinstance(steps, bool)
+    require(whole and steps >= 1, "steps to be a positive integer", f"{steps!r}")  # type: ignore[operator]
+    last = sde.T if end is None else end
+    if not finite(start, last):
         raise TimeError(
-            f"expected times in [0, {sde.T:g}], got [{grid.min().item():g}, {grid.max().item():g}]"
+            f"expected finite start and end, got {named('start', start)}, {named('end', end)}"
         )
-    if not bool((grid.diff() > 0).all()):
-        raise TimeError(
-            "expected strictly rising times, for the forward SDE runs from data (t = 0) to noise; "
-            "some step is zero or falls. For the way back use PredictorCorrector"
-        )
-    return grid
+    grid = torch.linspace(start, last, steps + 1, dtype=torch.float64)  # type: ignore[operator]
+    return check_times(grid, sde)
 
 
 def _method(sde: SDE, method: str, grid: Tensor) -> Move:
@@ -192,7 +187,7 @@ def _linear(sde: LinearSDE, method: str, grid: Tensor) -> Move:
     else:
         h = grid.diff()
         f, g2 = sde.rates(grid[:-1])
-        a, variance = 1 + f * h, g2 * h
+        a, variance = 1 + f * h, g2 * h.abs()
     factors: list[float] = a.tolist()
     stds: list[float] = variance.sqrt().tolist()
 
@@ -211,7 +206,7 @@ def _euler(sde: SDE, grid: Tensor) -> Move:
         drift = sde.drift(x, time)
         require_same_shape(drift, x, "the SDE's drift")
         g = align(torch.as_tensor(sde.diffusion(time)).to(x), x)
-        return x + h * drift.to(x) + math.sqrt(h) * g * z
+        return x + h * drift.to(x) + math.sqrt(abs(h)) * g * z
 
     return move
 

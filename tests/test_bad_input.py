@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -89,6 +90,42 @@ def test_requests(way: str, model: object, error: type, match: str, options: dic
     options = {"shape": (2, 3)} | options
     with pytest.raises(error, match=match):
         getattr(SAMPLER, way)(model, **options)
+
+
+@pytest.mark.parametrize("way", ["sample", "iterate"])
+def test_labels_for_a_score_that_takes_none(way: str) -> None:
+    def unlabelled(x: Tensor, c: Tensor) -> Tensor:
+        pytest.fail("the model was called before the request was refused")
+
+    class Module(nn.Module):
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            return unlabelled(x, c)
+
+    exact = ss.GaussianScore([0.0] * 3, 1.0, VP)
+    label = torch.zeros(2, dtype=torch.int64)
+    for model in (exact, unlabelled, Module(), ss.ScoreModel(Module(), VP), ss.condition(MODEL, 1)):
+        with pytest.raises(ss.IncompatibleError, match=r"takes .*label"):
+            getattr(SAMPLER, way)(model, (2, 3), label=label)
+    with pytest.raises(ss.IncompatibleError, match="GaussianScore"):
+        ss.ProbabilityFlow(VP).sample(exact, (2, 3), label=label)
+
+
+def test_labels_for_a_score_that_takes_them_in_its_own_way() -> None:
+    label = torch.zeros(2, dtype=torch.int64)
+
+    class Module(nn.Module):
+        def forward(self, x: Tensor, c: Tensor, y: Tensor | None = None) -> Tensor:
+            return x
+
+    for model in (
+        lambda x, t, y: -x,
+        lambda *given: -given[0],
+        partial(lambda scale, x, t, y: scale * x, -1.0),
+        Module(),
+        ss.ScoreModel(Module(), VP),
+        ss.ScoreModel(lambda x, c, y: x, VP),
+    ):
+        assert SAMPLER.sample(model, (2, 3), label=label).shape == (2, 3)
 
 
 @pytest.mark.parametrize("max_batch", [0, -1, 1.5, True, "2"])

@@ -727,6 +727,35 @@ def test_the_probability_flow_is_upwind_and_of_order_one() -> None:
     assert slope(errors) == pytest.approx(1.0, abs=0.15)
 
 
+def test_the_probability_flow_runs_up_as_well() -> None:
+    sde = ss.VPSDE(beta_max=3.0)
+    score = ss.GaussianScore([0.5], 0.5, sde)
+    errors = []
+    for n in (100, 200, 400):
+        fp = FokkerPlanck(sde.reverse(score, 0.0), ((-6.0, 6.0),), (n,))
+        run = fp.solve(lambda x: score.log_prob(x, 0.0), times=[0.0, 1.0], tolerance=1e-3)
+        errors.append(l1(fp, run.density[1], fp.density(lambda x: score.log_prob(x, 1.0))))
+    assert errors[-1] < 0.05
+    assert slope(errors) == pytest.approx(1.0, abs=0.15)
+
+
+def test_a_users_reversal_says_so_itself() -> None:
+    """−x is stationary for a forward Ornstein–Uhlenbeck drift, +x for a backward one."""
+
+    class Back(Still):
+        backward = True
+
+        def drift(self, x: Tensor, t: Tensor) -> Tensor:
+            return x
+
+    fp = FokkerPlanck(Back(g=2**0.5), ((-6.0, 6.0),), (120,))
+    assert fp.backward
+    law = fp.solve(gaussian(0.0, 1.0), times=[2.0, 0.0]).density
+    assert l1(fp, *law) < 1e-3 and l1(fp, law[0], fp.stationary()) < 1e-3
+    with pytest.raises(ss.TimeError, match="falling"):
+        fp.solve(gaussian(0.0, 1.0), times=[0.0, 2.0])
+
+
 # The reports and the door.
 
 
@@ -839,6 +868,8 @@ BAD_SOLVES = [
     (ss.ScheduleError, FINE | {"max_products": 1e6}),
     (ss.ScheduleError, {"times": [0.0]}),
     (ss.ScheduleError, {"times": 0.5}),
+    (ss.ScheduleError, {"times": "ab"}),
+    (ss.ScheduleError, {"times": ["a", 1.0]}),
     (ss.TimeError, {"times": [0.0, 0.5, 0.5]}),
     (ss.TimeError, {"times": [0.5, 0.0]}),
     (ss.TimeError, {"times": [0.0, 1.5]}),
@@ -932,6 +963,36 @@ def test_what_is_no_density_is_refused(p: object) -> None:
             method(p)
 
 
+@pytest.mark.parametrize("bad", [0.0, math.nan, math.inf])
+def test_what_has_no_mass_has_no_moments(bad: float) -> None:
+    fp = FokkerPlanck(Wells(), LINE, (10,))
+    p = torch.ones(2, 10)
+    p[1] = bad
+    with pytest.raises(ss.ScheduleError, match="expected densities with a finite mass > 0"):
+        fp.moments(p)
+
+
+def test_a_float32_network_is_told_to_be_float64() -> None:
+    net = torch.nn.Linear(1, 1)
+    fp = FokkerPlanck(LangevinSDE(net), LINE, (10,))
+    for run in (
+        lambda: fp.generator(0.5),
+        lambda: fp.solve(gaussian(0.0, 0.01), times=[0.0, 0.5]),
+        lambda: fp.density(lambda x: net(x)[:, 0]),
+    ):
+        with pytest.raises(ss.ShapeError, match=r"expected .* float64.*use \.double\(\)"):
+            run()
+
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("out of something")
+
+    with pytest.raises(RuntimeError, match="out of something") as caught:
+        FokkerPlanck(LangevinSDE(broken), LINE, (10,)).generator(0.5)
+    assert not isinstance(caught.value, ss.SDEScoreError)
+    net.double()
+    assert fp.generator(0.5).shape == (10, 10)
+
+
 # Langevin's equation.
 
 
@@ -959,6 +1020,10 @@ def test_langevin_without_temperature_is_the_gradient_flow() -> None:
     ("error", "given"),
     [
         (ss.IncompatibleError, {"score": 3.0}),
+        (ss.IncompatibleError, {"score": ss.EnergyModel}),
+        (ss.IncompatibleError, {"score": ss.ScoreModel(torch.nn.Identity(), ss.VPSDE())}),
+        (ss.IncompatibleError, {"score": ss.GaussianScore([0.0], 1.0, ss.VPSDE())}),
+        (ss.ScheduleError, {"temperature": torch.tensor(1.0)}),
         (ss.ScheduleError, {"temperature": -0.1}),
         (ss.ScheduleError, {"temperature": math.inf}),
         (ss.ScheduleError, {"temperature": "hot"}),

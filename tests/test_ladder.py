@@ -206,6 +206,9 @@ def test_an_overlap_out_of_range_is_refused(overlap: object) -> None:
         ratio_for_overlap(overlap, 64)
     with pytest.raises(ss.ScheduleError, match="overlap"):
         ss.DiscreteVESDE.from_data(torch.randn(3, 64), overlap=overlap)
+    for instead in ({"levels": 5}, {"ratio": 2.0}):
+        with pytest.raises(ss.ScheduleError, match="overlap"):
+            ss.DiscreteVESDE.from_data(torch.randn(3, 64), overlap=overlap, **instead)
 
 
 @given(st.integers(1, 2000), log_uniform(1e-4, 1.0), log_uniform(1.5, 1e5))
@@ -251,6 +254,17 @@ def test_a_ladder_from_data() -> None:
 def test_parameters_of_a_ladder_out_of_range(options: dict, error: type[Exception]) -> None:
     with pytest.raises(error):
         ss.DiscreteVESDE.from_data(torch.randn(10, 2), **options)
+
+
+def test_a_ladder_of_too_many_levels_is_refused() -> None:
+    """Nine decades at a ratio of 1 + 10⁻⁶ are two million levels; just below the bound is none."""
+    data = torch.tensor([[0.0], [1.0]])
+    span = math.log(1 / 0.01)
+    for options in ({"ratio": 1 + 1e-6}, {"ratio": 1 + span / 100_100}, {"levels": 100_001}):
+        with pytest.raises(ss.ScheduleError, match=r"at most 100,000 levels; .* larger ratio"):
+            ss.DiscreteVESDE.from_data(data, **options)
+    sde = ss.DiscreteVESDE.from_data(data, ratio=math.exp(span / 99_999))
+    assert sde.levels == 100_000
 
 
 def test_ladders_of_no_use_are_refused() -> None:
@@ -413,6 +427,8 @@ class Shrinking(ss.DiscreteVPSDE):
         ss.DiscreteVPSDE.linear(10),
         ss.DiscreteVPSDE(betas=[0.1]),
         Shrinking(betas=[0.1, 0.2]),
+        ss.DiscreteVESDE,
+        "ladder",
     ],
 )
 def test_an_sde_without_a_ladder_has_no_step(sde: ss.LinearSDE) -> None:

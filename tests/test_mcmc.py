@@ -381,6 +381,22 @@ def test_an_infinite_density_is_no_density() -> None:
     assert bool((run.x.abs() >= 0.3).all()) and run.acceptance.mean() > 0.5
 
 
+def test_an_energys_constant_is_subtracted_in_its_own_precision() -> None:
+    """In float64 10⁹ leaves 10⁻⁷ of log p(y)/p(x): the very same moves, from float32 states."""
+
+    def well(constant: float, dtype: torch.dtype) -> ss.EnergyModel:
+        return ss.EnergyModel(lambda x: constant - 0.5 * x.to(dtype).square().sum(1))
+
+    def run(constant: float, dtype: torch.dtype = torch.float64) -> LangevinRun:
+        x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
+        return langevin(well(constant, dtype), x, 0.9, 50, method="mala")
+
+    near, far = run(0.0), run(1e9)
+    assert far.x.dtype == torch.float32 and 0.5 < near.acceptance.mean() < 0.95
+    assert torch.equal(near.x, far.x) and torch.equal(near.acceptance, far.acceptance)
+    assert not torch.equal(near.x, run(1e9, torch.float32).x), "the same test sees float32"
+
+
 def test_the_noise_of_the_test_is_not_that_of_the_proposal() -> None:
     """Draws 2k − 1 propose and draws 2k test: with large normals in the tests all is rejected."""
     noise = replay(1 + 2 * 6, 9, 2)
@@ -601,17 +617,45 @@ def test_energies_plain_scores_exact_scores_and_models_agree() -> None:
             torch.testing.assert_close(run, runs[0], rtol=1e-5, atol=1e-5)
 
 
-def test_the_time_is_handed_on_in_the_states_dtype() -> None:
-    seen = []
+def test_the_time_is_handed_on_to_each_chain_in_the_states_dtype() -> None:
+    seen: list[Tensor] = []
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         seen.append(t)
         return -x
 
     langevin(score, torch.zeros(3, 2), 0.1, 1, t=0.25)
-    langevin(score, torch.zeros(3, 2), 0.1, 1, t=torch.tensor([0.1, 0.2, 0.3]).double())
-    assert seen[0].shape == () and seen[0] == 0.25 and seen[1].shape == (3,)
-    assert all(t.dtype == torch.float32 for t in seen)
+    own = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    for t in (0.25, torch.tensor(0.25), torch.tensor([0.25]), own):
+        langevin(score, torch.zeros(3, 2), 0.1, 1, t=t)
+    assert all(t.dtype == torch.float32 and t.shape == (3,) for t in seen)
+    assert all(bool((t == 0.25).all()) for t in seen[:-1]) and torch.equal(seen[-1], own.float())
+    langevin(score, torch.zeros(0, 2), 0.1, 1, t=0.25)
+    assert seen[-1].shape == (0,)
+    # The density is given the same as the score, under an energy that wants (B,).
+    energy = ss.EnergyModel(lambda x, c: -0.5 * (x.square() / c.reshape(len(x), 1)).sum(1))
+    langevin(energy, torch.zeros(3, 2), 0.1, 1, t=0.25, method="mala")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_score_under_an_sde_needs_its_time(method: str) -> None:
+    calls: list[int] = []
+    energy = ss.EnergyModel(lambda x, c: calls.append(1) or -x.square().sum(1))
+    model = ss.ScoreModel(energy, ss.VPSDE(), prediction="score")
+
+    class Own(Counted):
+        sde = ss.VPSDE()
+
+        def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+            return calls.append(1) or -x
+
+    for score in (model, ss.GaussianScore([0.0, 0.0], 1.0, ss.VPSDE()), Own()):
+        with pytest.raises(ss.IncompatibleError, match=f"expected t= for {type(score).__name__}"):
+            langevin(score, X, 0.1, 5, method=method)
+        for t in (1.5, -0.1, torch.tensor([0.1, 0.2, 1.5])):
+            with pytest.raises(ss.TimeError, match="T = 1"):
+                langevin(score, X, 0.1, 5, method=method, t=t)
+    assert not calls
 
 
 X = torch.zeros(3, 2)
@@ -625,7 +669,14 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"step": math.inf}, ss.ScheduleError, "step > 0"),
     ({"step": math.nan}, ss.ScheduleError, "step > 0"),
     ({"step": True}, ss.ScheduleError, "step > 0"),
-    ({"step": torch.tensor(0.1)}, ss.ScheduleError, "step > 0"),
+    ({"step": torch.tensor(0.1)}, ss.ScheduleError, r"step > 0; .* no Python number; use .item"),
+    ({"step": "0.1"}, ss.ScheduleError, r"step > 0; .* no Python number$"),
+    ({"temperature": torch.tensor(1.0)}, ss.ScheduleError, "temperature > 0; .* no Python number"),
+    (
+        {"friction": torch.tensor(1.0), "method": "underdamped"},
+        ss.ScheduleError,
+        "friction >= 0; .* no Python number",
+    ),
     ({"temperature": 0.0}, ss.ScheduleError, "temperature > 0"),
     ({"temperature": -1.0}, ss.ScheduleError, "temperature > 0"),
     ({"method": "ula"}, ss.IncompatibleError, "unadjusted, mala, underdamped"),
@@ -651,6 +702,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": [0.0]}, ss.ShapeError, "Tensor"),
     ({"x": torch.full((3, 2), math.nan)}, ss.ScheduleError, "finite"),
     ({"t": math.nan}, ss.TimeError, "finite"),
+    ({"t": torch.tensor(math.nan)}, ss.TimeError, "finite t"),
+    ({"t": torch.tensor([0.1, math.inf, 0.2])}, ss.TimeError, "finite t"),
     ({"t": "now"}, ss.TimeError, "finite"),
     ({"t": torch.zeros(2)}, ss.ShapeError, "one time"),
     ({"preconditioner": torch.ones(3)}, ss.ShapeError, r"\(2,\), or a matrix \(2, 2\)"),
@@ -845,6 +898,13 @@ def test_what_does_not_move_has_no_diagnostics() -> None:
         assert found[0].isfinite() and found[1:].isnan().all()
     stuck = torch.arange(3.0).expand(20, 3)
     assert r_hat(stuck, ranked=False).isinf()
+
+
+@pytest.mark.parametrize("diagnostic", [effective_sample_size, r_hat])
+def test_a_path_with_a_gradient_is_a_path(diagnostic: Callable[[Tensor], Tensor]) -> None:
+    path = autoregression(20, 3, (0.3,), 2)[:, :, 0]
+    got = diagnostic(path.clone().requires_grad_())
+    assert torch.equal(got, diagnostic(path)) and not got.requires_grad
 
 
 @pytest.mark.parametrize("diagnostic", [effective_sample_size, r_hat])

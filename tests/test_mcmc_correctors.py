@@ -207,6 +207,26 @@ def test_mala_leaves_the_law_alone_and_langevin_does_not() -> None:
     assert p_value(ss.Langevin(snr=0.9, steps=30)) < 1e-12
 
 
+def test_an_energys_constant_costs_mala_no_precision() -> None:
+    """A float64 energy under float32 states, by itself and in a ScoreModel: the same chain."""
+
+    def sample(constant: float, wrapped: bool) -> Tensor:
+        def f(x: Tensor, c: Tensor) -> Tensor:
+            return constant - 0.5 * x.double().square().sum(1)
+
+        score: Any = ss.EnergyModel(f)
+        if wrapped:
+            score = ss.ScoreModel(score, SDE, prediction="score")
+            assert score.log_density(torch.zeros(2, 1), 0.5).dtype == torch.float64
+        sampler = ss.PredictorCorrector(SDE, corrector=MALA(snr=0.7, steps=5), steps=10)
+        return sampler.sample(score, (200, 1))
+
+    for wrapped in (False, True):
+        near = sample(0.0, wrapped)
+        assert near.dtype == torch.float32
+        assert torch.equal(near, sample(1e9, wrapped))
+
+
 def test_acceptance_falls_with_the_step() -> None:
     rates: dict[float, list[Tensor]] = {}
 
@@ -470,6 +490,19 @@ def test_a_preconditioner_of_another_shape_is_refused(order: str) -> None:
 def test_bad_parameters(make: Callable[[], object], error: type[Exception]) -> None:
     with pytest.raises(error):
         make()
+
+
+def test_a_tensor_is_no_python_number() -> None:
+    one = torch.tensor(0.1)
+    for make in (
+        lambda: MALA(snr=one),  # type: ignore[arg-type]
+        lambda: ss.Langevin(snr=one),  # type: ignore[arg-type]
+        lambda: Underdamped(snr=one),  # type: ignore[arg-type]
+        lambda: Underdamped(friction=one),  # type: ignore[arg-type]
+        lambda: ss.AnnealedLangevin(epsilon=one),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ss.ScheduleError, match=r"tensor\(0.1000\), which is no Python number"):
+            make()
 
 
 class NonLinear(ss.SDE):

@@ -95,6 +95,31 @@ def test_eta_outside_its_range(eta: object) -> None:
         ss.VPSDE().reverse(lambda x, t: x, eta=eta)
 
 
+def test_a_reversal_has_no_reversal_of_its_own() -> None:
+    def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return -x
+
+    for eta in (0.0, 1.0):
+        back = ss.VPSDE().reverse(score, eta)
+        assert back.backward and not back.forward.backward
+        assert back.deterministic == (eta == 0) and not back.forward.deterministic
+        with pytest.raises(ss.IncompatibleError, match=r"use its \.forward"):
+            back.reverse(score)
+        with pytest.raises(ss.IncompatibleError, match=r"use its \.forward"):
+            ss.ReverseSDE(forward=back, score=score)
+        with pytest.raises(ss.IncompatibleError, match=r"use its \.forward"):
+            ss.PredictorCorrector(back, predictor=ss.EulerMaruyama(), steps=5, denoise=False)
+
+
+def test_parts_that_make_no_reversal() -> None:
+    for forward in (ss.VPSDE, "vp"):
+        with pytest.raises(ss.IncompatibleError, match="expected forward"):
+            ss.ReverseSDE(forward=forward, score=torch.neg)
+    for score in (ss.EnergyModel, None):
+        with pytest.raises(ss.IncompatibleError, match="callable score"):
+            ss.VPSDE().reverse(score)
+
+
 def test_reverse_is_a_value() -> None:
     def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return -x

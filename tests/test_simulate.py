@@ -125,6 +125,78 @@ def test_equal_steps_run_from_start_to_end() -> None:
     assert torch.equal(to_the_end, ss.simulate(sde, x0, steps=8, start=0.0, end=1.0, seed=1))
 
 
+def reversal(eta: float) -> tuple[ss.LinearSDE, ss.ReverseSDE]:
+    """Of Gaussian data, mean 0 and standard deviation 0.4."""
+    sde = ss.VPSDE(beta_min=0.5, beta_max=6.0)
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        return -x / variance_at(sde, t.item())
+
+    return sde, sde.reverse(score, eta)
+
+
+def variance_at(sde: ss.LinearSDE, t: float) -> float:
+    alpha, sigma = (v.item() for v in sde.marginal(t))
+    return (0.4 * alpha) ** 2 + sigma**2
+
+
+@pytest.mark.parametrize(
+    ("eta", "start", "end"), [(1.0, 1.0, 0.1), (0.5, 1.0, 0.1), (0.0, 1.0, 0.1), (0.0, 0.1, 1.0)]
+)
+def test_a_reversal_has_the_forward_marginals(eta: float, start: float, end: float) -> None:
+    """Downwards, and upwards the ODE: the end's exact variance, right to order one."""
+    sde, reverse = reversal(eta)
+    errors = []
+    for n in (256, 512):
+        times = torch.linspace(start, end, n + 1, dtype=F64).tolist()
+        factor, noise = affine_law(reverse, times, "euler")
+        got = factor**2 * variance_at(sde, start) + noise
+        errors.append(abs(got / variance_at(sde, end) - 1))
+    assert errors[1] < 0.02
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(1.0, abs=0.1)
+    assert (noise > 0) == (eta > 0)
+
+
+def test_a_reversal_takes_start_and_end_and_one_path() -> None:
+    _, reverse = reversal(1.0)
+    x0, times = torch.ones(3, 2), torch.linspace(1.0, 0.2, 9, dtype=F64)
+    whole = ss.simulate(reverse, x0, times=times, seed=3)
+    assert torch.equal(whole, ss.simulate(reverse, x0, steps=8, start=1.0, end=0.2, seed=3))
+    noise = ss.BrownianNoise(seed=3)
+    near, far = (
+        ss.simulate(reverse, x0, steps=n, start=1.0, end=0.2, noise=noise) for n in (256, 64)
+    )
+    assert rms(near - far) < 0.1 < rms(near - whole)
+
+
+def test_a_reversal_does_not_run_up() -> None:
+    calls: list[int] = []
+    sde = ss.VPSDE().reverse(lambda x, t: calls.append(1) or -x)
+
+    class Users(DoubleWell):
+        backward = True
+
+    for given in ({"steps": 200}, {"times": [0.0, 0.5, 1.0]}, {"times": [1.0, 0.5, 0.5]}):
+        for backward in (sde, Users()):
+            with pytest.raises(ss.TimeError, match=r"strictly falling.*PredictorCorrector"):
+                ss.simulate(backward, torch.zeros(2, 1), **given)
+    assert not calls
+    assert ss.simulate(Users(), torch.zeros(2, 1), times=[1.0, 0.5]).isfinite().all()
+    with pytest.raises(ss.TimeError, match=r"rising.*PredictorCorrector"):
+        ss.simulate(ss.VPSDE(), torch.zeros(2, 1), times=[1.0, 0.0])
+
+
+def test_a_gradient_flow_runs_there_and_back() -> None:
+    cold = ss.LangevinSDE(torch.neg, temperature=0.0, T=1.0)
+    x0 = torch.ones(3, 2, dtype=F64)
+    there = ss.simulate(cold, x0, steps=4000)
+    back = ss.simulate(cold, there, steps=4000, start=1.0, end=0.0)
+    torch.testing.assert_close(there, x0 / math.e, rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(back, x0, rtol=1e-3, atol=0.0)
+    with pytest.raises(ss.TimeError, match="rising"):
+        ss.simulate(ss.LangevinSDE(torch.neg, T=1.0), x0, times=[1.0, 0.0])
+
+
 def rms(x: Tensor) -> float:
     return x.square().mean().sqrt().item()
 
@@ -220,6 +292,8 @@ BAD = [
     (ss.ScheduleError, {"steps": True}),
     (ss.ScheduleError, {"times": [0.5]}),
     (ss.ScheduleError, {"times": [[0.0, 1.0]]}),
+    (ss.ScheduleError, {"times": "ab"}),
+    (ss.ScheduleError, {"times": [0.0, None]}),
     (ss.ScheduleError, {"times": [0.0, 1.0], "end": 0.5}),
     (ss.ScheduleError, {"times": [0.1, 1.0], "start": 0.1}),
     (ss.ScheduleError, {"steps": 3, "seed": "a"}),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
 from sdescore.errors import IncompatibleError
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.sde.ladder import langevin_step
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau
@@ -46,7 +46,8 @@ class AnnealedLangevin(Corrector):
     steps: int = 100
 
     def __post_init__(self) -> None:
-        require(finite(self.epsilon) and self.epsilon > 0, "epsilon > 0", f"{self.epsilon}")
+        usable = finite(self.epsilon) and self.epsilon > 0
+        require(usable, "epsilon > 0", named("epsilon", self.epsilon))
         require_steps(self.steps)
 
     @classmethod
@@ -88,9 +89,10 @@ class AnnealedLangevin(Corrector):
         '6.2e-06'
         """
         level_times = getattr(sde, "level_times", None)
-        if not callable(level_times):
+        if isinstance(sde, type) or not callable(level_times):
             raise IncompatibleError(
-                f"expected a ladder of levels such as DiscreteVESDE, got {type(sde).__name__}"
+                "expected an instance of a ladder of levels such as DiscreteVESDE, got "
+                f"{sde!r:.200}"
             )
         alpha, sigma = sde.marginal(level_times())
         if len(sigma) < 2 or not bool((alpha == 1).all() and (sigma[:-1] > sigma[1:]).all()):

@@ -11,7 +11,7 @@ from torch import Tensor
 from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
 from sdescore.errors import IncompatibleError
 from sdescore.mcmc.preconditioner import Preconditioner, require_preconditioner
-from sdescore.sde.base import SDE, finite, require
+from sdescore.sde.base import SDE, finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, flat
 from sdescore.tableau import Tableau
@@ -77,7 +77,7 @@ class Langevin(Corrector):
     preconditioner: Preconditioner | None = None
 
     def __post_init__(self) -> None:
-        require(finite(self.snr) and self.snr > 0, "snr > 0", f"snr={self.snr}")
+        require(finite(self.snr) and self.snr > 0, "snr > 0", named("snr", self.snr))
         require_steps(self.steps)
         if self.norm not in NORMS:
             raise IncompatibleError(f"expected norm among {', '.join(NORMS)}; got {self.norm!r}")

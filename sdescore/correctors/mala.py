@@ -12,7 +12,7 @@ from sdescore.correctors.langevin import expected_step
 from sdescore.errors import IncompatibleError
 from sdescore.mcmc.metropolis import mala
 from sdescore.mcmc.preconditioner import Preconditioner
-from sdescore.sde.base import SDE, finite, require
+from sdescore.sde.base import SDE, finite, named, require
 
 __all__ = ["MALA"]
 
@@ -25,7 +25,8 @@ class MALA(Corrector):
     .. math:: y = x + \tau\, s(x, t) + \sqrt{2\tau}\, z, \qquad \tau = 2(\mathrm{snr}\,\sigma_t)^2 ,
 
     accepted with probability :math:`\min(1, e^r)`. It needs the log density: an
-    :class:`sdescore.EnergyModel`, or an exact score. ``steps`` inner steps at one time cost
+    :class:`sdescore.EnergyModel`, or an exact score; a large constant in a float32 energy costs
+    precision, as :mod:`sdescore.mcmc.metropolis` says. ``steps`` inner steps at one time cost
     ``steps + 1`` evaluations of score and log density, and draw two noises each.
 
     Parameters
@@ -54,7 +55,7 @@ class MALA(Corrector):
     needs_log_density = True
 
     def __post_init__(self) -> None:
-        require(finite(self.snr) and self.snr > 0, "snr > 0", f"snr={self.snr}")
+        require(finite(self.snr) and self.snr > 0, "snr > 0", named("snr", self.snr))
         require_steps(self.steps)
         if self.report is not None and not callable(self.report):
             raise IncompatibleError(f"expected report(t, acceptance), got {self.report!r:.100}")

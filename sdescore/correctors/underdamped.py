@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdescore.correctors.base import Corrector, require_steps
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count
 from sdescore.tableau import Tableau
@@ -55,9 +55,9 @@ class Underdamped(Corrector):
     length: int = 5
 
     def __post_init__(self) -> None:
-        require(finite(self.snr) and self.snr > 0, "snr > 0", f"snr={self.snr}")
+        require(finite(self.snr) and self.snr > 0, "snr > 0", named("snr", self.snr))
         usable = finite(self.friction) and self.friction >= 0
-        require(usable, "a finite friction >= 0", f"friction={self.friction}")
+        require(usable, "a finite friction >= 0", named("friction", self.friction))
         require_steps(self.steps)
         usable = is_count(self.length) and self.length >= 1
         require(usable, "length >= 1", f"length={self.length!r}")

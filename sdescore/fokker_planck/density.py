@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from sdescore.errors import ShapeError
+from sdescore.errors import SDEScoreError, ShapeError
 from sdescore.fokker_planck.box import Box
 from sdescore.sde.base import finite, require
 
-__all__ = ["LogDensity", "flat_density", "from_log_density", "normalised"]
+__all__ = ["LogDensity", "flat_density", "float64_states", "from_log_density", "normalised"]
 
 LogDensity = Callable[[Tensor], Tensor]
 """``(N, d) -> (N,)``, up to a constant."""
@@ -20,7 +21,7 @@ LogDensity = Callable[[Tensor], Tensor]
 def from_log_density(box: Box, log_density: LogDensity) -> Tensor:
     """``exp(log_density)`` at the cells' centres, scaled to mass 1: ``(*cells,)`` float64."""
     points = box.centres.flatten(0, -2)
-    with torch.no_grad():
+    with torch.no_grad(), float64_states("a log density"):
         values = log_density(points)
     if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
@@ -31,6 +32,26 @@ def from_log_density(box: Box, log_density: LogDensity) -> Tensor:
     top = values.max().item()
     require(finite(top), "a log density below +inf, and finite on some cell", f"a maximum {top}")
     return _scaled(box, (values - top).exp().reshape(box.cells))
+
+
+@contextmanager
+def float64_states(what: str) -> Iterator[None]:
+    """Say what to do where ``what``, called inside, holds a network that takes no float64.
+
+    Raises
+    ------
+    ShapeError
+        torch's own complaint was about the dtype.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, SDEScoreError) or "double" not in str(error).lower():
+            raise
+        raise ShapeError(
+            f"expected {what} to take states in float64, got a network that does not ({error}); "
+            "use .double() on it"
+        ) from error
 
 
 def normalised(box: Box, p: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ and moves its law in time (:mod:`sdescore.fokker_planck.evolve`). Nothing is ask
 ``drift(x, t)`` and ``diffusion(t)``.
 
 A :class:`sdescore.ReverseSDE` runs from T down to 0. In :math:`\tau = T - t` it is a forward SDE
-with drift −drift and the same diffusion, and so it is solved: its times fall.
+with drift −drift and the same diffusion, and so it is solved: its times fall. An ODE runs
+both ways.
 """
 
 from __future__ import annotations
@@ -23,18 +24,19 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError, ShapeError, TimeError
+from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError, ShapeError
 from sdescore.fokker_planck.box import Box
 from sdescore.fokker_planck.density import (
     LogDensity,
     flat_density,
+    float64_states,
     from_log_density,
     normalised,
 )
 from sdescore.fokker_planck.evolve import Propagator, adaptive, equal_steps
 from sdescore.fokker_planck.generator import Array, Sparse, chain_generator
 from sdescore.fokker_planck.stationary import stationary_law
-from sdescore.sde.base import SDE, check_time, finite, require
+from sdescore.sde.base import SDE, check_time, check_times, finite, named, require
 from sdescore.shapes import is_count, require_same_shape
 
 __all__ = ["Evolution", "FokkerPlanck"]
@@ -80,8 +82,8 @@ class FokkerPlanck:
     Parameters
     ----------
     sde : SDE
-        Linear or not. A reversal, that is an SDE whose attribute ``forward`` is one, is run
-        downwards in time. States are float64 ``(N, d)`` on the CPU, so the event shape is ``(d,)``.
+        Linear or not; a reversal (:attr:`SDE.backward`) runs downwards in time. States are
+        float64 ``(N, d)`` on the CPU, so the event shape is ``(d,)`` and a network float64.
     bounds : tuple of (float, float)
         ``(low, high)`` for each of one to three axes.
     cells : tuple of int
@@ -122,8 +124,8 @@ class FokkerPlanck:
 
     @property
     def backward(self) -> bool:
-        """Whether the SDE is the reversal of its attribute ``forward``, so that time runs down."""
-        return isinstance(getattr(self.sde, "forward", None), SDE)
+        """Whether the SDE's time runs down."""
+        return self.sde.backward
 
     @property
     def centres(self) -> Tensor:
@@ -141,7 +143,7 @@ class FokkerPlanck:
         Raises
         ------
         ShapeError
-            It does not return one number for each point.
+            It does not return one number for each point, or does not take float64.
         ScheduleError
             NaN or +inf somewhere, or −inf everywhere.
         """
@@ -166,8 +168,8 @@ class FokkerPlanck:
             :meth:`density`.
         times : sequence of float
             ``(n,)`` with n >= 2, strictly monotone within [0, T]: rising, or falling for a
-            reversal. Drift and diffusion are never evaluated at these times, and taken to be
-            smooth between them: where one jumps, put that time among them.
+            reversal; either for an ODE. Drift and diffusion are never evaluated at these times,
+            and taken to be smooth between them: where one jumps, put that time among them.
         steps : int, optional
             Number of equal steps between one time and the next, in place of steps chosen by
             the tolerance; half their cost, and no estimate of their error.
@@ -183,12 +185,14 @@ class FokkerPlanck:
         Raises
         ------
         ShapeError
-            ``p0`` or the drift has another shape, or g(t) is not one number.
+            ``p0`` or the drift has another shape, g(t) is not one number, or a network does not
+            take float64.
         TimeError
             Times outside [0, T] or in the wrong order for this SDE.
         ScheduleError
-            A number out of its range, ``p0`` negative, not finite or without mass; g < 0; or
-            the box is too small: the outermost cells hold more than ``max_wall_mass``.
+            A number out of its range, times that are no numbers, ``p0`` negative, not finite or
+            without mass; g < 0; or the box is too small: the outermost cells hold more than
+            ``max_wall_mass``.
         DivergenceError
             The drift is not finite, or ``max_products`` do not suffice.
         """
@@ -200,17 +204,18 @@ class FokkerPlanck:
         require(
             finite(tolerance) and 1e-10 <= tolerance < 1,
             "1e-10 <= tolerance < 1",
-            f"tolerance={tolerance!r}",
+            named("tolerance", tolerance),
         )
         require(
             finite(max_wall_mass) and 0 < max_wall_mass <= 1,
             "0 < max_wall_mass <= 1",
-            f"max_wall_mass={max_wall_mass!r}",
+            named("max_wall_mass", max_wall_mass),
         )
         require(
             is_count(max_products) and max_products >= 1, "max_products >= 1", f"{max_products!r}"
         )
-        clock = self._clock(times)
+        clock: list[float] = check_times(times, self.sde).tolist()
+        down = clock[-1] < clock[0]
         start = self.density(p0) if callable(p0) else normalised(self._box, p0)
 
         outermost = self._box.outermost.flatten().numpy()
@@ -227,7 +232,7 @@ class FokkerPlanck:
                     "the walls are meant to reflect"
                 )
 
-        step = Propagator(self.generator, max_products)
+        step = Propagator(lambda t: self._generator(t, down), max_products)
         mass = (start * self._box.volume).flatten().numpy()
         watch(mass, clock[0])
         masses, errors, walls = [mass], [0.0], [worst]
@@ -272,9 +277,19 @@ class FokkerPlanck:
         """Mean ``(…, d)`` and covariance ``(…, d, d)`` of densities ``(…, *cells)``.
 
         The cells' mass counts at their centres, and is scaled to 1.
+
+        Raises
+        ------
+        ShapeError
+            Not ``(…, *cells)``.
+        ScheduleError
+            A density whose mass is not finite and positive.
         """
         weights = flat_density(self._box, p)
-        weights = weights / weights.sum(-1, keepdim=True)
+        total = weights.sum(-1, keepdim=True)
+        usable = bool(((total > 0) & total.isfinite()).all())
+        require(usable, "densities with a finite mass > 0", "another sum; drop those without mass")
+        weights = weights / total
         points = self._box.centres.flatten(0, -2)
         mean = weights @ points
         centred = points - mean.unsqueeze(-2)
@@ -283,6 +298,8 @@ class FokkerPlanck:
     def generator(self, t: float) -> Sparse:
         """Q(t), a ``scipy.sparse.csr_array`` acting on the cells' masses in C order.
 
+        That of a reversal drives them downwards in time.
+
         Raises
         ------
         TimeError
@@ -290,10 +307,13 @@ class FokkerPlanck:
         ShapeError, ScheduleError, DivergenceError
             As :meth:`solve`.
         """
+        return self._generator(t, self.sde.backward)
+
+    def _generator(self, t: float, down: bool) -> Sparse:
         time = check_time(t, self.sde.T)
         faces = [self._box.faces(axis) for axis in range(len(self._box.cells))]
         points = torch.cat(faces)
-        with torch.no_grad():
+        with torch.no_grad(), float64_states("the SDE's drift"):
             g = torch.as_tensor(self.sde.diffusion(time), dtype=torch.float64)
             drift = self.sde.drift(points, time)
         if g.numel() != 1:
@@ -310,24 +330,7 @@ class FokkerPlanck:
                 t=t,
                 samples=bad,
             )
-        drift = drift.double() * (-1.0 if self.backward else 1.0)
+        drift = drift.double() * (-1.0 if down else 1.0)
         parts = torch.split(drift, [len(f) for f in faces])
         normal = [part[:, axis].numpy() for axis, part in enumerate(parts)]
         return chain_generator(self._box, normal, 0.5 * noise**2)
-
-    def _clock(self, times: Sequence[float] | Tensor) -> list[float]:
-        grid = torch.as_tensor(times, dtype=torch.float64, device="cpu")
-        if grid.ndim != 1 or len(grid) < 2:
-            raise ScheduleError(
-                f"expected times of shape (n,) with n >= 2, got {tuple(grid.shape)}"
-            )
-        grid = check_time(grid, self.sde.T, "times")
-        steps = -grid.diff() if self.backward else grid.diff()
-        if not bool((steps > 0).all()):
-            order, way = ("falling", "down") if self.backward else ("rising", "up")
-            raise TimeError(
-                f"expected strictly {order} times, for {type(self.sde).__name__} runs {way} in "
-                f"time; got {grid.tolist()!r:.200}. The way back of an SDE is that of "
-                "sde.reverse(score)"
-            )
-        return grid.tolist()

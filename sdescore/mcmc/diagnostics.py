@@ -130,7 +130,7 @@ def _halves(path: Tensor) -> Tensor:
         )
     require(bool(path.isfinite().all()), "a finite path", "NaN or infinity in it")
     half = path.shape[0] // 2
-    return torch.cat([path[:half], path[-half:]], dim=1).double()
+    return torch.cat([path[:half], path[-half:]], dim=1).detach().double()
 
 
 def _variances(halves: Tensor) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ from sdescore.mcmc.preconditioner import Numbers, Preconditioner, as_preconditio
 from sdescore.mcmc.underdamped import baoab
 from sdescore.noise import NoiseSource, SeededNoise
 from sdescore.score.density import log_density_of
-from sdescore.sde.base import as_time, finite, require
+from sdescore.sde.base import as_time, check_time, finite, named, require
 from sdescore.shapes import align, flat, is_count, require_same_shape, require_state
 
 __all__ = ["LangevinRun", "langevin"]
@@ -97,7 +97,8 @@ def langevin(
     ----------
     score : callable
         ``score(x)``, or ``score(x, t)`` where ``t`` is given; like ``x``. ``"mala"`` needs its
-        ``log_density`` or ``log_prob`` as well. A module runs as it is: put it in eval mode.
+        ``log_density`` or ``log_prob`` as well; a large constant in a float32 one costs precision
+        (:mod:`sdescore.mcmc.metropolis`). A module runs as it is: put it in eval mode.
     x : Tensor
         ``(B, *E)``, float32 or float64; the run keeps its dtype and device.
     step : float
@@ -116,7 +117,8 @@ def langevin(
         :math:`x + \tau s + \sqrt{2\tau\vartheta} z`, or
         :math:`x + \tfrac\varepsilon2 s + \sqrt{\varepsilon\vartheta} z`.
     t : float or Tensor, optional
-        Noise level of a score under an SDE, ``()`` or ``(B,)``; handed on in x's dtype.
+        Noise level, ``()`` or ``(B,)``; needed for a score with an ``sde``. Handed on as ``(B,)``
+        in x's dtype.
     friction : float, optional
         γ >= 0 of ``"underdamped"``, 1 by default, in units of 1/h; 0 keeps the energy of each
         chain, so that it never forgets its start.
@@ -143,9 +145,11 @@ def langevin(
         ``x`` is no state, the preconditioner does not fit it, or the score's output does not.
     ScheduleError
         A number out of range.
+    TimeError
+        ``t`` is not finite, or outside the SDE of a score that has one.
     IncompatibleError
-        An unknown option, an option the method does not read, or ``"mala"`` on a score without
-        a log density.
+        An unknown option, an option the method does not read, ``"mala"`` on a score without a
+        log density, or no ``t`` for a score that needs one.
     DivergenceError
         The state turned NaN or infinite, or a MALA chain starts where it has no finite density.
 
@@ -159,7 +163,8 @@ def langevin(
     """
     _check_options(method, convention, friction, n, burn_in, thin, return_path)
     for name, value in (("step", step), ("temperature", temperature)):
-        require(finite(value) and not isinstance(value, bool) and value > 0, f"{name} > 0", value)
+        usable = finite(value) and not isinstance(value, bool) and value > 0
+        require(usable, f"{name} > 0", named(name, value))
     require_state(x)
     if x.dtype not in (torch.float32, torch.float64):
         raise ShapeError(f"expected x in float32 or float64, got {x.dtype}; use x.float()")
@@ -217,12 +222,7 @@ class _Target:
         self.evaluations = 0
         self._score = score
         self._log_density = log_density_of(score) if needs_density else None
-        self._given: tuple[Tensor, ...] = ()
-        if t is not None:
-            if not isinstance(t, Tensor) and not finite(t):
-                raise TimeError(f"expected t to be a finite number or a tensor, got {t!r:.100}")
-            self._given = (as_time(t, x),)
-            align(self._given[0], x)  # refuses a time that is neither one nor one per chain
+        self._given = _time(score, x, t)
 
     def __call__(self, x: Tensor) -> Tensor:
         self.evaluations += 1
@@ -233,6 +233,26 @@ class _Target:
     def log_density(self, x: Tensor) -> Tensor:
         f: Tensor = self._log_density(x.clone(), *self._given)  # type: ignore[misc]
         return f
+
+
+def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> tuple[Tensor, ...]:
+    """What a score is given beside ``x``: nothing, or a time a chain, ``(B,)``."""
+    sde = getattr(score, "sde", None)
+    if t is None:
+        if sde is not None:
+            raise IncompatibleError(
+                f"expected t= for {type(score).__name__}, whose score depends on the time, got none"
+            )
+        return ()
+    if not isinstance(t, Tensor) and not finite(t):
+        raise TimeError(f"expected t to be a finite number or a tensor, got {t!r:.100}")
+    time = as_time(t, x)
+    if not bool(time.isfinite().all()):
+        raise TimeError(f"expected a finite t, got {t!r:.100}")
+    if sde is not None:
+        check_time(t, sde.T)
+    align(time, x)  # refuses a time that is neither one nor one per chain
+    return (time.expand(len(x)).clone(),)
 
 
 def _draws(noise: NoiseSource | None, seed: int, x: Tensor, count: int) -> Callable[[int], Tensor]:
@@ -269,7 +289,7 @@ def _check_options(
                 f"{convention!r}"
             )
         usable = friction is None or (finite(friction) and not isinstance(friction, bool))
-        require(usable and (friction or 0) >= 0, "friction >= 0", f"{friction!r}")
+        require(usable and (friction or 0) >= 0, "friction >= 0", named("friction", friction))
     elif friction is not None:
         raise IncompatibleError(
             f"expected friction= with method='underdamped' only, got it with {method!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.noise import NoiseSource, SeededNoise
-from sdescore.sampler.binding import Model, model_device, state_dtype, usable_device
+from sdescore.sampler.binding import Model, folds, model_device, state_dtype, usable_device
 from sdescore.sde.base import SDE, require
 from sdescore.shapes import is_count
 
@@ -59,7 +60,8 @@ def make_request(
     ShapeError
         Shape, init, label, dtype or device.
     IncompatibleError
-        A model that is not callable or belongs to another SDE, or a foreign noise source.
+        A model that is not callable, belongs to another SDE or takes no labels where some are
+        given, or a foreign noise source.
     ScheduleError
         Seed, chunk size, or an init that is not finite.
     """
@@ -81,6 +83,8 @@ def make_request(
     if label is not None and (not isinstance(label, Tensor) or label.shape != tuple(shape[:1])):
         got = f"{tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
         raise ShapeError(f"expected label to be a tensor of shape ({shape[0]},), got {got}")
+    if label is not None:
+        require_labels(model)
     if noise is not None and not isinstance(noise, NoiseSource):
         raise IncompatibleError(f"expected a NoiseSource, got {type(noise).__name__}")
     dtype = state_dtype(model) if dtype is None else dtype
@@ -116,6 +120,30 @@ def require_model(model: Model, sde: SDE) -> None:
         raise IncompatibleError(
             f"expected a model on the sampler's SDE {sde!r:.200}, got one on {own!r:.200}"
         )
+
+
+def require_labels(model: Model) -> None:
+    """Refuse a model that cannot be called as ``model(x, t, label)``.
+
+    Raises
+    ------
+    IncompatibleError
+        See above.
+    """
+    called = model.net if folds(model) else model
+    # A module hides its signature behind __call__(*args, **kwargs).
+    function = called.forward if isinstance(called, nn.Module) else called
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # some functions in C tell none
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        raise IncompatibleError(
+            "expected a score or network that takes (x, t, label) where label= is given, got "
+            f"{type(called).__name__} with {signature}; leave label= out"
+        ) from None
 
 
 @contextmanager

@@ -263,7 +263,7 @@ class ScoreModel(nn.Module):
         Returns
         -------
         Tensor
-            ``(B,)``.
+            ``(B,)``, in x's precision or, where it is higher, the energy's.
 
         Raises
         ------
@@ -279,7 +279,8 @@ class ScoreModel(nn.Module):
             )
         given, value, t64, convention = self._given(x, t)
         energy: Any = self.net
-        f: Tensor = energy.log_density(given, value, label).to(x.dtype)
+        f: Tensor = energy.log_density(given, value, label)
+        f = f.to(torch.promote_types(f.dtype, x.dtype))
         alpha_t, sigma_t = self.sde.marginal(t64)
         u, w = conversion(alpha_t, sigma_t, convention.pair, pair("score", alpha_t, sigma_t))
         w = w / convention.input_scale

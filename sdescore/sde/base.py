@@ -20,18 +20,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError, TimeError
+from sdescore.errors import IncompatibleError, ScheduleError, TimeError
 from sdescore.grids import Grid, UniformGrid
 from sdescore.shapes import align, float64, require_same_shape
 from sdescore.typing import Score, Time
 
-__all__ = ["SDE", "ReverseSDE", "check_time", "require"]
+__all__ = ["SDE", "ReverseSDE", "check_time", "check_times", "named", "require"]
 
 
 def require(condition: bool, expected: str, got: object) -> None:
@@ -44,6 +45,14 @@ def require(condition: bool, expected: str, got: object) -> None:
     """
     if not condition:
         raise ScheduleError(f"expected {expected}; got {got}")
+
+
+def named(name: str, value: object) -> str:
+    """``name=value``, for what an error got; it says so where the value is no Python number."""
+    if isinstance(value, Real):
+        return f"{name}={value!r}"
+    hint = "; use .item()" if isinstance(value, Tensor) else ""
+    return f"{name}={value!r:.100}, which is no Python number{hint}"
 
 
 def check_time(t: Time, T: float, name: str = "t") -> Tensor:
@@ -73,6 +82,37 @@ def check_time(t: Time, T: float, name: str = "t") -> Tensor:
     return t64.clamp(max=T)
 
 
+def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
+    """``times`` as ``(n,)`` float64 on the CPU, n >= 2, in an order that the SDE's time runs in.
+
+    Raises
+    ------
+    ScheduleError
+        Not ``(n,)`` numbers with n >= 2.
+    TimeError
+        Outside [0, T], not strictly monotone, or the wrong way for this SDE.
+    """
+    try:
+        grid = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ScheduleError(f"expected times as numbers (n,), got {times!r:.100}") from None
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ScheduleError(f"expected times of shape (n,) with n >= 2, got {tuple(grid.shape)}")
+    grid = check_time(grid, sde.T, "times")
+    up, down = bool((grid.diff() > 0).all()), bool((grid.diff() < 0).all())
+    if (down if sde.backward else up) or (sde.deterministic and (up or down)):
+        return grid
+    order, way, advice = (
+        ("falling", "down", "Let the times fall, or sample with PredictorCorrector")
+        if sde.backward
+        else ("rising", "up", "For the way back use PredictorCorrector, or sde.reverse(score)")
+    )
+    raise TimeError(
+        f"expected strictly {order} times, for {type(sde).__name__} runs {way} in time; got "
+        f"{grid.tolist()!r:.200}. {advice}"
+    )
+
+
 class SDE(ABC):
     """An Itô diffusion ``dx = f(x, t) dt + g(t) dw`` on ``0 <= t <= T``.
 
@@ -97,6 +137,16 @@ class SDE(ABC):
         """The grid a sampler uses when given a number of steps alone."""
         return UniformGrid()
 
+    @property
+    def backward(self) -> bool:
+        """Whether time runs from ``T`` down to 0, as a reversal's; an SDE's own runs up."""
+        return False
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether g = 0 at all times: an ordinary differential equation, which runs both ways."""
+        return False
+
     @abstractmethod
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """``f(x, t)``, like ``x`` ``(B, *E)``; ``t`` is a float, ``()`` or ``(B,)``."""
@@ -112,6 +162,8 @@ class SDE(ABC):
         ------
         ScheduleError
             ``eta`` is outside [0, 1].
+        IncompatibleError
+            ``score`` cannot be called, or this SDE is a reversal itself.
         """
         return ReverseSDE(forward=self, score=score, eta=eta)
 
@@ -120,14 +172,23 @@ class SDE(ABC):
 class ReverseSDE(SDE):
     r"""``dx = [f − ½(1+η²) g² s] dt + η g dw̄``, integrated from ``T`` down to 0 (``dt < 0``).
 
+    At η = 0 it is an ODE, which may as well be integrated upwards.
+
     Parameters
     ----------
     forward : SDE
-        The diffusion that is reversed.
+        The diffusion that is reversed; no reversal itself.
     score : callable
         ``score(x, t)``, an estimate of :math:`\nabla_x \log p_t(x)`, like ``x``.
     eta : float
         Noise scale in [0, 1]; 1 is the reverse SDE, 0 the probability-flow ODE.
+
+    Raises
+    ------
+    ScheduleError
+        ``eta`` is outside [0, 1].
+    IncompatibleError
+        ``forward`` is no SDE instance or a reversal, or ``score`` cannot be called.
     """
 
     forward: SDE
@@ -135,11 +196,31 @@ class ReverseSDE(SDE):
     eta: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.forward, SDE):
+            raise IncompatibleError(
+                f"expected forward to be an SDE instance, such as ss.VPSDE(), got "
+                f"{self.forward!r:.200}"
+            )
+        if self.forward.backward:
+            raise IncompatibleError(
+                "expected an SDE that runs up in time to reverse, got "
+                f"{type(self.forward).__name__}, a reversal already; use its .forward"
+            )
+        if isinstance(self.score, type) or not callable(self.score):
+            raise IncompatibleError(f"expected a callable score(x, t), got {self.score!r:.200}")
         require(
             finite(self.eta) and 0.0 <= self.eta <= 1.0,
             "0 <= eta <= 1 (0: ODE, 1: reverse SDE)",
-            f"eta={self.eta}",
+            named("eta", self.eta),
         )
+
+    @property
+    def backward(self) -> bool:
+        return True
+
+    @property
+    def deterministic(self) -> bool:
+        return self.eta == 0
 
     @property
     def T(self) -> float:

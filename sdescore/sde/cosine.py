@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["CosineVPSDE"]
@@ -42,7 +42,7 @@ class CosineVPSDE(LinearSDE):
         require(
             finite(self.offset, self.T) and self.offset > 0 and self.t_min < self.T < 1,
             f"offset > 0 and {self.t_min} < T < 1",
-            f"offset={self.offset}, T={self.T}",
+            f"{named('offset', self.offset)}, {named('T', self.T)}",
         )
 
     @property

@@ -17,9 +17,15 @@ from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids import LevelGrid
-from sdescore.sde.base import check_time, finite, require
+from sdescore.sde.base import check_time, finite, named, require
 from sdescore.sde.interpolation import MonotoneCubic
-from sdescore.sde.ladder import largest_distance, levels_for_ratio, ratio_for_overlap
+from sdescore.sde.ladder import (
+    MAX_LEVELS,
+    largest_distance,
+    levels_for_ratio,
+    ratio_for_overlap,
+    require_overlap,
+)
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.vp import IntegratedBetaSDE
 from sdescore.shapes import is_count, require_state
@@ -177,7 +183,7 @@ class DiscreteVESDE(LinearSDE):
             and finite(sigma_min, sigma_max)
             and 0 < sigma_min < sigma_max,
             "an integer levels >= 2 and 0 < sigma_min < sigma_max",
-            f"levels={levels}, sigma_min={sigma_min}, sigma_max={sigma_max}",
+            f"levels={levels!r}, {named('sigma_min', sigma_min)}, {named('sigma_max', sigma_max)}",
         )
         ends = math.log(sigma_max), math.log(sigma_min)
         return cls(sigmas=as_floats(torch.linspace(*ends, levels, dtype=torch.float64).exp()))
@@ -209,9 +215,10 @@ class DiscreteVESDE(LinearSDE):
         sigma_min : float
             σ_L, small beside the data's own scale; the paper's 0.01 belongs to pixels in [0, 1].
         levels : int, optional
-            L >= 2, in place of technique 2.
+            L in [2, 100,000], in place of technique 2.
         ratio : float, optional
-            The largest σ_i/σ_{i+1}, > 1, in place of technique 2.
+            The largest σ_i/σ_{i+1}, > 1, in place of technique 2; so near 1 that it takes more than
+            100,000 levels it is refused.
         overlap : float
             In (0, 0.997), the share that neighbouring levels have in common.
 
@@ -220,8 +227,9 @@ class DiscreteVESDE(LinearSDE):
         ShapeError
             Not ``(n, *E)`` in floating point with n >= 2.
         ScheduleError
-            A parameter out of range, events of fewer than five elements without ``levels`` or
-            ``ratio``, or a largest distance that is not above ``sigma_min`` or not finite.
+            A parameter out of range, more than 100,000 levels, events of fewer than five elements
+            without ``levels`` or ``ratio``, or a largest distance that is not finite or not above
+            ``sigma_min``.
         IncompatibleError
             Both ``levels`` and ``ratio``.
 
@@ -234,20 +242,26 @@ class DiscreteVESDE(LinearSDE):
         (92, 12.3, 1.081)
         """
         require_state(data, "data")
+        require_overlap(overlap)
         if levels is not None and ratio is not None:
             raise IncompatibleError("expected levels= or ratio=, got both; leave one of them out")
         if levels is None:
             dim = math.prod(data.shape[1:])
             bound = ratio_for_overlap(overlap, dim) if ratio is None else ratio
-            require(finite(bound) and bound > 1, "ratio > 1", f"ratio={ratio!r}")
+            require(finite(bound) and bound > 1, "ratio > 1", named("ratio", ratio))
         sigma_max = largest_distance(data)
         require(
             finite(sigma_min, sigma_max) and 0 < sigma_min < sigma_max,
             "0 < sigma_min < the largest distance between two data",
-            f"sigma_min={sigma_min!r}, largest distance {sigma_max:g}",
+            f"{named('sigma_min', sigma_min)}, largest distance {sigma_max:g}",
         )
         if levels is None:
             levels = levels_for_ratio(sigma_max, sigma_min, bound)
+        require(
+            not is_count(levels) or levels <= MAX_LEVELS,
+            f"a ladder of at most {MAX_LEVELS:,} levels",
+            f"{levels!r}: take a larger ratio, a smaller overlap or a larger sigma_min",
+        )
         return cls.geometric(sigma_max=sigma_max, sigma_min=sigma_min, levels=levels)
 
     @property

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdescore.grids import KarrasGrid
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["EDMSDE"]
@@ -34,7 +34,7 @@ class EDMSDE(LinearSDE):
         require(
             finite(self.sigma_min, self.sigma_max) and 0 < self.sigma_min < self.sigma_max,
             "0 < sigma_min < sigma_max",
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}",
+            f"{named('sigma_min', self.sigma_min)}, {named('sigma_max', self.sigma_max)}",
         )
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["RectifiedFlowSDE"]
@@ -32,7 +32,9 @@ class RectifiedFlowSDE(LinearSDE):
     T: float = 0.999
 
     def __post_init__(self) -> None:
-        require(finite(self.T) and self.t_min < self.T < 1, f"{self.t_min} < T < 1", f"T={self.T}")
+        require(
+            finite(self.T) and self.t_min < self.T < 1, f"{self.t_min} < T < 1", named("T", self.T)
+        )
 
     @property
     def t_min(self) -> float:

@@ -20,17 +20,22 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import ShapeError
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.shapes import flat, is_count, require_state
 
 __all__ = [
+    "MAX_LEVELS",
     "langevin_step",
     "largest_distance",
     "levels_for_ratio",
     "ratio_for_overlap",
+    "require_overlap",
     "shell_overlap",
     "variance_ratio",
 ]
+
+MAX_LEVELS = 100_000
+"""Longest ladder made from data; the papers' have 10 to 2311 levels."""
 
 
 def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> float:
@@ -131,9 +136,7 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
     ScheduleError
         ``dim`` below 5, or ``overlap`` outside (0, 0.997).
     """
-    require(
-        finite(overlap) and 0 < overlap < 0.997, "overlap in (0, 0.997)", f"overlap={overlap!r}"
-    )
+    require_overlap(overlap)
     require(
         is_count(dim) and dim >= 5,
         "at least 5 elements an event, for the radius is only then near enough to Gaussian that "
@@ -146,6 +149,18 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
     while low < (middle := 0.5 * (low + high)) < high:
         low, high = (middle, high) if shell_overlap(1 + middle, dim) > overlap else (low, middle)
     return 1 + low
+
+
+def require_overlap(overlap: float) -> None:
+    """Refuse an overlap that no ratio above 1 has.
+
+    Raises
+    ------
+    ScheduleError
+        Outside (0, 0.997).
+    """
+    usable = finite(overlap) and 0 < overlap < 0.997
+    require(usable, "overlap in (0, 0.997)", named("overlap", overlap))
 
 
 def levels_for_ratio(sigma_max: float, sigma_min: float, ratio: float) -> int:

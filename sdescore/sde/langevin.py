@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
-from sdescore.sde.base import SDE, check_time, finite, require
+from sdescore.sde.base import SDE, check_time, finite, named, require
 from sdescore.shapes import require_same_shape
 from sdescore.typing import Time
 
@@ -41,7 +41,7 @@ class LangevinSDE(SDE):
     Raises
     ------
     IncompatibleError
-        ``score`` cannot be called.
+        ``score`` cannot be called, or it belongs to an SDE and so needs a time.
     ScheduleError
         A negative temperature, or T not positive.
 
@@ -61,16 +61,26 @@ class LangevinSDE(SDE):
     T: float = 10.0
 
     def __post_init__(self) -> None:
-        if not callable(self.score):
+        if isinstance(self.score, type) or not callable(self.score):
             raise IncompatibleError(
                 f"expected score to be a callable score(x), got {self.score!r:.200}"
+            )
+        if getattr(self.score, "sde", None) is not None:
+            raise IncompatibleError(
+                "expected a score(x) of the state alone, got "
+                f"{type(self.score).__name__}, whose score depends on the time; take one noise "
+                "level, lambda x: model(x, t)"
             )
         require(
             finite(self.temperature) and self.temperature >= 0,
             "a finite temperature >= 0",
-            f"temperature={self.temperature!r}",
+            named("temperature", self.temperature),
         )
-        require(finite(self.T) and self.T > 0, "a finite T > 0", f"T={self.T!r}")
+        require(finite(self.T) and self.T > 0, "a finite T > 0", named("T", self.T))
+
+    @property
+    def deterministic(self) -> bool:
+        return self.temperature == 0
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """``s(x)``, like ``x``."""

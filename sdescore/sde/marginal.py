@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["MarginalSDE"]
@@ -38,7 +38,7 @@ class MarginalSDE(LinearSDE):
         require(
             finite(self.T, self.t_min) and 0 <= self.t_min < self.T,
             "0 <= t_min < T",
-            f"t_min={self.t_min}, T={self.T}",
+            f"{named('t_min', self.t_min)}, {named('T', self.T)}",
         )
         require(
             callable(self.alpha) and callable(self.sigma),

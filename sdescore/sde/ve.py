@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["VESDE"]
@@ -44,7 +44,7 @@ class VESDE(LinearSDE):
         require(
             finite(self.sigma_min, self.sigma_max) and 0 < self.sigma_min < self.sigma_max,
             "0 < sigma_min < sigma_max",
-            f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}",
+            f"{named('sigma_min', self.sigma_min)}, {named('sigma_max', self.sigma_max)}",
         )
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.sde.base import finite, require
+from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["VPSDE", "IntegratedBetaSDE", "LinearBeta"]
@@ -62,7 +62,7 @@ class LinearBeta(LinearSDE):
             and 0 <= self.beta_min <= self.beta_max
             and self.beta_max > 0,
             "0 <= beta_min <= beta_max with beta_max > 0",
-            f"beta_min={self.beta_min}, beta_max={self.beta_max}",
+            f"{named('beta_min', self.beta_min)}, {named('beta_max', self.beta_max)}",
         )
 
     @property
