@@ -140,6 +140,9 @@ def test_an_energy_under_an_sde_is_given_the_time() -> None:
     model = ss.ScoreModel(ss.EnergyModel(lambda x, c: c * x.sum(-1)), sde, prediction="score")
     got = contrastive_divergence_loss(model, x, negatives, t=t).per_sample
     torch.testing.assert_close(got, t * (negatives - x).sum(1))
+    for energy in (model, model.net):  # one time for all, as a number; a plain energy gets (B,)
+        got = contrastive_divergence_loss(energy, x, negatives, t=0.3).per_sample
+        torch.testing.assert_close(got, 0.3 * (negatives - x).sum(1))
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1, 2, 2)])
@@ -152,6 +155,13 @@ def test_every_shape_and_precision(shape: tuple[int, ...], dtype: torch.dtype) -
     assert loss.mean.item() == (4 if x.ndim == 1 else 2 * 4)
 
 
+def test_an_energy_that_writes_to_its_input_harms_nothing() -> None:
+    x, negatives = torch.ones(2, 2), torch.ones(2, 2)
+    loss = contrastive_divergence_loss(ss.EnergyModel(lambda y: y.mul_(3).sum(1)), x, negatives)
+    assert loss.per_sample.tolist() == [0, 0]
+    assert torch.equal(x, torch.ones(2, 2)) and torch.equal(negatives, torch.ones(2, 2))
+
+
 def test_negatives_are_seen_in_the_precision_of_the_data() -> None:
     seen = []
     energy = ss.EnergyModel(lambda x: seen.append(x.dtype) or x.sum(-1))
@@ -160,6 +170,7 @@ def test_negatives_are_seen_in_the_precision_of_the_data() -> None:
 
 
 ENERGY = ss.EnergyModel(lambda x: x.sum(-1))
+TIMED = ss.ScoreModel(ss.EnergyModel(lambda x, c: c * x.sum(-1)), ss.VPSDE(), prediction="score")
 
 
 @pytest.mark.parametrize(
@@ -178,6 +189,17 @@ ENERGY = ss.EnergyModel(lambda x: x.sum(-1))
         ((ENERGY, torch.zeros(0, 2), torch.zeros(0, 2)), {}, ss.ShapeError),
         ((ENERGY, torch.zeros(3, 2).long(), torch.zeros(3, 2).long()), {}, ss.ShapeError),
         ((ENERGY, [[0.0]], torch.zeros(1, 1)), {}, ss.ShapeError),
+        ((TIMED, torch.zeros(3, 2), torch.zeros(3, 2)), {}, ss.IncompatibleError),
+        *(
+            ((energy, torch.zeros(3, 2), torch.zeros(3, 2)), {"t": t}, error)
+            for energy in (TIMED, ss.EnergyModel(lambda x, c: c * x.sum(-1)))
+            for t, error in (
+                (NAN, ss.TimeError),
+                (torch.tensor([0.1, NAN, 0.1]), ss.TimeError),
+                (torch.zeros(2), ss.ShapeError),
+                (torch.zeros(3, 1), ss.ShapeError),
+            )
+        ),
         ((ss.EnergyModel(lambda x: x), torch.zeros(3, 2), torch.zeros(3, 2)), {}, ss.ShapeError),
         *(
             ((ENERGY, torch.zeros(3, 2), torch.zeros(3, 2)), {"penalty": v}, ss.ScheduleError)
@@ -196,7 +218,7 @@ def test_another_object_s_density_is_one_scalar_a_sample(returned: object) -> No
         def log_density(self, x: Tensor) -> object:
             return returned
 
-    with pytest.raises(ss.ShapeError, match="one a sample"):
+    with pytest.raises(ss.ShapeError, match="one scalar per sample"):
         contrastive_divergence_loss(Density(), torch.zeros(3, 2), torch.zeros(3, 2))
 
 
@@ -314,12 +336,20 @@ def test_a_state_of_another_buffer_is_refused() -> None:
         ({"chains": state["chains"]}, ss.IncompatibleError),
         ({**state, "more": state["chains"]}, ss.IncompatibleError),
         ({**state, "chains": torch.zeros(5, 2)}, ss.ShapeError),
-        ({**state, "generator": state["generator"][:-1]}, ss.ShapeError),
-        ({**state, "generator": state["generator"].float()}, ss.ShapeError),
+        ({**state, "chains": torch.full((4, 2), NAN)}, ss.ScheduleError),
+        ({**state, "chains": torch.full((4, 2), 1e300, dtype=torch.float64)}, ss.ScheduleError),
+        ({**state, "chains": None}, ss.ShapeError),
+        ({**state, "generator": state["generator"][:-1]}, ss.IncompatibleError),
+        ({**state, "generator": state["generator"].float()}, ss.IncompatibleError),
+        ({**state, "generator": torch.zeros_like(state["generator"])}, ss.IncompatibleError),
+        ({**state, "generator": None}, ss.IncompatibleError),
+        (None, ss.IncompatibleError),
+        (["chains", "generator"], ss.IncompatibleError),
     ):
         with pytest.raises(error):
             buffer.load_state_dict(bad)
     assert torch.equal(buffer.chains, state["chains"])
+    assert torch.equal(buffer.state_dict()["generator"], state["generator"])
 
 
 @pytest.mark.parametrize(
@@ -353,9 +383,9 @@ def test_draws_and_updates_that_do_not_fit_are_refused() -> None:
     for x in (torch.zeros(2, 3), torch.zeros(3, 2), None):
         with pytest.raises(ss.ShapeError):
             buffer.update(torch.tensor([0, 1]), x)
-    for value in (NAN, INF):
+    for value in (NAN, INF, 1e300):  # the last is finite until it is kept in float32
         with pytest.raises(ss.ScheduleError, match="finite"):
-            buffer.update(torch.tensor([0, 1]), torch.full((2, 2), value))
+            buffer.update(torch.tensor([0, 1]), torch.full((2, 2), value, dtype=torch.float64))
     assert torch.equal(buffer.chains, before)
     calls = []
     fickle = ReplayBuffer(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from scipy.spatial.distance import pdist
@@ -114,6 +116,61 @@ def test_an_energy_that_is_no_scalar_is_refused(net: nn.Module) -> None:
         ss.EnergyModel(Wrapped())(torch.zeros(3, 2), torch.zeros(3))
 
 
+def without_gradients(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return -x.square().sum(1)
+
+
+LINEAR = nn.Linear(2, 1)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: -x.detach().square().sum(1),
+        lambda x: LINEAR(x.detach())[:, 0],  # its weights have a gradient, x has none
+        lambda x: LINEAR.bias.expand(len(x)),
+        lambda x: torch.zeros(len(x)),
+        without_gradients,
+    ],
+)
+def test_an_energy_that_autograd_does_not_see_is_not_flat(f: Callable[[Tensor], Tensor]) -> None:
+    energy, x = ss.EnergyModel(f), torch.randn(3, 2)
+    calls = [energy, lambda x: torch.func.jvp(energy, (x,), (x,)), torch.func.jacrev(energy)]
+    for call in calls:
+        with pytest.raises(ss.IncompatibleError, match="differentiate in x"):
+            call(x)
+    with torch.no_grad(), pytest.raises(ss.IncompatibleError, match="differentiate in x"):
+        energy(x)
+    assert energy.log_density(x).shape == (3,)
+
+
+def test_a_flat_energy_is_one_that_autograd_sees() -> None:
+    flat, x = ss.EnergyModel(lambda x: 0 * x.sum(1)), torch.randn(3, 2)
+    for context in (torch.no_grad(), torch.enable_grad(), torch.inference_mode()):
+        with context:
+            assert torch.equal(flat(x), torch.zeros(3, 2))
+    assert torch.equal(torch.func.vmap(lambda r: flat(r[None])[0])(x), torch.zeros(3, 2))
+
+
+def test_an_energy_compiles_in_one_graph() -> None:
+    energy, x = ss.EnergyModel(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))), torch.randn(3, 2)
+    compiled = torch.compile(energy, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), energy(x))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 2).long(), [[0.0]], None, torch.tensor(1.0)])
+def test_what_is_no_state_has_no_energy(x: object) -> None:
+    for call in (energy := ss.EnergyModel(lambda x: x.sum(1)), energy.log_density):
+        with pytest.raises(ss.ShapeError, match="expected x"):
+            call(x)
+
+
+def test_an_energy_of_whole_numbers_has_no_gradient() -> None:
+    with pytest.raises(ss.ShapeError, match="floating point"):
+        ss.EnergyModel(lambda x: x.sum(1).long())(torch.zeros(3, 2))
+
+
 class Constant(nn.Module):
     def __init__(self, value: float) -> None:
         super().__init__()
@@ -149,10 +206,48 @@ def test_levels_that_do_not_fit_are_refused() -> None:
     ensemble = ss.LevelEnsemble([Constant(1.0)])
     with pytest.raises(ss.ShapeError, match="int64"):
         ensemble(torch.zeros(1, 2), torch.zeros(1))
-    with pytest.raises(ss.IncompatibleError, match="got 1"):
-        ensemble(torch.zeros(1, 2), torch.ones(1, dtype=torch.int64))
-    with pytest.raises(ss.IncompatibleError):
-        ss.LevelEnsemble([])
+    for level in ([0, 1], [-1, 0]):
+        with pytest.raises(ss.IncompatibleError, match="levels 0 … 0"):
+            ensemble(torch.zeros(2, 2), torch.tensor(level))
+    for bad in (torch.tensor(0), torch.zeros(3).long(), torch.zeros(2, 1).long(), [0, 0], 0):
+        with pytest.raises(ss.ShapeError, match="levels of shape"):
+            ensemble(torch.zeros(2, 2), bad)
+    for nets in ([], 3, None, [lambda x, c: x], [Constant(1.0), None], Constant(1.0)):
+        with pytest.raises(ss.IncompatibleError, match="one a level"):
+            ss.LevelEnsemble(nets)
+
+
+class Returns(nn.Module):
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor, c: Tensor) -> object:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: x[:, :1], lambda x: x.sum(), lambda x: x[:1], lambda x: None]
+)
+def test_an_ensemble_s_output_is_not_broadcast(function: Callable[[Tensor], object]) -> None:
+    ensemble = ss.LevelEnsemble([Returns(lambda x: x), Returns(function)])
+    with pytest.raises(ss.ShapeError, match=r"nets\[1\]"):
+        ensemble(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]))
+
+
+def test_an_ensemble_has_its_networks_dtype() -> None:
+    level, x = torch.tensor([1, 0, 1]), torch.randn(3, 2)
+    double = ss.LevelEnsemble([Returns(lambda x: x.double()), Returns(lambda x: -x.double())])
+    assert torch.equal(double(x, level), torch.tensor([[-1], [1], [-1]]) * x.double())
+    assert double(x[:0], level[:0]).shape == (0, 2)
+    nets = [nn.utils.skip_init(nn.Linear, 2, 2) for _ in range(2)]
+    for i, net in enumerate(nets):
+        nn.init.eye_(net.weight)
+        nn.init.constant_(net.bias, i)
+    ensemble = ss.LevelEnsemble([Returns(net) for net in nets])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ensemble(torch.ones(3, 2), level)
+    assert y.dtype == torch.bfloat16 and y[:, 0].tolist() == [2, 1, 2]
 
 
 @pytest.mark.parametrize(("n", "block"), [(2, 2048), (50, 7), (50, 25), (300, 2048)])

@@ -535,6 +535,30 @@ def test_an_energy_s_differences_need_no_derivative() -> None:
 
 
 @pytest.mark.parametrize("kind", ["score", "energy"])
+def test_each_sample_may_have_a_step_of_its_own(kind: str) -> None:
+    model, x, v = bumps(kind, 0.5), draw(4, 2), draw(2, 4, 2, seed=1)
+    steps = torch.tensor([0.01, 0.3, 0.1, 1.0])
+    together = finite_difference_loss(model, x, probes=v, epsilon=steps).per_sample
+    for i, step in enumerate(steps.double()):
+        alone = finite_difference_loss(model, x, probes=v, epsilon=step).per_sample
+        assert torch.equal(
+            alone, finite_difference_loss(model, x, probes=v, epsilon=step.item()).per_sample
+        )
+        torch.testing.assert_close(together[i], alone[i], rtol=1e-12, atol=0)
+        assert not torch.isclose(together, alone)[[j for j in range(4) if j != i]].any()
+
+
+def test_a_constant_in_an_energy_of_float64_costs_nothing() -> None:
+    """Float32 holds 1e5 to 4e-3: over ε² = 9e-4, an error of 9 if it were rounded first."""
+    x, v = draw(20, 2, dtype=torch.float32), draw(1, 20, 2, seed=1, dtype=torch.float32)
+    model = ss.EnergyModel(lambda x: 1e5 - 0.5 * x.double().square().sum(1))
+    loss = finite_difference_loss(model, x, probes=v)
+    exact = sliced_loss(lambda x: -x, x, probes=v)
+    assert loss.per_sample.dtype == loss.mean.dtype == torch.float32
+    torch.testing.assert_close(loss.per_sample, exact.per_sample, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["score", "energy"])
 def test_the_default_step_survives_float32(kind: str) -> None:
     """The gradient's error in float32 is below 2 %, and a tiny step's, all rounding, is larger."""
     errors = {}
@@ -601,7 +625,7 @@ def test_time_and_weight(name: str) -> None:
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         seen.append(t)
-        return -x * (t[:, None] if t.ndim else t)
+        return -x * t[:, None]
 
     t = torch.tensor([0.1, 0.2, 0.5, 1.0, 3.0])
     many = objective(score, x, t=t).per_sample
@@ -611,7 +635,7 @@ def test_time_and_weight(name: str) -> None:
         torch.testing.assert_close(many[i], alone)
     seen.clear()
     objective(score, x, t=0.5)
-    assert all(s.shape == () and s.item() == 0.5 for s in seen)
+    assert all(s.tolist() == [0.5] * 5 for s in seen)
     plain = lambda x: -x  # noqa: E731
     weight = torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0])
     whole = objective(plain, x)
@@ -642,7 +666,7 @@ def test_an_sde_s_times_are_checked_and_keep_their_precision(name: str) -> None:
         SCORE_ONLY[name](score, cloud(5), t=2.0)
     assert not score.times
     SCORE_ONLY[name](score, cloud(5).float(), t=0.1)
-    assert all(t.item() == 0.1 for t in score.times) and score.times
+    assert all(t.tolist() == [0.1] * 5 for t in score.times) and score.times
 
 
 @pytest.mark.parametrize("name", SCORE_ONLY)
@@ -708,6 +732,32 @@ def test_the_generator_draws_the_probes() -> None:
     assert len(rows.unique()) == 9  # each sample has directions of its own
 
 
+@pytest.mark.parametrize("name", SCORE_ONLY)
+def test_a_score_that_writes_to_its_input_harms_nothing(name: str) -> None:
+    def careless(x: Tensor, t: Tensor) -> Tensor:
+        s = -x * t[:, None]
+        x.mul_(0.0)
+        return s
+
+    x, t = cloud(5), torch.full((5,), 2.0, dtype=F64)
+    got = SCORE_ONLY[name](careless, x, t=t).per_sample
+    assert torch.equal(x, cloud(5))
+    torch.testing.assert_close(got, SCORE_ONLY[name](lambda x: -2 * x, x).per_sample)
+    SCORE_ONLY[name](lambda x, t: t.zero_()[:, None] * x, x, t=t)
+    assert t.tolist() == [2.0] * 5
+    writes = lambda y: y.mul_(1.0).square().sum(1).mul_(-1.0) + 0 * y.zero_().sum(1)  # noqa: E731
+    finite_difference_loss(ss.EnergyModel(writes), x)
+    explicit_loss(lambda y: -y, x, lambda y: y.zero_())
+    assert torch.equal(x, cloud(5))
+
+
+@pytest.mark.parametrize("name", SCORE_ONLY)
+def test_the_states_are_data(name: str) -> None:
+    x, scale = cloud(5).requires_grad_(), torch.ones((), dtype=F64, requires_grad=True)
+    SCORE_ONLY[name](lambda x: -scale * x, x).mean.backward()
+    assert scale.grad is not None and x.grad is None
+
+
 # What is refused.
 
 
@@ -761,6 +811,14 @@ def test_bad_requests_are_refused(name: str, error: type[Exception], given: dict
         (ss.ScheduleError, sliced_loss, {"chunk_size": 0, "reduced_variance": True}),
         (ss.ScheduleError, finite_difference_loss, {"epsilon": 0.0}),
         (ss.ScheduleError, finite_difference_loss, {"epsilon": math.nan}),
+        (ss.ScheduleError, finite_difference_loss, {"epsilon": "small"}),
+        (ss.ScheduleError, finite_difference_loss, {"epsilon": torch.tensor([0.1, 0.0, 0.1])}),
+        (ss.ScheduleError, finite_difference_loss, {"epsilon": torch.tensor(math.inf)}),
+        (ss.ShapeError, finite_difference_loss, {"epsilon": torch.ones(2)}),
+        (ss.ShapeError, finite_difference_loss, {"epsilon": torch.ones(3, 2)}),
+        (ss.IncompatibleError, implicit_loss, {"generator": 3}),
+        (ss.IncompatibleError, sliced_loss, {"generator": 3}),
+        (ss.IncompatibleError, finite_difference_loss, {"generator": 3, "probes": X[None]}),
         (ss.IncompatibleError, finite_difference_loss, {"reduced_variance": 1}),
         (ss.ShapeError, finite_difference_loss, {"x": X.bfloat16()}),
         (ss.IncompatibleError, explicit_loss, {"target": 3.0}),
@@ -835,10 +893,27 @@ def test_values_of_an_energy_do_not_know_its_gradient_s_norm() -> None:
         finite_difference_loss(ss.EnergyModel(lambda x: x[:, 0]), X, reduced_variance=True)
 
 
+class Conditional(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
+
+
 def test_dropout_has_no_differences() -> None:
     net = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     with pytest.raises(ss.IncompatibleError, match="dropout"):
         finite_difference_loss(net, X)
+    model, t, label = ss.ScoreModel(Conditional(net), ss.VPSDE()), torch.ones(3), torch.zeros(3)
+    for classes in (None, label.long()):
+        with pytest.raises(ss.IncompatibleError, match="dropout"):
+            at_levels(finite_difference_loss)(model, X, t, label=classes)
+    far = ss.ScoreModel(Conditional(nn.Linear(2, 2, device="meta")), ss.VPSDE())
+    with pytest.raises(ss.ShapeError, match="device"):
+        at_levels(sliced_loss)(far, X, t, label=label.long())
     assert finite_difference_loss(net.eval(), X).mean.isfinite()
     net[1].p = 0.0
     assert finite_difference_loss(net.train(), X).mean.isfinite()
@@ -848,7 +923,9 @@ def test_the_target_is_not_trained() -> None:
     a, b = nn.Linear(2, 2), nn.Linear(2, 2)
     explicit_loss(a, torch.ones(3, 2), b).mean.backward()
     assert a.weight.grad is not None and b.weight.grad is None
-    loss = explicit_loss(lambda x, t: t * x, torch.ones(3, 2), lambda x, t: -t * x, t=0.5)
+    loss = explicit_loss(
+        lambda x, t: t[:, None] * x, torch.ones(3, 2), lambda x, t: -t[:, None] * x, t=0.5
+    )
     assert loss.per_sample.tolist() == [1.0] * 3
 
 
@@ -955,6 +1032,129 @@ def test_at_levels_is_the_objective_at_noised_data() -> None:
     torch.testing.assert_close(got.per_sample, 0.5 * sigma.float() ** 2 * s.square().sum(1))
 
 
+@pytest.mark.parametrize(("t", "wanted"), [(0.0, -0.362), (1.0, -0.5)])
+@pytest.mark.parametrize("kind", ["energy", "score"])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_the_step_of_differences_follows_the_level(
+    t: float, wanted: float, kind: str, dtype: torch.dtype
+) -> None:
+    """Two points 2σ_min from 0, where a step of 0.03 is three σ_min and one of 0.005 half."""
+    sde = ss.VESDE(sigma_min=0.01, sigma_max=50.0)
+    exact = ss.EmpiricalScore(torch.tensor([[-0.02], [0.02]], dtype=F64), sde)
+
+    class Score:
+        def __init__(self) -> None:
+            self.sde = sde
+
+        def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+            return exact(x, t)
+
+    score = exact if kind == "energy" else Score()
+    x0 = torch.tensor([[-0.02], [0.02]], dtype=dtype).repeat(10_000, 1)
+    times = torch.full((20_000,), t)
+    signs = torch.ones(1, *x0.shape, dtype=dtype)
+
+    def value(objective: Callable[..., Loss], **options: Any) -> float:
+        lifted = at_levels(objective, options=options)
+        return lifted(score, x0, times, torch.Generator().manual_seed(0)).mean.item()
+
+    implicit = value(implicit_loss)
+    assert implicit == pytest.approx(wanted, abs=0.02)
+    assert value(finite_difference_loss, probes=signs) == pytest.approx(implicit, rel=2e-3)
+    # One step for all levels, and of a partial, is the user's own affair.
+    one = {"energy": 0.03, "score": 0.005}[kind]
+    fixed = value(finite_difference_loss, probes=signs, epsilon=one)
+    assert fixed == value(functools.partial(finite_difference_loss, epsilon=one), probes=signs)
+    if t == 0:
+        assert abs(fixed - implicit) > {"energy": 0.2, "score": 0.02}[kind]
+
+
+def test_labels_are_for_scores_that_take_them() -> None:
+    """Neither an exact score nor a network without labels, in any loss that hands them on."""
+    sde, t, label = ss.VPSDE(), torch.full((3,), 0.5), torch.zeros(3, dtype=torch.int64)
+    exact = ss.GaussianScore(torch.zeros(2), 1.0, sde)
+    losses = [
+        lambda score, label: at_levels(sliced_loss)(score, X, t, label=label),
+        lambda score, label: at_levels(finite_difference_loss)(score, X, t, label=label),
+        lambda score, label: ss.denoising_loss(score, X, t=t, label=label),
+    ]
+    for loss in losses:
+        assert loss(exact, None).mean.isfinite()
+        for score in (exact, ss.ScoreModel(nn.Bilinear(2, 1, 2), sde)):
+            with pytest.raises(ss.IncompatibleError, match="takes no label"):
+                loss(score, label)
+        for bad in (label[:2], label.float(), [0, 0, 0], label[:, None]):
+            with pytest.raises(ss.ShapeError, match="one label per sample"):
+                loss(level_model(), bad)
+
+
+class Guided:
+    """A score that takes labels, and its log density, which may or may not."""
+
+    sde = ss.VPSDE()
+
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        return -x * (1 + label[:, None])
+
+
+def test_a_labelled_score_has_a_density_if_it_had_one() -> None:
+    class Whole(Guided):
+        def log_density(self, x: Tensor, t: Tensor) -> Tensor:
+            return -0.5 * x.square().sum(1)
+
+    t, label = torch.full((3,), 0.5), torch.tensor([0, 1, 2])
+    differences = at_levels(finite_difference_loss, options={"probes": torch.ones(1, 3, 2)})
+    sliced = at_levels(sliced_loss, options={"probes": torch.ones(1, 3, 2)})
+    got, wanted = (
+        loss(Guided(), X, t, torch.Generator().manual_seed(0), label).per_sample
+        for loss in (differences, sliced)
+    )
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ss.IncompatibleError, match="takes no label"):
+        differences(Whole(), X, t, label=label)
+
+
+def test_times_and_generators_that_do_not_fit_are_refused_at_every_level() -> None:
+    model, lifted = level_model(), at_levels(sliced_loss)
+    model.forward = untouched  # type: ignore[method-assign]
+    for t in (torch.full((4,), 0.5), torch.full((3, 1), 0.5)):
+        with pytest.raises(ss.ShapeError, match="one time"):
+            lifted(model, X, t)
+    for t in (torch.full((3,), 2.0), torch.full((3,), math.nan)):
+        with pytest.raises(ss.TimeError, match="expected"):
+            lifted(model, X, t)
+    calls: list[Callable[[Any], object]] = [
+        lambda g: lifted(model, X, torch.full((3,), 0.5), g),
+        lambda g: ss.denoising_loss(model, X, generator=g),
+        lambda g: ss.denoising_loss(model, X, t=0.5, noise=X, generator=g),
+        lambda g: ss.UniformTimes().sample(model.sde, 3, g),
+    ]
+    for call in calls:
+        with pytest.raises(ss.IncompatibleError, match="expected generator"):
+            call(3)
+
+
+def test_an_objective_of_one_s_own_is_lifted_too() -> None:
+    """``generator`` is handed to one that has it, with or without a default."""
+    seen: list[torch.Generator] = []
+
+    def draws(
+        score: Any, x: Tensor, *, t: Tensor, weight: Tensor, generator: torch.Generator
+    ) -> Loss:
+        seen.append(generator)
+        return implicit_loss(score, x, t=t, weight=weight)
+
+    def plain(score: Any, x: Tensor, t: Tensor, weight: Tensor) -> Loss:
+        return implicit_loss(score, x, t=t, weight=weight)
+
+    model, t = level_model(), torch.full((3,), 0.5)
+    values = [
+        at_levels(o)(model, X, t, torch.Generator().manual_seed(2)).mean
+        for o in (implicit_loss, draws, plain)
+    ]
+    assert values[0] == values[1] == values[2] and len(seen) == 1
+
+
 def test_at_levels_has_a_name_without_an_address() -> None:
     lifted = at_levels(sliced_loss, ss.losses.sigma2, options={"probes": 2, "probe_law": "sphere"})
     assert repr(lifted) == (
@@ -978,7 +1178,12 @@ def test_at_levels_has_a_name_without_an_address() -> None:
         (sliced_loss, {"options": {"probs": 2}}),
         (sliced_loss, {"options": {"t": 0.1}}),
         (sliced_loss, {"options": {"x": X}}),
+        (sliced_loss, {"options": ["probes"]}),
+        (sliced_loss, {"options": {1: 2}}),
+        (explicit_loss, {}),  # its target is required
+        (max, {}),
         (lambda score, x: None, {}),
+        (lambda score, x, *, t, weight, scale: None, {}),
     ],
 )
 def test_objectives_that_do_not_fit_are_refused(objective: Any, given: dict[str, Any]) -> None:
@@ -1058,9 +1263,18 @@ def test_the_loop_calls_the_objective_by_its_names() -> None:
 def test_objectives_the_loop_cannot_use_are_refused() -> None:
     touched = level_model()
     touched.forward = untouched  # type: ignore[method-assign]
-    for bad in (3, "sliced", ss.MLP):
+    for bad in (3, "sliced", ss.MLP, sliced_loss, max, lambda model, x0, t: None):
         with pytest.raises(ss.IncompatibleError, match="objective="):
             run(touched, objective=bad)
+    with pytest.raises(ss.IncompatibleError, match="at_levels"):
+        run(touched, objective=sliced_loss)
+    value = torch.zeros(8, requires_grad=True)
+    for detached in (
+        Loss(torch.zeros(8), torch.zeros(())),
+        Loss(value, value.mean().detach()),
+    ):
+        with pytest.raises(ss.IncompatibleError, match="without a gradient"):
+            run(touched, objective=lambda *args, bad=detached, **named: bad)
     with pytest.raises(ss.IncompatibleError, match="no weighting="):
         run(touched, objective=at_levels(sliced_loss), weighting="likelihood")
     for bad_loss in (
@@ -1068,6 +1282,7 @@ def test_objectives_the_loop_cannot_use_are_refused() -> None:
         (torch.zeros(8), torch.zeros(())),
         Loss(torch.zeros(3), torch.zeros(())),
         Loss(torch.zeros(8), torch.zeros(8)),
+        Loss(None, None),
     ):
         with pytest.raises(ss.IncompatibleError, match="to return a Loss"):
             run(touched, objective=lambda model, x0, t, generator, label, bad=bad_loss: bad)

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.losses.given import check_samples, density, score_time
 from sdescore.losses.loss import Loss
 from sdescore.score.density import log_density_of
 from sdescore.sde.base import finite, require
@@ -62,7 +63,8 @@ def contrastive_divergence_loss(
     negatives : Tensor
         Samples of the model, like ``x``; no gradient flows into them.
     t : float or Tensor, optional
-        Handed to the log density of an energy that takes a time; ``x`` is noised data then.
+        ``()`` or ``(B,)``, handed to the log density of an energy that takes a time; ``x`` is
+        noised data then.
     penalty : float
         λ >= 0 of :math:`\lambda (f(x)^2 + f(\tilde x)^2)`, which keeps near 0 what is free up to a
         constant (Du & Mordatch 2019, section 3.3).
@@ -75,10 +77,12 @@ def contrastive_divergence_loss(
     Raises
     ------
     ShapeError
-        ``x`` is not ``(B, *E)`` in floating point with B >= 1, ``negatives`` is not like it, or
-        the log density is not one scalar a sample.
+        ``x`` is not ``(B, *E)`` in floating point with B >= 1, ``negatives`` or ``t`` does not fit
+        it, or the log density is not one scalar a sample.
+    TimeError
+        ``t`` is not finite, or outside the SDE of an energy that has one.
     IncompatibleError
-        The score knows no log density.
+        The score knows no log density, or needs a time and got none.
     ScheduleError
         ``penalty`` is negative or not finite.
 
@@ -90,23 +94,12 @@ def contrastive_divergence_loss(
     >>> contrastive_divergence_loss(energy, torch.zeros(1, 2), torch.ones(1, 2)).mean
     tensor(-1.)
     """
-    log_density = log_density_of(energy)
-    require_state(x)
-    if x.shape[0] == 0:
-        raise ShapeError(f"expected at least one sample, got x of shape {tuple(x.shape)}")
+    log_density_of(energy)  # refuses a score without
+    check_samples(energy, x)
     require_same_shape(negatives, x, "negatives")
     require(finite(penalty) and penalty >= 0, "penalty >= 0", f"{penalty!r}")
-
-    def f(y: Tensor) -> Tensor:
-        value = log_density(y) if t is None else log_density(y, t)
-        if not isinstance(value, Tensor) or value.shape != y.shape[:1]:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ShapeError(
-                f"expected a log density of shape ({len(y)},), one a sample, got {got}"
-            )
-        return value.to(torch.promote_types(value.dtype, torch.float32))
-
-    data, model = f(x), f(negatives.detach().to(x))
+    time = score_time(energy, x, t)
+    data, model = density(energy, time, x), density(energy, time, negatives.detach().to(x))
     per_sample = model - data
     if penalty > 0:
         per_sample = per_sample + penalty * (data.square() + model.square())
@@ -213,7 +206,7 @@ class ReplayBuffer:
         ShapeError
             ``index`` is not of different places in the buffer, or ``x`` does not fit.
         ScheduleError
-            NaN or infinity in ``x``, which no later run would get rid of.
+            NaN or infinity in ``x`` as the buffer keeps it, which no later run would get rid of.
         """
         if (
             not isinstance(index, Tensor)
@@ -227,8 +220,7 @@ class ReplayBuffer:
                 f"got {index!r:.100}"
             )
         require_same_shape(x, self.chains[index], "x", "the chains drawn")
-        require(bool(x.isfinite().all()), "finite chains", "NaN or infinity in x")
-        self.chains[index] = x.detach().to(self.chains)
+        self.chains[index] = self._kept(x, "x")
 
     def state_dict(self) -> dict[str, Tensor]:
         """Copies of the chains and of the generator's state, for a checkpoint."""
@@ -240,19 +232,33 @@ class ReplayBuffer:
         Raises
         ------
         IncompatibleError
-            Other entries than a buffer's.
+            Other entries than a buffer's, or no state of a generator.
         ShapeError
-            Chains or generator state of another shape.
+            Chains of another shape.
+        ScheduleError
+            NaN or infinity in the chains as the buffer keeps them.
         """
-        if set(state) != {"chains", "generator"}:
-            raise IncompatibleError(f"expected entries chains and generator, got {sorted(state)}")
+        if not isinstance(state, Mapping) or set(state) != {"chains", "generator"}:
+            got = list(state) if isinstance(state, Mapping) else type(state).__name__
+            raise IncompatibleError(
+                f"expected the entries chains and generator, got {got!r:.200}; pass what "
+                "ReplayBuffer.state_dict() returned"
+            )
         chains, generator = state["chains"], state["generator"]
         require_same_shape(chains, self.chains, "the saved chains", "those of this buffer")
-        mine = self._generator.get_state()
-        if generator.dtype != mine.dtype or generator.shape != mine.shape:
-            raise ShapeError(
-                f"expected the generator's state as {mine.dtype} of shape {tuple(mine.shape)}, got "
-                f"{generator.dtype} of shape {tuple(generator.shape)}"
-            )
-        self._generator.set_state(generator.cpu())
-        self.chains.copy_(chains)
+        kept = self._kept(chains, "the saved chains")
+        try:
+            restored = torch.Generator()
+            restored.set_state(generator.cpu())
+        except (AttributeError, TypeError, RuntimeError) as error:
+            raise IncompatibleError(
+                f"expected the state of a generator, got {generator!r:.100}: {error!s:.100}"
+            ) from None
+        self._generator = restored
+        self.chains.copy_(kept)
+
+    def _kept(self, x: Tensor, name: str) -> Tensor:
+        """``x`` like the chains, refused unless it is finite in their dtype."""
+        kept = x.detach().to(self.chains)
+        require(bool(kept.isfinite().all()), "finite chains", f"NaN or infinity in {name}")
+        return kept

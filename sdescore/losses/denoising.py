@@ -31,21 +31,23 @@ is computed in at least float32, coefficients in float64.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
+from sdescore.losses.given import check_generator, draw_normal, per_sample_time
 from sdescore.losses.importance import importance_weighted
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.parameterization import Pair, conversion, pair
 from sdescore.score.model import ScoreModel
-from sdescore.sde.base import as_time, check_time
+from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, float64, require_same_shape, require_state, sum_event
+from sdescore.shapes import align, require_same_shape, require_state, sum_event
 from sdescore.typing import Score, Time
 
 __all__ = ["denoising_loss"]
@@ -109,7 +111,8 @@ def denoising_loss(
     ScheduleError
         λ is negative or not finite.
     IncompatibleError
-        No SDE, two different ones, both ``t`` and ``times``, or an unknown weighting.
+        No SDE, two different ones, both ``t`` and ``times``, an unknown weighting, a label for a
+        score that takes none, or a ``generator`` that is none.
 
     Examples
     --------
@@ -129,19 +132,20 @@ def denoising_loss(
             f"expected at least one sample, got x0 of shape {tuple(x0.shape)}; the mean of no "
             "losses is undefined"
         )
+    check_generator(generator)
     sde = model_sde(model, sde)
     weigh = named_weighting(weighting) if times is None else importance_weighted(weighting, times)
     if noise is not None:
         require_same_shape(noise, x0, "noise", "x0")
     if label is not None:
-        require_label(label, x0)
+        check_label(model, label, x0)
     t64 = _times(sde, x0, times, t, generator)
     alpha_t, sigma_t = sde.marginal(t64)
     weight = _weight(weigh, sde, t64, sigma_t)
 
     working = torch.promote_types(x0.dtype, torch.float32)
     clean = x0.to(working)
-    noise = _draw(clean, generator) if noise is None else noise.to(clean)
+    noise = noise.to(clean) if noise is not None else draw_normal(clean.shape, clean, generator)
     x_t = sde.perturb(clean, t64, noise)
 
     y, (p, q) = _output(model, x_t, t64, alpha_t, sigma_t, label)
@@ -193,6 +197,41 @@ def require_label(label: Tensor, x0: Tensor) -> None:
         )
 
 
+def check_label(score: object, label: Tensor, x0: Tensor) -> None:
+    """Refuse labels that are none, or that the score does not take.
+
+    Raises
+    ------
+    ShapeError
+        As :func:`require_label`.
+    IncompatibleError
+        The score is not called as ``score(x, t, label)``, or a model's network as
+        ``net(x, c, label)``.
+    """
+    require_label(label, x0)
+    for part in (score, score.net) if isinstance(score, ScoreModel) else (score,):
+        require_takes_label(part.forward if isinstance(part, nn.Module) else part, part)
+
+
+def require_takes_label(function: Any, owner: object) -> None:
+    """Refuse a function that cannot be called with a state, a time and a label.
+
+    Raises
+    ------
+    IncompatibleError
+        Its signature says so; one that cannot be read, a builtin's, says nothing.
+    """
+    try:
+        inspect.signature(function).bind("x", "t", "label")
+    except TypeError:
+        raise IncompatibleError(
+            f"expected a score of (x, t, label) for labelled data, got {type(owner).__name__}, "
+            "which takes no label; leave label= out"
+        ) from None
+    except ValueError:
+        pass
+
+
 def _times(
     sde: LinearSDE,
     x0: Tensor,
@@ -203,12 +242,10 @@ def _times(
     """``(B,)`` float64 times on the device of ``x0``."""
     if t is None:
         times = default_times(sde) if times is None else times
-        t = times.sample(sde, x0.shape[0], generator, x0.device)
+        t = times.sample(sde, len(x0), generator, x0.device)
     elif times is not None:
         raise IncompatibleError("expected t= or times=, got both; leave one of them out")
-    t64 = float64(check_time(t, sde.T), like=x0)
-    align(t64, x0)  # refuses what fits neither one time nor one per sample
-    return t64.expand(x0.shape[0])
+    return per_sample_time(x0, t, sde.T)
 
 
 def _weight(weigh: Weighting, sde: LinearSDE, t: Tensor, sigma_t: Tensor) -> Tensor:
@@ -231,14 +268,6 @@ def _weight(weigh: Weighting, sde: LinearSDE, t: Tensor, sigma_t: Tensor) -> Ten
             f"{weight.max().item():g}]"
         )
     return weight.to(torch.float64) / sigma_t.square()
-
-
-def _draw(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise like ``like``, drawn where the generator lives."""
-    source = like.device if generator is None else generator.device
-    return torch.randn(like.shape, generator=generator, device=source, dtype=like.dtype).to(
-        like.device
-    )
 
 
 def _output(

@@ -33,11 +33,12 @@ def explicit_loss(
     Parameters
     ----------
     score : callable
-        ``score(x)``, or ``score(x, t)`` where ``t`` is given.
+        ``score(x)``, or ``score(x, t)`` with ``(B,)`` times where ``t`` is given.
     x : Tensor
         ``(B, *E)``, B >= 1.
     target : Tensor or callable
-        The score to match: like ``x``, or called as ``score`` is, without gradients.
+        The score to match: like ``x``, or called as ``score`` is, without gradients. None flow into
+        ``x`` either.
     t : float or Tensor, optional
         ``()`` or ``(B,)``.
     weight : float or Tensor, optional
@@ -60,9 +61,9 @@ def explicit_loss(
         require_same_shape(target, x, "target")
         wanted = target.to(x.device)
     else:
-        check_request(target, x, t, weight)
+        asked = check_request(target, x, t, weight)
         with torch.no_grad():
-            wanted = evaluate(target, given, x, "the target")
-    s = evaluate(score, given, x)
+            wanted = evaluate(target, asked, asked.x, "the target")
+    s = evaluate(score, given, given.x)
     working = torch.promote_types(x.dtype, torch.float32)
     return weighted(0.5 * sum_event((s.to(working) - wanted.to(working)).square()), given)

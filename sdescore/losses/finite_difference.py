@@ -23,8 +23,8 @@ The paper's direction has length ε; here :math:`\|v\| \approx \sqrt d` and the 
 :math:`u^{1/4}` and :math:`u^{1/3}` of the length over which the density changes. The defaults, 0.03
 and 0.005, are near the measured minima of the error of the parameters' gradient in float32, for
 data of unit scale (docs/howto/objectives.md); multiply them by your data's. A constant added
-to f adds to its rounding. What is random in the network, as dropout, is divided by ε too and must
-be off.
+to f adds to its rounding, unless f is returned in float64. What is random in the network, as
+dropout, is divided by ε too and must be off.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ from sdescore.losses.given import (
     check_law,
     check_probes,
     check_request,
+    density,
     draw_probes,
     evaluate,
+    per_sample_number,
     weighted,
 )
 from sdescore.losses.loss import Loss
-from sdescore.score.density import log_density_of
-from sdescore.sde.base import finite, require
-from sdescore.shapes import sum_event
+from sdescore.score.density import knows_density
+from sdescore.shapes import align, sum_event
 from sdescore.typing import Time
 
-__all__ = ["finite_difference_loss"]
+__all__ = ["default_step", "finite_difference_loss"]
 
 ENERGY_STEP, SCORE_STEP = 0.03, 0.005
 DROPOUTS = (
@@ -69,7 +70,7 @@ def finite_difference_loss(
     t: Time | None = None,
     probes: int | Tensor = 1,
     probe_law: str = "sphere",
-    epsilon: float | None = None,
+    epsilon: float | Tensor | None = None,
     reduced_variance: bool = False,
     weight: float | Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -87,9 +88,9 @@ def finite_difference_loss(
         K >= 1 directions per sample; or the directions themselves, ``(K, B, *E)``.
     probe_law : {"sphere", "rademacher", "gaussian"}
         The paper's is the sphere, here of radius √d.
-    epsilon : float, optional
-        ε > 0, in units of ``x``; by default 0.03 for a log density, 0.005 for a score.
-
+    epsilon : float or Tensor, optional
+        ε > 0, in units of ``x``, ``()`` or ``(B,)``; by default 0.03 for a log density, 0.005 for
+        a score. :func:`sdescore.at_levels` multiplies the default by the noise level.
     reduced_variance : bool
         ``½ ‖(s₊ + s₋)/2‖²`` for ``½ (vᵀ(s₊ + s₋)/2)²``, as in :func:`sdescore.sliced_loss`. Of a
         score that is no energy's alone: values of an energy do not know its gradient's norm.
@@ -110,14 +111,13 @@ def finite_difference_loss(
     >>> round(finite_difference_loss(energy, x, probes=v).mean.item(), 6)  # −1 + ½·1
     -0.5
     """
-    given = check_request(score, x, t, weight)
+    given = check_request(score, x, t, weight, generator)
     if torch.finfo(x.dtype).eps > torch.finfo(torch.float32).eps:
         raise ShapeError(f"expected x in float32 or float64 for differences, got {x.dtype}")
     check_probes(probes, x)
     check_law(probe_law)
-    require(
-        epsilon is None or (finite(epsilon) and epsilon > 0), "epsilon > 0", f"epsilon={epsilon!r}"
-    )
+    step = default_step(score) if epsilon is None else epsilon
+    step = per_sample_number(x, step, "epsilon", positive=True).to(x)
     check_deterministic(score)
     energy = knows_density(score)
     if not isinstance(reduced_variance, bool) or (reduced_variance and energy):
@@ -127,54 +127,41 @@ def finite_difference_loss(
         )
     v = draw_probes(probes, probe_law, x, generator)
     if energy:
-        terms = from_density(score, given, v, ENERGY_STEP if epsilon is None else epsilon)
+        terms = from_density(score, given, v, step)
     else:
-        step = SCORE_STEP if epsilon is None else epsilon
         terms = from_score(score, given, v, step, reduced_variance)
-    return weighted(terms.mean(0), given)
+    return weighted(terms.mean(0).to(x.dtype), given)
 
 
-def from_density(score: AnyScore, given: Given, probes: Tensor, epsilon: float) -> Tensor:
-    """The terms ``(K, B)`` from values of the log density."""
-    log_density = log_density_of(score)
-
-    def f(x: Tensor) -> Tensor:
-        value = log_density(x, *given.time)
-        if not isinstance(value, Tensor) or value.shape != x.shape[:1]:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ShapeError(f"expected a log density of shape ({len(x)},), got {got}")
-        return value.to(x.dtype)
-
-    centre = f(given.x)
+def from_density(score: AnyScore, given: Given, probes: Tensor, epsilon: Tensor) -> Tensor:
+    """The terms ``(K, B)`` from values of the log density, in their precision."""
+    centre = density(score, given.time, given.x)
     terms = []
     for v in probes:
-        plus, minus = f(given.x + epsilon * v), f(given.x - epsilon * v)
+        move = align(epsilon, v) * v
+        plus, minus = (density(score, given.time, given.x + h) for h in (move, -move))
         curvature = ((plus - centre) + (minus - centre)) / epsilon**2
         terms.append(curvature + 0.5 * ((plus - minus) / (2 * epsilon)).square())
     return torch.stack(terms)
 
 
 def from_score(
-    score: AnyScore, given: Given, probes: Tensor, epsilon: float, reduced_variance: bool
+    score: AnyScore, given: Given, probes: Tensor, epsilon: Tensor, reduced_variance: bool
 ) -> Tensor:
     """The terms ``(K, B)`` from values of the score."""
     terms = []
     for v in probes:
-        plus = evaluate(score, given, given.x + epsilon * v).to(v)
-        minus = evaluate(score, given, given.x - epsilon * v).to(v)
+        move = align(epsilon, v) * v
+        plus, minus = (evaluate(score, given, given.x + h).to(v) for h in (move, -move))
         mean = (plus + minus) / 2
         square = sum_event(mean.square()) if reduced_variance else sum_event(v * mean).square()
         terms.append(sum_event(v * (plus - minus)) / (2 * epsilon) + 0.5 * square)
     return torch.stack(terms)
 
 
-def knows_density(score: object) -> bool:
-    """Whether the score has a log density."""
-    try:
-        log_density_of(score)
-    except IncompatibleError:
-        return False
-    return True
+def default_step(score: object) -> float:
+    """ε for data of unit scale: that of a log density where the score has one."""
+    return ENERGY_STEP if knows_density(score) else SCORE_STEP
 
 
 def check_deterministic(score: object) -> None:

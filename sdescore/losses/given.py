@@ -1,7 +1,9 @@
 """What the score-matching objectives are given, refused where it does not fit.
 
-Every objective calls its score as ``score(x)`` where ``t`` is None and as ``score(x, t)``
-otherwise, weighs each sample, and returns a :class:`sdescore.Loss` in at least float32.
+Every objective calls its score as ``score(x)`` where ``t`` is None and as ``score(x, t)`` with
+``(B,)`` times otherwise, weighs each sample, and returns a :class:`sdescore.Loss` in at least
+float32. Scores are handed copies, so that one that writes to its input harms nothing, and the
+states are data: no gradient flows into them.
 """
 
 from __future__ import annotations
@@ -16,19 +18,26 @@ from torch import Tensor, nn
 from sdescore.divergence import PROBE_LAWS, probes_from_normal
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
-from sdescore.sde.base import as_time, check_time, finite, require
+from sdescore.score.density import log_density_of, require_scalars
+from sdescore.sde.base import check_time, finite, require
 from sdescore.shapes import align, float64, is_count, require_same_shape, require_state
 from sdescore.typing import Time
 
 __all__ = [
     "AnyScore",
     "Given",
+    "check_generator",
     "check_law",
     "check_probes",
     "check_request",
+    "check_samples",
+    "density",
     "draw_normal",
     "draw_probes",
     "evaluate",
+    "per_sample_number",
+    "per_sample_time",
+    "score_time",
     "weighted",
     "with_gradients",
 ]
@@ -38,7 +47,7 @@ AnyScore: TypeAlias = Callable[..., Tensor]
 
 
 class Given(NamedTuple):
-    """The states, the time in the form scores take it, () or (t,), and the weights."""
+    """The states, detached; the time in the form scores take it, () or (t,); the weights."""
 
     x: Tensor
     time: tuple[Tensor, ...]
@@ -46,7 +55,11 @@ class Given(NamedTuple):
 
 
 def check_request(
-    score: AnyScore, x: Tensor, t: Time | None, weight: float | Tensor | None
+    score: AnyScore,
+    x: Tensor,
+    t: Time | None,
+    weight: float | Tensor | None,
+    generator: torch.Generator | None = None,
 ) -> Given:
     """The states and times that ``score`` is called with, and one weight per sample.
 
@@ -60,7 +73,24 @@ def check_request(
     ScheduleError
         A weight is negative or not finite.
     IncompatibleError
-        ``score`` cannot be called, or needs a time and got none.
+        ``score`` cannot be called, or needs a time and got none; ``generator`` is none.
+    """
+    check_samples(score, x)
+    if isinstance(score, type) or not callable(score):
+        raise IncompatibleError(f"expected a callable score, got {score!r:.200}")
+    check_generator(generator)
+    if weight is not None:
+        weight = per_sample_number(x, weight, "weight")
+    return Given(x.detach(), score_time(score, x, t), weight)
+
+
+def check_samples(score: object, x: Tensor) -> None:
+    """Refuse what is no batch of states on the score's device.
+
+    Raises
+    ------
+    ShapeError
+        ``x`` is not ``(B, *E)`` in floating point with B >= 1 on the network's device.
     """
     require_state(x)
     if len(x) == 0:
@@ -68,16 +98,37 @@ def check_request(
             f"expected at least one sample, got x of shape {tuple(x.shape)}; the mean of no "
             "losses is undefined"
         )
-    if isinstance(score, type) or not callable(score):
-        raise IncompatibleError(f"expected a callable score, got {score!r:.200}")
     if isinstance(score, nn.Module):
         home = next((p.device for p in score.parameters()), x.device)
         if home != x.device:
             raise ShapeError(f"expected x on the network's device {home}, got {x.device}")
-    return Given(x, _time(score, x, t), _weight(x, weight))
 
 
-def _time(score: AnyScore, x: Tensor, t: Time | None) -> tuple[Tensor, ...]:
+def check_generator(generator: object) -> None:
+    """Refuse what is no generator of random numbers.
+
+    Raises
+    ------
+    IncompatibleError
+        Neither None nor a generator.
+    """
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise IncompatibleError(
+            f"expected generator as a torch.Generator or None, got {generator!r:.100}; use "
+            "torch.Generator().manual_seed(0)"
+        )
+
+
+def score_time(score: object, x: Tensor, t: Time | None) -> tuple[Tensor, ...]:
+    """The time in the form the score takes it: (), or one tensor ``(B,)``.
+
+    Raises
+    ------
+    IncompatibleError
+        The score has an SDE and there is no ``t``.
+    ShapeError, TimeError
+        As :func:`per_sample_time`.
+    """
     sde = getattr(score, "sde", None)
     if t is None:
         if sde is not None:
@@ -85,32 +136,55 @@ def _time(score: AnyScore, x: Tensor, t: Time | None) -> tuple[Tensor, ...]:
                 f"expected t= for {type(score).__name__}, whose score depends on the time, got none"
             )
         return ()
-    t64 = usable(float64(t, like=x))
+    t64 = per_sample_time(x, t, None if sde is None else sde.T)
+    # An SDE's coefficients want the time in full precision, a plain network its own dtype.
+    return (t64.to(x.dtype) if sde is None else t64,)
+
+
+def per_sample_time(x: Tensor, t: Time, T: float | None) -> Tensor:
+    """One time per sample of ``x``, ``(B,)`` float64, a copy.
+
+    Raises
+    ------
+    ShapeError
+        ``t`` fits neither one time nor one per sample.
+    TimeError
+        ``t`` is not finite, or outside [0, T] where T is given.
+    """
+    t64 = float64(t if T is None else check_time(t, T), like=x)
     if not bool(t64.isfinite().all()):
         raise TimeError(f"expected a finite t, got {t!r:.100}")
-    if sde is not None:
-        check_time(t, sde.T)
     align(t64, x)
-    # An SDE's coefficients want the time in full precision, a plain network its own dtype.
-    return (as_time(t, x) if sde is None else t64,)
+    return t64.expand(len(x)).clone()
 
 
-def _weight(x: Tensor, weight: float | Tensor | None) -> Tensor | None:
-    if weight is None:
-        return None
-    if not isinstance(weight, Tensor):
-        require(finite(weight) and weight >= 0, "0 <= weight < ∞", f"{weight!r:.100}")
-        return float64(weight, like=x)
-    if weight.shape not in ((), x.shape[:1]):
+def per_sample_number(
+    x: Tensor, value: float | Tensor, name: str, *, positive: bool = False
+) -> Tensor:
+    """A number for all samples or one for each, ``()`` or ``(B,)``, on the device of ``x``.
+
+    Raises
+    ------
+    ShapeError
+        A tensor of another shape.
+    ScheduleError
+        Not finite or negative; or 0, where it is to be positive.
+    """
+    wanted = f"0 {'<' if positive else '<='} {name} < ∞"
+    if not isinstance(value, Tensor):
+        usable_number = finite(value) and (value > 0 if positive else value >= 0)
+        require(usable_number, wanted, f"{value!r:.100}")
+        return float64(value, like=x)
+    if value.shape not in ((), x.shape[:1]):
         raise ShapeError(
-            f"expected weight as a number or one per sample, ({len(x)},), got {tuple(weight.shape)}"
+            f"expected {name} as a number or one per sample, ({len(x)},), got {tuple(value.shape)}"
         )
-    if not bool(((weight >= 0) & weight.isfinite()).all()):
+    inside = value > 0 if positive else value >= 0
+    if not bool((inside & value.isfinite()).all()):
         raise ScheduleError(
-            f"expected 0 <= weight < ∞, got values in [{weight.min().item():g}, "
-            f"{weight.max().item():g}]"
+            f"expected {wanted}, got values in [{value.min().item():g}, {value.max().item():g}]"
         )
-    return usable(weight).to(x.device)
+    return usable(value).to(x.device)
 
 
 def evaluate(score: AnyScore, given: Given, x: Tensor, name: str = "the score") -> Tensor:
@@ -121,9 +195,25 @@ def evaluate(score: AnyScore, given: Given, x: Tensor, name: str = "the score") 
     ShapeError
         It is not.
     """
-    s = score(x, *given.time)
+    s = score(x.clone(), *given.time)
     require_same_shape(s, x, name, "x")
     return s
+
+
+def density(energy: object, time: tuple[Tensor, ...], x: Tensor) -> Tensor:
+    """The log density ``(B,)`` at ``x``, in the finer of its own precision and that of ``x``.
+
+    Raises
+    ------
+    IncompatibleError
+        The score knows none.
+    ShapeError
+        It is not one floating-point number per sample.
+    """
+    f = log_density_of(energy)(x.clone(), *time)
+    require_scalars(f, x, "the log density")
+    # A constant in f is free, so differences of f are taken before any rounding.
+    return f.to(torch.promote_types(torch.promote_types(f.dtype, x.dtype), torch.float32))
 
 
 def weighted(per_sample: Tensor, given: Given) -> Loss:
@@ -192,7 +282,14 @@ def draw_probes(
 
 
 def draw_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers, made where the generator lives, on the device of ``like``."""
+    """Standard normal numbers, made where the generator lives, on the device of ``like``.
+
+    Raises
+    ------
+    IncompatibleError
+        ``generator`` is none.
+    """
+    check_generator(generator)
     source = like.device if generator is None else generator.device
     dtype = torch.promote_types(like.dtype, torch.float32)
     return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(like)

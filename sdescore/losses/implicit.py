@@ -56,10 +56,11 @@ def implicit_loss(
     Parameters
     ----------
     score : callable
-        ``score(x)``, or ``score(x, t)`` where ``t`` is given; differentiable in ``x``, each sample
-        by itself (no batch normalisation in training mode). A network or an energy's gradient.
+        ``score(x)``, or ``score(x, t)`` with ``(B,)`` times where ``t`` is given; differentiable in
+        ``x``, each sample by itself (no batch normalisation in training mode). A network or an
+        energy's gradient.
     x : Tensor
-        ``(B, *E)``, B >= 1; samples of p.
+        ``(B, *E)``, B >= 1; samples of p. No gradient flows into them.
     t : float or Tensor, optional
         ``()`` or ``(B,)``.
     trace : {"exact", "hutchinson"}
@@ -100,11 +101,11 @@ def implicit_loss(
     if trace == "exact" and (isinstance(probes, Tensor) or probes != 1):
         raise IncompatibleError('expected no probes for trace="exact"; use trace="hutchinson"')
     with with_gradients() as differentiable:
-        given = check_request(score, x, t, weight)
+        given = check_request(score, x, t, weight, generator)
         check_probes(probes, x)
         check_law(probe_law)
         check_chunk_size(chunk_size)
-        state = x.clone().detach().requires_grad_()
+        state = given.x.clone().requires_grad_()
         s = evaluate(score, given, state)
         if trace == "exact":
             tr = exact_trace(s, state, chunk_size=chunk_size, create_graph=differentiable)

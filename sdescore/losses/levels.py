@@ -20,18 +20,19 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError
-from sdescore.losses.denoising import model_sde
-from sdescore.losses.given import draw_normal
+from sdescore.losses.denoising import check_label, model_sde, require_takes_label
+from sdescore.losses.finite_difference import default_step
+from sdescore.losses.given import draw_normal, per_sample_time
 from sdescore.losses.importance import importance_weighted
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting, named_weighting
-from sdescore.score.density import log_density_of
+from sdescore.score.density import knows_density, log_density_of
 from sdescore.score.model import ScoreModel
-from sdescore.shapes import float64, require_state
+from sdescore.shapes import require_state
 
 __all__ = ["AtLevels", "Objective", "at_levels", "check_objective", "objective_loss", "part_name"]
 
@@ -85,17 +86,24 @@ class AtLevels:
         Raises
         ------
         SDEScoreError
-            As the objective's own; λ is refused where it is negative or not finite.
+            As the objective's own; λ is refused where it is negative or not finite, a label as
+            by :func:`sdescore.denoising_loss`.
         """
         require_state(x0, "x0")
         sde = model_sde(model)
-        t64 = float64(t, like=x0).expand(len(x0))
-        noise = draw_normal(tuple(x0.shape), x0, generator)
-        options = dict(self.options)
-        if "generator" in inspect.signature(self.objective).parameters:
+        t64 = per_sample_time(x0, t, sde.T)
+        score = model
+        if label is not None:
+            check_label(model, label, x0)
+            score = Labelled(model, label)
+        noise = draw_normal(x0.shape, x0, generator)
+        options, known = dict(self.options), inspect.signature(self.objective).parameters
+        if "generator" in known:
             options["generator"] = generator
+        if "epsilon" in known and known["epsilon"].default is None:
+            options.setdefault("epsilon", default_step(score) * sde.marginal(t64)[1])
         return self.objective(
-            model if label is None else Labelled(model, label),
+            score,
             sde.perturb(x0, t64, noise),
             t=t64,
             weight=named_weighting(self.weighting)(sde, t64),
@@ -109,7 +117,16 @@ def at_levels(
     *,
     options: Mapping[str, Any] | None = None,
 ) -> AtLevels:
-    """Lift a plain objective to the noise levels of a model's SDE, for :func:`sdescore.train`.
+    r"""Lift a plain objective to the noise levels of a model's SDE, for :func:`sdescore.train`.
+
+    A default ``epsilon`` of :func:`sdescore.finite_difference_loss` is multiplied by
+    :math:`\sigma_t`. Where :math:`p_t` has its mass, noise of that level leaves nothing narrower,
+    so truncation stays small; and rounding of f, over ε², is a fixed share of
+    :math:`1/\sigma_t^2`. In units of that both are at every level what they are for data of unit
+    scale. Only the rounding of x, u = 6e-8 of it in float32, counts for more at small levels:
+    :math:`10^3 u \|x\|/\sigma_t` for an energy, :math:`200 u \|x\|/\sigma_t` for a score, 1 % at
+    :math:`\|x\| = 150\,\sigma_t` and at :math:`800\,\sigma_t`. An ``epsilon`` among the options is
+    one step for all levels.
 
     Parameters
     ----------
@@ -126,7 +143,8 @@ def at_levels(
     Raises
     ------
     IncompatibleError
-        An objective without these keywords, an option it does not know, or an unknown weighting.
+        An objective without these keywords, an option it does not know or one it lacks, or an
+        unknown weighting.
 
     Examples
     --------
@@ -139,15 +157,44 @@ def at_levels(
     if not callable(objective):
         raise IncompatibleError(f"expected a callable objective, got {objective!r:.200}")
     named_weighting(weighting)
-    given = dict(options or {})
-    known = inspect.signature(objective).parameters
-    for name in ("t", "weight", *given):
-        if name not in known or (name in given and name in RESERVED):
-            raise IncompatibleError(
-                f"expected an objective with the keywords t and weight, and options of its own; "
-                f"{part_name(objective)} has no option {name!r}"
-            )
-    return AtLevels(objective, weighting, tuple(sorted(given.items())))
+    options = {} if options is None else options
+    if not isinstance(options, Mapping) or set(options) & set(RESERVED):
+        raise IncompatibleError(
+            f"expected options as a dict of the objective's own, none of {', '.join(RESERVED)}; "
+            f"got {options!r:.200}"
+        )
+    expected = (
+        "an objective of (score, x) with the keywords t and weight, and in options= what else it "
+        "needs"
+    )
+    require_call(
+        objective, ("score", "x"), {"t": None, "weight": None, **options}, expected, ("generator",)
+    )
+    return AtLevels(objective, weighting, tuple(sorted(options.items())))
+
+
+def require_call(
+    function: Callable[..., object],
+    positional: tuple[str, ...],
+    named: Mapping[str, object],
+    expected: str,
+    if_taken: tuple[str, ...] = (),
+) -> None:
+    """Refuse a function that cannot be called with these arguments, some only if it has them.
+
+    Raises
+    ------
+    IncompatibleError
+        Its signature does not allow it, or cannot be read.
+    """
+    try:
+        signature = inspect.signature(function)
+        taken = {name: None for name in if_taken if name in signature.parameters}
+        signature.bind(*positional, **{**named, **taken})
+    except (TypeError, ValueError) as error:
+        raise IncompatibleError(
+            f"expected {expected}; got {part_name(function)}: {error}"
+        ) from None
 
 
 def check_objective(objective: object, weighting: str | Weighting) -> None:
@@ -163,6 +210,13 @@ def check_objective(objective: object, weighting: str | Weighting) -> None:
             "expected objective= as a function (model, x0, t, generator, label) -> Loss, such as "
             f"at_levels(sliced_loss), got {objective!r:.200}"
         )
+    require_call(
+        objective,
+        ("model", "x0"),
+        dict.fromkeys(("t", "generator", "label")),
+        "objective= as a function (model, x0, t, generator, label) -> Loss, or at_levels(…) of one "
+        "of (score, x)",
+    )
     if weighting != "sigma2":
         raise IncompatibleError(
             f"expected no weighting= beside objective=, which has its own, got {weighting!r}; use "
@@ -184,38 +238,48 @@ def objective_loss(
     Raises
     ------
     IncompatibleError
-        The objective returns no :class:`sdescore.Loss` with one value per sample.
+        The objective returns no :class:`sdescore.Loss` with one value per sample, or one that
+        autograd cannot differentiate.
     """
     loss = objective(model, x0, t=t, generator=generator, label=label)
-    if not isinstance(loss, Loss) or loss.per_sample.shape != x0.shape[:1] or loss.mean.ndim:
+    fits = isinstance(loss, Loss) and all(isinstance(part, Tensor) for part in loss)
+    if not fits or loss.per_sample.shape != x0.shape[:1] or loss.mean.ndim:
         raise IncompatibleError(
             f"expected the objective to return a Loss with per_sample ({len(x0)},) and a 0-dim "
             f"mean, got {type(loss).__name__}"
         )
-    if not hasattr(times, "importance_weight"):
-        return loss
-    ratio = importance_weighted(lambda sde, t: torch.ones_like(t), times)(model.sde, t)
-    per_sample = ratio.to(loss.per_sample) * loss.per_sample
-    return Loss(per_sample, per_sample.mean())
+    if hasattr(times, "importance_weight"):
+        ratio = importance_weighted(lambda sde, t: torch.ones_like(t), times)(model.sde, t)
+        per_sample = ratio.to(loss.per_sample) * loss.per_sample
+        loss = Loss(per_sample, per_sample.mean())
+    if not loss.mean.requires_grad:
+        raise IncompatibleError(
+            f"expected a loss that autograd can differentiate in the model's weights, got one of "
+            f"{part_name(objective)} without a gradient; compute it without detach() or no_grad()"
+        )
+    return loss
 
 
-class Labelled:
+class Labelled(nn.Module):
     """A model with its labels bound: a score of (x, t), with a log density if it had one."""
 
     def __init__(self, model: Any, label: Tensor) -> None:
+        super().__init__()  # a module, so that checks find the model's weights and dropout
         self.model, self.label = model, label
         self.sde = model.sde
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
         s: Tensor = self.model(x, t, self.label)
         return s
 
     @property
     def has_log_density(self) -> bool:
-        return getattr(self.model, "has_log_density", True)
+        return knows_density(self.model)
 
     def log_density(self, x: Tensor, t: Tensor) -> Tensor:
-        return log_density_of(self.model)(x, t, self.label)
+        f = log_density_of(self.model)
+        require_takes_label(f, self.model)
+        return f(x, t, self.label)
 
 
 def part_name(part: object) -> str:

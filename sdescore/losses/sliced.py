@@ -92,12 +92,12 @@ def sliced_loss(
             generator=generator,
         )
     with with_gradients() as differentiable:
-        given = check_request(score, x, t, weight)
+        given = check_request(score, x, t, weight, generator)
         check_probes(probes, x)
         check_law(probe_law)
         check_chunk_size(chunk_size)
         v = draw_probes(probes, probe_law, x, generator)
-        state = x.clone().detach().requires_grad_()
+        state = given.x.clone().requires_grad_()
         s = evaluate(score, given, state)
         traces = probe_traces(s, state, v, chunk_size=chunk_size, create_graph=differentiable)
         working = torch.promote_types(x.dtype, torch.float32)

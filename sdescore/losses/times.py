@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
+from sdescore.losses.given import check_generator
 from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count
@@ -72,7 +73,10 @@ def uniform(
     ------
     ScheduleError
         ``n`` is no count, or ``stratified`` no bool.
+    IncompatibleError
+        ``generator`` is none.
     """
+    check_generator(generator)
     require(is_count(n), "n as a non-negative integer", f"{n!r}")
     require(isinstance(stratified, bool), "stratified as True or False", f"{stratified!r}")
     source = torch.device(device) if generator is None else generator.device

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.errors import IncompatibleError
+from sdescore.score.density import require_scalars
 from sdescore.shapes import require_state
 
 __all__ = ["EnergyModel"]
@@ -30,7 +31,9 @@ class EnergyModel(nn.Module):
     net : torch.nn.Module or callable
         ``net(x)``, ``net(x, c)`` or ``net(x, c, label)``, whichever it is called with; ``x`` is
         ``(B, *E)`` and ``f`` is returned as ``(B,)``, each from its own sample. The potential of
-        physics is U = −f.
+        physics is U = −f. Autograd must be able to follow ``f`` back to ``x`` under
+        ``torch.func.vjp``, which takes neither ``torch.utils.checkpoint`` nor an
+        ``autograd.Function`` without ``setup_context``.
 
     Raises
     ------
@@ -61,22 +64,38 @@ class EnergyModel(nn.Module):
         Raises
         ------
         ShapeError
-            ``x`` is not ``(B, *E)``, or the network's output is not one scalar per sample.
+            ``x`` is not ``(B, *E)`` in floating point, or the network's output is not one scalar
+            per sample.
         """
         require_state(x)
         given = (x,) if c is None else (x, c) if label is None else (x, c, label)
-        f = self.net(*given)
-        if not isinstance(f, Tensor) or f.shape != x.shape[:1]:
-            got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
-            raise ShapeError(
-                f"expected the energy network to return one scalar per sample, "
-                f"({x.shape[0]},), got {got}; squeeze or sum its output"
-            )
+        f: Tensor = self.net(*given)
+        require_scalars(f, x, "the energy network's output")
         return f
 
     def forward(self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None) -> Tensor:
-        """``∇ₓ f(x, c)``, like ``x`` ``(B, *E)``; errors as :meth:`log_density`."""
-        derivative: tuple[Any, ...] = torch.func.vjp(lambda y: self.log_density(y, c, label), x)
+        """``∇ₓ f(x, c)``, like ``x`` ``(B, *E)``.
+
+        Raises
+        ------
+        ShapeError
+            As :meth:`log_density`.
+        IncompatibleError
+            Autograd does not see how ``f`` depends on ``x``, so that its gradient would be 0.
+        """
+        require_state(x)
+
+        def energy(y: Tensor) -> Tensor:
+            f = self.log_density(y, c, label)
+            # Of what vjp's own level records, not of the weights: those are outside it.
+            if not f.requires_grad:
+                raise IncompatibleError(
+                    "expected an energy that autograd can differentiate in x, got one without a "
+                    "gradient; compute it with torch, without detach() or no_grad()"
+                )
+            return f
+
+        derivative: tuple[Any, ...] = torch.func.vjp(energy, x)
         f, pullback = derivative
         gradient: Tensor = pullback(torch.ones_like(f))[0]
         return gradient

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.shapes import require_same_shape, require_state
 
 __all__ = ["LevelEnsemble"]
 
@@ -27,7 +28,7 @@ class LevelEnsemble(nn.Module):
     Raises
     ------
     IncompatibleError
-        No networks.
+        No networks, or a member that is no module.
 
     Examples
     --------
@@ -39,32 +40,55 @@ class LevelEnsemble(nn.Module):
 
     def __init__(self, nets: Sequence[nn.Module]) -> None:
         super().__init__()
-        if not nets:
-            raise IncompatibleError("expected one network a level, got none")
-        self.nets = nn.ModuleList(nets)
+        members = list(nets) if isinstance(nets, Iterable) else []
+        if not members or not all(isinstance(net, nn.Module) for net in members):
+            raise IncompatibleError(
+                f"expected a sequence of torch.nn.Module, one a level, got {nets!r:.200}; wrap a "
+                "function in a module"
+            )
+        self.nets = nn.ModuleList(members)
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
         """Each sample through its level's network; ``x`` is ``(B, *E)``, ``level`` ``(B,)`` int64.
 
+        The result has the dtype of the networks' outputs.
+
         Raises
         ------
         ShapeError
-            ``level`` is not int64.
+            ``level`` is not ``(B,)`` int64, or a network's output is not shaped like its input.
         IncompatibleError
             A level without a network.
         """
-        if level.dtype != torch.int64:
-            raise ShapeError(
-                f"expected int64 levels, got {level.dtype}; declare time_input='level' on a "
-                "discrete SDE"
+        require_state(x)
+        if (
+            not isinstance(level, Tensor)
+            or level.dtype != torch.int64
+            or level.shape != x.shape[:1]
+        ):
+            got = (
+                f"{level.dtype} of shape {tuple(level.shape)}"
+                if isinstance(level, Tensor)
+                else type(level).__name__
             )
-        out = torch.empty_like(x)
-        for i in sorted(set(level.tolist())):
-            if not 0 <= i < len(self.nets):
-                raise IncompatibleError(
-                    f"expected levels 0 … {len(self.nets) - 1}, one a network, got {i}"
-                )
-            rows = level == i
+            raise ShapeError(
+                f"expected int64 levels of shape ({len(x)},), got {got}; declare "
+                "time_input='level' on a discrete SDE"
+            )
+        if len(x) == 0:
+            return torch.empty_like(x)
+        found = sorted(set(level.tolist()))
+        if found[0] < 0 or found[-1] >= len(self.nets):
+            raise IncompatibleError(
+                f"expected levels 0 … {len(self.nets) - 1}, one a network, got {found[0]} … "
+                f"{found[-1]}"
+            )
+        outputs, places = [], []
+        for i in found:
+            rows = (level == i).nonzero().flatten()
             arguments = (x[rows], level[rows].to(x.dtype))
-            out[rows] = self.nets[i](*arguments, *(() if label is None else (label[rows],)))
-        return out
+            y = self.nets[i](*arguments, *(() if label is None else (label[rows],)))
+            require_same_shape(y, arguments[0], f"the output of nets[{i}]", "its input")
+            outputs.append(y)
+            places.append(rows)
+        return torch.cat(outputs)[torch.cat(places).argsort()]

@@ -12,9 +12,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from sdescore.errors import IncompatibleError
+from sdescore.errors import IncompatibleError, ShapeError
 
-__all__ = ["log_density_of"]
+__all__ = ["knows_density", "log_density_of", "require_scalars"]
 
 
 def log_density_of(score: object) -> Callable[..., Tensor]:
@@ -35,3 +35,32 @@ def log_density_of(score: object) -> Callable[..., Tensor]:
         )
     method: Callable[..., Tensor] = found
     return method
+
+
+def knows_density(score: object) -> bool:
+    """Whether the score has a log density."""
+    try:
+        log_density_of(score)
+    except IncompatibleError:
+        return False
+    return True
+
+
+def require_scalars(value: object, x: Tensor, name: str) -> None:
+    """Refuse anything but one floating-point number per sample of ``x`` ``(B, *E)``.
+
+    Raises
+    ------
+    ShapeError
+        Another type, dtype or shape.
+    """
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and value.shape == x.shape[:1]:
+            return
+        got = f"{value.dtype} of shape {tuple(value.shape)}"
+    else:
+        got = type(value).__name__
+    raise ShapeError(
+        f"expected {name} as one scalar per sample, floating point of shape ({len(x)},), got "
+        f"{got}; squeeze it or sum it over the event"
+    )
