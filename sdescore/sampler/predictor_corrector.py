@@ -99,6 +99,11 @@ class PredictorCorrector:
                 raise IncompatibleError(
                     f"expected {name} to be a {kind.__name__} instance, got {part!r}"
                 )
+        if self.sde.backward:
+            raise IncompatibleError(
+                "expected the forward SDE, which the sampler reverses itself, got "
+                f"{type(self.sde).__name__}; use its .forward, or simulate it as it is"
+            )
         if self.order not in ORDERS:
             raise IncompatibleError(f"expected order among {', '.join(ORDERS)}; got {self.order!r}")
         usable = finite(self.data_std) and self.data_std >= 0
