@@ -76,6 +76,7 @@ LINKS = {
     "Correctors": "correctors",
     "Langevin dynamics": "mcmc",
     "Samplers": "sampler tableau simulate fokker_planck probability_flow likelihood",
+    "Analysis": "analysis",
     "Noise": "noise rng",
     "Data, distances and pictures": "datasets metrics plotting",
     "Errors": "errors",
@@ -134,6 +135,7 @@ def defined_as(target: str) -> str | None:
             except ImportError:
                 return None
         found = getattr(found, part)
+    found = found.fget if isinstance(found, property) else found
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     return f"{module}.{name}" if module and name else None
 
