@@ -11,6 +11,9 @@ runs from data, ``t = 0``, to noise, ``t = T``. States are ``(B, *E)``; ``t`` is
 tensor or ``(B,)``.
 """
 
+from sdescore import analysis
+from sdescore.analysis.optimal import OptimalGrid, optimal_grid
+from sdescore.analysis.recommended import recommended_sampler
 from sdescore.checkpoint.store import load, save
 from sdescore.correctors.annealed import AnnealedLangevin
 from sdescore.correctors.base import Corrector
@@ -60,12 +63,17 @@ from sdescore.nets.mlp import MLP
 from sdescore.nets.unet import UNet
 from sdescore.noise import BrownianNoise, BrownianPath, NoiseSource, ReplayNoise, SeededNoise
 from sdescore.parameterization import convert
+from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.ancestral import Ancestral
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.ddim import DDIM
 from sdescore.predictors.euler_maruyama import EulerMaruyama
+from sdescore.predictors.exponential_runge_kutta import ExponentialRungeKutta
+from sdescore.predictors.heun import Heun
 from sdescore.predictors.none import NoPredictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
+from sdescore.predictors.runge_kutta import RungeKutta4
+from sdescore.predictors.stochastic_heun import StochasticHeun
 from sdescore.probability_flow.flow import ProbabilityFlow
 from sdescore.probability_flow.likelihood import LogLikelihood, bits_per_dim
 from sdescore.sampler.predictor_corrector import PredictorCorrector
@@ -118,11 +126,14 @@ __all__ = [
     "EmpiricalScore",
     "EnergyModel",
     "EulerMaruyama",
+    "ExponentialAdams",
+    "ExponentialRungeKutta",
     "FokkerPlanck",
     "Gaussian",
     "GaussianScore",
     "Grid",
     "GuidedScore",
+    "Heun",
     "ImportanceTimes",
     "IncompatibleError",
     "KarrasGrid",
@@ -143,6 +154,7 @@ __all__ = [
     "NoCorrector",
     "NoPredictor",
     "NoiseSource",
+    "OptimalGrid",
     "Preconditioner",
     "Predictor",
     "PredictorCorrector",
@@ -153,12 +165,14 @@ __all__ = [
     "ReplayNoise",
     "ReverseDiffusion",
     "ReverseSDE",
+    "RungeKutta4",
     "SDEScoreError",
     "SamplerState",
     "ScheduleError",
     "ScoreModel",
     "SeededNoise",
     "ShapeError",
+    "StochasticHeun",
     "SubVPSDE",
     "Tableau",
     "TimeError",
@@ -167,6 +181,7 @@ __all__ = [
     "Underdamped",
     "UniformGrid",
     "UniformTimes",
+    "analysis",
     "at_levels",
     "bits_per_dim",
     "classifier_free",
@@ -182,7 +197,9 @@ __all__ = [
     "kernel_density_score",
     "langevin",
     "load",
+    "optimal_grid",
     "r_hat",
+    "recommended_sampler",
     "save",
     "simulate",
     "sliced_loss",

@@ -9,7 +9,9 @@ outputs and the noise. Step ``n`` starts at :math:`y_{n,0} = x_n` and runs stage
    y_{n,j+1} = a_{n,j}\, x_n + \sum_h b_{n,j,h}\, o_h + \sum_k c_{n,j,k}\, z_{n,k},
 
 and ends at :math:`x_{n+1} = y_{n,J}`. :math:`o_0` is the newest output and older ones follow,
-across steps: a multistep method has H > 1, a multistage one J > 1. This is Butcher's table
+across steps: a multistep method has H > 1, a multistage one J > 1. A method that adds noise
+before it first calls the model starts at
+:math:`y_{n,0} = a_{n,0}\, x_n + \sum_k c_{n,0,k}\, z_{n,k}` instead. This is Butcher's table
 for linear SDEs. A method is a function (SDE, times) → tableau, vectorised over the steps.
 """
 
@@ -43,11 +45,18 @@ class Tableau:
         not drawn.
     output : str
         What the outputs are: ``"score"``, ``"epsilon"``, ``"x0"`` or ``"v"``.
+    start : (Tensor, Tensor) or None
+        Weights of the state, ``(N,)``, and of the noises, ``(N, K)``, in :math:`y_{n,0}`; None
+        where it is :math:`x_n`.
+    spans : Tensor or None
+        ``(N, K, 2)``: the later and the earlier end of the stretch of time that each noise
+        drives the state over, so that all noises are increments of one Brownian path; two equal
+        ends where no time passes. None where every noise is over the whole step.
 
     Raises
     ------
     ShapeError
-        The four tables do not fit together.
+        The tables do not fit together.
     """
 
     times: Tensor
@@ -55,6 +64,8 @@ class Tableau:
     b: Tensor
     c: Tensor
     output: str = "score"
+    start: tuple[Tensor, Tensor] | None = None
+    spans: Tensor | None = None
 
     def __post_init__(self) -> None:
         stages = self.times.shape
@@ -68,6 +79,17 @@ class Tableau:
                 "expected times and a of shape (N, J), b (N, J, H) and c (N, J, K); got "
                 f"{tuple(stages)}, {tuple(self.a.shape)}, {tuple(self.b.shape)}, "
                 f"{tuple(self.c.shape)}"
+            )
+        noises = (stages[0], self.c.shape[-1])
+        if self.start is not None and [v.shape for v in self.start] != [noises[:1], noises]:
+            raise ShapeError(
+                f"expected start of shapes {noises[:1]} and {noises}, weights of the state and of "
+                f"the noises; got {', '.join(str(tuple(v.shape)) for v in self.start)}"
+            )
+        if self.spans is not None and self.spans.shape != (*noises, 2):
+            raise ShapeError(
+                f"expected spans of shape {(*noises, 2)}, two times a noise; got "
+                f"{tuple(self.spans.shape)}"
             )
 
     def __len__(self) -> int:

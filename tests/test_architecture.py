@@ -19,12 +19,12 @@ PACKAGE = ROOT / "sdescore"
 # A module may import from its own level and from those above it in this list, never from below.
 LEVELS: list[set[str]] = [
     {"errors", "shapes", "typing"},
-    {"grids", "rng"},
+    {"grids", "phi", "rng"},
     {"sde"},
     {"parameterization", "tweedie", "noise", "divergence"},
     {"score", "nets"},
     {"tableau", "predictors", "correctors", "mcmc", "losses", "guidance"},
-    {"sampler", "simulate", "fokker_planck", "probability_flow", "training", "checkpoint"},
+    {"analysis", "sampler", "simulate", "fokker_planck", "probability_flow", "training", "checkpoint"},
     {"metrics", "plotting", "datasets", "demo", "cli", "__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

@@ -82,7 +82,8 @@ class Predictor(ABC):
         """
         require_linear(self, sde)
         numbers = self.tableau(sde, torch.tensor([t, s], dtype=torch.float64))  # type: ignore[arg-type]
-        if numbers.output != "score" or numbers.b.shape[1:] != (1, 1):
+        plain = numbers.output == "score" and numbers.start is None
+        if not plain or numbers.b.shape[1:] != (1, 1):
             raise IncompatibleError(
                 f"expected a one-stage, one-output method in score form to step by hand; "
                 f"{type(self).__name__} is not: use PredictorCorrector.iterate"

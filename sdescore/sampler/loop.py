@@ -65,7 +65,9 @@ class Folded(NamedTuple):
 
 def fold(row: Row, model: BoundModel) -> Folded | None:
     """The row's numbers on the model's raw output, or None where the row needs more."""
-    if row.custom is not None or row.outputs != 1 or len(row.a) != 1 or len(row.draws) != 1:
+    if row.custom is not None or row.start is not None:
+        return None
+    if row.outputs != 1 or len(row.a) != 1 or len(row.draws) != 1:
         return None
     k, b = row.evaluations.start, row.b[0][0]
     return Folded(k, row.a[0] + b * model.u[k], b * model.w[k], row.draws[0], row.c[0][0])
@@ -101,7 +103,7 @@ def _advance_general(
     # A draw is valid until the next, and a step's noises are shared by its stages.
     z = [noise.draw(d).clone() if d >= 0 else None for d in row.draws]
     own = outputs if row.s < row.t else []
-    y = x
+    y = x if row.start is None else _with_noises(row.start[0] * x, row.start[1], z)
     for j, k in enumerate(row.evaluations):
         own.insert(0, model.output(y, k))
         del own[row.outputs :]
@@ -109,9 +111,14 @@ def _advance_general(
         for weight, o in zip(row.b[j], own, strict=False):
             if weight:
                 y.add_(o, alpha=weight)
-        for weight, noise_k in zip(row.c[j], z, strict=True):
-            if noise_k is not None and weight:
-                y.add_(noise_k, alpha=weight)
+        y = _with_noises(y, row.c[j], z)
+    return y
+
+
+def _with_noises(y: Tensor, weights: tuple[float, ...], z: list[Tensor | None]) -> Tensor:
+    for weight, noise in zip(weights, z, strict=True):
+        if noise is not None and weight:
+            y.add_(noise, alpha=weight)
     return y
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau, one_stage
 
-__all__ = ["Program", "Row", "build_program"]
+__all__ = ["Program", "Row", "Rows", "build_program", "walk"]
 
 CustomStep = Callable[[Tensor, ScoreAt, Iterator[Tensor]], Tensor]
 """``(x, score, noises) -> x``, a step that no tableau describes."""
@@ -40,6 +41,9 @@ class Row:
         What the outputs are.
     outputs : int
         How many past outputs a stage may weigh; those of a corrector are its own alone.
+    start : (float, tuple of float) or None
+        Weights of the state and the noises in the first evaluation's state, or None where that
+        is the state itself.
     custom : callable or None
         Replaces the numbers.
     """
@@ -54,7 +58,20 @@ class Row:
     c: tuple[tuple[float, ...], ...] = ()
     output: str = "score"
     outputs: int = 1
+    start: tuple[float, tuple[float, ...]] | None = None
     custom: CustomStep | None = None
+
+
+class Rows(Protocol):
+    """What a chain's rows are added to."""
+
+    def add(self, step: int, t: float, s: float, tableau: Tableau, n: int) -> None:
+        """Step ``n`` of a tableau."""
+
+    def add_custom(
+        self, step: int, t: float, s: float, move: CustomStep, *, evaluations: int, noises: int
+    ) -> None:
+        """A step that no tableau describes."""
 
 
 @dataclass
@@ -82,7 +99,12 @@ class Program:
         """
         times = tableau.times[n].tolist()
         first = len(self.times)
-        weights = tableau.c[n]
+        weights, drawn, start = tableau.c[n], (tableau.c[n] != 0).any(0), None
+        if tableau.start is not None:
+            start_a, start_c = (v[n] for v in tableau.start)
+            start = start_a.item(), tuple(start_c.tolist())
+            drawn = drawn | (start_c != 0)
+        spans = [(t, s)] * len(drawn) if tableau.spans is None else tableau.spans[n].tolist()
         past = self._past_outputs if s < t else 0
         for j, on_outputs in enumerate(tableau.b[n]):
             if bool((on_outputs[past + j + 1 :] != 0).any()):
@@ -100,13 +122,15 @@ class Program:
                 s=s,
                 evaluations=range(first, first + len(times)),
                 draws=tuple(
-                    self._draw(t, s) if used else -1 for used in (weights != 0).any(0).tolist()
+                    self._draw(*span) if used else -1
+                    for span, used in zip(spans, drawn.tolist(), strict=True)
                 ),
                 a=tuple(tableau.a[n].tolist()),
                 b=tuple(map(tuple, tableau.b[n].tolist())),
                 c=tuple(map(tuple, weights.tolist())),
                 output=tableau.output,
                 outputs=tableau.b.shape[-1],
+                start=start,
             )
         )
         self.times += times
@@ -143,6 +167,29 @@ def build_program(
     arXiv:2011.13456, algorithms 1–3), corrector-first that of its code.
     """
     program = Program(needs_log_density=corrector.needs_log_density)
+    walk(
+        program,
+        sde,
+        predictor,
+        corrector,
+        times,
+        corrector_first=corrector_first,
+        denoise=denoise,
+    )
+    return program
+
+
+def walk(
+    program: Rows,
+    sde: SDE,
+    predictor: Predictor,
+    corrector: Corrector,
+    times: Tensor,
+    *,
+    corrector_first: bool,
+    denoise: bool,
+) -> None:
+    """Add the chain's rows to ``program`` in the order they are run."""
     moves = _moves(sde, predictor, times)
     corrections = _corrections(sde, corrector, times)
     grid = times.tolist()
@@ -155,23 +202,22 @@ def build_program(
             moves(program, n, t, grid[n + 1])
     if denoise:
         program.add(last, grid[-1], 0.0, tweedie_tableau(sde, times[-1:]), 0)  # type: ignore[arg-type]
-    return program
 
 
 def _moves(
     sde: SDE, predictor: Predictor, times: Tensor
-) -> Callable[[Program, int, float, float], None]:
+) -> Callable[[Rows, int, float, float], None]:
     if predictor.is_affine(sde):
         tableau = predictor.tableau(sde, times)  # type: ignore[arg-type]
         _require_usable(tableau, predictor, len(times) - 1)
 
-        def affine(program: Program, n: int, t: float, s: float) -> None:
+        def affine(program: Rows, n: int, t: float, s: float) -> None:
             if tableau.times.shape[1]:
                 program.add(n, t, s, tableau, n)
 
         return affine
 
-    def custom(program: Program, n: int, t: float, s: float) -> None:
+    def custom(program: Rows, n: int, t: float, s: float) -> None:
         def move(x: Tensor, score: ScoreAt, noises: Iterator[Tensor]) -> Tensor:
             z = next(noises, None)
             return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z)
@@ -183,7 +229,7 @@ def _moves(
 
 def _corrections(
     sde: SDE, corrector: Corrector, times: Tensor
-) -> Callable[[Program, int, int, float], None]:
+) -> Callable[[Rows, int, int, float], None]:
     if not corrector.steps:
         return lambda program, step, n, t: None
     if corrector.is_affine():
@@ -191,7 +237,7 @@ def _corrections(
         _require_usable(tableau, corrector, len(times))
         return lambda program, step, n, t: program.add(step, t, t, tableau, n)
 
-    def custom(program: Program, step: int, n: int, t: float) -> None:
+    def custom(program: Rows, step: int, n: int, t: float) -> None:
         def move(x: Tensor, score: ScoreAt, noises: Iterator[Tensor]) -> Tensor:
             return corrector.correct(sde, x, score, t, noises)
 
@@ -217,7 +263,8 @@ def _require_usable(tableau: Tableau, part: object, steps: int) -> None:
         raise IncompatibleError(
             f"expected {name}.tableau to describe {steps} steps on this grid, got {len(tableau)}"
         )
-    numbers = (tableau.times, tableau.a, tableau.b, tableau.c)
+    extra = () if tableau.spans is None else (tableau.spans,)
+    numbers = (tableau.times, tableau.a, tableau.b, tableau.c, *(tableau.start or ()), *extra)
     if not all(bool(number.isfinite().all()) for number in numbers):
         raise ScheduleError(
             f"expected finite numbers from {name} on this grid, got NaN or infinity; keep the "

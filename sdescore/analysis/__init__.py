@@ -1,0 +1,21 @@
+r"""What a sampler does to data, computed and not sampled.
+
+On Gaussian data the score is linear, so a chain of tableaux maps Gaussians to Gaussians by known
+numbers: :func:`gaussian_error` is the exact law of what a sampler draws.
+"""
+
+from __future__ import annotations
+
+from sdescore.analysis.error import GaussianError, gaussian_error
+from sdescore.analysis.measured_order import order
+from sdescore.analysis.optimal import OptimalGrid, optimal_grid
+from sdescore.analysis.recommended import recommended_sampler
+
+__all__ = [
+    "GaussianError",
+    "OptimalGrid",
+    "gaussian_error",
+    "optimal_grid",
+    "order",
+    "recommended_sampler",
+]

@@ -1,0 +1,190 @@
+r"""A chain of tableaux on one Gaussian mode: an affine map with known noise.
+
+For a mode of variance Λ and mean μ the diffused law at t is :math:`N(\alpha \mu, v)` with
+:math:`v = \alpha^2 \Lambda + \sigma^2`, and every output of the exact model is affine in the state,
+
+.. math::
+   \hat x_0 = \mu + \frac{\alpha \Lambda}{v} (y - \alpha \mu), \qquad
+   \hat\epsilon = \frac{\sigma}{v} (y - \alpha \mu), \qquad
+   s = -\frac{1}{v} (y - \alpha \mu),
+
+so a step is affine in the state, the past outputs and the noise, and so is the whole chain:
+:math:`x_N = P x_0 + m + N(0, Q)`, mode by mode.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError
+from sdescore.parameterization import pair
+from sdescore.sampler.program import CustomStep
+from sdescore.sde.linear import LinearSDE
+from sdescore.tableau import Tableau
+
+BLOCK = 32
+
+__all__ = ["AffineMap", "AffineRows", "Spectrum"]
+
+
+class AffineMap(NamedTuple):
+    """``x → transfer x + offset + N(0, variance)`` on each mode, ``(M,)``."""
+
+    transfer: Tensor
+    offset: Tensor
+    variance: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Independent Gaussian modes: ``variance`` and ``mean``, ``(M,)`` float64."""
+
+    variance: Tensor
+    mean: Tensor
+
+    def marginal(self, sde: LinearSDE, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance at ``t`` ``()``, ``(M,)``."""
+        alpha_t, sigma_t = sde.marginal(t)
+        return alpha_t * self.mean, alpha_t.square() * self.variance + sigma_t.square()
+
+    def output(self, sde: LinearSDE, t: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+        """``(slope, offset)`` of the exact model's output at times ``(R,)``: ``(R, M)``."""
+        alpha_t, sigma_t = (v[:, None] for v in sde.marginal(t))
+        v = alpha_t.square() * self.variance + sigma_t.square()
+        if kind == "score":
+            slope = -1 / v
+            return slope, -slope * (alpha_t * self.mean)
+        p, q = pair(kind, alpha_t, sigma_t)
+        slope = (p * alpha_t * self.variance + q * sigma_t) / v
+        return slope, (p - slope * alpha_t) * self.mean
+
+    def outputs(self, sde: LinearSDE, t: Tensor, kinds: list[str]) -> tuple[Tensor, Tensor]:
+        """:meth:`output` where each time asks for its own kind."""
+        slope, offset = self.output(sde, t, kinds[0])
+        for kind in set(kinds) - {kinds[0]}:
+            chosen = torch.tensor([k == kind for k in kinds])[:, None]
+            other = self.output(sde, t, kind)
+            slope = torch.where(chosen, other[0], slope)
+            offset = torch.where(chosen, other[1], offset)
+        return slope, offset
+
+
+class Move(NamedTuple):
+    tableau: Tableau
+    n: int
+    keeps_outputs: bool
+
+
+@dataclass
+class AffineRows:
+    """The rows of a chain, kept as tensors so that gradients flow through them."""
+
+    moves: list[Move] = field(default_factory=list)
+    evaluations: int = 0
+
+    def add(self, step: int, t: float, s: float, tableau: Tableau, n: int) -> None:
+        """Step ``n`` of a tableau."""
+        self.moves.append(Move(tableau, n, s < t))
+        self.evaluations += tableau.times.shape[1]
+
+    def add_custom(
+        self, step: int, t: float, s: float, move: CustomStep, *, evaluations: int, noises: int
+    ) -> None:
+        """Refused.
+
+        Raises
+        ------
+        IncompatibleError
+            Always: such a step is not affine.
+        """
+        raise IncompatibleError(
+            f"expected affine steps to analyse, got one at t = {t:g} that no tableau describes; "
+            "use Langevin(norm='expected') and predictors with a tableau"
+        )
+
+    def on(self, sde: LinearSDE, spectrum: Spectrum) -> AffineMap:
+        """The map of all rows on the modes of a spectrum."""
+        shapes = {move.tableau.b.shape[1:] for move in self.moves}
+        if shapes == {(1, 1)} and all(move.tableau.start is None for move in self.moves):
+            return self._one_stage(sde, spectrum)
+        return self._general(sde, spectrum)
+
+    def _one_stage(self, sde: LinearSDE, spectrum: Spectrum) -> AffineMap:
+        """Products and sums along blocks of rows that are small enough for the cache."""
+        tableaux = {id(m.tableau): m.tableau for m in self.moves}
+        lengths = itertools.accumulate((len(T) for T in tableaux.values()), initial=0)
+        first = dict(zip(tableaux, lengths, strict=False))
+        order = torch.tensor([first[id(m.tableau)] + m.n for m in self.moves])
+        t, a, b, added = (
+            torch.cat(
+                [
+                    getattr(T, name).flatten(1).square().sum(1)
+                    if name == "c"
+                    else getattr(T, name).flatten()
+                    for T in tableaux.values()
+                ]
+            )[order]
+            for name in ("times", "a", "b", "c")
+        )
+        kinds = [m.tableau.output for m in self.moves]
+        transfer, offset, variance = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        for start in range(0, len(order), BLOCK):
+            rows = slice(start, start + BLOCK)
+            slopes, offsets = spectrum.outputs(sde, t[rows], kinds[rows])
+            factor = torch.addcmul(a[rows, None], b[rows, None], slopes)
+            # What is left at the block's end of one unit put in before each row.
+            left = factor.flip(0).cumprod(0).flip(0)
+            after = torch.cat([left[1:], torch.ones_like(left[:1])])
+            transfer = left[0] * transfer
+            offset = left[0] * offset + (b[rows, None] * offsets * after).sum(0)
+            variance = left[0].square() * variance + added[rows] @ after.square()
+        return AffineMap(transfer, offset, variance)
+
+    def _general(self, sde: LinearSDE, spectrum: Spectrum) -> AffineMap:
+        """Row by row, on the vector of the state and the past outputs."""
+        modes = len(spectrum.variance)
+        past = max((m.tableau.b.shape[-1] - 1 for m in self.moves if m.keeps_outputs), default=0)
+        zeros = torch.zeros(modes, 1 + past, dtype=torch.float64)
+        transfer = torch.cat([torch.ones(modes, 1, dtype=torch.float64), zeros[:, 1:]], 1)
+        offset, covariance = zeros, zeros[:, :, None] * zeros[:, None, :]
+        for move in self.moves:
+            on_state, constant, on_noise = step_matrices(move, sde, spectrum, past)
+            transfer = (on_state @ transfer[..., None])[..., 0]
+            offset = (on_state @ offset[..., None])[..., 0] + constant
+            covariance = on_state @ covariance @ on_state.mT + on_noise @ on_noise.mT
+        return AffineMap(transfer[:, 0], offset[:, 0], covariance[:, 0, 0])
+
+
+def step_matrices(
+    move: Move, sde: LinearSDE, spectrum: Spectrum, past: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One row on the vector (x, past outputs): matrix, constant and noise of each mode."""
+    tableau, n = move.tableau, move.n
+    stages, width, noises = *tableau.b.shape[1:], tableau.c.shape[-1]
+    slopes, offsets = spectrum.output(sde, tableau.times[n], tableau.output)
+    # Coordinates: the vector's entries, the constant 1, the noises.
+    eye = torch.eye(1 + past + 1 + noises, dtype=torch.float64)
+    basis = eye[:, None, :].expand(-1, len(spectrum.variance), -1)
+    x, constant, z = basis[0], basis[1 + past], basis[2 + past :]
+    outputs = list(basis[1 : 1 + past]) if move.keeps_outputs else []
+    y = x
+    if tableau.start is not None:
+        start_a, start_c = (v[n] for v in tableau.start)
+        y = start_a * x + torch.einsum("k,kmv->mv", start_c, z)
+    for j in range(stages):
+        outputs.insert(0, slopes[j][:, None] * y + offsets[j][:, None] * constant)
+        del outputs[width:]
+        y = tableau.a[n, j] * x
+        for weight, o in zip(tableau.b[n, j], outputs, strict=False):
+            y = y + weight * o
+        for weight, z_k in zip(tableau.c[n, j], z, strict=True):
+            y = y + weight * z_k
+    kept = outputs[:past] if move.keeps_outputs else list(basis[1 : 1 + past])
+    kept += list(basis[1 + len(kept) : 1 + past])
+    rows = torch.stack([y, *kept], 1)
+    return rows[..., : 1 + past], rows[..., 1 + past], rows[..., 2 + past :]

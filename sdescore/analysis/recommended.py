@@ -1,0 +1,65 @@
+"""One sampler for a number of evaluations, chosen without reading a paper."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sdescore.analysis.optimal import optimal_grid
+from sdescore.predictors.adams import ExponentialAdams
+from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.sde.base import require
+from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import is_count
+
+__all__ = ["recommended_sampler"]
+
+
+def recommended_sampler(
+    sde: LinearSDE,
+    evaluations: int = 10,
+    *,
+    data: Tensor | None = None,
+    spectrum: Tensor | None = None,
+    likelihood: float = 0.5,
+    seed: int = 0,
+) -> PredictorCorrector:
+    """A deterministic sampler that makes the most of ``evaluations`` on data like yours.
+
+    The corrected exponential Adams method of two points in x₀, on the times where it errs least on
+    a surrogate of the data (:func:`sdescore.optimal_grid`). No network is run to choose them. The
+    repr names both, and what error to expect.
+
+    Parameters
+    ----------
+    sde : LinearSDE
+        The model's.
+    evaluations : int
+        Of the score for a sample, >= 2.
+    data, spectrum, likelihood, seed
+        As in :func:`sdescore.optimal_grid`.
+
+    Raises
+    ------
+    IncompatibleError, ScheduleError, ShapeError
+        As :func:`sdescore.optimal_grid`.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sampler = ss.recommended_sampler(ss.VPSDE(), 5, spectrum=torch.tensor([4.0, 0.1]))
+    >>> sampler.evaluations, sampler.predictor
+    (5, ExponentialAdams(eta=0.0, points=2, corrector_points=3, output='x0'))
+    """
+    usable = is_count(evaluations) and evaluations >= 2
+    require(usable, "an integer evaluations >= 2", f"evaluations={evaluations!r}")
+    predictor = ExponentialAdams(points=2, corrector_points=3)
+    grid = optimal_grid(
+        sde,
+        predictor,
+        evaluations,
+        data=data,
+        spectrum=spectrum,
+        likelihood=likelihood,
+        seed=seed,
+    )
+    return PredictorCorrector(sde, predictor=predictor, grid=grid)

@@ -1,0 +1,181 @@
+r"""How far a sampler's trajectories are from the probability flow, on a surrogate of the data.
+
+Both start from the same noise. The flow is solved finely once, in :math:`z = x/\alpha` and
+:math:`\lambda = \log(\alpha/\sigma)`, where :math:`dz/d\lambda = D(z) - z` with D the
+denoiser, and read between its nodes by cubic Hermite interpolation. The sampler is its tableau, run
+with gradients.
+
+A law can be right by accident, errors of one step undoing those of another; a trajectory hardly
+can, and less so where it is looked at on its way as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdescore.analysis.surrogate import Surrogate
+from sdescore.parameterization import pair
+from sdescore.predictors.adams import ExponentialAdams
+from sdescore.predictors.exponential import half_log_snr
+from sdescore.sde.edm import EDMSDE
+from sdescore.sde.linear import LinearSDE
+from sdescore.tableau import Tableau
+
+__all__ = ["Flow", "TrajectoryError", "trajectory_error"]
+
+NODES, PLAIN = 400, 10.0
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""``(z (B, r), ϱ² ()) -> E[x₀ | z]``."""
+
+
+class TrajectoryError(NamedTuple):
+    """Means over trajectories and dimensions, ``()`` each.
+
+    Attributes
+    ----------
+    plain : Tensor
+        Of log(1 + 10 e), e being the mean square of a sample's error over the data's mean
+        variance. The logarithm keeps a few trajectories that end in another mode from deciding.
+    weighted : Tensor
+        Of log(1 + w), w being the mean square of a sample's error by the data's local precision:
+        twice the nats a dimension that it costs where the density is Gaussian.
+    path : Tensor
+        Mean square of z's error on the way, over ϱ²; over the steps as well.
+    """
+
+    plain: Tensor
+    weighted: Tensor
+    path: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Flow:
+    """Trajectories of a surrogate from given noise.
+
+    Attributes
+    ----------
+    surrogate : Surrogate
+        Of the data.
+    first, step : float
+        λ of the first node, and between two.
+    z, slope : Tensor
+        ``(L + 1, B, r)``, z and dz/dλ on the directions of the mixture.
+    x : Tensor
+        ``(B, r)``, where they end.
+    precision : Tensor
+        ``(B, r, r)``, the data's local precision there.
+    """
+
+    surrogate: Surrogate
+    first: float
+    step: float
+    z: Tensor
+    slope: Tensor
+    x: Tensor
+    precision: Tensor
+
+    @classmethod
+    @torch.no_grad()
+    def solve(cls, surrogate: Surrogate, first: float, last: float, count: int, seed: int) -> Flow:
+        """``count`` trajectories from λ = ``first`` to ``last``, and their last denoise."""
+        lam = torch.linspace(first, last, NODES + 1, dtype=torch.float64)
+        rho = (-lam).exp()
+        generator = torch.Generator().manual_seed(seed)
+        start = torch.randn(count, surrogate.rank, generator=generator, dtype=torch.float64)
+        clock = EDMSDE(sigma_min=rho[-1].item(), sigma_max=rho[0].item())
+        tableau = ExponentialAdams(points=3).tableau(clock, rho)
+        *z, x = run(tableau, clock, rho, surrogate.denoise, rho[0] * start)
+        ends = [surrogate.denoise(y, r.square()) for y, r in zip(z, rho, strict=True)]
+        slope = torch.stack(ends) - torch.stack(z)
+        precision = surrogate.precision(x, rho[-1].square().item())
+        step = (last - first) / NODES
+        return cls(surrogate, first, step, torch.stack(z), slope, x, precision)
+
+    @property
+    def last_variance(self) -> float:
+        """ϱ² at the last node: finer detail than that is beyond the SDE."""
+        last = torch.tensor(self.first + NODES * self.step, dtype=torch.float64)
+        return (-2 * last).exp().item()
+
+    def at(self, lam: Tensor) -> Tensor:
+        """z at λ ``()``, with its gradient: ``(B, r)``."""
+        where = (lam - self.first) / self.step
+        i = int(where.detach().floor().clamp(0, NODES - 1))
+        u = where - i
+        z0, z1 = self.z[i], self.z[i + 1]
+        d0, d1 = self.slope[i] * self.step, self.slope[i + 1] * self.step
+        early = (1 - u).square() * ((1 + 2 * u) * z0 + u * d0)
+        late = u.square() * ((3 - 2 * u) * z1 - (1 - u) * d1)
+        return early + late
+
+
+def trajectory_error(
+    tableau: Tableau, sde: LinearSDE, times: Tensor, flow: Flow
+) -> TrajectoryError:
+    """The error of a deterministic tableau on ``times``, its last denoise included."""
+    surrogate, rest = flow.surrogate, flow.surrogate.rest
+    lam = half_log_snr(sde, times)
+    rho2 = (-2 * lam).exp()
+    sigma_T = sde.marginal(times[0])[1]
+    plain = weighted = path = torch.zeros((), dtype=torch.float64)
+    if surrogate.rank:
+        *z, x = run(tableau, sde, times, surrogate.denoise, sigma_T * flow.z[0] * lam[0].exp())
+        end = x - flow.x
+        plain = end.square().sum(1)
+        weighted = torch.einsum("bi,bij,bj->b", end, flow.precision, end)
+        there = torch.stack([flow.at(at) for at in lam])
+        path = path_error((torch.stack(z) - there).square().sum(2).mean(1), rho2)
+    if len(rest):
+        # One trajectory from one standard deviation of noise stands for all of a Gaussian mode.
+        *z, x = run(
+            tableau,
+            sde,
+            times,
+            lambda y, noise: rest / (rest + noise) * y,
+            sigma_T.expand(1, len(rest)),
+        )
+        scale = (rho2[0] / (rest + rho2[0])).sqrt()
+        end = x[0] - scale * rest.sqrt()
+        plain = plain + end.square().sum()
+        weighted = weighted + (end.square() / (rest + flow.last_variance)).sum()
+        there = scale * (rest + rho2[:, None]).sqrt()
+        path = path + path_error((torch.cat(z) - there).square().sum(1), rho2)
+    d = len(surrogate.spectrum)
+    plain = PLAIN * plain / surrogate.spectrum.sum()
+    return TrajectoryError(plain.log1p().mean(), (weighted / d).log1p().mean(), path / d)
+
+
+def path_error(squares: Tensor, rho2: Tensor) -> Tensor:
+    """Mean over the steps of squared errors of z ``(n,)`` over ϱ²; the start has none."""
+    return (squares / rho2)[1:].mean()
+
+
+def run(
+    tableau: Tableau, sde: LinearSDE, times: Tensor, denoise: Denoiser, x: Tensor
+) -> list[Tensor]:
+    """``z`` at all ``times`` ``(n,)``, and the denoise of the last: n + 1 tensors. No noise."""
+    alpha_t, sigma_t = sde.marginal(times)
+    rho2 = (sigma_t / alpha_t).square()
+    at_alpha, at_sigma = sde.marginal(tableau.times)
+    p, q = pair(tableau.output, at_alpha, at_sigma)
+    states = [x / alpha_t[0]]
+    outputs: list[Tensor] = []
+    steps, stages, width = tableau.b.shape
+    for n in range(steps):
+        y = x
+        for j in range(stages):
+            alpha, sigma = at_alpha[n, j], at_sigma[n, j]
+            x0 = denoise(y / alpha, (sigma / alpha).square())
+            outputs.insert(0, p[n, j] * x0 + q[n, j] * (y - alpha * x0) / sigma)
+            del outputs[width:]
+            y = tableau.a[n, j] * x
+            for weight, o in zip(tableau.b[n, j], outputs, strict=False):
+                y = y + weight * o
+        x = y
+        states.append(x / alpha_t[n + 1])
+    return [*states, denoise(states[-1], rho2[-1])]

@@ -1,0 +1,127 @@
+r"""Exponential Adams methods: polynomials through past outputs, integrated exactly.
+
+One family. Its members by the names they have in the field:
+
+===================  ========  ======  ===  ================
+method               output    points  η    corrector_points
+===================  ========  ======  ===  ================
+DDIM                 either    1       0    0
+DEIS                 epsilon   1–4     0    0
+DPM-Solver++ (M)     x0        1–4     0    0
+UniPC of order p     x0        p       0    p + 1
+SEEDS-1              epsilon   1       1    0
+SDE-DPM-Solver++     x0        1–4     1    0
+SA-Solver            x0        p       any  q
+===================  ========  ======  ===  ================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.predictors.base import EtaPredictor
+from sdescore.predictors.exponential import (
+    ExponentialStep,
+    exponential_step,
+    half_log_snr,
+    require_output,
+)
+from sdescore.sde.base import require
+from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import is_count
+from sdescore.tableau import Tableau
+
+__all__ = ["ExponentialAdams"]
+
+HIGHEST = 4
+STARTED = 3  # the order that the first, uncorrected evaluation leaves
+NOISY = 2
+
+
+@dataclass(frozen=True)
+class ExponentialAdams(EtaPredictor):
+    r"""Exponential Adams–Bashforth, with an Adams–Moulton correction that costs no evaluation.
+
+    The integrand of :mod:`sdescore.predictors.exponential` is replaced by the polynomial in λ
+    through the last ``points`` outputs (Adams–Bashforth). With ``corrector_points`` = q > 0 each
+    state is corrected once the model has been called on it: the step that led there is taken
+    again with the polynomial through that output and the q − 1 before it (Adams–Moulton), and the
+    next step starts from the result. The output is not computed again (Zhao et al. 2023,
+    arXiv:2302.04867, algorithm 1; Xue et al. 2023, arXiv:2309.05019, algorithm 1). Both steps share
+    their start and noise, so the correction is a difference of weights, and the method one row of
+    numbers a step.
+
+    The first steps use as many outputs as there are. The error that leaves behind is of order 3 or
+    better: a first step too coarse for ``points`` is corrected in the same way.
+
+    Parameters
+    ----------
+    eta : float
+        Noise scale in [0, 1]: 0 the probability flow, 1 the reverse SDE.
+    points : int
+        Outputs of a step, 1 to 4.
+    corrector_points : int
+        Outputs of the correction, the newest among them: 0 for none, or 2 to 5.
+    output : {"x0", "epsilon"}
+        What the polynomial is of. x₀ stays bounded where σ → 0 and suits guidance.
+
+    Attributes
+    ----------
+    order : int
+        On Gaussian data, of the error of the law.
+
+    Raises
+    ------
+    ScheduleError, IncompatibleError
+        A parameter out of range.
+    """
+
+    eta: float = 0.0
+    points: int = 2
+    corrector_points: int = 0
+    output: str = "x0"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        usable = is_count(self.points) and 1 <= self.points <= HIGHEST
+        require(usable, f"an integer from 1 to {HIGHEST}", f"points={self.points!r}")
+        q = self.corrector_points
+        usable = is_count(q) and (q == 0 or 2 <= q <= HIGHEST + 1)
+        require(usable, f"0 or an integer from 2 to {HIGHEST + 1}", f"corrector_points={q!r}")
+        require_output(self.output)
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        p, q = self.points, self.corrector_points
+        deterministic = min(p + 1, q) if q else min(p, STARTED)
+        return min(deterministic, NOISY if self.eta else STARTED)
+
+    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        """One stage; ``points`` outputs, and one more where there is a correction."""
+        t = times[:-1]
+        step = exponential_step(sde, t, times[1:], self.output, self.eta)
+        lam = half_log_snr(sde, times)
+        b = step.adams_weights(lam, self.points)
+        width = max(self.points + 1, self.corrector_points)
+        if len(t) > 1 and (self.corrector_points or self.points > 2):
+            # What the correction of the step before adds to the state, on the same outputs.
+            change = self._better(step, lam, width)[:-1] - pad(b[:-1], 1, width)
+            b = pad(b, 0, width) + pad(step.a[1:, None] * change, 0, width, first_rows=1)
+        return Tableau(t[:, None], step.a[:, None], b[:, None], step.c[:, None, None], self.output)
+
+    def _better(self, step: ExponentialStep, lam: Tensor, width: int) -> Tensor:
+        """The weights of each step taken again, its end's output being known and the newest."""
+        if self.corrector_points:
+            return pad(step.adams_weights(lam, self.corrector_points, ahead=1), 0, width)
+        starting = torch.arange(len(step.h)) < self.points - 2
+        corrected = pad(step.adams_weights(lam, self.points, ahead=1), 0, width)
+        plain = pad(step.adams_weights(lam, self.points), 1, width)
+        return torch.where(starting[:, None], corrected, plain)
+
+
+def pad(b: Tensor, newer: int, width: int, first_rows: int = 0) -> Tensor:
+    """``b`` with ``newer`` columns of zeros in front, up to ``width``, below ``first_rows``."""
+    return torch.nn.functional.pad(b, (newer, width - newer - b.shape[1], first_rows, 0))

@@ -1,0 +1,139 @@
+r"""The reverse diffusion in log-SNR, and the weights of a polynomial under its exponential.
+
+With :math:`\lambda = \log(\alpha/\sigma)`, half the log-SNR, the reverse SDE of noise scale η
+has the exact solution, from t down to s with :math:`h = \lambda_s - \lambda_t > 0` and
+:math:`k = 1 + \eta^2`,
+
+.. math::
+   x_s &= \frac{\sigma_s}{\sigma_t} e^{-\eta^2 h} x_t
+   + \alpha_s k \int_0^h e^{-k (h - \tau)}\, \hat x_0(\lambda_t + \tau)\, d\tau
+   + \sigma_s \sqrt{1 - e^{-2 \eta^2 h}}\; z \\
+   &= \frac{\alpha_s}{\alpha_t} x_t
+   - \sigma_s k \int_0^h e^{h - \tau}\, \hat\epsilon(\lambda_t + \tau)\, d\tau
+   + \eta \sigma_s \sqrt{e^{2h} - 1}\; z
+
+along the path (η = 0: Lu et al. 2022b, arXiv:2211.01095, eq. 8, and 2022a, arXiv:2206.00927,
+eq. 3.4; η = 1: the same paper's eqs. 18–19; any η: Xue et al. 2023, arXiv:2309.05019,
+proposition 4.2). The methods differ in what polynomial they put in place of the integrand.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError
+from sdescore.phi import phi
+from sdescore.sde.linear import LinearSDE
+
+__all__ = ["ExponentialStep", "exponential_step", "half_log_snr", "require_output"]
+
+OUTPUTS = ("x0", "epsilon")
+
+
+def require_output(output: str) -> None:
+    """Refuse a representation without an exponential form.
+
+    Raises
+    ------
+    IncompatibleError
+        It is not ``"x0"`` or ``"epsilon"``.
+    """
+    if output not in OUTPUTS:
+        raise IncompatibleError(f"expected output among {', '.join(OUTPUTS)}; got {output!r}")
+
+
+def half_log_snr(sde: LinearSDE, t: Tensor) -> Tensor:
+    """``λ = log(α/σ)``."""
+    return 0.5 * sde.log_snr(t)
+
+
+@dataclass(frozen=True, eq=False)
+class ExponentialStep:
+    r"""Moves :math:`x_s = a x_t + \gamma \int_0^h e^{\kappa (h - \tau)} o(\tau) d\tau + c z`.
+
+    Attributes
+    ----------
+    h, a, gamma, c : Tensor
+        ``(N,)`` float64.
+    kappa : float
+        −(1 + η²) where the output is x₀, 1 where it is ε.
+    """
+
+    h: Tensor
+    a: Tensor
+    gamma: Tensor
+    c: Tensor
+    kappa: float
+
+    def weights(self, nodes: Tensor) -> Tensor:
+        r"""Weights of the outputs at ``nodes``, exact for polynomials in λ of degree < p.
+
+        Parameters
+        ----------
+        nodes : Tensor
+            ``(N, p)``: λ − λ_t of the outputs, all different in a row.
+
+        Returns
+        -------
+        Tensor
+            ``(N, p)``; at p = 0 nothing is weighed.
+        """
+        p = nodes.shape[-1]
+        # ∫₀ʰ e^{κ(h−τ)} (τ/h)^m dτ = h m! φ_{m+1}(κh), and the weights reproduce it.
+        moments = phi(self.kappa * self.h, p)[..., 1:]
+        factorials = torch.tensor([math.factorial(m) for m in range(p)], dtype=torch.float64)
+        powers = torch.arange(p, dtype=torch.float64)[:, None]
+        system = (nodes / self.h[:, None])[:, None, :] ** powers
+        solved: Tensor = torch.linalg.solve(system, (moments * factorials)[..., None])[..., 0]
+        return (self.gamma * self.h)[:, None] * solved
+
+    def rows(self, index: Tensor) -> ExponentialStep:
+        """Some of the moves."""
+        h, a, gamma, c = (v[index] for v in (self.h, self.a, self.gamma, self.c))
+        return ExponentialStep(h, a, gamma, c, self.kappa)
+
+    def adams_weights(self, lam: Tensor, count: int, *, ahead: int = 0) -> Tensor:
+        r"""Weights of the last ``count`` outputs, or of as many as there are.
+
+        Parameters
+        ----------
+        lam : Tensor
+            λ of the outputs in the order they are made; move n starts at ``lam[n]``.
+        count : int
+            Outputs of a polynomial, >= 1.
+        ahead : int
+            The newest output of move n is ``n + ahead``: 0 is Adams–Bashforth, 1 Adams–Moulton.
+
+        Returns
+        -------
+        Tensor
+            ``(N, count)``, newest first.
+        """
+        n = torch.arange(len(self.h))
+        used = (n + ahead + 1).clamp(max=count)
+        found = torch.zeros(len(n), count, dtype=torch.float64)
+        for m in sorted(set(used.tolist())):
+            rows = n[used == m]
+            nodes = lam[rows[:, None] + ahead - torch.arange(m)] - lam[rows, None]
+            found[rows, :m] = self.rows(rows).weights(nodes)
+        return found
+
+
+def exponential_step(
+    sde: LinearSDE, t: Tensor, s: Tensor, output: str, eta: float
+) -> ExponentialStep:
+    """The exact solution's numbers from ``t`` to ``s < t``, ``(N,)`` float64."""
+    alpha_t, sigma_t = sde.marginal(t)
+    alpha_s, sigma_s = sde.marginal(s)
+    h = half_log_snr(sde, s) - half_log_snr(sde, t)
+    eta2 = eta**2
+    if output == "x0":
+        a = sigma_s / sigma_t * (-eta2 * h).exp()
+        c = sigma_s * (-(-2 * eta2 * h).expm1()).sqrt() if eta else torch.zeros_like(h)
+        return ExponentialStep(h, a, alpha_s * (1 + eta2), c, -(1 + eta2))
+    c = eta * sigma_s * (2 * h).expm1().sqrt() if eta else torch.zeros_like(h)
+    return ExponentialStep(h, alpha_s / alpha_t, -sigma_s * (1 + eta2), c, 1.0)

@@ -1,0 +1,107 @@
+r"""Exponential Runge–Kutta methods in log-SNR: DPM-Solver, DPM-Solver++ (S) and SEEDS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.predictors.base import EtaPredictor
+from sdescore.predictors.exponential import exponential_step, half_log_snr, require_output
+from sdescore.predictors.nodes import time_at
+from sdescore.sde.base import named, require
+from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import is_count
+from sdescore.tableau import Tableau
+
+__all__ = ["ExponentialRungeKutta"]
+
+HIGHEST, NOISY = 3, 2
+
+
+@dataclass(frozen=True)
+class ExponentialRungeKutta(EtaPredictor):
+    r"""``stages`` evaluations a step, equally far apart in λ.
+
+    With p = ``stages`` the model is called at :math:`\lambda_j = \lambda_t + j h/p`, j < p. The
+    state at :math:`\lambda_{j+1}` comes from the start of the step by the exact solution in
+    :mod:`sdescore.predictors.exponential`, where the integrand is the newest output for p <= 2,
+    and for p = 3 the line in λ through the first output and the newest. That is
+
+    ======  =======  ===  ==================================================================
+    stages  output   η    method
+    ======  =======  ===  ==================================================================
+    1       either   0    DDIM
+    2, 3    epsilon  0    DPM-Solver-2, -3 (Lu et al. 2022a, arXiv:2206.00927, algorithms 1–2)
+    2       x0       0    DPM-Solver++(2S) (Lu et al. 2022b, arXiv:2211.01095, algorithm 1)
+    3       x0       0    DPM-Solver-3 with x₀ in place of ε
+    1–3     epsilon  1    SEEDS-1, -2, -3 (Gonzalez et al. 2023, arXiv:2305.14267, alg. 1–3)
+    ======  =======  ===  ==================================================================
+
+    with the papers' :math:`r_1 = 1/2` and :math:`(r_1, r_2) = (1/3, 2/3)`. At η > 0 each stretch
+    between two nodes has its own noise, and the state at a node the noises of all stretches
+    before it, moved there by the exact solution, so that all stages are on one path.
+
+    Parameters
+    ----------
+    eta : float
+        Noise scale in [0, 1]: 0 the probability flow, 1 the reverse SDE.
+    stages : int
+        Evaluations a step, 1 to 3.
+    output : {"x0", "epsilon"}
+        What is put in place of the integrand. x₀ stays bounded where σ → 0.
+
+    Attributes
+    ----------
+    order : int
+        On Gaussian data, of the error of the law: ``stages``, and at η > 0 at most 2. On one
+        Brownian path it is 1 there.
+
+    Raises
+    ------
+    ScheduleError, IncompatibleError
+        A parameter out of range.
+    """
+
+    eta: float = 0.0
+    stages: int = 2
+    output: str = "x0"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        usable = is_count(self.stages) and 1 <= self.stages <= HIGHEST
+        require(usable, f"an integer from 1 to {HIGHEST}", named("stages", self.stages))
+        require_output(self.output)
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return min(self.stages, NOISY) if self.eta else self.stages
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        return self.stages
+
+    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        p, first, last = self.stages, times[:-1], times[1:]
+        lam = half_log_snr(sde, times)
+        inner = [time_at(sde, torch.lerp(lam[:-1], lam[1:], j / p)) for j in range(1, p)]
+        nodes = torch.stack([first, *inner, last], 1)
+        offsets = half_log_snr(sde, nodes[:, :-1]) - lam[:-1, None]
+        a, b, c = [], [], []
+        noise = torch.zeros(len(first), p if self.eta else 0, dtype=torch.float64)
+        for j in range(p):
+            move = exponential_step(sde, first, nodes[:, j + 1], self.output, self.eta)
+            used = [0, j] if p == 3 and j else [j]
+            a.append(move.a)
+            weights = torch.zeros(len(first), p, dtype=torch.float64)
+            weights[:, [j - i for i in used]] = move.weights(offsets[:, used])
+            b.append(weights)
+            if self.eta:
+                part = exponential_step(sde, nodes[:, j], nodes[:, j + 1], self.output, self.eta)
+                own = torch.nn.functional.one_hot(torch.tensor(j), p) * part.c[:, None]
+                noise = part.a[:, None] * noise + own
+            c.append(noise)
+        spans = torch.stack([nodes[:, :-1], nodes[:, 1:]], -1) if self.eta else None
+        a_all, b_all, c_all = (torch.stack(v, 1) for v in (a, b, c))
+        return Tableau(nodes[:, :-1], a_all, b_all, c_all, self.output, spans=spans)
