@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accuracy_report import best_of_peers, cell, cells_of, contenders
+
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -73,7 +75,22 @@ def story_table(report: dict[str, Any]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 
+def accuracy_table(report: dict[str, Any], steps: tuple[int, ...] = (5, 10, 20)) -> str:
+    """``W2 | NLL`` of the contenders, and the best that any peer does at either figure."""
+    parts = report["targets"]
+    heads = [f"{name}, N = {n}" for name in parts for n in steps]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for who in contenders(report):
+        found = cells_of(report, who)
+        cells = [cell(found[name].get(str(n))) for name in parts for n in steps]
+        lines.append(f"| {who[0]}: {who[1]} | " + " | ".join(cells) + " |")
+    best = [cell(best_of_peers(part, n)) for part in parts.values() for n in steps]
+    lines.append("| the best figure of any peer | " + " | ".join(best) + " |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    print(accuracy_table(load("accuracy-cpu")), end="\n\n")
     print(story_table(load("story-cpu")), end="\n\n")
     print(demo_table(load("demo-cpu")), end="\n\n")
     print(overhead_table(load("overhead-cpu")), end="\n\n")

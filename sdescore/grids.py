@@ -1,7 +1,8 @@
 r"""Time grids: where a sampler evaluates the score.
 
 A grid is a falling sequence of times that starts at ``T`` exactly and ends at ``t_min``
-exactly, in float64. Its points follow from an SDE and a number; nothing else knows ``dt``.
+exactly, in float64; only those made of your own numbers keep their own ends. Its points follow
+from an SDE and a number; nothing else knows ``dt``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sdescore.errors import IncompatibleError, ScheduleError, TimeError
 from sdescore.typing import Time
 
 __all__ = [
+    "CosineGrid",
     "CustomGrid",
     "Grid",
     "KarrasGrid",
@@ -53,8 +55,7 @@ class Grid(ABC):
             raise ScheduleError(
                 f"expected a number of steps for {type(self).__name__}, got none; pass steps="
             )
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ScheduleError(f"expected steps to be a positive integer, got {n!r}")
+        require_steps(n)
         if n == 1:
             return torch.tensor([sde.T], dtype=torch.float64)
         times = self._times(sde, n)
@@ -64,6 +65,12 @@ class Grid(ABC):
     @abstractmethod
     def _times(self, sde: Timeline, n: int) -> Tensor:
         """``n >= 2`` falling times; the end points are set exactly afterwards."""
+
+
+def require_steps(n: int) -> None:
+    """Refuse a number of steps that is no positive integer."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ScheduleError(f"expected steps to be a positive integer, got {n!r}")
 
 
 def require_falling(times: Tensor, T: float) -> Tensor:
@@ -104,14 +111,20 @@ class LogSNRTimeline(Timeline, Protocol):
     def time_at_log_snr(self, log_snr: Time) -> Tensor: ...
 
 
-def log_snr_ends(sde: Timeline, grid: Grid) -> tuple[float, float, LogSNRTimeline]:
-    """The log-SNR at ``T`` and ``t_min``, refused unless both are finite."""
+def require_log_snr(sde: Timeline, grid: Grid) -> LogSNRTimeline:
+    """``sde``, refused unless it has a log-SNR."""
     if not hasattr(sde, "time_at_log_snr"):
         raise IncompatibleError(
             f"expected a LinearSDE for {type(grid).__name__}, got {type(sde).__name__}, which has "
             "no log-SNR; use UniformGrid() or your own times"
         )
     linear: LogSNRTimeline = sde  # type: ignore[assignment]
+    return linear
+
+
+def log_snr_ends(sde: Timeline, grid: Grid) -> tuple[float, float, LogSNRTimeline]:
+    """The log-SNR at ``T`` and ``t_min``, refused unless both are finite."""
+    linear = require_log_snr(sde, grid)
     ends = linear.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
     if not bool(ends.isfinite().all()):
         raise ScheduleError(
@@ -158,6 +171,37 @@ class KarrasGrid(Grid):
 
 
 @dataclass(frozen=True)
+class CosineGrid(Grid):
+    r"""Equal steps in the angle :math:`\arctan(\sigma/(\alpha\,\sigma_{data}))`.
+
+    These are equal steps in the time of the cosine schedule :math:`\alpha = \cos(\pi t/2)` (Nichol
+    & Dhariwal 2021, arXiv:2102.09672, eq. 17 with s = 0; Salimans & Ho 2022, arXiv:2202.00512,
+    appendix D) and, with σ_data, of TrigFlow (Lu & Song 2024, arXiv:2410.11081, section 3), but on
+    any SDE.
+
+    Parameters
+    ----------
+    sigma_data : float
+        Standard deviation of the data, > 0, in whose units σ/α is measured.
+    """
+
+    sigma_data: float = 1.0
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.sigma_data, int | float)
+        if not number or not 0 < self.sigma_data < math.inf:
+            raise ScheduleError(f"expected a finite sigma_data > 0, got {self.sigma_data!r}")
+
+    def _times(self, sde: Timeline, n: int) -> Tensor:
+        first, last, linear = log_snr_ends(sde, self)
+        ends = torch.tensor([first, last], dtype=torch.float64)
+        angles = torch.atan(torch.exp(-0.5 * ends) / self.sigma_data).tolist()
+        ramp = torch.linspace(angles[0], angles[1], n, dtype=torch.float64)
+        inner = -2 * torch.log(self.sigma_data * torch.tan(ramp))
+        return linear.time_at_log_snr(inner.clamp(first, last))
+
+
+@dataclass(frozen=True)
 class LevelGrid(Grid):
     """The level table of a discrete SDE, or ``n`` levels spread evenly over it.
 
@@ -193,6 +237,17 @@ class LevelGrid(Grid):
         return table[picks]
 
 
+def as_floats(values: Sequence[float] | Tensor, expected: str) -> tuple[float, ...]:
+    """A one-dimensional sequence of at least one number, as floats."""
+    try:
+        flat = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise ScheduleError(f"expected {expected}, got {values!r:.200}") from None
+    if flat.ndim != 1 or len(flat) < 1:
+        raise ScheduleError(f"expected {expected}, one-dimensional, got shape {tuple(flat.shape)}")
+    return tuple(flat.tolist())
+
+
 @dataclass(frozen=True)
 class CustomGrid(Grid):
     """Your own times, from ``T`` (or below) falling to the last evaluation.
@@ -211,17 +266,8 @@ class CustomGrid(Grid):
     values: tuple[float, ...]
 
     def __init__(self, values: Sequence[float] | Tensor) -> None:
-        try:
-            flat = torch.as_tensor(values, dtype=torch.float64)
-        except (TypeError, ValueError, RuntimeError):
-            raise ScheduleError(
-                f"expected a Grid instance or a sequence of times, got {values!r:.200}"
-            ) from None
-        if flat.ndim != 1 or len(flat) < 1:
-            raise ScheduleError(
-                f"expected a one-dimensional grid of times, got shape {tuple(flat.shape)}"
-            )
-        object.__setattr__(self, "values", tuple(flat.tolist()))
+        numbers = as_floats(values, "a Grid instance or a sequence of times")
+        object.__setattr__(self, "values", numbers)
 
     def times(self, sde: Timeline, n: int | None) -> Tensor:
         """The given times, checked against the SDE's range.

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.score.under import require_times
 from sdescore.sde.base import SDE, finite, require
 
 __all__ = ["GuidedScore", "classifier_free", "classifier_guidance", "condition"]
@@ -62,6 +63,18 @@ class GuidedScore(nn.Module):
             )
         if sdes:
             self.sde = sdes[0]
+        self._parts = tuple(parts)  # a tuple registers no module twice
+
+    def require_times(self, t: Tensor) -> None:
+        """Refuse times ``(n,)`` that a part does not cover; a sampler asks before it starts.
+
+        Raises
+        ------
+        TimeError
+            See above.
+        """
+        for part in self._parts:
+            require_times(part, t)
 
 
 class _ClassifierFree(GuidedScore):

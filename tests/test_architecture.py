@@ -24,7 +24,15 @@ LEVELS: list[set[str]] = [
     {"parameterization", "tweedie", "noise", "divergence"},
     {"score", "nets"},
     {"tableau", "predictors", "correctors", "mcmc", "losses", "guidance"},
-    {"analysis", "sampler", "simulate", "fokker_planck", "probability_flow", "training", "checkpoint"},
+    {
+        "analysis",
+        "sampler",
+        "simulate",
+        "fokker_planck",
+        "probability_flow",
+        "training",
+        "checkpoint",
+    },
     {"metrics", "plotting", "datasets", "demo", "cli", "__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}

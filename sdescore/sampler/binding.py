@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,11 @@ from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.parameterization import conversion, pair
 from sdescore.sampler.program import Program
 from sdescore.score.density import log_density_of
-from sdescore.score.model import ScoreModel, call_net
+from sdescore.score.model import call_net, folds
+from sdescore.score.under import require_times
 from sdescore.sde.base import SDE
 
-__all__ = ["BoundModel", "Model"]
+__all__ = ["BoundModel", "Model", "folds"]
 
 Model = Callable[..., Tensor]
 """A :class:`sdescore.ScoreModel` or any callable ``score(x, t)`` (``score(x, t, label)``)."""
@@ -64,6 +65,7 @@ class BoundModel:
             self._inputs = value[:, None].expand(len(times), batch).unbind(0)
             self.call = self._call_network
         else:
+            require_times(model, times)
             self._inputs = times.to(device, dtype).unbind(0)
             self.call = self._call_score
         self._log_density = log_density_of(model) if program.needs_log_density else None
@@ -170,18 +172,6 @@ class _At:
 def version_of(x: Tensor) -> int:
     """How often ``x`` was written to; inference tensors do not count."""
     return 0 if x.is_inference() else x._version
-
-
-def folds(model: Model) -> TypeGuard[ScoreModel]:
-    """Whether a model's numbers can stand in for calling it: a plain :class:`ScoreModel`.
-
-    A subclass that changes what the score is must be called.
-    """
-    return (
-        isinstance(model, ScoreModel)
-        and type(model).forward is ScoreModel.forward
-        and type(model).predict is ScoreModel.predict
-    )
 
 
 def model_device(model: Model) -> torch.device:

@@ -12,9 +12,11 @@ by Tweedie's formula (Efron 2011, "Tweedie's formula and selection bias", eq. 1.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +32,8 @@ __all__ = ["ExactScore"]
 # A domain of its own: the clean draws of a seed are independent of the noise of a sampler and
 # of a prior drawn with the same seed.
 _DOMAIN = 2
+
+_Law = TypeVar("_Law", bound="ExactScore")
 
 _Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -58,11 +62,7 @@ class ExactScore(ABC):
         row_numel: int,
         covariance_row_numel: int,
     ) -> None:
-        if isinstance(sde, type) or not callable(getattr(sde, "marginal", None)):
-            raise IncompatibleError(
-                "expected a linear SDE with marginal(t) -> (alpha, sigma), "
-                f"got {sde!r}; pass an instance such as ss.VPSDE()"
-            )
+        require_marginal(sde)
         self.sde = sde
         self.event_shape = event_shape
         self._numel = math.prod(event_shape)
@@ -140,6 +140,19 @@ class ExactScore(ABC):
         """
         return self._evaluate(self._log_prob, x, t, self._row_numel)
 
+    def under(self: _Law, sde: LinearSDE) -> _Law:
+        """The exact score of the same data under another SDE; the data are shared, not copied.
+
+        Raises
+        ------
+        IncompatibleError
+            ``sde`` has no ``marginal``.
+        """
+        require_marginal(sde)
+        other = copy.copy(self)
+        other.sde = sde
+        return other
+
     def sample(
         self,
         n: int,
@@ -189,6 +202,21 @@ class ExactScore(ABC):
             times = (alpha[part], sigma[part]) if alpha.ndim else (alpha, sigma)
             parts.append(function(flat[part], *times).to(x.dtype))
         return torch.cat(parts)
+
+
+def require_marginal(sde: LinearSDE) -> None:
+    """Refuse what is no SDE with a marginal.
+
+    Raises
+    ------
+    IncompatibleError
+        See above.
+    """
+    if isinstance(sde, type) or not callable(getattr(sde, "marginal", None)):
+        raise IncompatibleError(
+            "expected a linear SDE with marginal(t) -> (alpha, sigma), "
+            f"got {sde!r}; pass an instance such as ss.VPSDE()"
+        )
 
 
 def pick(normal: Tensor, cumulative: Tensor) -> Tensor:

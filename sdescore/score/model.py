@@ -6,7 +6,7 @@ given, how its input is scaled and in which precision it runs. Everything else s
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, require_state, sum_event
 from sdescore.typing import Time
 
-__all__ = ["ScoreModel"]
+__all__ = ["Convention", "ScoreModel", "call_net", "folds"]
 
 PREDICTIONS = (*KINDS, "velocity", "F")
 TIME_INPUTS = (
@@ -293,6 +293,36 @@ class ScoreModel(nn.Module):
     def epsilon(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """``E[ε | x_t = x]``, like ``x``; see :meth:`predict`."""
         return self.predict("epsilon", x, t, label)
+
+    def under(self, sde: LinearSDE) -> ScoreModel:
+        """The same network as a model under another linear SDE; see :mod:`sdescore.score.under`.
+
+        Raises
+        ------
+        IncompatibleError
+            ``sde`` is not linear, or this is a subclass with a score of its own, which
+            :func:`sdescore.under` takes.
+        """
+        from sdescore.score.under import UnderModel
+
+        if not folds(self):
+            raise IncompatibleError(
+                f"expected a ScoreModel whose score is its network's, got {type(self).__name__}, "
+                "which overrides it; use under(model, sde)"
+            )
+        return self if sde == self.sde else UnderModel(self, sde)
+
+
+def folds(model: object) -> TypeGuard[ScoreModel]:
+    """Whether a model's numbers can stand in for calling it: a plain :class:`ScoreModel`.
+
+    A subclass that changes what the score is must be called.
+    """
+    return (
+        isinstance(model, ScoreModel)
+        and type(model).forward is ScoreModel.forward
+        and type(model).predict is ScoreModel.predict
+    )
 
 
 def call_net(net: nn.Module, x: Tensor, time_value: Tensor, label: Tensor | None) -> Tensor:
