@@ -32,6 +32,7 @@ from sdescore.errors import (
 )
 from sdescore.fokker_planck.solver import FokkerPlanck
 from sdescore.grids import (
+    CosineGrid,
     CustomGrid,
     Grid,
     KarrasGrid,
@@ -82,6 +83,7 @@ from sdescore.score.empirical import EmpiricalScore
 from sdescore.score.gaussian import GaussianScore
 from sdescore.score.mixture import MixtureScore
 from sdescore.score.model import ScoreModel
+from sdescore.score.under import under
 from sdescore.sde.base import SDE, ReverseSDE
 from sdescore.sde.cosine import CosineVPSDE
 from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
@@ -99,6 +101,7 @@ from sdescore.training.loop import TrainingResult, train
 from sdescore.tweedie import tweedie_covariance, tweedie_mean
 
 __version__ = "0.1.0.dev0"
+from sdescore.table_grid import TableGrid
 
 __all__ = [
     "DDIM",
@@ -117,6 +120,7 @@ __all__ = [
     "BrownianPath",
     "CheckpointError",
     "Corrector",
+    "CosineGrid",
     "CosineVPSDE",
     "CustomGrid",
     "DiscreteVESDE",
@@ -174,6 +178,7 @@ __all__ = [
     "ShapeError",
     "StochasticHeun",
     "SubVPSDE",
+    "TableGrid",
     "Tableau",
     "TimeError",
     "TrainingResult",
@@ -206,4 +211,5 @@ __all__ = [
     "train",
     "tweedie_covariance",
     "tweedie_mean",
+    "under",
 ]

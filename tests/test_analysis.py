@@ -7,6 +7,7 @@ use fixed seeds and a false-positive rate of 1e-6 each.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 
@@ -131,6 +132,29 @@ def test_distances_of_gaussians(m: float, mu: float, Q: float, variance: float) 
     kl = scipy.integrate.simpson(p.pdf(grid) * (p.logpdf(grid) - q.logpdf(grid)), x=grid)
     assert error.kl.item() == pytest.approx(kl, rel=1e-6, abs=1e-9)
     assert error.relative_std.item() == pytest.approx(math.sqrt(Q / variance) - 1, rel=1e-12)
+
+
+def test_many_one_stage_steps_one_by_one() -> None:
+    """More rows than are taken at once, with two kinds of outputs, against their recursion."""
+    sde, steps = ss.VPSDE(), 75
+    sampler = ss.PredictorCorrector(
+        sde, predictor=ss.ExponentialAdams(eta=1.0, points=1), steps=steps, grid=ss.LogSNRGrid()
+    )
+    error = ss.analysis.gaussian_error(sampler, SPECTRUM, mean=MEAN)
+    times = sampler.times
+    mean, variance = torch.zeros(3, dtype=F64), sde.marginal(times[0])[1].square().expand(3)
+    for t, s in itertools.pairwise(times):
+        bridge = sde.bridge(s, t)  # ancestral sampling, in moments
+        alpha, sigma = sde.marginal(t)
+        gain = alpha * SPECTRUM / (alpha**2 * SPECTRUM + sigma**2)
+        on_x0 = bridge.weight_0
+        factor = bridge.weight_t + on_x0 * gain
+        mean = factor * mean + on_x0 * (1 - gain * alpha) * MEAN
+        variance = factor**2 * variance + bridge.variance
+    alpha, sigma = sde.marginal(times[-1])
+    gain = alpha * SPECTRUM / (alpha**2 * SPECTRUM + sigma**2)
+    torch.testing.assert_close(error.mean, gain * mean + (1 - gain * alpha) * MEAN)
+    torch.testing.assert_close(error.variance, gain**2 * variance)
 
 
 def test_contributions_bound_the_whole() -> None:
@@ -298,7 +322,7 @@ def test_the_trajectories_are_the_samplers(predictor: ss.Predictor) -> None:
 
 def test_gaussian_modes_are_counted_as_the_mixture_would_count_them() -> None:
     """A mixture of one component, and the same variances as independent modes."""
-    sde, predictor = ss.VPSDE(), ss.ExponentialAdams(points=2)
+    sde, predictor = ss.VESDE(sigma_min=0.01, sigma_max=2.0), ss.ExponentialAdams(points=2)
     variances = torch.tensor([1.5, 0.2], dtype=F64)
     one = Surrogate(
         torch.ones(1, dtype=F64),

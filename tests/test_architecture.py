@@ -19,7 +19,7 @@ PACKAGE = ROOT / "sdescore"
 # A module may import from its own level and from those above it in this list, never from below.
 LEVELS: list[set[str]] = [
     {"errors", "shapes", "typing"},
-    {"grids", "phi", "rng"},
+    {"grids", "phi", "rng", "table_grid"},
     {"sde"},
     {"parameterization", "tweedie", "noise", "divergence"},
     {"score", "nets"},

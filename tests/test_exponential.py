@@ -202,6 +202,39 @@ def test_the_correction_costs_no_evaluation() -> None:
     assert plain.evaluations == corrected.evaluations == 9
 
 
+@pytest.mark.parametrize("output", ["x0", "epsilon"])
+@pytest.mark.parametrize(("points", "corrector"), [(1, 2), (2, 3), (3, 2), (2, 5)])
+def test_the_correction_by_hand(output: str, points: int, corrector: int) -> None:
+    """Predict, evaluate, take the same step again from where it began, go on from there."""
+    sde, times = ss.VPSDE(), torch.tensor([0.9, 0.7, 0.55, 0.4, 0.3, 0.15], dtype=F64)
+    model = ss.MixtureScore([0.4, 0.6], [[-1.0, 0.5], [1.0, 0.0]], [0.1, 0.3], sde)
+    step = exponential_step(sde, times[:-1], times[1:], output, 0.0)
+    lam = half_log_snr(sde, times)
+    alpha, sigma = sde.marginal(times)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+
+    def evaluate(y: Tensor, n: int) -> Tensor:
+        score = model(y, times[n])
+        return (y + sigma[n] ** 2 * score) / alpha[n] if output == "x0" else -sigma[n] * score
+
+    def moved(y: Tensor, n: int, outputs: list[Tensor], ahead: int) -> Tensor:
+        used = outputs[: corrector if ahead else points]
+        nodes = (lam[[n + ahead - j for j in range(len(used))]] - lam[n])[None]
+        weights = step.rows(torch.tensor([n])).weights(nodes)[0]
+        return step.a[n] * y + sum(w * o for w, o in zip(weights, used, strict=True))
+
+    begin, predicted, outputs = x, x, []
+    for n in range(len(times) - 1):
+        outputs.insert(0, evaluate(predicted, n))
+        if n:
+            begin = moved(begin, n - 1, outputs, ahead=1)
+        predicted = moved(begin, n, outputs, ahead=0)
+    predictor = ss.ExponentialAdams(points=points, corrector_points=corrector, output=output)
+    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=times, denoise=False)
+    ours = sampler.sample(model, init=x, dtype=F64)
+    torch.testing.assert_close(ours, predicted, rtol=1e-9, atol=1e-10)
+
+
 # Diffusers
 
 

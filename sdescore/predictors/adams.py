@@ -68,11 +68,6 @@ class ExponentialAdams(EtaPredictor):
     output : {"x0", "epsilon"}
         What the polynomial is of. x₀ stays bounded where σ → 0 and suits guidance.
 
-    Attributes
-    ----------
-    order : int
-        On Gaussian data, of the error of the law.
-
     Raises
     ------
     ScheduleError, IncompatibleError
@@ -95,6 +90,7 @@ class ExponentialAdams(EtaPredictor):
 
     @property
     def order(self) -> int:  # type: ignore[override]
+        """Of the error of the law on Gaussian data."""
         p, q = self.points, self.corrector_points
         deterministic = min(p + 1, q) if q else min(p, STARTED)
         return min(deterministic, NOISY if self.eta else STARTED)

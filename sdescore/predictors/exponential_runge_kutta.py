@@ -76,6 +76,7 @@ class ExponentialRungeKutta(EtaPredictor):
 
     @property
     def order(self) -> int:  # type: ignore[override]
+        """Of the error of the law on Gaussian data."""
         return min(self.stages, NOISY) if self.eta else self.stages
 
     @property
