@@ -101,13 +101,14 @@ def _advance_general(
     row: Row, x: Tensor, outputs: list[Tensor], model: BoundModel, noise: NoiseStream
 ) -> Tensor:
     # A draw is valid until the next, and a step's noises are shared by its stages.
-    z = [noise.draw(d).clone() if d >= 0 else None for d in row.draws]
+    several = len(row.draws) > 1
+    z = [None if d < 0 else noise.draw(d).clone() if several else noise.draw(d) for d in row.draws]
     own = outputs if row.s < row.t else []
     y = x if row.start is None else _with_noises(row.start[0] * x, row.start[1], z)
     for j, k in enumerate(row.evaluations):
         own.insert(0, model.output(y, k))
         del own[row.outputs :]
-        y = row.a[j] * x
+        y = x.mul_(row.a[j]) if j + 1 == len(row.a) else row.a[j] * x
         for weight, o in zip(row.b[j], own, strict=False):
             if weight:
                 y.add_(o, alpha=weight)
