@@ -54,6 +54,33 @@ def bare_loop(shape: tuple[int, ...], steps: int, device: str, *, noise: bool, c
     return run
 
 
+def bare_high_order(
+    shape: tuple[int, ...], steps: int, device: str, *, stages: int, outputs: int, noises: int
+):
+    """A multistage or multistep method on x₀ by hand: each output converted, old ones kept."""
+    times = torch.linspace(1, 1e-3, steps, device=device).unbind(0)
+
+    def run() -> Tensor:
+        x = torch.randn(shape, device=device)
+        z = [torch.empty_like(x) for _ in range(noises)]
+        old: list[Tensor] = []
+        for t in times:
+            for z_k in z:
+                torch.randn(shape, out=z_k)
+            y = x
+            for j in range(stages):
+                o = score(y, t).mul_(0.5).add_(y, alpha=0.5)
+                old = [o, *old[: outputs - 1]]
+                y = x.mul_(0.999) if j + 1 == stages else x.mul(0.999)
+                for o in old:
+                    y.add_(o, alpha=1e-3)
+                for z_k in z[: j + 1]:
+                    y.add_(z_k, alpha=1e-3)
+        return x
+
+    return run
+
+
 def scores_alone(shape: tuple[int, ...], evaluations: int, device: str):
     """The score evaluations and nothing else."""
 
@@ -102,17 +129,41 @@ METHODS = {
     "DDIM": ({"predictor": ss.DDIM()}, {"noise": False, "corrector": False}),
 }
 
+HIGH_ORDER = {
+    "Adams, 2 points": (ss.ExponentialAdams(points=2), (1, 2, 0)),
+    "Adams, 2 points, corrected": (
+        ss.ExponentialAdams(points=2, corrector_points=3),
+        (1, 3, 0),
+    ),
+    "Adams, 2 points, η = 1": (ss.ExponentialAdams(eta=1.0, points=2), (1, 2, 1)),
+    "Heun": (ss.Heun(), (2, 2, 0)),
+    "DPM-Solver++ (2S)": (ss.ExponentialRungeKutta(stages=2), (2, 2, 0)),
+    "SEEDS-2": (ss.ExponentialRungeKutta(eta=1.0, stages=2, output="epsilon"), (2, 2, 2)),
+}
+
+
+def bare_of(name: str, shape: tuple[int, ...], steps: int, device: str):
+    """The loop by hand that a method is compared with."""
+    if name in METHODS:
+        return bare_loop(shape, steps, device, **METHODS[name][1])
+    stages, outputs, noises = HIGH_ORDER[name][1]
+    return bare_high_order(shape, steps, device, stages=stages, outputs=outputs, noises=noises)
+
 
 def measure_samplers(device: str, turns: int) -> list[dict[str, object]]:
     """One row per method and shape."""
     rows = []
     for shape, steps in (((64, 3, 32, 32), 100), ((64, 2), 1000)):
-        for name, (parts, arithmetic) in METHODS.items():
-            sampler = ss.PredictorCorrector(SDE, steps=steps, denoise=False, **parts)
+        parts = {name: parts for name, (parts, _) in METHODS.items()}
+        parts |= {name: {"predictor": p} for name, (p, _) in HIGH_ORDER.items()}
+        for name, chosen in parts.items():
+            sampler = ss.PredictorCorrector(
+                SDE, steps=steps, denoise=False, grid=ss.LogSNRGrid(), **chosen
+            )
             seconds = interleaved(
                 {
                     "ours": lambda s=sampler, e=shape: s.sample(score, e, seed=1, device=device),
-                    "bare": bare_loop(shape, steps, device, **arithmetic),
+                    "bare": bare_of(name, shape, steps, device),
                     "scores": scores_alone(shape, sampler.evaluations, device),
                 },
                 turns,

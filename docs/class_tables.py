@@ -25,6 +25,23 @@ TABLES = {
     ),
 }
 
+# Steps at which an order is measured, in λ; and at twice as many.
+STEPS = 256
+# Of families, the members that have a row each.
+MEMBERS: dict[str, list[dict[str, object]]] = {
+    "ExponentialAdams": [
+        *({"points": p} for p in (1, 2, 3, 4)),
+        *({"points": p, "corrector_points": p + 1} for p in (2, 3)),
+        *({"eta": 1.0, "points": p} for p in (1, 2)),
+        {"eta": 1.0, "points": 2, "corrector_points": 3},
+    ],
+    "ExponentialRungeKutta": [
+        *({"stages": p, "output": o} for o in ("x0", "epsilon") for p in (1, 2, 3)),
+        *({"eta": 1.0, "stages": p, "output": "epsilon"} for p in (1, 2, 3)),
+    ],
+    "Heun": [{}, {"s_churn": 20.0}],
+}
+
 
 def public(base: type) -> Iterator[type]:
     """Public subclasses of ``base`` in alphabetical order, itself excluded."""
@@ -36,7 +53,13 @@ def public(base: type) -> Iterator[type]:
 
 def variants(kind: type) -> Iterator[tuple[str, object]]:
     """``(call, instance)`` with default arguments; both ends of η where there is one."""
-    if any(field.name == "eta" for field in dataclasses.fields(kind)):
+    if kind.__name__ in MEMBERS:
+        for given in MEMBERS[kind.__name__]:
+            shown = (
+                f"{k}={v:g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in given.items()
+            )
+            yield f"{kind.__name__}({', '.join(shown)})", kind(**given)
+    elif any(field.name == "eta" for field in dataclasses.fields(kind)):
         for eta in (1.0, 0.0):
             yield f"{kind.__name__}(eta={eta:g})", kind(eta=eta)
     else:
@@ -49,11 +72,11 @@ def yes(value: bool) -> str:
 
 
 def predictor_rows() -> Iterator[Row]:
-    """Name, order, evaluations, stages, outputs, noise."""
+    """Name, order declared and measured, evaluations, stages, outputs, noise."""
     times = ss.UniformGrid().times(SDE, 8)
     for kind in public(ss.Predictor):
         for call, predictor in variants(kind):
-            row = [call, str(predictor.order), str(predictor.evaluations)]
+            row = [call, str(predictor.order), measured(predictor), str(predictor.evaluations)]
             if predictor.is_affine(SDE):
                 tableau = predictor.tableau(SDE, times)
                 stages, outputs = tableau.b.shape[1:]
@@ -61,6 +84,13 @@ def predictor_rows() -> Iterator[Row]:
             else:
                 row += ["—", "—", "score"]
             yield [*row, yes(predictor.stochastic)]
+
+
+def measured(predictor: ss.Predictor) -> str:
+    """The order that the error on Gaussian data has; none where the model is not called."""
+    if not predictor.evaluations or not predictor.is_affine(SDE):
+        return "—"
+    return f"{ss.analysis.order(predictor, SDE, steps=STEPS):.1f}"
 
 
 def corrector_rows() -> Iterator[Row]:
@@ -105,7 +135,7 @@ def sde_rows() -> Iterator[Row]:
 # Heads and rows of each table.
 OF = {
     "predictors": (
-        "predictor, order, evaluations, stages J, outputs H, output, noise",
+        "predictor, order, measured, evaluations, stages J, outputs H, output, noise",
         predictor_rows,
     ),
     "correctors": (

@@ -71,7 +71,7 @@ LINKS = {
     "Scores": "score parameterization tweedie guidance",
     "Networks": "nets",
     "Learning": "losses training checkpoint",
-    "Grids": "grids",
+    "Grids": "grids table_grid",
     "Predictors": "predictors",
     "Correctors": "correctors",
     "Langevin dynamics": "mcmc",

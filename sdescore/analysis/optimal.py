@@ -192,7 +192,7 @@ class Search:
 
     @property
     def finest(self) -> float:
-        """ϱ² at t_min: variances below it are not resolved."""
+        """ϱ² at t_min. Variances below it are not resolved."""
         return math.exp(-2 * self.last)
 
     def start(self, steps: int, share: float) -> Tensor:

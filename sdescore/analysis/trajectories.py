@@ -98,7 +98,7 @@ class Flow:
 
     @property
     def last_variance(self) -> float:
-        """ϱ² at the last node: finer detail than that is beyond the SDE."""
+        """ϱ² at the last node. Finer detail is beyond the SDE."""
         last = torch.tensor(self.first + NODES * self.step, dtype=torch.float64)
         return (-2 * last).exp().item()
 

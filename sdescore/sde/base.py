@@ -144,7 +144,7 @@ class SDE(ABC):
 
     @property
     def deterministic(self) -> bool:
-        """Whether g = 0 at all times: an ordinary differential equation, which runs both ways."""
+        """Whether g = 0 at all times. An ordinary differential equation runs both ways."""
         return False
 
     @abstractmethod
