@@ -322,7 +322,7 @@ def test_the_trajectories_are_the_samplers(predictor: ss.Predictor) -> None:
 
 def test_gaussian_modes_are_counted_as_the_mixture_would_count_them() -> None:
     """A mixture of one component, and the same variances as independent modes."""
-    sde, predictor = ss.VESDE(sigma_min=0.01, sigma_max=2.0), ss.ExponentialAdams(points=2)
+    sde, predictor = ss.VESDE(sigma_min=0.001, sigma_max=2.0), ss.ExponentialAdams(points=2)
     variances = torch.tensor([1.5, 0.2], dtype=F64)
     one = Surrogate(
         torch.ones(1, dtype=F64),

@@ -140,7 +140,7 @@ def trajectory_error(
             sigma_T.expand(1, len(rest)),
         )
         scale = (rho2[0] / (rest + rho2[0])).sqrt()
-        end = x[0] - scale * rest / (rest + flow.last_variance).sqrt()
+        end = x[0] - scale * rest.sqrt()  # the flow's own end, at ϱ = 0
         plain = plain + end.square().sum()
         weighted = weighted + (end.square() / (rest + flow.last_variance)).sum()
         there = scale * (rest + rho2[:, None]).sqrt()
