@@ -24,6 +24,7 @@ def test_the_example_is_the_one_that_the_documentation_runs() -> None:
 def test_the_tables_are_those_of_the_saved_results(tables: ModuleType) -> None:
     assert tables.demo_table(tables.load("demo-cpu")) in README
     assert tables.overhead_table(tables.load("overhead-cpu")) in README
+    assert tables.accuracy_table(tables.load("accuracy-cpu")) in README
     assert tables.noise_sentence(tables.load("overhead-cpu")) in " ".join(README.split())
 
 
