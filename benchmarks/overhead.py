@@ -221,14 +221,15 @@ def main() -> None:
     """Measure, print, and save where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--turns", type=int, default=25)
     parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here")
     torch.set_num_threads(1)
     report = {
-        "command": f"python benchmarks/overhead.py --device {arguments.device} --save",
+        "command": f"python benchmarks/overhead.py --device {arguments.device} "
+        f"--turns {arguments.turns} --save",
         **conditions(arguments.device),
         "samplers": measure_samplers(arguments.device, arguments.turns),
         "noise": measure_noise(arguments.device, arguments.turns),
