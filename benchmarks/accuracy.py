@@ -227,11 +227,11 @@ def methods(only: str = "") -> list[Method]:
         return "sdescore", name, lambda *a: sample_ours(name, recipe, *a)
 
     def theirs(peer: Peer) -> Method:
-        return peer.library, peer.method, lambda *a: sample_peer(peer, *a)
+        return peer.package, peer.method, lambda *a: sample_peer(peer, *a)
 
     installed = libraries()
     found = [ours(*item) for item in OURS.items()]
-    found += [theirs(peer) for peer in PEERS if installed[peer.library] is not None]
+    found += [theirs(peer) for peer in PEERS if installed[peer.package] is not None]
     return [m for m in found if only.lower() in f"{m[0]} {m[1]}".lower()]
 
 

@@ -64,7 +64,7 @@ Run = Callable[[Denoiser, Tensor, ss.LinearSDE, int, torch.Generator], Tensor]
 class Peer:
     """A sampler of another library."""
 
-    library: str
+    package: str
     method: str
     run: Run
     odd: bool = False
@@ -85,7 +85,7 @@ class Peer:
         denoise = denoiser(target)
         generator = torch.Generator().manual_seed(seed)
         x = self.run(denoise, z, sde, self.evaluations(n), generator)
-        require_evaluations(denoise.calls, self.evaluations(n), f"{self.library}, {self.method}")
+        require_evaluations(denoise.calls, self.evaluations(n), f"{self.package}, {self.method}")
         return x
 
 
@@ -246,7 +246,7 @@ PEERS = (
 def libraries() -> dict[str, str | None]:
     """The installed version of each library, None where it is not installed."""
     found: dict[str, str | None] = {}
-    for name in sorted({peer.library for peer in PEERS}):
+    for name in sorted({peer.package for peer in PEERS}):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

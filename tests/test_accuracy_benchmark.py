@@ -214,7 +214,7 @@ def test_every_installed_peer_makes_its_evaluations_and_finds_the_ring(
     peers: ModuleType, targets: ModuleType
 ) -> None:
     """At 41 evaluations all of them put their samples within a few stds of a mode."""
-    installed = [p for p in peers.PEERS if peers.libraries()[p.library] is not None]
+    installed = [p for p in peers.PEERS if peers.libraries()[p.package] is not None]
     if not installed:
         pytest.skip("no peer is installed")
     ring, z = targets.ring(), normal(200, 2)
@@ -225,9 +225,9 @@ def test_every_installed_peer_makes_its_evaluations_and_finds_the_ring(
             assert peer.evaluations(n) == n - (peer.odd and n == 6)
         x = peer.sample(ring, z, SDE, 41, 0)
         far = torch.cdist(x.double(), ring.means).amin(1)
-        assert far.quantile(0.95) < 1.0, f"{peer.library}: {peer.method}"
+        assert far.quantile(0.95) < 1.0, f"{peer.package}: {peer.method}"
         modes = torch.cdist(x.double(), ring.means).argmin(1).unique()
-        assert len(modes) == 8, f"{peer.library}: {peer.method}"
+        assert len(modes) == 8, f"{peer.package}: {peer.method}"
 
 
 def test_two_libraries_agree_on_one_method(peers: ModuleType, targets: ModuleType) -> None:
@@ -235,7 +235,7 @@ def test_two_libraries_agree_on_one_method(peers: ModuleType, targets: ModuleTyp
     installed = peers.libraries()
     if None in (installed["diffusers"], installed["k-diffusion"]):
         pytest.skip("diffusers or k-diffusion is not installed")
-    named = {(p.library, p.method): p for p in peers.PEERS}
+    named = {(p.package, p.method): p for p in peers.PEERS}
     target, z = targets.anisotropic(), normal(50, 10)
     for one, other in (
         ("DPM++2M, exponential", "dpmpp_2m, exponential"),
@@ -251,7 +251,7 @@ def test_ours_start_where_the_peers_do(accuracy: ModuleType, peers: ModuleType) 
     """DDIM on the exponential grid is Euler in σ/α: diffusers' and ours are one map."""
     if peers.libraries()["diffusers"] is None:
         pytest.skip("diffusers is not installed")
-    named = {(p.library, p.method): p for p in peers.PEERS}
+    named = {(p.package, p.method): p for p in peers.PEERS}
     ring = accuracy.TARGETS["ring"]()
     z = normal(50, 2)
     ours, calls, _ = accuracy.sample_ours("DDIM", accuracy.OURS["DDIM, log-SNR"], ring, z, 10)
@@ -454,7 +454,7 @@ def test_every_saved_cell_is_there_with_its_evaluations(
     assert list(report["targets"]) == list(accuracy.TARGETS)
     assert report["steps"] == list(accuracy.STEPS)
     known = [("sdescore", name) for name in accuracy.OURS]
-    known += [(p.library, p.method) for p in accuracy.PEERS]
+    known += [(p.package, p.method) for p in accuracy.PEERS]
     stages = {"stochastic Heun, log-SNR": 2, "SEEDS-3, log-SNR": 3}
     for part in report["targets"].values():
         assert [(row["library"], row["method"]) for row in part["rows"]] == known
