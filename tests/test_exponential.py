@@ -144,6 +144,8 @@ def nested(sde: ss.LinearSDE, first: float, last: float, steps: int, skew: float
 
 METHODS = [
     *((p, 0, output, min(p, 3)) for p in (1, 2, 3, 4) for output in ("x0", "epsilon")),
+    (2, "midpoint", "x0", 2),
+    (2, "midpoint", "epsilon", 2),
     *((p, p + 1, output, min(p + 1, 3)) for p in (1, 2, 3) for output in ("x0", "epsilon")),
     (3, 2, "x0", 2),
 ]
@@ -152,10 +154,12 @@ METHODS = [
 @pytest.mark.parametrize(("points", "corrector", "output", "order"), METHODS)
 @pytest.mark.parametrize("sde", [ss.VPSDE(), ss.VESDE(sigma_max=10.0)], ids=["vp", "ve"])
 def test_the_order_along_a_path(
-    sde: ss.LinearSDE, points: int, corrector: int, output: str, order: int
+    sde: ss.LinearSDE, points: int, corrector: int | str, output: str, order: int
 ) -> None:
     """Pathwise against the closed form, on a grid that is not uniform, from the first step on."""
-    predictor = ss.ExponentialAdams(points=points, corrector_points=corrector, output=output)
+    midpoint = corrector == "midpoint"
+    corrector = 0 if midpoint else corrector
+    predictor = ss.ExponentialAdams(0.0, points, corrector, output, midpoint)
     assert predictor.order == order
     mean, variance = torch.tensor([1.0, -2.0], dtype=F64), 0.3
     score = ss.GaussianScore(mean, variance, sde)
@@ -263,6 +267,36 @@ def test_two_points_on_epsilon_are_deis() -> None:
     torch.testing.assert_close(ours, theirs * (1 + rho[-1].square()).sqrt(), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_two_points_with_midpoint_are_dpm_solver_of_order_two(eta: float) -> None:
+    """The whole chain against the peer, its noise handed to both; float32 in the peer."""
+    kind = "sde-dpmsolver++" if eta else "dpmsolver++"
+    scheduler = scheduler_of(
+        "DPMSolverMultistepScheduler",
+        solver_order=2,
+        algorithm_type=kind,
+        solver_type="midpoint",
+        final_sigmas_type="sigma_min",
+    )
+    rho = scheduler.sigmas.double()
+    sde = ss.EDMSDE(sigma_min=1e-4, sigma_max=1e4)
+    score = ss.MixtureScore([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [0.1, 0.2], sde)
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(len(rho), 3, 2, generator=generator, dtype=F64)
+    x = rho[0] * z[0]
+    theirs = x / (1 + rho[0].square()).sqrt()
+    for i, t in enumerate(scheduler.timesteps):
+        scale = (1 + rho[i].square()).sqrt()  # the peer's state is VP's
+        epsilon = -rho[i] * score(theirs * scale, rho[i].item())
+        noise = {"variance_noise": z[i + 1].float()} if eta else {}
+        theirs = scheduler.step(epsilon, t, theirs, **noise).prev_sample.double()
+    predictor = ss.ExponentialAdams(eta=eta, points=2, midpoint=True)
+    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=rho, denoise=False)
+    noise_of_ours = ss.ReplayNoise(z) if eta else None
+    ours = sampler.sample(score, init=x, dtype=F64, noise=noise_of_ours)
+    torch.testing.assert_close(ours, theirs * (1 + rho[-1].square()).sqrt(), rtol=1e-3, atol=1e-3)
+
+
 def test_three_points_and_four_are_unipc_of_order_three() -> None:
     """One step in mid-chain: ours solves for weights that are exact on cubics, as the peer does."""
     scheduler = scheduler_of(
@@ -309,6 +343,8 @@ def test_three_points_and_four_are_unipc_of_order_three() -> None:
         {"corrector_points": 6},
         {"eta": -0.1},
         {"eta": 1.5},
+        {"midpoint": True, "points": 3},
+        {"midpoint": True, "corrector_points": 3},
     ],
 )
 def test_bad_parameters(arguments: dict[str, float]) -> None:

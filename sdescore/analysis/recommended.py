@@ -47,8 +47,8 @@ def recommended_sampler(
     --------
     >>> import torch, sdescore as ss
     >>> sampler = ss.recommended_sampler(ss.VPSDE(), 5, spectrum=torch.tensor([4.0, 0.1]))
-    >>> sampler.evaluations, sampler.predictor
-    (5, ExponentialAdams(eta=0.0, points=2, corrector_points=3, output='x0'))
+    >>> sampler.evaluations, sampler.predictor.points, sampler.predictor.corrector_points
+    (5, 2, 3)
     """
     usable = is_count(evaluations) and evaluations >= 2
     require(usable, "an integer evaluations >= 2", f"evaluations={evaluations!r}")

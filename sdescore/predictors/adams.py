@@ -7,10 +7,11 @@ method               output    points  η    corrector_points
 ===================  ========  ======  ===  ================
 DDIM                 either    1       0    0
 DEIS                 epsilon   1–4     0    0
-DPM-Solver++ (M)     x0        1–4     0    0
+DPM-Solver++ (2M)    x0        2       0    0, midpoint
+DPM-Solver++ (3M)    x0        3       0    0
 UniPC of order p     x0        p       0    p + 1
 SEEDS-1              epsilon   1       1    0
-SDE-DPM-Solver++     x0        1–4     1    0
+SDE-DPM-Solver++     x0        1–2     1    0, midpoint
 SA-Solver            x0        p       any  q
 ===================  ========  ======  ===  ================
 """
@@ -67,6 +68,10 @@ class ExponentialAdams(EtaPredictor):
         Outputs of the correction, the newest among them: 0 for none, or 2 to 5.
     output : {"x0", "epsilon"}
         What the polynomial is of. x₀ stays bounded where σ → 0 and suits guidance.
+    midpoint : bool
+        For two points without a correction: take the line's value in the middle of the step in
+        place of its mean, as DPM-Solver++ (2M) does (Lu et al. 2022b, arXiv:2211.01095,
+        algorithm 2). It extrapolates less, which helps where steps are too long for either.
 
     Raises
     ------
@@ -78,6 +83,7 @@ class ExponentialAdams(EtaPredictor):
     points: int = 2
     corrector_points: int = 0
     output: str = "x0"
+    midpoint: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,6 +93,8 @@ class ExponentialAdams(EtaPredictor):
         usable = is_count(q) and (q == 0 or 2 <= q <= HIGHEST + 1)
         require(usable, f"0 or an integer from 2 to {HIGHEST + 1}", f"corrector_points={q!r}")
         require_output(self.output)
+        fits = not self.midpoint or (self.points == 2 and not self.corrector_points)
+        require(fits, "points=2 without a correction for midpoint=True", repr(self))
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -100,7 +108,7 @@ class ExponentialAdams(EtaPredictor):
         t = times[:-1]
         step = exponential_step(sde, t, times[1:], self.output, self.eta)
         lam = half_log_snr(sde, times)
-        b = step.adams_weights(lam, self.points)
+        b = step.adams_weights(lam, self.points, midpoint=self.midpoint)
         width = max(self.points + 1, self.corrector_points)
         if len(t) > 1 and (self.corrector_points or self.points > 2):
             # What the correction of the step before adds to the state, on the same outputs.

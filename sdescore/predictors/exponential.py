@@ -69,13 +69,16 @@ class ExponentialStep:
     c: Tensor
     kappa: float
 
-    def weights(self, nodes: Tensor) -> Tensor:
+    def weights(self, nodes: Tensor, *, midpoint: bool = False) -> Tensor:
         r"""Weights of the outputs at ``nodes``, exact for polynomials in λ of degree < p.
 
         Parameters
         ----------
         nodes : Tensor
             ``(N, p)``: λ − λ_t of the outputs, all different in a row.
+        midpoint : bool
+            Put the polynomial's value in the middle of the step, τ = h/2, in place of its mean
+            under the exponential: the same to the second order.
 
         Returns
         -------
@@ -85,10 +88,13 @@ class ExponentialStep:
         p = nodes.shape[-1]
         # ∫₀ʰ e^{κ(h−τ)} (τ/h)^m dτ = h m! φ_{m+1}(κh), and the weights reproduce it.
         moments = phi(self.kappa * self.h, p)[..., 1:]
+        if midpoint:
+            moments = moments[..., :1] * 0.5 ** torch.arange(p, dtype=torch.float64)
         factorials = torch.tensor([math.factorial(m) for m in range(p)], dtype=torch.float64)
         powers = torch.arange(p, dtype=torch.float64)[:, None]
         system = (nodes / self.h[:, None])[:, None, :] ** powers
-        solved: Tensor = torch.linalg.solve(system, (moments * factorials)[..., None])[..., 0]
+        right = moments if midpoint else moments * factorials
+        solved: Tensor = torch.linalg.solve(system, right[..., None])[..., 0]
         return (self.gamma * self.h)[:, None] * solved
 
     def rows(self, index: Tensor) -> ExponentialStep:
@@ -96,7 +102,9 @@ class ExponentialStep:
         h, a, gamma, c = (v[index] for v in (self.h, self.a, self.gamma, self.c))
         return ExponentialStep(h, a, gamma, c, self.kappa)
 
-    def adams_weights(self, lam: Tensor, count: int, *, ahead: int = 0) -> Tensor:
+    def adams_weights(
+        self, lam: Tensor, count: int, *, ahead: int = 0, midpoint: bool = False
+    ) -> Tensor:
         r"""Weights of the last ``count`` outputs, or of as many as there are.
 
         Parameters
@@ -107,6 +115,8 @@ class ExponentialStep:
             Outputs of a polynomial, >= 1.
         ahead : int
             The newest output of move n is ``n + ahead``: 0 is Adams–Bashforth, 1 Adams–Moulton.
+        midpoint : bool
+            As in :meth:`weights`.
 
         Returns
         -------
@@ -119,7 +129,7 @@ class ExponentialStep:
         for m in sorted(set(used.tolist())):
             rows = n[used == m]
             nodes = lam[rows[:, None] + ahead - torch.arange(m)] - lam[rows, None]
-            found[rows, :m] = self.rows(rows).weights(nodes)
+            found[rows, :m] = self.rows(rows).weights(nodes, midpoint=midpoint)
         return found
 
 
