@@ -7,9 +7,11 @@ use fixed seeds and a false-positive rate of 1e-6 each.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.trajectories import Flow, run, trajectory_error
+from sdescore.checkpoint.store import read_manifest
 
 F64 = torch.float64
 Z = scipy.stats.norm.isf(0.5e-6 / 6)  # two-sided, alpha = 1e-6 over six figures
@@ -398,6 +401,17 @@ def test_a_grid_is_deterministic_and_rebuilds_from_its_repr() -> None:
     )
     assert one == two != other and torch.equal(torch.get_rng_state(), state)
     assert eval(repr(one), {"OptimalGrid": ss.OptimalGrid}) == one
+
+
+def test_a_checkpoint_holds_a_grid(tmp_path: Path) -> None:
+    sde = ss.VPSDE()
+    grid = ss.optimal_grid(sde, ss.DDIM(), 3, spectrum=torch.tensor([1.0, 0.1]))
+    model = ss.ScoreModel(ss.MLP(2, hidden=4), sde)
+    ss.save(tmp_path / "m.safetensors", model, info={"grid": dataclasses.asdict(grid)})
+    info = read_manifest(tmp_path / "m.safetensors")["info"]
+    assert ss.OptimalGrid(**info["grid"]) == grid
+    with pytest.raises(ss.ScheduleError, match="expected a Grid instance or a sequence of times"):
+        ss.OptimalGrid(**{**info["grid"], "values": "soon"})
 
 
 def test_likelihood_moves_the_end_towards_the_data() -> None:

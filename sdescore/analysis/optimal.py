@@ -44,6 +44,10 @@ RATE, ROUNDS, TRIAL = 0.05, 250, 60
 class OptimalGrid(Grid):
     """Times made by :func:`optimal_grid`, and what they promise.
 
+    All fields are numbers, so that a checkpoint may hold them:
+    ``ss.save(path, model, info={"grid": dataclasses.asdict(grid)})``, and from the manifest
+    ``OptimalGrid(**info["grid"])``.
+
     Attributes
     ----------
     values : tuple of float
@@ -60,6 +64,9 @@ class OptimalGrid(Grid):
     held_out_loss: float
     log_snr_loss: float
     relative_w2: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", CustomGrid(self.values).values)
 
     def times(self, sde: Timeline, n: int | None) -> Tensor:
         """The times, checked as :class:`CustomGrid`'s are."""
