@@ -48,6 +48,7 @@ STOCHASTIC = [
     StochasticHeun(),
     *(p for p in SOLVERS if p.eta),
 ]
+ADAMS = [ss.ExponentialAdams(points=3), ss.ExponentialAdams(1.0, 2, 3)]
 EVERY = [*DETERMINISTIC, *STOCHASTIC]
 
 
@@ -598,13 +599,19 @@ def strong_end(predictor: ss.Predictor, steps: int, start: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "predictor",
-    [StochasticHeun(), *(ExponentialRungeKutta(1.0, p, "x0") for p in (1, 2, 3))],
+    [
+        StochasticHeun(),
+        *(ExponentialRungeKutta(1.0, p, "x0") for p in (1, 2, 3)),
+        *(ss.ExponentialAdams(1.0, p, 0, o) for p in (1, 2) for o in ("x0", "epsilon")),
+        ss.ExponentialAdams(1.0, 2, 3),
+        ss.ExponentialAdams(1.0, 2, midpoint=True),
+    ],
     ids=repr,
 )
 def test_strong_order_on_one_brownian_path(predictor: ss.Predictor, fine_end) -> None:
     """1, and no more: additive noise, and no iterated integrals of the path."""
     start, end = fine_end
-    sizes = (16, 32, 64)
+    sizes = (64, 128, 256)
     errors = [(strong_end(predictor, n, start) - end).square().mean().sqrt().item() for n in sizes]
     assert slope(sizes, errors) == pytest.approx(1, abs=0.15)
 
@@ -612,7 +619,7 @@ def test_strong_order_on_one_brownian_path(predictor: ss.Predictor, fine_end) ->
 # What a sampler asks of any predictor.
 
 
-@pytest.mark.parametrize("predictor", EVERY, ids=repr)
+@pytest.mark.parametrize("predictor", [*EVERY, *ADAMS], ids=repr)
 def test_numbers_of_any_grid_on_any_sde(predictor: ss.Predictor) -> None:
     for sde in REPRESENTATIVES.values():
         for fractions in ([1.0], [1.0, 0.9999999], [1.0, 0.7, 0.05, 0.04]):
@@ -626,7 +633,7 @@ def test_numbers_of_any_grid_on_any_sde(predictor: ss.Predictor) -> None:
             assert inside.all()
 
 
-@pytest.mark.parametrize("predictor", EVERY, ids=repr)
+@pytest.mark.parametrize("predictor", [*EVERY, *ADAMS], ids=repr)
 @pytest.mark.parametrize("shape", [(0, 2), (5,), (5, 2, 1, 3)])
 def test_any_shape_in_any_chunks(predictor: ss.Predictor, shape: tuple[int, ...]) -> None:
     sampler = ss.PredictorCorrector(VP, predictor=predictor, steps=3)
