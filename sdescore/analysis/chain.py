@@ -75,6 +75,8 @@ class Spectrum:
 
 
 class Move(NamedTuple):
+    """Row ``n`` of a tableau, and whether later rows may weigh its outputs."""
+
     tableau: Tableau
     n: int
     keeps_outputs: bool
