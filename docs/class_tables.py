@@ -40,6 +40,7 @@ MEMBERS: dict[str, list[dict[str, object]]] = {
         *({"eta": 1.0, "stages": p, "output": "epsilon"} for p in (1, 2, 3)),
     ],
     "Heun": [{}, {"s_churn": 20.0}],
+    "Multistep": [{"weights": ((1.0,), (1.5, -0.5))}],
 }
 
 
@@ -73,9 +74,9 @@ def yes(value: bool) -> str:
 
 def predictor_rows() -> Iterator[Row]:
     """Name, order declared and measured, evaluations, stages, outputs, noise."""
-    times = ss.UniformGrid().times(SDE, 8)
     for kind in public(ss.Predictor):
         for call, predictor in variants(kind):
+            times = ss.UniformGrid().times(SDE, len(getattr(predictor, "weights", range(8))))
             row = [call, str(predictor.order), measured(predictor), str(predictor.evaluations)]
             if predictor.is_affine(SDE):
                 tableau = predictor.tableau(SDE, times)
@@ -87,8 +88,10 @@ def predictor_rows() -> Iterator[Row]:
 
 
 def measured(predictor: ss.Predictor) -> str:
-    """The order that the error on Gaussian data has; none where the model is not called."""
-    if not predictor.evaluations or not predictor.is_affine(SDE):
+    """The order that the error on Gaussian data has; none where the number of steps is fixed, or
+    the model not called."""
+    fixed = hasattr(predictor, "weights")
+    if fixed or not predictor.evaluations or not predictor.is_affine(SDE):
         return "—"
     return f"{ss.analysis.order(predictor, SDE, steps=STEPS):.1f}"
 

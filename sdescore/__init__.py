@@ -71,6 +71,7 @@ from sdescore.predictors.ddim import DDIM
 from sdescore.predictors.euler_maruyama import EulerMaruyama
 from sdescore.predictors.exponential_runge_kutta import ExponentialRungeKutta
 from sdescore.predictors.heun import Heun
+from sdescore.predictors.multistep import Multistep
 from sdescore.predictors.none import NoPredictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.predictors.runge_kutta import RungeKutta4
@@ -155,6 +156,7 @@ __all__ = [
     "Loss",
     "MinSNR",
     "MixtureScore",
+    "Multistep",
     "NoCorrector",
     "NoPredictor",
     "NoiseSource",

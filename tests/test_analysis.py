@@ -318,7 +318,8 @@ def test_the_trajectories_are_the_samplers(predictor: ss.Predictor) -> None:
     sampler = ss.PredictorCorrector(sde, predictor=predictor, steps=7, grid=ss.LogSNRGrid())
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(2), dtype=F64)
     tableau = predictor.tableau(sde, sampler.times)
-    ours = run(tableau, sde, sampler.times, surrogate.denoise, x)[-1]
+    ending = predictor.ending(sde, sampler.times)
+    ours = run(tableau, ending, sde, sampler.times, surrogate.denoise, x)[-1]
     theirs = sampler.sample(score, init=x, dtype=F64)
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
@@ -338,11 +339,13 @@ def test_gaussian_modes_are_counted_as_the_mixture_would_count_them() -> None:
     times = ss.LogSNRGrid().times(sde, 24)
     tableau = predictor.tableau(sde, times)
     first, last = (0.5 * sde.log_snr(times[[0, -1]])).tolist()
-    sampled = trajectory_error(tableau, sde, times, Flow.solve(one, first, last, 10_000, seed=0))
-    exact = trajectory_error(
-        tableau, sde, times, Flow.solve(gaussian_surrogate(variances), first, last, 1, seed=0)
+    ending = predictor.ending(sde, times)
+    flows = (
+        Flow.solve(one, first, last, 10_000, seed=0),
+        Flow.solve(gaussian_surrogate(variances), first, last, 1, seed=0),
     )
-    # The logarithms are of a mean in one and inside the mean in the other: small errors compare.
+    sampled, exact = (trajectory_error(tableau, ending, sde, times, flow) for flow in flows)
+    # The bounds are of a mean in one and inside the mean in the other: small errors compare.
     # 10,000 squares of normals have a relative error of 0.014 on their mean: five of them.
     for got, wanted in zip(sampled, exact, strict=True):
         assert got.item() == pytest.approx(wanted.item(), rel=0.07)
@@ -362,6 +365,7 @@ def test_an_optimal_grid_beats_the_fixed_ones_on_the_target_itself() -> None:
     def rms(times: Tensor) -> float:
         x = run(
             predictor.tableau(sde, times),
+            predictor.ending(sde, times),
             sde,
             times,
             truth.denoise,

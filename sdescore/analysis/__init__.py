@@ -9,12 +9,14 @@ from __future__ import annotations
 from sdescore.analysis.error import GaussianError, gaussian_error
 from sdescore.analysis.measured_order import order
 from sdescore.analysis.optimal import OptimalGrid, optimal_grid
+from sdescore.analysis.pca import local_spectra
 from sdescore.analysis.recommended import recommended_sampler
 
 __all__ = [
     "GaussianError",
     "OptimalGrid",
     "gaussian_error",
+    "local_spectra",
     "optimal_grid",
     "order",
     "recommended_sampler",

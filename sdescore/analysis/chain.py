@@ -89,9 +89,11 @@ class AffineRows:
     moves: list[Move] = field(default_factory=list)
     evaluations: int = 0
 
-    def add(self, step: int, t: float, s: float, tableau: Tableau, n: int) -> None:
+    def add(
+        self, step: int, t: float, s: float, tableau: Tableau, n: int, *, corrects: bool = False
+    ) -> None:
         """Step ``n`` of a tableau."""
-        self.moves.append(Move(tableau, n, s < t))
+        self.moves.append(Move(tableau, n, not corrects))
         self.evaluations += tableau.times.shape[1]
 
     def add_custom(

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from sdescore.analysis.chain import AffineMap, AffineRows, Spectrum
 from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.predictors.ending import flow_ending, mean_ending
 from sdescore.sampler.predictor_corrector import PredictorCorrector
-from sdescore.sampler.program import tweedie_tableau, walk
+from sdescore.sampler.program import walk
 from sdescore.sde.base import require
 from sdescore.shapes import flat
 
@@ -43,7 +44,8 @@ class GaussianError:
     started_mean, started_variance : Tensor
         Of the output if the chain started from the diffused data's law.
     ended_mean, ended_variance : Tensor
-        Of the last denoise of the diffused data at the last time.
+        Of the last denoise of the diffused data at the last time: what one evaluation there makes
+        of it, whatever else a predictor of its own ending weighs.
     """
 
     evaluations: int
@@ -157,7 +159,8 @@ def gaussian_error(
         denoise=sampler.denoise,
     )
     if sampler.denoise:
-        last.add(0, times[-1].item(), 0.0, tweedie_tableau(sde, times[-1:]), 0)  # type: ignore[arg-type]
+        how = flow_ending if sampler.denoise == "flow" else mean_ending
+        last.add(0, times[-1].item(), 0.0, how(sde, times[-1:]), 0)  # type: ignore[arg-type]
     chain = rows.on(sde, modes)  # type: ignore[arg-type]
     alpha_T, sigma_T = sde.marginal(times[0])
     prior = sigma_T.square() + (alpha_T * sampler.data_std).square()

@@ -10,6 +10,9 @@ arXiv:1412.6980) moves them down the gradient of
 the errors of :mod:`sdescore.analysis.trajectories`. The weighted error is a likelihood's and sees
 the data's finest directions, the plain one sees the widest. The last term keeps the steps from
 making up for each other's errors.
+
+The weights of a multistep method (:class:`sdescore.Multistep`) may be free as well, the last
+denoise's among them. They start from those of a known method on its own optimal times.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ import torch
 from torch import Tensor
 
 from sdescore.analysis.error import gaussian_error, requested
+from sdescore.analysis.pca import principal_axes
 from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.trajectories import Flow, TrajectoryError, trajectory_error
 from sdescore.errors import IncompatibleError
 from sdescore.grids import CustomGrid, Grid, Timeline
 from sdescore.predictors.base import Predictor, require_linear
+from sdescore.predictors.multistep import Multistep, moves, shares, weighted_mean
 from sdescore.predictors.nodes import time_at
 from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.sde.base import finite, require
@@ -37,7 +42,10 @@ __all__ = ["OptimalGrid", "optimal_grid"]
 SURROGATES = ("mixture", "gaussian")
 STARTS = (0.75, 0.85, 0.95)  # shares of the log-SNR's range at which the last time is tried first
 PATH = 0.01
-RATE, ROUNDS, TRIAL = 0.05, 250, 60
+POINTS = 3  # outputs that free weights are of
+RATE, RATE_OF_WEIGHTS = 0.05, 0.02
+ROUNDS, TRIAL = 250, 60
+BETAS, CLIP = (0.9, 0.95), 0.1  # a trajectory that changes its end jolts the gradient
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,8 @@ class OptimalGrid(Grid):
     ----------
     values : tuple of float
         Falling.
+    weights : tuple of tuples of float, or None
+        Of :class:`sdescore.Multistep`, where they were free.
     loss, held_out_loss, log_snr_loss : float
         L on the trajectories the times were made on, on others, and of as many equal steps in
         log-SNR on the same others.
@@ -64,9 +74,12 @@ class OptimalGrid(Grid):
     held_out_loss: float
     log_snr_loss: float
     relative_w2: float
+    weights: tuple[tuple[float, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", CustomGrid(self.values).values)
+        if self.weights is not None:
+            object.__setattr__(self, "weights", Multistep(self.weights).weights)  # JSON has lists
 
     def times(self, sde: Timeline, n: int | None) -> Tensor:
         """The times, checked as :class:`CustomGrid`'s are."""
@@ -84,8 +97,9 @@ def optimal_grid(
     data: Tensor | None = None,
     spectrum: Tensor | None = None,
     surrogate: str = "mixture",
+    weights: bool = False,
     likelihood: float = 0.5,
-    trajectories: int = 128,
+    trajectories: int = 256,
     seed: int = 0,
 ) -> OptimalGrid:
     r"""The times at which a deterministic predictor's trajectories err least.
@@ -105,6 +119,11 @@ def optimal_grid(
         ``(M,)``, eigenvalues of the data's covariance, in place of ``data``.
     surrogate : {"mixture", "gaussian"}
         What stands for ``data``. A Gaussian sees no modes.
+    weights : bool
+        Find the weights of :class:`sdescore.Multistep` as well, from those of ``predictor``, a
+        one-stage method in x₀ of at most three outputs: ``Multistep(grid.weights)`` is then the
+        predictor to use on the grid. Only with ``data``: on a Gaussian many weights are exact, and
+        are wrong elsewhere.
     likelihood : float
         b in [0, 1]: 0 counts the plain error (W2), 1 the error by local precision (likelihood).
     trajectories : int
@@ -153,26 +172,37 @@ def optimal_grid(
     )
     usable = finite(likelihood) and 0 <= likelihood <= 1
     require(usable, "0 <= likelihood <= 1", f"likelihood={likelihood!r}")
+    if weights and (data is None or surrogate == "gaussian"):
+        raise IncompatibleError(
+            "expected data= and the mixture for weights=True, for a Gaussian does not hold them to "
+            "what is right elsewhere; leave the weights to the predictor"
+        )
     stand_in = chosen(data, spectrum, surrogate, seed)
     ends = 0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
     require(bool(ends.isfinite().all()), "a finite log-SNR at T and t_min", f"{ends.tolist()}")
     search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood)
+    if weights:
+        shares(predictor, sde, search.equal(steps), POINTS)  # refused before the search
     seen, unseen = (
         Flow.solve(stand_in, search.first, search.last, trajectories, s) for s in (seed, seed + 1)
     )
-    tried = [search.descend(search.start(steps, share), seen, TRIAL) for share in STARTS]
+    tried = [search.descend((search.start(steps, share),), seen, TRIAL) for share in STARTS]
     best = search.descend(min(tried, key=lambda found: found[1])[0], seen, ROUNDS)
-    equal = torch.linspace(search.first, search.last, steps, dtype=torch.float64)
-    times = search.times(best[0]).detach()
+    if weights:
+        best = search.descend(search.with_weights(*best[0]), seen, ROUNDS)
+    times, table = search.found(*best[0])
+    if table is not None:
+        predictor = Multistep(table.tolist())
     sampler = PredictorCorrector(sde, predictor=predictor, grid=CustomGrid(times))
     modes = stand_in.spectrum.clamp(min=search.finest)
     error = gaussian_error(sampler, modes)
     return OptimalGrid(
         values=tuple(times.tolist()),
         loss=best[1],
-        held_out_loss=search.loss(times, unseen).item(),
-        log_snr_loss=search.loss(search.from_lam(equal), unseen).item(),
+        held_out_loss=search.loss(times, table, unseen).item(),
+        log_snr_loss=search.loss(search.equal(steps), None, unseen).item(),
         relative_w2=(error.w2 / modes.sum().sqrt()).item(),
+        weights=None if table is None else tuple(map(tuple, table.tolist())),
     )
 
 
@@ -182,7 +212,9 @@ def chosen(data: Tensor | None, spectrum: Tensor | None, surrogate: str, seed: i
         raise IncompatibleError(
             f"expected surrogate among {', '.join(SURROGATES)}; got {surrogate!r}"
         )
-    if data is None or spectrum is not None or surrogate == "gaussian":
+    if data is not None and spectrum is None and surrogate == "gaussian":
+        return gaussian_surrogate(principal_axes(data, 1, seed=seed).spectrum)
+    if data is None or spectrum is not None:
         return gaussian_surrogate(requested(spectrum, data, None).variance)
     return fit_surrogate(data, seed=seed)
 
@@ -210,32 +242,56 @@ class Search:
 
     def times(self, free: Tensor) -> Tensor:
         """The times that ``free`` stands for."""
-        shares = free[:-1].softmax(0) * free[-1].sigmoid()
-        return self.from_lam(self.first + (self.last - self.first) * shares.cumsum(0))
+        steps = free[:-1].softmax(0) * free[-1].sigmoid()
+        return self.from_lam(self.first + (self.last - self.first) * steps.cumsum(0))
+
+    def equal(self, steps: int) -> Tensor:
+        """Equal steps of λ over the whole range."""
+        return self.from_lam(torch.linspace(self.first, self.last, steps, dtype=torch.float64)[1:])
 
     def from_lam(self, lam: Tensor) -> Tensor:
-        """T, and then the times of ``lam`` (its first entry left out where it is T's)."""
-        after = lam[1:] if lam[0].item() == self.first else lam
+        """T, and then the times of ``lam``."""
         first = torch.tensor([self.sde.T], dtype=torch.float64)
-        return torch.cat([first, time_at(self.sde, after)])
+        return torch.cat([first, time_at(self.sde, lam)])
 
-    def loss(self, times: Tensor, flow: Flow) -> Tensor:
+    def with_weights(self, free: Tensor) -> tuple[Tensor, Tensor]:
+        """``free``, and the predictor's weights of all outputs but the newest, ``(N, H − 1)``."""
+        return free, shares(self.predictor, self.sde, self.times(free), POINTS)[:, 1:]
+
+    def found(self, free: Tensor, older: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Times ``(N,)`` and, where they are free, weights ``(N, H)``."""
+        if older is None:
+            return self.times(free), None
+        # Row n has n past outputs; what they weigh is taken from the newest.
+        older = older.tril(-1)
+        return self.times(free), torch.cat([1 - older.sum(1, keepdim=True), older], 1)
+
+    def loss(self, times: Tensor, weights: Tensor | None, flow: Flow) -> Tensor:
         """L on ``times``, ``()``."""
-        error = trajectory_error(self.predictor.tableau(self.sde, times), self.sde, times, flow)
+        if weights is None:
+            tableau = self.predictor.tableau(self.sde, times)
+            ending = self.predictor.ending(self.sde, times)
+        else:
+            tableau = moves(self.sde, times, weights)
+            ending = weighted_mean(times[-1:], weights[-1])
+        error = trajectory_error(tableau, ending, self.sde, times, flow)
         return objective(error, self.likelihood)
 
-    def descend(self, free: Tensor, flow: Flow, rounds: int) -> tuple[Tensor, float]:
+    def descend(
+        self, start: tuple[Tensor, ...], flow: Flow, rounds: int
+    ) -> tuple[tuple[Tensor, ...], float]:
         """The best numbers seen in ``rounds`` steps of Adam, and their loss."""
-        free = free.clone().requires_grad_()
-        adam = torch.optim.Adam([free], lr=RATE)
+        free = [part.clone().requires_grad_() for part in start]
+        adam = torch.optim.Adam(free, lr=RATE if len(free) == 1 else RATE_OF_WEIGHTS, betas=BETAS)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, rounds)
-        best, least = free.detach().clone(), float("inf")
+        best, least = start, float("inf")
         for _ in range(rounds):
-            loss = self.loss(self.times(free), flow)
+            loss = self.loss(*self.found(*free), flow)
             if loss.item() < least:
-                best, least = free.detach().clone(), loss.item()
+                best, least = tuple(part.detach().clone() for part in free), loss.item()
             adam.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(free, CLIP)
             adam.step()
             schedule.step()
         return best, least

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from sdescore.analysis.optimal import optimal_grid
 from sdescore.predictors.adams import ExponentialAdams
+from sdescore.predictors.base import Predictor
+from sdescore.predictors.multistep import Multistep
 from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.sde.base import require
 from sdescore.sde.linear import LinearSDE
@@ -25,9 +27,10 @@ def recommended_sampler(
 ) -> PredictorCorrector:
     """A deterministic sampler that makes the most of ``evaluations`` on data like yours.
 
-    The corrected exponential Adams method of two points in x₀, on the times where it errs least on
-    a surrogate of the data (:func:`sdescore.optimal_grid`). No network is run to choose them. The
-    repr names both, and what error to expect.
+    With ``data``, a multistep method of three denoised states whose weights and times err least
+    together on a surrogate of the data (:func:`sdescore.optimal_grid`). With a spectrum alone, the
+    corrected exponential Adams method of two points in x₀ on its best times. No network is run to
+    choose them. The repr names all, and what error to expect.
 
     Parameters
     ----------
@@ -49,17 +52,23 @@ def recommended_sampler(
     >>> sampler = ss.recommended_sampler(ss.VPSDE(), 5, spectrum=torch.tensor([4.0, 0.1]))
     >>> sampler.evaluations, sampler.predictor.points, sampler.predictor.corrector_points
     (5, 2, 3)
+    >>> data = torch.tensor([-2.0, 2.0]).repeat(50)[:, None]
+    >>> type(ss.recommended_sampler(ss.VPSDE(), 4, data=data).predictor).__name__
+    'Multistep'
     """
     usable = is_count(evaluations) and evaluations >= 2
     require(usable, "an integer evaluations >= 2", f"evaluations={evaluations!r}")
-    predictor = ExponentialAdams(points=2, corrector_points=3)
+    predictor: Predictor = ExponentialAdams(points=2, corrector_points=3)
     grid = optimal_grid(
         sde,
         predictor,
         evaluations,
         data=data,
         spectrum=spectrum,
+        weights=data is not None,
         likelihood=likelihood,
         seed=seed,
     )
+    if grid.weights is not None:
+        predictor = Multistep(grid.weights)
     return PredictorCorrector(sde, predictor=predictor, grid=grid)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.errors import ShapeError
+from sdescore.analysis.pca import principal_axes, rows
 from sdescore.sde.base import require
-from sdescore.shapes import flat, is_count
+from sdescore.shapes import is_count
 
 __all__ = ["Surrogate", "fit_surrogate", "gaussian_surrogate"]
 
@@ -101,19 +101,12 @@ def fit_surrogate(data: Tensor, components: int | None = None, *, seed: int = 0)
     ShapeError, ScheduleError
         Bad data, or a K that is not an integer from 1 to n.
     """
-    if not isinstance(data, Tensor) or data.ndim < 1 or len(data) < 2 or data.numel() == 0:
-        got = tuple(data.shape) if isinstance(data, Tensor) else type(data).__name__
-        raise ShapeError(f"expected at least two data (n, *E), got {got}")
-    x = flat(data).detach().to("cpu", torch.float64)
-    require(bool(x.isfinite().all()), "finite data", "NaN or infinity")
-    centred = x - x.mean(0)
-    values, vectors = torch.linalg.eigh(centred.T @ centred / (len(x) - 1))
-    spectrum = values.flip(0).clamp(min=0.0)
-    require(bool(spectrum[0] > 0), "data that vary", "equal data")
+    x = rows(data)
     rank = min(RANK, x.shape[1])
+    spectrum, leading, _ = principal_axes(x, rank, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.randperm(len(x), generator=generator)[:LARGEST]
-    y = x[kept] @ vectors.flip(1)[:, :rank]
+    kept = torch.randperm(len(x), generator=generator)[:LARGEST].to(x.device)
+    y = x[kept].to("cpu", torch.float64) @ leading
     if components is None:
         components = max(1, min(COMPONENTS, len(y) // (4 * rank)))
     usable = is_count(components) and 1 <= components <= len(y)

@@ -2,8 +2,9 @@ r"""How far a sampler's trajectories are from the probability flow, on a surroga
 
 Both start from the same noise. The flow is solved finely once, in :math:`z = x/\alpha` and
 :math:`\lambda = \log(\alpha/\sigma)`, where :math:`dz/d\lambda = D(z) - z` with D the
-denoiser, and read between its nodes by cubic Hermite interpolation. The sampler is its tableau, run
-with gradients.
+denoiser, and read between its nodes by cubic Hermite interpolation. It goes on below
+ϱ = σ/α at t_min to a tenth of that: what the last denoise should give is the data, not what is left
+of them there. The sampler is its tableau, run with gradients.
 
 A law can be right by accident, errors of one step undoing those of another; a trajectory hardly
 can, and less so where it is looked at on its way as well.
@@ -11,6 +12,7 @@ can, and less so where it is looked at on its way as well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from torch import Tensor
 from sdescore.analysis.surrogate import Surrogate
 from sdescore.parameterization import pair
 from sdescore.predictors.adams import ExponentialAdams
+from sdescore.predictors.ending import mean_ending
 from sdescore.predictors.exponential import half_log_snr
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
@@ -28,7 +31,7 @@ from sdescore.tableau import Tableau
 
 __all__ = ["Flow", "TrajectoryError", "trajectory_error"]
 
-NODES, PLAIN = 400, 10.0
+NODES, PLAIN, BEYOND = 400, 10.0, math.log(10.0)
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """``(z (B, r), ϱ² ()) -> E[x₀ | z]``."""
 
@@ -39,11 +42,12 @@ class TrajectoryError(NamedTuple):
     Attributes
     ----------
     plain : Tensor
-        Of log(1 + 10 e), e being the mean square of a sample's error over the data's mean
-        variance. The logarithm keeps a few trajectories that end in another mode from deciding.
+        Of 10 e, e being the mean square of a sample's error over the data's mean variance, bounded
+        by u ↦ u/(1 + u/2): a few trajectories that end in another mode should not decide, nor
+        should a step that moves one of them across.
     weighted : Tensor
-        Of log(1 + w), w being the mean square of a sample's error by the data's local precision:
-        twice the nats a dimension that it costs where the density is Gaussian.
+        Of w, bounded likewise, w being the mean square of a sample's error by the data's local
+        precision: twice the nats a dimension that it costs where the density is Gaussian.
     path : Tensor
         Mean square of z's error on the way, over ϱ²; over the steps as well.
     """
@@ -64,7 +68,8 @@ class Flow:
     first, step : float
         λ of the first node, and between two.
     z, slope : Tensor
-        ``(L + 1, B, r)``, z and dz/dλ on the directions of the mixture.
+        ``(L, B, r)``, z and dz/dλ on the directions of the mixture, the first NODES steps down to
+        t_min.
     x : Tensor
         ``(B, r)``, where they end.
     precision : Tensor
@@ -82,23 +87,24 @@ class Flow:
     @classmethod
     @torch.no_grad()
     def solve(cls, surrogate: Surrogate, first: float, last: float, count: int, seed: int) -> Flow:
-        """``count`` trajectories from λ = ``first`` to ``last``, and their last denoise."""
-        lam = torch.linspace(first, last, NODES + 1, dtype=torch.float64)
-        rho = (-lam).exp()
+        """``count`` trajectories from λ = ``first`` past ``last``, and where they end."""
+        step = (last - first) / NODES
+        nodes = torch.arange(NODES + 1 + math.ceil(BEYOND / step), dtype=torch.float64)
+        rho = (-(first + step * nodes)).exp()
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(count, surrogate.rank, generator=generator, dtype=torch.float64)
         clock = EDMSDE(sigma_min=rho[-1].item(), sigma_max=rho[0].item())
         tableau = ExponentialAdams(points=3).tableau(clock, rho)
-        *z, x = run(tableau, clock, rho, surrogate.denoise, rho[0] * start)
+        ending = mean_ending(clock, rho[-1:])
+        *z, x = run(tableau, ending, clock, rho, surrogate.denoise, rho[0] * start)
         ends = [surrogate.denoise(y, r.square()) for y, r in zip(z, rho, strict=True)]
         slope = torch.stack(ends) - torch.stack(z)
-        precision = surrogate.precision(x, rho[-1].square().item())
-        step = (last - first) / NODES
+        precision = surrogate.precision(x, rho[NODES].square().item())
         return cls(surrogate, first, step, torch.stack(z), slope, x, precision)
 
     @property
     def last_variance(self) -> float:
-        """ϱ² at the last node. Finer detail is beyond the SDE."""
+        """ϱ² at t_min. Finer detail is beyond the SDE."""
         last = torch.tensor(self.first + NODES * self.step, dtype=torch.float64)
         return (-2 * last).exp().item()
 
@@ -115,16 +121,17 @@ class Flow:
 
 
 def trajectory_error(
-    tableau: Tableau, sde: LinearSDE, times: Tensor, flow: Flow
+    tableau: Tableau, ending: Tableau, sde: LinearSDE, times: Tensor, flow: Flow
 ) -> TrajectoryError:
-    """The error of a deterministic tableau on ``times``, its last denoise included."""
+    """The error of a deterministic tableau on ``times`` and its last denoise, ``ending``."""
     surrogate, rest = flow.surrogate, flow.surrogate.rest
     lam = half_log_snr(sde, times)
     rho2 = (-2 * lam).exp()
     sigma_T = sde.marginal(times[0])[1]
     plain = weighted = path = torch.zeros((), dtype=torch.float64)
     if surrogate.rank:
-        *z, x = run(tableau, sde, times, surrogate.denoise, sigma_T * flow.z[0] * lam[0].exp())
+        start = sigma_T * flow.z[0] * lam[0].exp()
+        *z, x = run(tableau, ending, sde, times, surrogate.denoise, start)
         end = x - flow.x
         plain = end.square().sum(1)
         weighted = torch.einsum("bi,bij,bj->b", end, flow.precision, end)
@@ -134,6 +141,7 @@ def trajectory_error(
         # One trajectory from one standard deviation of noise stands for all of a Gaussian mode.
         *z, x = run(
             tableau,
+            ending,
             sde,
             times,
             lambda y, noise: rest / (rest + noise) * y,
@@ -147,7 +155,12 @@ def trajectory_error(
         path = path + path_error((torch.cat(z) - there).square().sum(1), rho2)
     d = len(surrogate.spectrum)
     plain = PLAIN * plain / surrogate.spectrum.sum()
-    return TrajectoryError(plain.log1p().mean(), (weighted / d).log1p().mean(), path / d)
+    return TrajectoryError(bounded(plain).mean(), bounded(weighted / d).mean(), path / d)
+
+
+def bounded(u: Tensor) -> Tensor:
+    """u where it is small, at most 2."""
+    return u / (1 + u / 2)
 
 
 def path_error(squares: Tensor, rho2: Tensor) -> Tensor:
@@ -156,26 +169,31 @@ def path_error(squares: Tensor, rho2: Tensor) -> Tensor:
 
 
 def run(
-    tableau: Tableau, sde: LinearSDE, times: Tensor, denoise: Denoiser, x: Tensor
+    tableau: Tableau,
+    ending: Tableau,
+    sde: LinearSDE,
+    times: Tensor,
+    denoiser: Denoiser,
+    x: Tensor,
 ) -> list[Tensor]:
-    """``z`` at all ``times`` ``(n,)``, and the denoise of the last: n + 1 tensors. No noise."""
-    alpha_t, sigma_t = sde.marginal(times)
-    rho2 = (sigma_t / alpha_t).square()
-    at_alpha, at_sigma = sde.marginal(tableau.times)
-    p, q = pair(tableau.output, at_alpha, at_sigma)
+    """``z`` at all ``times`` ``(n,)``, and the data at the end: n + 1 tensors. No noise."""
+    alpha_t = sde.marginal(times)[0]
     states = [x / alpha_t[0]]
     outputs: list[Tensor] = []
-    steps, stages, width = tableau.b.shape
-    for n in range(steps):
-        y = x
-        for j in range(stages):
-            alpha, sigma = at_alpha[n, j], at_sigma[n, j]
-            x0 = denoise(y / alpha, (sigma / alpha).square())
-            outputs.insert(0, p[n, j] * x0 + q[n, j] * (y - alpha * x0) / sigma)
-            del outputs[width:]
-            y = tableau.a[n, j] * x
-            for weight, o in zip(tableau.b[n, j], outputs, strict=False):
-                y = y + weight * o
-        x = y
-        states.append(x / alpha_t[n + 1])
-    return [*states, denoise(states[-1], rho2[-1])]
+    for part in (tableau, ending):
+        at_alpha, at_sigma = sde.marginal(part.times)
+        p, q = pair(part.output, at_alpha, at_sigma)
+        steps, stages, width = part.b.shape
+        for n in range(steps):
+            y = x
+            for j in range(stages):
+                alpha, sigma = at_alpha[n, j], at_sigma[n, j]
+                x0 = denoiser(y / alpha, (sigma / alpha).square())
+                outputs.insert(0, p[n, j] * x0 + q[n, j] * (y - alpha * x0) / sigma)
+                del outputs[width:]
+                y = part.a[n, j] * x
+                for weight, o in zip(part.b[n, j], outputs, strict=False):
+                    y = y + weight * o
+            x = y
+            states.append(x if part is ending else x / alpha_t[n + 1])
+    return states

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
+from sdescore.predictors.ending import mean_ending
 from sdescore.sde.base import SDE, finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau
@@ -66,6 +67,13 @@ class Predictor(ABC):
         raise IncompatibleError(
             f"expected {type(self).__name__} to give tableau(), or step() and is_affine() False"
         )
+
+    def ending(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        """The last denoise as one row, at ``times[-1]``: Tweedie's mean, where not said otherwise.
+
+        More weights than one are of the predictor's own outputs.
+        """
+        return mean_ending(sde, times[-1:])
 
     def step(
         self,

@@ -103,7 +103,7 @@ def _advance_general(
     # A draw is valid until the next, and a step's noises are shared by its stages.
     several = len(row.draws) > 1
     z = [None if d < 0 else noise.draw(d).clone() if several else noise.draw(d) for d in row.draws]
-    own = outputs if row.s < row.t else []
+    own = [] if row.corrects else outputs
     y = x if row.start is None else _with_noises(row.start[0] * x, row.start[1], z)
     for j, k in enumerate(row.evaluations):
         own.insert(0, model.output(y, k))

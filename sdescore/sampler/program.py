@@ -13,9 +13,9 @@ from sdescore.correctors.base import Corrector, ScoreAt
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.noise import Span
 from sdescore.predictors.base import Predictor
+from sdescore.predictors.ending import flow_ending
 from sdescore.sde.base import SDE
-from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau, one_stage
+from sdescore.tableau import Tableau
 
 __all__ = ["Program", "Row", "Rows", "build_program", "walk"]
 
@@ -32,7 +32,7 @@ class Row:
     step : int
         The sampler step the row belongs to.
     t, s : float
-        Time before and after; equal in a corrector's row.
+        Time before and after.
     evaluations : range
         Which of the program's evaluations it makes.
     draws : tuple of int
@@ -46,6 +46,8 @@ class Row:
         is the state itself.
     custom : callable or None
         Replaces the numbers.
+    corrects : bool
+        Whether it is a corrector's, which neither weighs nor leaves outputs of the predictor.
     """
 
     step: int
@@ -60,12 +62,15 @@ class Row:
     outputs: int = 1
     start: tuple[float, tuple[float, ...]] | None = None
     custom: CustomStep | None = None
+    corrects: bool = False
 
 
 class Rows(Protocol):
     """What a chain's rows are added to."""
 
-    def add(self, step: int, t: float, s: float, tableau: Tableau, n: int) -> None:
+    def add(
+        self, step: int, t: float, s: float, tableau: Tableau, n: int, *, corrects: bool = False
+    ) -> None:
         """Step ``n`` of a tableau."""
 
     def add_custom(
@@ -89,7 +94,9 @@ class Program:
     needs_log_density: bool = False
     _past_outputs: int = 0
 
-    def add(self, step: int, t: float, s: float, tableau: Tableau, n: int) -> None:
+    def add(
+        self, step: int, t: float, s: float, tableau: Tableau, n: int, *, corrects: bool = False
+    ) -> None:
         """Append step ``n`` of a tableau.
 
         Raises
@@ -105,7 +112,7 @@ class Program:
             start = start_a.item(), tuple(start_c.tolist())
             drawn = drawn | (start_c != 0)
         spans = [(t, s)] * len(drawn) if tableau.spans is None else tableau.spans[n].tolist()
-        past = self._past_outputs if s < t else 0
+        past = 0 if corrects else self._past_outputs
         for j, on_outputs in enumerate(tableau.b[n]):
             if bool((on_outputs[past + j + 1 :] != 0).any()):
                 raise IncompatibleError(
@@ -113,7 +120,7 @@ class Program:
                     f"that exist by then, got weights {on_outputs.tolist()}; start a multistep "
                     "method with fewer outputs"
                 )
-        if s < t:
+        if not corrects:
             self._past_outputs += len(times)
         self.rows.append(
             Row(
@@ -131,6 +138,7 @@ class Program:
                 output=tableau.output,
                 outputs=tableau.b.shape[-1],
                 start=start,
+                corrects=corrects,
             )
         )
         self.times += times
@@ -159,7 +167,7 @@ def build_program(
     times: Tensor,
     *,
     corrector_first: bool,
-    denoise: bool,
+    denoise: bool | str,
 ) -> Program:
     """The rows of a predictor–corrector chain on falling ``times`` ``(n,)``, float64.
 
@@ -187,7 +195,7 @@ def walk(
     times: Tensor,
     *,
     corrector_first: bool,
-    denoise: bool,
+    denoise: bool | str,
 ) -> None:
     """Add the chain's rows to ``program`` in the order they are run."""
     moves = _moves(sde, predictor, times)
@@ -201,7 +209,8 @@ def walk(
         if n < last:
             moves(program, n, t, grid[n + 1])
     if denoise:
-        program.add(last, grid[-1], 0.0, tweedie_tableau(sde, times[-1:]), 0)  # type: ignore[arg-type]
+        how = flow_ending if denoise == "flow" else predictor.ending
+        program.add(last, grid[-1], 0.0, how(sde, times[-1:]), 0)  # type: ignore[arg-type]
 
 
 def _moves(
@@ -235,7 +244,7 @@ def _corrections(
     if corrector.is_affine():
         tableau = corrector.tableau(sde, times)  # type: ignore[arg-type]
         _require_usable(tableau, corrector, len(times))
-        return lambda program, step, n, t: program.add(step, t, t, tableau, n)
+        return lambda program, step, n, t: program.add(step, t, t, tableau, n, corrects=True)
 
     def custom(program: Rows, step: int, n: int, t: float) -> None:
         def move(x: Tensor, score: ScoreAt, noises: Iterator[Tensor]) -> Tensor:
@@ -270,10 +279,3 @@ def _require_usable(tableau: Tableau, part: object, steps: int) -> None:
             f"expected finite numbers from {name} on this grid, got NaN or infinity; keep the "
             "grid where sigma_t > 0"
         )
-
-
-def tweedie_tableau(sde: LinearSDE, times: Tensor) -> Tableau:
-    r"""The last denoise, Tweedie's mean :math:`(x + \sigma^2 s)/\alpha` at ``times``, no noise."""
-    alpha_t, sigma_t = sde.marginal(times)
-    zero = torch.zeros((), dtype=torch.float64)
-    return one_stage(times, 1 / alpha_t, sigma_t.square() / alpha_t, zero)

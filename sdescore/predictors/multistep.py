@@ -1,0 +1,161 @@
+r"""A multistep method given by its numbers, one row a step.
+
+DDIM's step with a weighted mean of the denoised states in place of the newest,
+
+.. math::
+   x_s = \frac{\sigma_s}{\sigma_t} x_t + \Bigl(\alpha_s - \frac{\sigma_s}{\sigma_t} \alpha_t\Bigr)
+   \sum_h w_{n,h}\, \hat x_0^{(n-h)}, \qquad \sum_h w_{n,h} = 1 .
+
+Any weights that sum to 1 keep a state whose :math:`\hat x_0` and noise are constant exact, on any
+times. All deterministic exponential Adams methods in x₀ are of this form
+(:mod:`sdescore.predictors.exponential` at η = 0), with weights that depend on the times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError
+from sdescore.predictors.base import Predictor, require_linear
+from sdescore.sde.base import SDE, finite, require
+from sdescore.sde.linear import LinearSDE
+from sdescore.tableau import Tableau
+
+__all__ = ["Multistep", "moves", "shares", "weighted_mean"]
+
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Multistep(Predictor):
+    r"""The multistep method with these weights, made for a number of steps.
+
+    :func:`sdescore.optimal_grid` finds weights together with the times they are for. The last row
+    is the last denoise's: data come out as :math:`\sum_h w_h\, \hat x_0^{(N-1-h)}`. With more than
+    one weight it removes most of the error of Tweedie's mean, which is of first order.
+
+    Parameters
+    ----------
+    weights : sequence of sequences of float
+        A row for each of the N grid times, newest first, each summing to 1. Row n has at most
+        n + 1 weights that are not 0.
+
+    Raises
+    ------
+    ScheduleError
+        Rows that do not sum to 1, weigh what does not exist yet, or are not numbers.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> second = ss.Multistep([[1.0], [1.5, -0.5], [1.5, -0.5], [1.0]])
+    >>> sampler = ss.PredictorCorrector(sde, predictor=second, grid=ss.LogSNRGrid(), steps=4)
+    >>> sampler.evaluations
+    4
+    """
+
+    weights: Sequence[Sequence[float]]
+    order: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        given = self.weights
+        rows = isinstance(given, Sequence) and all(isinstance(row, Sequence) for row in given)
+        require(rows and len(given) > 0, "a row of weights for each grid time", repr(given))
+        for n, row in enumerate(given):
+            require(all(finite(w) for w in row), f"numbers in row {n}", repr(row))
+            require(
+                abs(sum(row) - 1) <= TOLERANCE,
+                f"weights that sum to 1 in row {n}",
+                f"{sum(row)!r}, of {tuple(row)!r}",
+            )
+            require(
+                not any(row[n + 1 :]),
+                f"at most {n + 1} weights in row {n}, which has {n + 1} outputs to weigh",
+                repr(tuple(row)),
+            )
+        object.__setattr__(self, "weights", tuple(tuple(map(float, row)) for row in given))
+
+    @property
+    def stochastic(self) -> bool:
+        """No noise is drawn."""
+        return False
+
+    def check(self, sde: SDE) -> None:
+        """Refuse an SDE without kernels."""
+        require_linear(self, sde)
+
+    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        """One stage; as many outputs as the longest row has.
+
+        Raises
+        ------
+        IncompatibleError
+            The weights are for another number of times.
+        """
+        if len(times) != len(self.weights):
+            raise IncompatibleError(
+                f"expected a grid of {len(self.weights)} times, as many as there are rows of "
+                f"weights, got {len(times)}; use the grid that the weights were found with"
+            )
+        return moves(sde, times, self._table())
+
+    def ending(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        """The last row's weighted mean."""
+        return weighted_mean(times[-1:], self._table()[-1])
+
+    def _table(self) -> Tensor:
+        width = max(map(len, self.weights))
+        return torch.tensor(
+            [[*row, *[0.0] * (width - len(row))] for row in self.weights], dtype=torch.float64
+        )
+
+
+def moves(sde: LinearSDE, times: Tensor, weights: Tensor) -> Tableau:
+    """The steps between ``times`` ``(N,)`` with ``weights`` ``(N, H)``, the last row unused."""
+    alpha, sigma = sde.marginal(times)
+    a = sigma[1:] / sigma[:-1]
+    b = (alpha[1:] - a * alpha[:-1])[:, None] * weights[:-1]
+    return Tableau(
+        times[:-1, None], a[:, None], b[:, None], torch.zeros_like(a)[:, None, None], "x0"
+    )
+
+
+def weighted_mean(times: Tensor, weights: Tensor) -> Tableau:
+    """The last denoise at ``times`` ``(1,)`` with ``weights`` ``(H,)``."""
+    zero = torch.zeros(1, 1, dtype=torch.float64)
+    return Tableau(times[:, None], zero, weights[None, None], zero[..., None], "x0")
+
+
+def shares(predictor: Predictor, sde: LinearSDE, times: Tensor, count: int) -> Tensor:
+    """The weights ``(N, count)`` with which :class:`Multistep` is ``predictor`` on ``times``.
+
+    Raises
+    ------
+    IncompatibleError
+        The predictor is not of that form.
+    """
+    own = predictor.tableau(sde, times)
+    found = torch.zeros(len(times), count, dtype=torch.float64)
+    found[-1, 0] = 1
+    fits = own.output == "x0" and own.b.shape[1] == 1 and not bool(own.b[..., count:].any())
+    if fits:
+        alpha, sigma = sde.marginal(times)
+        total = alpha[1:] - sigma[1:] / sigma[:-1] * alpha[:-1]
+        b = own.b[:, 0, :count]
+        found[:-1, : b.shape[1]] = b / total[:, None]
+        again = moves(sde, times, found)
+        fits = torch.allclose(again.a, own.a, rtol=1e-6) and torch.allclose(
+            found.sum(1), torch.ones(len(times), dtype=torch.float64), atol=1e-6
+        )
+    if not fits:
+        raise IncompatibleError(
+            f"expected a one-stage predictor in x0 with at most {count} outputs that weighs them "
+            f"as DDIM does, such as ExponentialAdams(points=2), got {predictor!r}"
+        )
+    return found
