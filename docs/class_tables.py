@@ -38,6 +38,7 @@ MEMBERS: dict[str, list[dict[str, object]]] = {
     "ExponentialRungeKutta": [
         *({"stages": p, "output": o} for o in ("x0", "epsilon") for p in (1, 2, 3)),
         *({"eta": 1.0, "stages": p, "output": "epsilon"} for p in (1, 2, 3)),
+        {"eta": 1.0, "stages": 2, "node": 0.4},
     ],
     "Heun": [{}, {"s_churn": 20.0}],
     "Multistep": [{"weights": ((1.0,), (1.5, -0.5))}],

@@ -75,7 +75,7 @@ LINKS = {
     "Predictors": "predictors",
     "Correctors": "correctors",
     "Langevin dynamics": "mcmc",
-    "Samplers": "sampler tableau simulate fokker_planck probability_flow likelihood",
+    "Samplers": "sampler adaptive tableau simulate fokker_planck probability_flow likelihood",
     "Analysis": "analysis",
     "Noise": "noise rng",
     "Data, distances and pictures": "datasets metrics plotting",

@@ -12,6 +12,7 @@ tensor or ``(B,)``.
 """
 
 from sdescore import analysis
+from sdescore.adaptive.sampler import AdaptiveResult, AdaptiveSampler
 from sdescore.analysis.optimal import OptimalGrid, optimal_grid
 from sdescore.analysis.recommended import recommended_sampler
 from sdescore.checkpoint.store import load, save
@@ -113,6 +114,8 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "AdaptiveResult",
+    "AdaptiveSampler",
     "AffineKernel",
     "Ancestral",
     "AnnealedLangevin",

@@ -27,6 +27,7 @@ LEVELS: list[set[str]] = [
     {"score", "nets"},
     {"tableau", "predictors", "correctors", "mcmc", "losses", "guidance"},
     {
+        "adaptive",
         "analysis",
         "sampler",
         "simulate",

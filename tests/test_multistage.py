@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import pytest
+import scipy.integrate
 import torch
 from affine import slope
 from scipy import stats
@@ -41,6 +42,7 @@ SOLVERS = [
     for stages in (1, 2, 3)
     for output in ("x0", "epsilon")
 ]
+SOLVERS += [ExponentialRungeKutta(eta, 2, "x0", node) for eta in (0.0, 1.0) for node in (0.4, 0.9)]
 DETERMINISTIC = [Heun(), RungeKutta4(), StochasticHeun(0.0), *(p for p in SOLVERS if not p.eta)]
 STOCHASTIC = [
     Heun(s_churn=30.0),
@@ -526,6 +528,7 @@ def test_the_exact_law_is_the_loops(predictor: ss.Predictor, name: str, denoise:
         ExponentialRungeKutta(1.0, 2, "epsilon"),
         ExponentialRungeKutta(1.0, 3, "epsilon"),
         ExponentialRungeKutta(0.7, 3, "x0"),
+        ExponentialRungeKutta(0.7, 2, "x0", 0.4),
     ],
     ids=repr,
 )
@@ -572,6 +575,48 @@ def test_the_noises_cover_the_step_once(stages: int) -> None:
     assert [span[0] for span in spans[::stages]] == sampler.times[:-1].tolist()
 
 
+@pytest.mark.parametrize("node", [0.2, 0.4, 0.9])
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_a_node_of_ones_own_ends_with_the_line_through_both_outputs(
+    node: float, eta: float
+) -> None:
+    """The integral of the exact solution by scipy's quadrature, between two times."""
+    numbers = ExponentialRungeKutta(eta, 2, "x0", node).tableau(
+        VP, torch.tensor([0.8, 0.3], dtype=torch.float64)
+    )
+    lam = 0.5 * VP.log_snr(
+        torch.tensor([0.8, 0.3, numbers.times[0, 1].item()], dtype=torch.float64)
+    )
+    h, alpha_s = (lam[1] - lam[0]).item(), VP.marginal(0.3)[0].item()
+    assert (lam[2] - lam[0]).item() == pytest.approx(node * h, rel=1e-9)
+    k = 1 + eta**2
+    for newest, wanted in ((0, lambda u: u / node), (1, lambda u: 1 - u / node)):
+        integral, _ = scipy.integrate.quad(
+            lambda tau, f=wanted: math.exp(-k * (h - tau)) * f(tau / h), 0, h, epsabs=1e-13
+        )
+        assert numbers.b[0, 1, newest].item() == pytest.approx(alpha_s * k * integral, rel=1e-7)
+
+
+@pytest.mark.parametrize("steps", [12, 20, 30])
+@pytest.mark.parametrize("sde", [VP, ss.VESDE(sigma_max=20.0)], ids=["vp", "ve"])
+def test_two_fifths_leave_little_of_the_laws_error_at_eta_1(sde: ss.LinearSDE, steps: int) -> None:
+    """As the documentation says: less than a third of what the papers' middle node leaves."""
+    spectrum = torch.tensor([2.0, 0.5, 0.05]).double()
+    kl = [
+        ss.analysis.gaussian_error(
+            ss.PredictorCorrector(
+                sde,
+                predictor=ExponentialRungeKutta(1.0, 2, "x0", node),
+                grid=ss.LogSNRGrid(),
+                steps=steps,
+            ),
+            spectrum,
+        ).w2_of_steps.item()
+        for node in (0.4, 0.5, None)
+    ]
+    assert kl[0] < min(kl[1:]) / 3
+
+
 def test_churn_draws_are_off_the_path() -> None:
     sampler = ss.PredictorCorrector(VP, predictor=Heun(s_churn=3.0), steps=5)
     assert sampler.program.spans == [None] * 4
@@ -602,6 +647,7 @@ def strong_end(predictor: ss.Predictor, steps: int, start: Tensor) -> Tensor:
     [
         StochasticHeun(),
         *(ExponentialRungeKutta(1.0, p, "x0") for p in (1, 2, 3)),
+        ExponentialRungeKutta(1.0, 2, "x0", 0.4),
         *(ss.ExponentialAdams(1.0, p, 0, o) for p in (1, 2) for o in ("x0", "epsilon")),
         ss.ExponentialAdams(1.0, 2, 3),
         ss.ExponentialAdams(1.0, 2, midpoint=True),
@@ -680,6 +726,8 @@ BAD += [(Heun, {"s_min": 2.0, "s_max": 1.0})]
 BAD += [(Heun, {"s_noise": value}) for value in (0.0, -1.0, INF, NAN, None)]
 BAD += [(ExponentialRungeKutta, {"stages": value}) for value in (0, 4, -1, 1.0, True, None, "2")]
 BAD += [(ExponentialRungeKutta, {"eta": value}) for value in (-0.1, 1.1, NAN, None)]
+BAD += [(ExponentialRungeKutta, {"node": value}) for value in (0.0, 1.0, NAN, "1")]
+BAD += [(ExponentialRungeKutta, {"stages": 3, "node": 0.4})]
 BAD += [(StochasticHeun, {"eta": value}) for value in (-0.1, 1.1, NAN, None)]
 
 

@@ -1,0 +1,1 @@
+"""Sampling with a step size of its own for every sample."""

@@ -1,0 +1,59 @@
+r"""Which steps are good enough, and how long the next one is.
+
+The error of a step of one sample is the root mean square over its elements of
+:math:`E_i / (a + r \max(|x_i|, |x'_i|))`, x and x′ being the states before and after it
+(Hairer, Nørsett & Wanner 1993, II.4, eqs. 4.10–4.11; per sample as in Jolicoeur-Martineau et al.
+2021, arXiv:2105.14080, section 3). A step with e ≤ 1 is taken. The next one is longer by
+
+.. math:: S\, e_n^{-0.7/p}\, e_{n-1}^{0.4/p}
+
+(Gustafsson 1991, ACM TOMS 17(4)), :math:`S\, e_n^{-1/p}` after a rejection, between bounds; the
+step right after a rejection does not grow.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdescore.shapes import flat
+
+__all__ = ["next_step", "scaled_error"]
+
+SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
+INTEGRAL, PROPORTIONAL = 0.7, 0.4
+SMALLEST = 1e-10  # an error of 0 is taken for this one
+
+
+def scaled_error(
+    difference: Tensor, before: Tensor, after: Tensor, rtol: float, atol: float
+) -> Tensor:
+    """e of each sample, ``(B,)`` float64 on the CPU; 0 for an event without elements."""
+    scale = atol + rtol * torch.maximum(before.abs(), after.abs())
+    squares = flat(difference / scale).double().square()
+    return squares.sum(1).div(max(1, squares.shape[1])).sqrt().cpu()
+
+
+def next_step(
+    h: Tensor, error: Tensor, last: Tensor, order: float, grows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The next step's length, and the error to pass as ``last`` with it; all ``(B,)`` float64.
+
+    Parameters
+    ----------
+    h, error : Tensor
+        Of the step just tried.
+    last : Tensor
+        The error of the step taken before; 1 at first.
+    order : float
+        p, where the error falls as :math:`h^p`.
+    grows : Tensor
+        Bool: whether the step before was taken as well.
+    """
+    error = error.clamp(min=SMALLEST)
+    taken = error <= 1
+    steady = error ** (-INTEGRAL / order) * last ** (PROPORTIONAL / order)
+    factor = SAFETY * torch.where(taken, steady, error ** (-1 / order))
+    factor = factor.clamp(SHRINK, GROW)
+    factor = torch.where(grows, factor, factor.clamp(max=1.0))
+    return h * factor, torch.where(taken, error, last)

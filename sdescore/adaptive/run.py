@@ -1,0 +1,187 @@
+"""One chunk of samples, each at its own time, until all are done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+
+import torch
+from torch import Tensor
+
+from sdescore.adaptive.controller import next_step, scaled_error
+from sdescore.adaptive.denoiser import name_samples
+from sdescore.adaptive.pairs import EmbeddedPair, attempt
+from sdescore.adaptive.path import NoisePath
+from sdescore.errors import DivergenceError
+from sdescore.noise import NoiseStream
+from sdescore.predictors.exponential import half_log_snr
+from sdescore.predictors.nodes import time_at
+from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import align
+
+__all__ = ["Batch", "Evaluate", "Rules", "run"]
+
+FIRST, SHORTEST = 0.1, 1e-7  # steps, of the range of λ
+
+Evaluate = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+"""``(x, t, rows, trial) -> x̂₀``, of these rows of the chunk."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What all samples have in common."""
+
+    sde: LinearSDE
+    pair: EmbeddedPair
+    eta: float
+    rtol: float
+    atol: float
+    longest: float
+    max_steps: int
+    first_lam: float
+    last_lam: float
+
+
+@dataclass(eq=False)
+class Batch:
+    """The samples on their way; rows, times and steps on the CPU, real numbers in float64."""
+
+    rows: Tensor  # of the chunk
+    x: Tensor
+    first: Tensor  # x̂₀ at (x, t)
+    fresh: Tensor  # whether that has yet to be evaluated
+    t: Tensor
+    lam: Tensor
+    h: Tensor
+    error: Tensor  # of the last step taken
+
+    @classmethod
+    def at_start(cls, rules: Rules, x: Tensor) -> Batch:
+        """All rows at T."""
+
+        def all_at(value: float) -> Tensor:
+            return torch.full((len(x),), value, dtype=torch.float64)
+
+        first_step = min(rules.longest, FIRST * (rules.last_lam - rules.first_lam))
+        return cls(
+            rows=torch.arange(len(x)),
+            x=x,
+            first=torch.empty_like(x),
+            fresh=torch.ones(len(x), dtype=torch.bool),
+            t=all_at(rules.sde.T),
+            lam=all_at(rules.first_lam),
+            h=all_at(first_step),
+            error=all_at(1.0),
+        )
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these alone."""
+        for name, value in vars(self).items():
+            setattr(self, name, value[rows.to(value.device)])
+
+
+def run(
+    rules: Rules,
+    x: Tensor,
+    stream: NoiseStream,
+    evaluate: Evaluate,
+    samples: Tensor,
+    finish: Callable[[], object],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The states at ``t_min``, and ``(B,)`` numbers of steps taken and rejected.
+
+    Raises
+    ------
+    DivergenceError
+        A sample needs more or shorter steps than the rules allow.
+    """
+    end, batch = torch.empty_like(x), Batch.at_start(rules, x)
+    # Draw 0 started the samples. Every trial makes as many draws, so those of a sample are numbered
+    # by its own trials, whatever becomes of its companions.
+    draws = map(stream.draw, count(1))
+    path = NoisePath(batch.lam, x, rules.eta, draws) if rules.eta else None
+    taken, rejected = torch.zeros(2, len(x), dtype=torch.int64).unbind(0)
+    trial = 0
+    while len(batch.rows):
+        trial += 1
+        good = try_step(rules, batch, path, evaluate, trial)
+        taken[batch.rows[good]] += 1
+        rejected[batch.rows[~good]] += 1
+        done = batch.t == rules.sde.t_min
+        if bool(done.any()):
+            end[batch.rows[done].to(x.device)] = batch.x[done.to(x.device)]
+            batch.keep(~done)
+            if path is not None:
+                path.keep(~done)
+            for _ in range(int(done.sum())):
+                finish()
+        require_progress(rules, batch, samples, trial)
+    return end, taken, rejected
+
+
+def try_step(
+    rules: Rules,
+    batch: Batch,
+    path: NoisePath | None,
+    evaluate: Evaluate,
+    trial: int,
+) -> Tensor:
+    """One trial of every sample: whether its step was taken, ``(B,)`` bool; the batch moves on."""
+    device = batch.x.device
+    left = rules.last_lam - batch.lam
+    # The last two steps share what is left, so that none is a sliver.
+    h = torch.where(batch.h < left, torch.minimum(batch.h, left / 2), left)
+    lam = torch.where(h < left, batch.lam + h, rules.last_lam)
+    s = torch.where(h < left, time_at(rules.sde, lam), rules.sde.t_min)
+    lam = half_log_snr(rules.sde, s)
+    if bool(batch.fresh.any()):
+        new = batch.fresh.to(device)
+        rows = batch.rows[batch.fresh]
+        batch.first[new] = evaluate(batch.x[new], batch.t[batch.fresh], rows, trial)
+    y, difference = attempt(
+        rules.pair,
+        rules.sde,
+        rules.eta,
+        batch.x,
+        batch.t,
+        s,
+        batch.first,
+        lambda state, t: evaluate(state, t, batch.rows, trial),
+        None if path is None else partial(path.normal, batch.lam),
+    )
+    error = scaled_error(difference, batch.x, y, rules.rtol, rules.atol)
+    good = error <= 1
+    h, batch.error = next_step(h, error, batch.error, rules.pair.order, batch.fresh)
+    batch.h = h.clamp(max=rules.longest)
+    batch.x = torch.where(align(good.to(device), y), y, batch.x)
+    batch.t, batch.lam = torch.where(good, s, batch.t), torch.where(good, lam, batch.lam)
+    batch.fresh = good
+    if path is not None:
+        path.forget(batch.lam)
+    return good
+
+
+def require_progress(rules: Rules, batch: Batch, samples: Tensor, trial: int) -> None:
+    """Refuse to go on with samples that get nowhere.
+
+    Raises
+    ------
+    DivergenceError
+        Names them and their times.
+    """
+    shortest = SHORTEST * (rules.last_lam - rules.first_lam)
+    slow = (batch.h < shortest) | (trial >= rules.max_steps)
+    if not bool(slow.any()):
+        return
+    stuck, times = samples[batch.rows[slow]].tolist(), batch.t[slow].tolist()
+    raise DivergenceError(
+        f"expected the tolerance to be met in max_steps={rules.max_steps} steps, each longer than "
+        f"{SHORTEST:g} of the range of log(alpha/sigma); after {trial} steps that is not so in "
+        f"{name_samples(stuck, times)}. Raise rtol, atol or max_steps, or check whether the "
+        "score is smooth there",
+        step=trial,
+        t=times[0],
+        samples=stuck,
+    )
