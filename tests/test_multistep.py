@@ -250,3 +250,71 @@ def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     assert with_data.predictor == ss.Multistep(with_data.grid.weights)
     plain = ss.recommended_sampler(ss.VPSDE(), 3, spectrum=torch.tensor([1.0, 0.1]))
     assert plain.predictor == ADAMS
+
+
+# -- what the loop keeps ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("broken", [17, 20, 31])
+def test_a_score_that_breaks_is_named_at_its_step(broken: int) -> None:
+    """Past outputs whose memory is used again are not those that the search for it starts from."""
+    sde, calls = ss.VPSDE(), 0
+    sampler = ss.PredictorCorrector(
+        sde, predictor=ss.ExponentialAdams(points=3), grid=ss.LogSNRGrid(), steps=40
+    )
+    t = sampler.times[broken].item()
+
+    def score(x: Tensor, at: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.full_like(x, math.nan) if abs(at.item() - t) < 1e-9 else -x
+
+    with pytest.raises(ss.DivergenceError) as caught:
+        sampler.sample(score, (3, 2), seed=0, dtype=F64)
+    assert caught.value.step == broken and calls <= 2 * 48
+
+
+def test_a_model_that_gives_the_same_memory_again_is_not_mixed_up() -> None:
+    """A compiled network may write every output to one place."""
+    sde, room = ss.RectifiedFlowSDE(), torch.empty(3, 2, dtype=F64)
+    sampler = ss.PredictorCorrector(
+        sde, predictor=ss.ExponentialAdams(points=3), grid=ss.LogSNRGrid(), steps=9
+    )
+    fresh = ss.ScoreModel(lambda x, t: x.tanh(), sde, prediction="x0")
+    same = ss.ScoreModel(lambda x, t: room.copy_(x.tanh()), sde, prediction="x0")
+    x = [sampler.sample(model, init=noise(3, 2), dtype=F64) for model in (fresh, same)]
+    torch.testing.assert_close(x[0], x[1], rtol=0, atol=0)
+
+
+def test_states_a_caller_keeps_stay_as_they_are() -> None:
+    sampler = ss.PredictorCorrector(
+        ss.VPSDE(), predictor=ss.ExponentialAdams(points=3), grid=ss.LogSNRGrid(), steps=9
+    )
+    score = mixture(ss.VPSDE())
+    states = list(sampler.iterate(score, init=noise(3, 2), dtype=F64))
+    for state in states[:-1]:
+        *_, last = sampler.iterate(score, start=state, dtype=F64)
+        torch.testing.assert_close(last.x, states[-1].x, rtol=0, atol=0)
+
+
+class Idle(ss.Corrector):
+    """Two evaluations, weighed by nothing."""
+
+    steps = 1
+
+    def tableau(self, sde: ss.LinearSDE, times: Tensor) -> ss.Tableau:
+        two = times[:, None].expand(-1, 2)
+        nothing = torch.zeros(len(times), 2, 2, dtype=F64)
+        return ss.Tableau(two, torch.ones_like(two), nothing, nothing, "x0")
+
+
+def test_a_correctors_stages_leave_the_past_outputs_alone() -> None:
+    sde = ss.VPSDE()
+    plain = ss.PredictorCorrector(
+        sde, predictor=ss.ExponentialAdams(points=3), grid=ss.LogSNRGrid(), steps=9
+    )
+    still = dataclasses.replace(plain, corrector=Idle())
+    x = [s.sample(mixture(sde), init=noise(3, 2), dtype=F64) for s in (plain, still)]
+    torch.testing.assert_close(x[0], x[1], rtol=0, atol=0)
+    errors = [ss.analysis.gaussian_error(s, torch.tensor([1.0, 0.1])) for s in (plain, still)]
+    torch.testing.assert_close(errors[0].variance, errors[1].variance, rtol=1e-12, atol=0)

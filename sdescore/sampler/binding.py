@@ -135,6 +135,22 @@ class BoundModel:
         converted = o * self.w[k]
         return converted.add_(x, alpha=self.u[k]) if self.u[k] else converted
 
+    def factor(self, k: int) -> float:
+        """What the output evaluation ``k`` is asked for is of what is :meth:`kept`: w, or 1."""
+        return self.w[k] or 1.0
+
+    def kept(self, x: Tensor, k: int, room: Tensor | None) -> Tensor:
+        """The output evaluation ``k`` is asked for over its factor, a tensor of the sampler's own.
+
+        One pass over memory, ``o + (u/w) x``, into ``room`` where there is some.
+        """
+        if not self.w[k]:
+            return self.output(x, k)
+        o = self.call(x, k)
+        if self.u[k]:
+            return torch.add(o, x, alpha=self.u[k] / self.w[k], out=room)
+        return o.clone() if room is None else room.copy_(o)
+
     def log_density(self, x: Tensor, k: int) -> Tensor:
         """``log p(x)`` at evaluation ``k``'s time, up to a constant: ``(B,)``.
 

@@ -3,6 +3,7 @@ r"""The one loop. It knows numbers, a model and noise; no SDE and no method."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, repeat
 from typing import NamedTuple
 
 from torch import Tensor
@@ -34,23 +35,30 @@ def run(
     DivergenceError
         The state turned NaN or infinite.
     """
-    folded = [fold(row, model) for row in rows]
+    steps = fold(rows, model)
     outputs: list[Tensor] = []
     kept, kept_outputs, since = x.clone(), list(outputs), 0
-    for i, row in enumerate(rows):
-        x = advance(row, folded[i], x, outputs, model, noise)
+    for i, (step, row) in enumerate(zip(steps, rows, strict=True)):
+        x = advance(step, x, outputs, model, noise, reuse=True)
         if i + 1 - since == CHECK_EVERY or i + 1 == len(rows):
             # A look waits for the device, so there are few. A NaN stays in the state, and
             # draws can be made again: what broke is found by going over the rows once more.
             if not bool(x.sum().isfinite()):
                 for j in range(since, i + 1):
-                    kept = advance(rows[j], folded[j], kept, kept_outputs, model, noise)
+                    kept = advance(steps[j], kept, kept_outputs, model, noise)
                     require_finite(rows[j], kept, first_sample)
                 require_finite(row, x, first_sample)
             kept.copy_(x)
-            kept_outputs, since = list(outputs), i + 1
+            rooms = chain(kept_outputs, repeat(None))
+            kept_outputs = [copied(o, room) for o, room in zip(outputs, rooms, strict=False)]
+            since = i + 1
         after_row()
     return x
+
+
+def copied(o: Tensor, room: Tensor | None) -> Tensor:
+    """A copy, in ``room`` where there is some."""
+    return o.clone() if room is None else room.copy_(o)
 
 
 class Folded(NamedTuple):
@@ -63,53 +71,78 @@ class Folded(NamedTuple):
     c: float
 
 
-def fold(row: Row, model: BoundModel) -> Folded | None:
-    """The row's numbers on the model's raw output, or None where the row needs more."""
-    if row.custom is not None or row.start is not None:
-        return None
-    if row.outputs != 1 or len(row.a) != 1 or len(row.draws) != 1:
-        return None
-    k, b = row.evaluations.start, row.b[0][0]
-    return Folded(k, row.a[0] + b * model.u[k], b * model.w[k], row.draws[0], row.c[0][0])
+class Weighed(NamedTuple):
+    """Any other row, with the weights of its outputs as they are kept."""
+
+    row: Row
+    b: list[list[float]]
+
+
+def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
+    """All rows' numbers on what the model gives.
+
+    A row that needs one output takes it raw. Others keep theirs as ``o + (u/w) x``
+    (:meth:`BoundModel.kept`), and their weights take the factor w that is missing.
+    """
+    steps: list[Folded | Weighed] = []
+    past: list[float] = []
+    for row in rows:
+        k = row.evaluations.start
+        if row.custom is not None:
+            steps.append(Weighed(row, []))
+        elif row.start is None and row.outputs == len(row.a) == len(row.draws) == 1:
+            b = row.b[0][0]
+            a = row.a[0] + b * model.u[k]
+            steps.append(Folded(k, a, b * model.w[k], row.draws[0], row.c[0][0]))
+        else:
+            own = [] if row.corrects else past
+            scaled = []
+            for k, weights in zip(row.evaluations, row.b, strict=True):
+                own.insert(0, model.factor(k))
+                del own[row.outputs :]
+                scaled.append([b * w for b, w in zip(weights, own, strict=False)])
+            steps.append(Weighed(row, scaled))
+    return steps
 
 
 def advance(
-    row: Row,
-    folded: Folded | None,
+    step: Folded | Weighed,
     x: Tensor,
     outputs: list[Tensor],
     model: BoundModel,
     noise: NoiseStream,
+    *,
+    reuse: bool = False,
 ) -> Tensor:
-    """One row. ``outputs`` holds a multistep method's past outputs, newest first."""
-    if folded is not None:
-        k, a, b, draw, c = folded
+    """One row.
+
+    ``outputs`` holds a multistep method's past outputs, newest first; ``reuse`` says that nobody
+    else does, so that the memory of one that is forgotten may take the next.
+    """
+    if isinstance(step, Folded):
+        k, a, b, draw, c = step
         o = model.call(x, k)
         if a != 1.0:
             x.mul_(a)
         x.add_(o, alpha=b)
         return x if draw < 0 else x.add_(noise.draw(draw), alpha=c)
+    row, b_all = step
     if row.custom is not None:
         score = model.at(row.evaluations.start)
         y = row.custom(x, score, (noise.draw(draw) for draw in row.draws))
         require_same_shape(y, x, "a step's result", "its state")
         return y.to(x)
-    return _advance_general(row, x, outputs, model, noise)
-
-
-def _advance_general(
-    row: Row, x: Tensor, outputs: list[Tensor], model: BoundModel, noise: NoiseStream
-) -> Tensor:
     # A draw is valid until the next, and a step's noises are shared by its stages.
     several = len(row.draws) > 1
     z = [None if d < 0 else noise.draw(d).clone() if several else noise.draw(d) for d in row.draws]
     own = [] if row.corrects else outputs
     y = x if row.start is None else _with_noises(row.start[0] * x, row.start[1], z)
     for j, k in enumerate(row.evaluations):
-        own.insert(0, model.output(y, k))
+        room = own.pop() if reuse and len(own) == row.outputs else None
+        own.insert(0, model.kept(y, k, room))
         del own[row.outputs :]
         y = x.mul_(row.a[j]) if j + 1 == len(row.a) else row.a[j] * x
-        for weight, o in zip(row.b[j], own, strict=False):
+        for weight, o in zip(b_all[j], own, strict=False):
             if weight:
                 y.add_(o, alpha=weight)
         y = _with_noises(y, row.c[j], z)

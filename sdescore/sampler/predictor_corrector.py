@@ -271,7 +271,9 @@ class PredictorCorrector:
         state = SamplerState(0, self.times[0].item(), x, None, [])
         if start is not None:
             state = SamplerState(start.step, start.t, x, start.denoised, list(start.outputs))
-        rows = [row for row in self.program.rows if row.step >= state.step]
+        done = sum(row.step < state.step for row in self.program.rows)
+        steps = fold(self.program.rows, bound)[done:]
+        rows = self.program.rows[done:]
         linear = hasattr(self.sde, "marginal")
         to_x0 = bound.numbers(["x0"] * self.evaluations) if linear else None
         call = bound.call
@@ -285,7 +287,7 @@ class PredictorCorrector:
         bound.call = watched
         for i, row in enumerate(rows):
             with evaluating(request.model), torch.no_grad():
-                state.x = advance(row, fold(row, bound), state.x, state.outputs, bound, stream)
+                state.x = advance(steps[i], state.x, state.outputs, bound, stream)
                 require_finite(row, state.x, 0)
             state.t = row.s
             if i + 1 == len(rows) or rows[i + 1].step > row.step:

@@ -28,7 +28,7 @@ class SamplerState:
         ``E[x_0 | x_t]`` from the last evaluation; None before the first and on a
         non-linear SDE.
     outputs : list of Tensor
-        A multistep predictor's past outputs.
+        A multistep predictor's past outputs, each up to a factor that the sampler knows.
     """
 
     step: int
