@@ -80,6 +80,7 @@ from sdescore.predictors.stochastic_heun import StochasticHeun
 from sdescore.probability_flow.flow import ProbabilityFlow
 from sdescore.probability_flow.likelihood import LogLikelihood, bits_per_dim
 from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.sampler.pure import pure_function
 from sdescore.sampler.state import SamplerState
 from sdescore.score.empirical import EmpiricalScore
 from sdescore.score.gaussian import GaussianScore
@@ -208,6 +209,7 @@ __all__ = [
     "langevin",
     "load",
     "optimal_grid",
+    "pure_function",
     "r_hat",
     "recommended_sampler",
     "save",

@@ -119,6 +119,8 @@ class BoundModel:
 
     def _own(self, o: Tensor, x: Tensor, version: int) -> Tensor:
         """The output in the state's dtype, and no view of ``x``, which is updated in place."""
+        if torch.compiler.is_compiling():  # a graph has neither versions nor addresses
+            return o.to(self._dtype, copy=True)
         if version_of(x) != version:
             raise IncompatibleError(
                 "expected the score to leave its input as it is, got one that changed it in "
@@ -186,8 +188,8 @@ class _At:
 
 
 def version_of(x: Tensor) -> int:
-    """How often ``x`` was written to; inference tensors do not count."""
-    return 0 if x.is_inference() else x._version
+    """How often ``x`` was written to; inference tensors, and a graph's, do not count."""
+    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
 
 
 def model_device(model: Model) -> torch.device:

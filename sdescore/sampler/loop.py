@@ -75,7 +75,8 @@ class Weighed(NamedTuple):
     """Any other row, with the weights of its outputs as they are kept."""
 
     row: Row
-    b: list[list[float]]
+    evaluations: tuple[int, ...]
+    b: tuple[tuple[float, ...], ...]
 
 
 def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
@@ -89,7 +90,7 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
     for row in rows:
         k = row.evaluations.start
         if row.custom is not None:
-            steps.append(Weighed(row, []))
+            steps.append(Weighed(row, tuple(row.evaluations), ()))
         elif row.start is None and row.outputs == len(row.a) == len(row.draws) == 1:
             b = row.b[0][0]
             a = row.a[0] + b * model.u[k]
@@ -100,8 +101,8 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
             for k, weights in zip(row.evaluations, row.b, strict=True):
                 own.insert(0, model.factor(k))
                 del own[row.outputs :]
-                scaled.append([b * w for b, w in zip(weights, own, strict=False)])
-            steps.append(Weighed(row, scaled))
+                scaled.append(tuple(b * w for b, w in zip(weights, own, strict=False)))
+            steps.append(Weighed(row, tuple(row.evaluations), tuple(scaled)))
     return steps
 
 
@@ -126,9 +127,9 @@ def advance(
             x.mul_(a)
         x.add_(o, alpha=b)
         return x if draw < 0 else x.add_(noise.draw(draw), alpha=c)
-    row, b_all = step
+    row, evaluations, b_all = step
     if row.custom is not None:
-        score = model.at(row.evaluations.start)
+        score = model.at(evaluations[0])
         y = row.custom(x, score, (noise.draw(draw) for draw in row.draws))
         require_same_shape(y, x, "a step's result", "its state")
         return y.to(x)
@@ -137,7 +138,7 @@ def advance(
     z = [None if d < 0 else noise.draw(d).clone() if several else noise.draw(d) for d in row.draws]
     own = [] if row.corrects else outputs
     y = x if row.start is None else _with_noises(row.start[0] * x, row.start[1], z)
-    for j, k in enumerate(row.evaluations):
+    for j, k in enumerate(evaluations):
         room = own.pop() if reuse and len(own) == row.outputs else None
         own.insert(0, model.kept(y, k, room))
         del own[row.outputs :]

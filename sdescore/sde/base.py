@@ -69,6 +69,8 @@ def check_time(t: Time, T: float, name: str = "t") -> Tensor:
     if not isinstance(t, (Tensor, Real)):
         raise TimeError(f"expected {name} to be a number or a tensor, got {type(t).__name__}")
     t64 = float64(t)
+    if torch.compiler.is_compiling():  # a graph cannot look at a value
+        return t64.clamp(max=T)
     coarse = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
     slack = T * max(torch.finfo(coarse).eps, torch.finfo(torch.float32).eps)
     # One time is by far the most common, and comparing it as a Python float the cheapest.

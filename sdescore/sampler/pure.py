@@ -1,0 +1,105 @@
+"""A sampler on one model and one shape as a pure function of its noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError
+from sdescore.noise import ReplayNoise
+from sdescore.sampler.binding import BoundModel, Model
+from sdescore.sampler.loop import advance, fold
+from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.sampler.request import make_request
+
+__all__ = ["pure_function"]
+
+
+def pure_function(
+    sampler: PredictorCorrector,
+    model: Model,
+    shape: tuple[int, ...],
+    *,
+    label: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """What :meth:`PredictorCorrector.sample` does to its noise, with nothing else in it.
+
+    All numbers are computed now, and the loop is unrolled over them: the result looks at no
+    value, so that ``torch.compile(…, fullgraph=True)`` makes one graph of it and a CUDA graph may
+    capture it. It does not look whether the state is finite either. The model is called as it is:
+    call ``model.eval()`` yourself.
+
+    Parameters
+    ----------
+    sampler : PredictorCorrector
+        On a linear SDE, with affine steps.
+    model, label, dtype, device
+        As in :meth:`PredictorCorrector.sample`.
+    shape : tuple of int
+        ``(B, *E)``.
+
+    Returns
+    -------
+    callable
+        From ``z`` ``(draws, B, *E)``, standard normal, draw 0 starting the chain, to samples
+        ``(B, *E)``. ``draws`` is an attribute of it: 1 for a method without noise.
+
+    Raises
+    ------
+    IncompatibleError
+        A step that is not affine, or a non-linear SDE.
+    ShapeError, IncompatibleError
+        As in :meth:`PredictorCorrector.sample`; of the function, noise of another shape.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> sampler = ss.PredictorCorrector(sde, predictor=ss.DDIM(), steps=5)
+    >>> draw = ss.pure_function(sampler, ss.GaussianScore(torch.ones(2), 0.1, sde), (4, 2))
+    >>> draw.draws, draw(torch.randn(1, 4, 2)).shape
+    (1, torch.Size([4, 2]))
+    """
+    program, sde = sampler.program, sampler.sde
+    linear = hasattr(sde, "marginal")
+    if not linear or any(row.custom is not None for row in program.rows):
+        raise IncompatibleError(
+            "expected a sampler on a LinearSDE with affine steps, whose numbers are known "
+            f"beforehand, got {sampler!r:.200}; use its sample()"
+        )
+    request = make_request(sde, model, shape, 0, None, None, label, dtype, device, None)
+    bound = BoundModel(
+        model,
+        sde,
+        program,
+        request.shape[0],
+        dtype=request.dtype,
+        device=request.device,
+        label=None if label is None else label.to(request.device),
+    )
+    steps = fold(program.rows, bound)
+    alpha_t, sigma_t = sde.marginal(sampler.times[0])  # type: ignore[attr-defined]
+    start = math.hypot(sigma_t, alpha_t * sampler.data_std)
+    draws, samples = len(program.spans), range(request.shape[0])
+
+    @torch.no_grad()
+    def draw(z: Tensor) -> Tensor:
+        noise = ReplayNoise(z).open(
+            samples,
+            request.shape[1:],
+            program.spans,
+            dtype=request.dtype,
+            device=request.device,
+        )
+        x, outputs = start * noise.draw(0), []  # type: tuple[Tensor, list[Tensor]]
+        for step in steps:
+            x = advance(step, x, outputs, bound, noise)
+        return x
+
+    draw.draws = draws  # type: ignore[attr-defined]
+    return draw
