@@ -12,7 +12,12 @@ the data's finest directions, the plain one sees the widest. The last term keeps
 making up for each other's errors.
 
 The weights of a multistep method (:class:`sdescore.Multistep`) may be free as well, the last
-denoise's among them. They start from those of a known method on its own optimal times.
+denoise's among them. They start from those of a known method on its own optimal times, and
+
+.. math:: 0.01\, \frac{1}{N} \sum_n \Bigl( \sum_h w_{n,h}^2 - 1 \Bigr)
+
+is added: a network's outputs have errors of their own, the surrogate's have none, and weights of
+both signs make the sum's larger.
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ SURROGATES = ("mixture", "gaussian")
 STARTS = (0.75, 0.85, 0.95)  # shares of the log-SNR's range at which the last time is tried first
 PATH = 0.01
 POINTS = 3  # outputs that free weights are of
+NOISE = 0.01
 RATE, RATE_OF_WEIGHTS = 0.05, 0.02
 ROUNDS, TRIAL = 250, 60
 BETAS, CLIP = (0.9, 0.95), 0.1  # a trajectory that changes its end jolts the gradient
@@ -275,7 +281,7 @@ class Search:
             tableau = moves(self.sde, times, weights)
             ending = weighted_mean(times[-1:], weights[-1])
         error = trajectory_error(tableau, ending, self.sde, times, flow)
-        return objective(error, self.likelihood)
+        return objective(error, self.likelihood) + (0 if weights is None else excess(weights))
 
     def descend(
         self, start: tuple[Tensor, ...], flow: Flow, rounds: int
@@ -295,6 +301,11 @@ class Search:
             adam.step()
             schedule.step()
         return best, least
+
+
+def excess(weights: Tensor) -> Tensor:
+    """What weights ``(N, H)`` make, beyond a mean's, of errors that a network makes by itself."""
+    return NOISE * (weights.square().sum(1) - 1).mean()
 
 
 def objective(error: TrajectoryError, likelihood: float) -> Tensor:
