@@ -1,12 +1,12 @@
 """The NLL gap of stochastic samplers of many steps, to a thousandth of a nat.
 
 Targets, SDE and score are those of accuracy.py. One set of 20,000 samples leaves a standard error
-of up to 0.004 nats a dimension on the gap, so as many sets as it takes to bring it to about 0.0005
+of up to 0.004 nats a dimension on the gap, so as many sets as it takes to bring it to some 0.0008
 are pooled, against 40 times as many exact draws. ``exact`` is the same gap where every component is
 a Gaussian of its own, without sampling (``ss.analysis.gaussian_error``): what the components' shape
 loses, and not their shares.
 
-    python benchmarks/likelihood.py           # some 20 CPU minutes
+    python benchmarks/likelihood.py           # some 8 CPU minutes
     python benchmarks/likelihood.py --save    # and writes benchmarks/results/likelihood-cpu.json
     python benchmarks/likelihood.py --sets 1  # a quick look
 """
@@ -28,7 +28,7 @@ from targets import TARGETS, Target
 import sdescore as ss
 
 STEPS = (100, 1000)
-SETS = {"ring": 48, "anisotropic": 10, "digits": 2}
+SETS = {"ring": 24, "anisotropic": 6, "digits": 2}
 SAMPLES = 20_000
 EXACT = 40
 METHODS: dict[str, tuple[ss.Predictor, bool | str]] = {

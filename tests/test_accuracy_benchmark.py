@@ -313,18 +313,19 @@ def test_fitted_recipes_pass_data_and_evaluations_on(
     monkeypatch.setattr(accuracy.ss, "optimal_grid", grid)
     monkeypatch.setattr(accuracy.ss, "recommended_sampler", grid)
     accuracy.OURS["recommended"](SDE, 7, data)
-    for points in (2, 3):
+    for name in ("Adams 2 corrected with 3", "Adams 3"):
         with pytest.raises(ss.ScheduleError):  # the stand-in has no number of times
-            accuracy.OURS[f"Adams {points}, optimal grid"](SDE, 7, data)
+            accuracy.OURS[f"{name}, optimal grid"](SDE, 7, data)
     options = {"data": data, "seed": 0}
-    adams = [ss.ExponentialAdams(points=p) for p in (2, 3)]
+    adams = [ss.ExponentialAdams(points=p, corrector_points=q) for p, q in ((2, 3), (3, 0))]
     assert seen == [(SDE, 7, options), *((SDE, a, 7, options) for a in adams)]
 
 
 def test_who_runs_where(accuracy: ModuleType) -> None:
     at = {name: [n for n in accuracy.STEPS if accuracy.runs(name, n)] for name in accuracy.OURS}
     assert at["recommended"] == [5, 8, 10, 15, 20]
-    assert at["Adams 2, optimal grid"] == at["Adams 3, optimal grid"] == [5, 10]
+    optimal = [name for name in at if name.endswith("optimal grid")]
+    assert len(optimal) == 2 and all(at[name] == [5, 10] for name in optimal)
     assert at["DDIM, log-SNR"] == [5, 8, 10, 15, 20, 50, 100]
     assert at["ancestral, log-SNR"] == list(accuracy.STEPS)
     known = {*accuracy.OURS, *(p.method for p in accuracy.PEERS)}
@@ -434,35 +435,48 @@ def test_the_picture_shows_the_figures(
 # What is published
 
 
+RESULTS = ROOT / "benchmarks" / "results"
+SAVED = ("accuracy-cpu", "accuracy-held-out-cpu")
+
+
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    return json.loads((ROOT / "benchmarks" / "results" / "accuracy-cpu.json").read_text())
+    return json.loads((RESULTS / f"{SAVED[0]}.json").read_text())
 
 
-def test_the_saved_tables_are_those_of_the_saved_figures(
-    accuracy: ModuleType, report: dict[str, Any]
-) -> None:
-    saved = (ROOT / "benchmarks" / "results" / "accuracy-cpu.md").read_text()
-    assert saved == accuracy.markdown(report)
+@pytest.fixture(scope="module")
+def held_out() -> dict[str, Any]:
+    return json.loads((RESULTS / f"{SAVED[1]}.json").read_text())
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_the_saved_tables_are_those_of_the_saved_figures(accuracy: ModuleType, name: str) -> None:
+    report = json.loads((RESULTS / f"{name}.json").read_text())
+    assert (RESULTS / f"{name}.md").read_text() == accuracy.markdown(report)
     assert report["samples"] == 20_000 and report["sde"] == repr(accuracy.SDE)
     assert report["inside_bar"] == accuracy.inside(report["targets"], report["steps"])
 
 
-def test_every_saved_cell_is_there_with_its_evaluations(
-    accuracy: ModuleType, report: dict[str, Any]
-) -> None:
-    assert list(report["targets"]) == list(accuracy.TARGETS)
-    assert report["steps"] == list(accuracy.STEPS)
+@pytest.mark.parametrize("name", SAVED)
+def test_every_saved_cell_is_there_with_its_evaluations(accuracy: ModuleType, name: str) -> None:
+    report = json.loads((RESULTS / f"{name}.json").read_text())
+    targets, steps = {
+        SAVED[0]: (accuracy.TARGETS, accuracy.STEPS),
+        SAVED[1]: (accuracy.HELD_OUT, accuracy.FEW),
+    }[name]
+    assert list(report["targets"]) == list(targets)
+    assert report["steps"] == list(steps)
     known = [("sdescore", name) for name in accuracy.OURS]
     known += [(p.package, p.method) for p in accuracy.PEERS]
     stages = {"stochastic Heun, log-SNR": 2, "SEEDS-3, log-SNR": 3}
+    stages["Runge–Kutta 2 at 2/5, η = 1, flow ending, log-SNR"] = 2
     for part in report["targets"].values():
         assert [(row["library"], row["method"]) for row in part["rows"]] == known
         for row in part["rows"]:
             method = row["method"]
             heun = row["library"] != "sdescore" and method.lower().startswith("heun")
             p = stages.get(method, 2 if heun else 1)
-            wanted = [n for n in report["steps"] if accuracy.runs(method, n)]
+            wanted = [n for n in steps if accuracy.runs(method, n)]
             assert [int(n) for n in row["cells"]] == wanted
             for n, found in row["cells"].items():
                 assert found["evaluations"] == int(n) - (int(n) - 1) % p
@@ -473,20 +487,47 @@ def test_every_saved_cell_is_there_with_its_evaluations(
 def test_what_is_claimed_of_the_recommended_sampler(
     script: Callable[[str], ModuleType], report: dict[str, Any]
 ) -> None:
-    """Inside the bar at 10, 15 and 20 evaluations, at 10 and 15 no peer; outside at 5 and 8."""
+    """Inside the bar at 8 to 20 evaluations, below 20 alone; at 5 not everywhere."""
     inside, me = report["inside_bar"], "sdescore: recommended"
-    assert inside["5"] == inside["8"] == [] and inside["10"] == inside["15"] == [me]
+    assert inside["5"] == []
+    assert inside["8"] == inside["10"] == inside["15"] == [me]
     assert me in inside["20"]
 
     module, parts = script("accuracy_report"), report["targets"]
     ours = module.cells_of(report, ("sdescore", "recommended"))
     lead = {k: module.best_of_peers(parts[k], 5)["w2"] - ours[k]["5"]["w2"] for k in parts}
-    # At 5: far below every peer's W2 on digits, level with the best on the ring (by what exact
-    # sets scatter), above azula's vAB on the anisotropic target.
+    # At 5: far below every peer's W2 on two targets, level with the best on the ring (by what
+    # exact sets scatter); and inside the bar of likelihood on all.
     scatter = {k: part["exact_std_in_floors"] for k, part in parts.items()}
     assert lead["digits"] > 10 * scatter["digits"]
+    assert lead["anisotropic"] > 3 * scatter["anisotropic"]
     assert abs(lead["ring"]) < scatter["ring"]
-    assert lead["anisotropic"] < 0
+    assert all(abs(cells["5"]["nll"]) < 0.05 for cells in ours.values())
+
+
+def test_what_is_claimed_of_targets_held_out(
+    script: Callable[[str], ModuleType], held_out: dict[str, Any]
+) -> None:
+    """Inside the bar from 8 evaluations on, where no peer is before 15."""
+    inside, me = held_out["inside_bar"], "sdescore: recommended"
+    assert all(me in inside[n] for n in ("8", "10", "15", "20"))
+    for n in ("5", "8", "10"):
+        assert all(method.startswith("sdescore") for method in inside[n])
+    module, parts = script("accuracy_report"), held_out["targets"]
+    ours = module.cells_of(held_out, ("sdescore", "recommended"))
+    for name, part in parts.items():
+        assert ours[name]["5"]["w2"] < module.best_of_peers(part, 5)["w2"]
+
+
+def test_likelihood_of_many_stochastic_steps() -> None:
+    """Within 0.001 nats at 100 and 1000 evaluations, by the closed form and, as far as three
+    standard errors tell, by samples; Tweedie's mean is not."""
+    rows = json.loads((RESULTS / "likelihood-cpu.json").read_text())["rows"]
+    flow = [row for row in rows if row["method"].endswith("flow ending")]
+    assert len(flow) == 6 and all(abs(row["exact"]) < 4e-4 for row in flow)
+    assert all(abs(row["gap"]) < 0.001 + 3 * row["error"] and row["error"] < 1e-3 for row in flow)
+    mean = [row["exact"] for row in rows if row["method"].endswith("mean")]
+    assert len(mean) == 6 and max(mean) < -0.001
 
 
 def test_the_picture_and_its_fits_are_saved(report: dict[str, Any]) -> None:

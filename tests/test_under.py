@@ -276,6 +276,12 @@ def test_a_range_that_is_not_covered_is_refused_before_the_first_call() -> None:
             sampler = ss.PredictorCorrector(VE, ss.DDIM(), grid=grid)
             with pytest.raises(ss.TimeError, match=r"\[-3\.218\S*, 4\.605\S*\]"):
                 sampler.sample(score, shape=(2, 1))
+        flow = ss.ProbabilityFlow(VE)
+        for solve in (flow.log_likelihood, flow.encode):
+            with pytest.raises(ss.TimeError, match=r"\[-3\.218\S*, 4\.605\S*\]"):
+                solve(score, torch.zeros(2, 1))
+        with pytest.raises(ss.TimeError, match=r"\[-3\.218\S*, 4\.605\S*\]"):
+            flow.sample(score, shape=(2, 1))
         sampler = ss.PredictorCorrector(VE, ss.DDIM(), grid=[0.7, 0.5])
         with pytest.raises(AssertionError, match="called"):
             sampler.sample(score, shape=(2, 1))

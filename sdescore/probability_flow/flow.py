@@ -24,6 +24,7 @@ from sdescore.probability_flow.ode import FlowODE, Solver
 from sdescore.probability_flow.request import bind, given_request
 from sdescore.sampler.binding import Model
 from sdescore.sampler.request import Request, evaluating, make_request
+from sdescore.score.under import require_times
 from sdescore.sde.base import as_time, finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.tweedie import tweedie_mean
@@ -252,6 +253,7 @@ class ProbabilityFlow:
         self, request: Request, path: tuple[float, float], trace: Trace | None = None
     ) -> tuple[Tensor, Tensor, int]:
         """The states at the path's end, the integrals ``(B, K)``, and the model calls."""
+        require_times(request.model, torch.tensor(self.interval, dtype=torch.float64))
         states: list[Tensor] = []
         integrals: list[Tensor] = []
         evaluations = 0
