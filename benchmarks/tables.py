@@ -91,6 +91,7 @@ def accuracy_table(report: dict[str, Any], steps: tuple[int, ...] = (5, 10, 20))
 
 if __name__ == "__main__":
     print(accuracy_table(load("accuracy-cpu")), end="\n\n")
+    print(accuracy_table(load("accuracy-held-out-cpu"), (5, 8, 10)), end="\n\n")
     print(story_table(load("story-cpu")), end="\n\n")
     print(demo_table(load("demo-cpu")), end="\n\n")
     print(overhead_table(load("overhead-cpu")), end="\n\n")
