@@ -225,6 +225,20 @@ def test_weights_travel_with_their_grid(optimal: dict[bool, ss.OptimalGrid]) -> 
     assert again == grid and eval(repr(grid), vars(ss)) == grid
 
 
+def test_a_networks_own_error_holds_the_weights_back(
+    blobs: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dearer it is, the less independent errors of the outputs grow: Σ w² falls."""
+    monkeypatch.setattr("sdescore.analysis.optimal.ROUNDS", 60)
+    monkeypatch.setattr("sdescore.analysis.optimal.TRIAL", 5)
+    growth = []
+    for price in (0.0, 0.1):
+        monkeypatch.setattr("sdescore.analysis.optimal.NOISE", price)
+        grid = ss.optimal_grid(ss.VPSDE(), ADAMS, 5, data=blobs, weights=True, trajectories=16)
+        growth.append(torch.tensor(grid.weights).square().sum(1).mean().item())
+    assert 1 <= growth[1] < 0.8 * growth[0]
+
+
 @pytest.mark.parametrize(
     ("predictor", "options", "match"),
     [
