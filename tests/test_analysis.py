@@ -286,6 +286,7 @@ def test_many_dimensions_keep_their_spectrum() -> None:
     assert surrogate.rank == 64 and surrogate.rest.shape == (36,)
     wanted = torch.linalg.eigvalsh(torch.cov(data.T)).flip(0)
     torch.testing.assert_close(surrogate.spectrum, wanted.clamp(min=0))
+    torch.testing.assert_close(surrogate.rest, wanted.clamp(min=0)[64:])
 
 
 def test_the_flow_is_the_probability_flow() -> None:
@@ -322,6 +323,52 @@ def test_the_trajectories_are_the_samplers(predictor: ss.Predictor) -> None:
     ours = run(tableau, ending, sde, sampler.times, surrogate.denoise, x)[-1]
     theirs = sampler.sample(score, init=x, dtype=F64)
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+
+def test_the_errors_of_one_mode_are_the_documented_ones() -> None:
+    """DDIM on a VE SDE by hand, against the flow of a Gaussian mode in closed form."""
+    sde, variance = ss.VESDE(sigma_min=0.05, sigma_max=3.0), 0.2
+    times = torch.tensor([1.0, 0.7, 0.4, 0.1], dtype=F64)
+    sigma = sde.marginal(times)[1].tolist()
+    x, off = sigma[0], []
+    for before, after in itertools.pairwise(sigma):
+        shrunk = variance / (variance + before**2) * x
+        x = after / before * x + (1 - after / before) * shrunk
+        flow = sigma[0] * math.sqrt((variance + after**2) / (variance + sigma[0] ** 2))
+        off.append((x - flow) ** 2 / after**2)
+    x = variance / (variance + sigma[-1] ** 2) * x
+    end = (x - sigma[0] * math.sqrt(variance / (variance + sigma[0] ** 2))) ** 2
+
+    ddim, last = ss.DDIM(), 0.5 * sde.log_snr(0.0).item()
+    flow = Flow.solve(gaussian_surrogate(torch.tensor([variance])), -math.log(3.0), last, 1, seed=0)
+    found = trajectory_error(ddim.tableau(sde, times), ddim.ending(sde, times), sde, times, flow)
+    plain, weighted = 10 * end / variance, end / (variance + 0.05**2)
+    assert found.plain.item() == pytest.approx(plain / (1 + plain / 2), rel=1e-6)
+    assert found.weighted.item() == pytest.approx(weighted / (1 + weighted / 2), rel=1e-6)
+    assert found.path.item() == pytest.approx(sum(off) / 3, rel=1e-6)
+
+
+def test_a_flow_ends_at_the_data_and_weighs_by_their_precision() -> None:
+    """One Gaussian, a mode of which is twice as wide as the noise left at t_min."""
+    variances = torch.tensor([1.0, 0.02**2], dtype=F64)
+    turn = torch.linalg.qr(
+        torch.randn(2, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    ).Q
+    one = Surrogate(
+        torch.ones(1, dtype=F64),
+        torch.zeros(1, 2, dtype=F64),
+        variances[None],
+        turn[None],
+        variances[:0],
+        variances,
+    )
+    flow = Flow.solve(one, -2.0, -math.log(0.01), 6, seed=1)
+    start = math.exp(2.0)
+    exact = (flow.z[0] @ turn) * (variances / (variances + start**2)).sqrt()
+    torch.testing.assert_close(flow.x @ turn, exact, rtol=3e-3, atol=1e-6)
+    covariance = turn @ torch.diag(variances + 0.01**2) @ turn.T
+    wanted = torch.linalg.inv(covariance).expand(6, 2, 2)
+    torch.testing.assert_close(flow.precision, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_gaussian_modes_are_counted_as_the_mixture_would_count_them() -> None:
