@@ -5,14 +5,14 @@ model is called at :math:`\lambda_t + c_j h`. Each state, those at the next node
 step's end, is the exact solution with the integrand replaced by a polynomial in λ through some of
 the outputs so far. The end is computed twice, and the difference is the estimate of the error.
 
-=========  ===========  ==================  =========  ==========================================
-pair       nodes        polynomials         estimate   method
-=========  ===========  ==================  =========  ==========================================
-``NOISY``  0, 2/5       0; 0 and 1          h^{3/2}    exponential Euler (ancestral at η = 1) in
-                                                       a method of weak order 2
-``SMOOTH`` 0, 1/3, 2/3  0; 0 and 1;         h³         DPM-Solver-23 (Lu et al. 2022a,
-                        0 and 2                        arXiv:2206.00927), on x₀
-=========  ===========  ==================  =========  ==========================================
+==========  ===========  ===================  ========  ========================================
+pair        nodes        polynomials          estimate  method
+==========  ===========  ===================  ========  ========================================
+``NOISY``   0, 2/5       0; 0 and 1           h^{3/2}   exponential Euler (ancestral at η = 1)
+                                                        in a method of weak order 2
+``SMOOTH``  0, 1/3, 2/3  0; 0 and 1; 0 and 2  h³        DPM-Solver-23 (Lu et al. 2022a,
+                                                        arXiv:2206.00927), on x₀
+==========  ===========  ===================  ========  ========================================
 
 Any second node gives weak order 2, and what is left of the law's error, :math:`O(h^3)` a step,
 depends on the node: at 2/5 and η = 1 it nearly vanishes on Gaussian data (12 to 30 steps: less

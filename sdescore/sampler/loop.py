@@ -83,7 +83,8 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
     """All rows' numbers on what the model gives.
 
     A row that needs one output takes it raw. Others keep theirs as ``o + (u/w) x``
-    (:meth:`BoundModel.kept`), and their weights take the factor w that is missing.
+    (:meth:`sdescore.sampler.binding.BoundModel.kept`), and their weights take the factor w that is
+    missing.
     """
     steps: list[Folded | Weighed] = []
     past: list[float] = []
