@@ -262,8 +262,8 @@ def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     with_data = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs)
     assert with_data.evaluations == 3
     assert with_data.predictor == ss.Multistep(with_data.grid.weights)
-    plain = ss.recommended_sampler(ss.VPSDE(), 3, spectrum=torch.tensor([1.0, 0.1]))
-    assert plain.predictor == ADAMS
+    for options in ({"spectrum": torch.tensor([1.0, 0.1])}, {"data": blobs, "weights": False}):
+        assert ss.recommended_sampler(ss.VPSDE(), 3, **options).predictor == ADAMS
 
 
 # -- what the loop keeps ---------------------------------------------------------------------

@@ -22,6 +22,7 @@ def recommended_sampler(
     *,
     data: Tensor | None = None,
     spectrum: Tensor | None = None,
+    weights: bool = True,
     likelihood: float = 0.5,
     seed: int = 0,
 ) -> PredictorCorrector:
@@ -40,6 +41,9 @@ def recommended_sampler(
         Of the score for a sample, >= 2.
     data, spectrum, likelihood, seed
         As in :func:`sdescore.optimal_grid`.
+    weights : bool
+        Whether the weights are free where there are data. They gain most below ten evaluations. A
+        network's own error can undo the gain, so compare: False searches the grid alone.
 
     Raises
     ------
@@ -65,7 +69,7 @@ def recommended_sampler(
         evaluations,
         data=data,
         spectrum=spectrum,
-        weights=data is not None,
+        weights=weights and data is not None,
         likelihood=likelihood,
         seed=seed,
     )
