@@ -24,6 +24,7 @@ beyond, the equal steps in log-SNR of the same predictor are there to read.
     python benchmarks/accuracy.py --plot                # the picture alone, of the saved results
     python benchmarks/accuracy.py --held-out --save     # few steps, three targets unseen before
     python benchmarks/accuracy.py --only Adams --targets ring    # a part, to look at
+    python benchmarks/accuracy.py --only recommended --merge     # make a method's saved cells again
 
 500 and 1000 evaluations are for the stochastic methods in LONG only.
 Peers that are not installed are left out by name (see peers.py for how to install them).
@@ -284,6 +285,22 @@ def run(
     return report
 
 
+def merged(saved: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
+    """The saved report with the cells of another, whose command it lists.
+
+    Samples are a function of seeds, so a cell made again stands beside the others as if it had
+    been made with them; seconds do not.
+    """
+    for name, target in part["targets"].items():
+        rows = {(row["library"], row["method"]): row for row in saved["targets"][name]["rows"]}
+        for row in target["rows"]:
+            rows[row["library"], row["method"]]["cells"] |= row["cells"]
+    again = {key: part[key] for key in ("command", "steps")} | {
+        "methods": sorted({row["method"] for t in part["targets"].values() for row in t["rows"]})
+    }
+    return saved | {"made_again": [*saved.get("made_again", []), again]}
+
+
 def main() -> None:
     """Run, print, and save where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -294,6 +311,9 @@ def main() -> None:
     parser.add_argument("--held-out", action="store_true", help="the other three targets")
     parser.add_argument("--only", default="", help="methods whose name holds this")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/")
+    parser.add_argument(
+        "--merge", action="store_true", help="put the cells run into the saved results"
+    )
     parser.add_argument("--plot", action="store_true", help="draw the saved results, run nothing")
     arguments = parser.parse_args()
     results, picture = HERE / "results", HERE.parent / "docs" / "_static" / "accuracy"
@@ -306,6 +326,8 @@ def main() -> None:
     if not set(names) <= set(targets):
         parser.error(f"expected targets among {', '.join(targets)}, got {arguments.targets}")
     part = arguments.quick or arguments.only or arguments.samples or len(names) < len(targets)
+    if arguments.merge and arguments.samples:
+        parser.error("--merge is for the usual number of samples")
     if arguments.save and part:
         parser.error("--save is for all methods, targets and samples; --steps may go with it")
     steps = (5, 10, 20) if arguments.quick else FEW if arguments.held_out else STEPS
@@ -318,8 +340,9 @@ def main() -> None:
     parts = run(names, steps, n, methods(arguments.only))
     flag = " --held-out" if arguments.held_out else ""
     flag += f" --steps {arguments.steps}" if arguments.steps else ""
+    flag += f" --only {arguments.only}" if arguments.only else ""
     report = {
-        "command": f"python benchmarks/accuracy.py{flag} --save",
+        "command": f"python benchmarks/accuracy.py{flag} --{'merge' if arguments.merge else 'save'}",
         **conditions(),
         "sde": repr(SDE),
         "peers": libraries(),
@@ -329,11 +352,15 @@ def main() -> None:
         "inside_bar": inside(parts, steps),
         "targets": parts,
     }
+    if arguments.merge:
+        name = "accuracy-held-out-cpu" if arguments.held_out else "accuracy-cpu"
+        report = merged(json.loads((results / f"{name}.json").read_text()), report)
+        report["inside_bar"] = inside(report["targets"], report["steps"])
     print("\n" + markdown(report))
     for library, found in report["peers"].items():
         if found is None:
             print(f"{library} is not installed: left out")
-    if arguments.save:
+    if arguments.save or arguments.merge:
         name = "accuracy-held-out-cpu" if arguments.held_out else "accuracy-cpu"
         (results / f"{name}.json").write_text(
             json.dumps(report, indent=1, ensure_ascii=False) + "\n"

@@ -262,6 +262,10 @@ def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     with_data = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs)
     assert with_data.evaluations == 3
     assert with_data.predictor == ss.Multistep(with_data.grid.weights)
+    monkeypatch.setattr("sdescore.analysis.recommended.FEW", 3)
+    assert ss.recommended_sampler(ss.VPSDE(), 3, data=blobs).predictor == ADAMS
+    free = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, weights=True)
+    assert isinstance(free.predictor, ss.Multistep)
     for options in ({"spectrum": torch.tensor([1.0, 0.1])}, {"data": blobs, "weights": False}):
         assert ss.recommended_sampler(ss.VPSDE(), 3, **options).predictor == ADAMS
 

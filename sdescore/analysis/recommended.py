@@ -15,6 +15,8 @@ from sdescore.shapes import is_count
 
 __all__ = ["recommended_sampler"]
 
+FEW = 10
+
 
 def recommended_sampler(
     sde: LinearSDE,
@@ -22,16 +24,16 @@ def recommended_sampler(
     *,
     data: Tensor | None = None,
     spectrum: Tensor | None = None,
-    weights: bool = True,
+    weights: bool | None = None,
     likelihood: float = 0.5,
     seed: int = 0,
 ) -> PredictorCorrector:
     """A deterministic sampler that makes the most of ``evaluations`` on data like yours.
 
-    With ``data``, a multistep method of three denoised states whose weights and times err least
-    together on a surrogate of the data (:func:`sdescore.optimal_grid`). With a spectrum alone, the
-    corrected exponential Adams method of two points in x₀ on its best times. No network is run to
-    choose them. The repr names all, and what error to expect.
+    The corrected exponential Adams method of two points in x₀, on the times where it errs least on
+    a surrogate of the data (:func:`sdescore.optimal_grid`). With ``data`` and fewer than ten
+    evaluations, a multistep method of three denoised states whose weights and times err least
+    together. No network is run to choose them. The repr names all, and what error to expect.
 
     Parameters
     ----------
@@ -41,9 +43,10 @@ def recommended_sampler(
         Of the score for a sample, >= 2.
     data, spectrum, likelihood, seed
         As in :func:`sdescore.optimal_grid`.
-    weights : bool
-        Whether the weights are free where there are data. They gain most below ten evaluations. A
-        network's own error can undo the gain, so compare: False searches the grid alone.
+    weights : bool, optional
+        Whether the weights are free where there are data; by default where there are fewer than
+        ten evaluations. More evaluations leave little to gain on an exact score, and on a trained
+        network free weights were then worse than the grid alone.
 
     Raises
     ------
@@ -63,13 +66,14 @@ def recommended_sampler(
     usable = is_count(evaluations) and evaluations >= 2
     require(usable, "an integer evaluations >= 2", f"evaluations={evaluations!r}")
     predictor: Predictor = ExponentialAdams(points=2, corrector_points=3)
+    free = evaluations < FEW if weights is None else weights
     grid = optimal_grid(
         sde,
         predictor,
         evaluations,
         data=data,
         spectrum=spectrum,
-        weights=weights and data is not None,
+        weights=free and data is not None,
         likelihood=likelihood,
         seed=seed,
     )
