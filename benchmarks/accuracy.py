@@ -341,8 +341,9 @@ def main() -> None:
     flag = " --held-out" if arguments.held_out else ""
     flag += f" --steps {arguments.steps}" if arguments.steps else ""
     flag += f" --only {arguments.only}" if arguments.only else ""
+    flag += " --merge" if arguments.merge else " --save"
     report = {
-        "command": f"python benchmarks/accuracy.py{flag} --{'merge' if arguments.merge else 'save'}",
+        "command": f"python benchmarks/accuracy.py{flag}",
         **conditions(),
         "sde": repr(SDE),
         "peers": libraries(),

@@ -519,6 +519,19 @@ def test_what_is_claimed_of_targets_held_out(
         assert ours[name]["5"]["w2"] < module.best_of_peers(part, 5)["w2"]
 
 
+def test_merging_replaces_cells_and_says_so(accuracy: ModuleType) -> None:
+    def of(command: str, **cells: float) -> dict[str, Any]:
+        row = {"library": "a", "method": "m", "cells": {n[1:]: w for n, w in cells.items()}}
+        return {"command": command, "steps": [5], "targets": {"ring": {"rows": [row]}}}
+
+    whole = accuracy.merged(of("whole", n5=1.0, n8=2.0), of("part", n5=3.0))
+    assert whole["targets"]["ring"]["rows"][0]["cells"] == {"5": 3.0, "8": 2.0}
+    assert whole["command"] == "whole"
+    assert whole["made_again"] == [{"command": "part", "steps": [5], "methods": ["m"]}]
+    twice = accuracy.merged(whole, of("more", n8=4.0))
+    assert [again["command"] for again in twice["made_again"]] == ["part", "more"]
+
+
 def test_likelihood_of_many_stochastic_steps() -> None:
     """Within 0.001 nats at 100 and 1000 evaluations, by the closed form and, as far as three
     standard errors tell, by samples; Tweedie's mean is not."""
