@@ -487,10 +487,11 @@ def test_every_saved_cell_is_there_with_its_evaluations(accuracy: ModuleType, na
 def test_what_is_claimed_of_the_recommended_sampler(
     script: Callable[[str], ModuleType], report: dict[str, Any]
 ) -> None:
-    """Inside the bar at 8 to 20 evaluations, below 20 alone; at 5 not everywhere."""
+    """Inside the bar at 8 to 20 evaluations, below 20 no peer; at 5 not everywhere."""
     inside, me = report["inside_bar"], "sdescore: recommended"
     assert inside["5"] == []
-    assert inside["8"] == inside["10"] == inside["15"] == [me]
+    for n in ("8", "10", "15"):
+        assert me in inside[n] and all(method.startswith("sdescore") for method in inside[n])
     assert me in inside["20"]
 
     module, parts = script("accuracy_report"), report["targets"]
