@@ -642,8 +642,9 @@ def test_what_limits_the_recommended_sampler(report: dict[str, Any]) -> None:
         assert ours["exact"]["median"] < other["exact"]["median"]
         assert ours["network"]["median"] > 2 * ours["exact"]["median"]
         if n < 10:
-            assert ours["network"]["median"] > other["network"]["median"]
             assert ours["network"]["rms"] > 1.5 * ours["network"]["median"]
+        if n == 10:
+            assert ours["network"]["median"] > 2 * other["network"]["median"]
 
 
 SECOND_ORDER = (
