@@ -29,6 +29,9 @@ Model = Callable[..., Tensor]
 """A :class:`sdescore.ScoreModel` or any callable ``score(x, t)`` (``score(x, t, label)``)."""
 
 
+IN_A_GRAPH = -1
+
+
 class BoundModel:
     """Evaluation ``k`` of a program at any state.
 
@@ -119,9 +122,9 @@ class BoundModel:
 
     def _own(self, o: Tensor, x: Tensor, version: int) -> Tensor:
         """The output in the state's dtype, and no view of ``x``, which is updated in place."""
-        if torch.compiler.is_compiling():  # a graph has neither versions nor addresses
+        if version == IN_A_GRAPH:  # which has neither versions nor addresses
             return o.to(self._dtype, copy=True)
-        if version_of(x) != version:
+        if not x.is_inference() and x._version != version:
             raise IncompatibleError(
                 "expected the score to leave its input as it is, got one that changed it in "
                 "place; work on x.clone()"
@@ -188,8 +191,10 @@ class _At:
 
 
 def version_of(x: Tensor) -> int:
-    """How often ``x`` was written to; inference tensors, and a graph's, do not count."""
-    return 0 if torch.compiler.is_compiling() or x.is_inference() else x._version
+    """How often ``x`` was written to; inference tensors do not count."""
+    if torch.compiler.is_compiling():
+        return IN_A_GRAPH
+    return 0 if x.is_inference() else x._version
 
 
 def model_device(model: Model) -> torch.device:
