@@ -48,3 +48,10 @@ def script() -> Iterator[Callable[[str], ModuleType]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).resolve().parent.parent / "benchmarks"))
         yield importlib.import_module
+
+
+@pytest.fixture(autouse=True)
+def _denormals() -> Iterator[None]:
+    """Benchmarks flush denormal numbers; hypothesis needs them in the tests that follow."""
+    yield
+    torch.set_flush_denormal(False)
