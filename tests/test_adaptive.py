@@ -647,6 +647,12 @@ def test_other_sdes(sde: object) -> None:
         AdaptiveSampler(sde)
 
 
+@pytest.mark.parametrize("denoise", ["flow", 1, None])
+def test_an_ending_it_does_not_have(denoise: object) -> None:
+    with pytest.raises(ss.IncompatibleError, match="expected denoise to be True or False"):
+        AdaptiveSampler(VP, denoise=denoise)
+
+
 def test_an_infinite_log_snr() -> None:
     sde = ss.LinearSDE.from_marginal(torch.ones_like, lambda t: t.clone(), t_min=0.0)
     with pytest.raises(ss.ScheduleError, match="finite log-SNR"):

@@ -540,6 +540,12 @@ def test_bad_requests_are_refused(error: type[Exception], given: dict[str, objec
         ss.ProbabilityFlow(ss.VPSDE()).log_likelihood(model, x, **given)
 
 
+@pytest.mark.parametrize("denoise", ["flow", 1, None])
+def test_an_ending_it_does_not_have(denoise: object) -> None:
+    with pytest.raises(ss.IncompatibleError, match="expected denoise to be True or False"):
+        ss.ProbabilityFlow(ss.VPSDE()).sample(untouched, (2, 2), denoise=denoise)
+
+
 def test_a_score_of_another_shape_is_refused() -> None:
     with pytest.raises(ss.IncompatibleError, match="shape"):
         ss.ProbabilityFlow(ss.VPSDE()).encode(lambda x, t: x[:1], torch.zeros(2, 2))

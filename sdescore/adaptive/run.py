@@ -88,7 +88,7 @@ def run(
     stream: NoiseStream,
     evaluate: Evaluate,
     samples: Tensor,
-    finish: Callable[[], object],
+    finish: Callable[[], object] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The states at ``t_min``, and ``(B,)`` numbers of steps taken and rejected.
 
@@ -115,8 +115,9 @@ def run(
             batch.keep(~done)
             if path is not None:
                 path.keep(~done)
-            for _ in range(int(done.sum())):
-                finish()
+            if finish is not None:
+                for _ in range(int(done.sum())):
+                    finish()
         require_progress(rules, batch, samples, trial)
     return end, taken, rejected
 

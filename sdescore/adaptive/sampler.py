@@ -20,7 +20,13 @@ from sdescore.adaptive.run import Rules, run
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.predictors.exponential import half_log_snr
 from sdescore.sampler.binding import Model
-from sdescore.sampler.request import Request, evaluating, make_request, progress_bar
+from sdescore.sampler.request import (
+    Request,
+    evaluating,
+    make_request,
+    progress_bar,
+    require_mean_or_none,
+)
 from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count
@@ -81,7 +87,7 @@ class AdaptiveSampler:
     Raises
     ------
     IncompatibleError
-        An SDE that is not linear.
+        An SDE that is not linear, or a ``denoise`` that is neither True nor False.
     ScheduleError
         A number out of its range, or an SDE whose log-SNR is infinite at T or ``t_min``.
 
@@ -111,6 +117,7 @@ class AdaptiveSampler:
                 f"expected a LinearSDE, got {self.sde!r:.200}; for another SDE use "
                 "PredictorCorrector with EulerMaruyama()"
             )
+        require_mean_or_none(self.denoise)
         usable = finite(self.eta) and 0 <= self.eta <= 1
         require(usable, "0 <= eta <= 1", named("eta", self.eta))
         for name, value in (("rtol", self.rtol), ("data_std", self.data_std)):
@@ -229,10 +236,10 @@ class AdaptiveSampler:
         some = torch.tensor([1.0, 0.6180339887, 0.0], dtype=torch.float64)
         require_any_time(model, self.sde.t_min + (self.sde.T - self.sde.t_min) * some)
         found: list[AdaptiveResult] = []
-        with evaluating(model), torch.no_grad(), progress_bar(progress, request.shape[0]) as bar:
+        with evaluating(model), torch.no_grad(), progress_bar(progress, request.shape[0]) as move_bar:
             for samples in request.chunks:
                 try:
-                    found.append(self._run(request, samples, bar.update))
+                    found.append(self._run(request, samples, move_bar))
                 except DivergenceError as error:
                     error.finished = torch.cat([r.x for r in found]) if found else None
                     raise
@@ -242,7 +249,7 @@ class AdaptiveSampler:
         return AdaptiveResult(*map(torch.cat, parts))
 
     def _run(
-        self, request: Request, samples: range, finish: Callable[[], object]
+        self, request: Request, samples: range, finish: Callable[[], object] | None
     ) -> AdaptiveResult:
         part, numbers = (
             slice(samples.start, samples.stop),

@@ -23,7 +23,7 @@ from sdescore.probability_flow.likelihood import LogLikelihood
 from sdescore.probability_flow.ode import FlowODE, Solver
 from sdescore.probability_flow.request import bind, given_request
 from sdescore.sampler.binding import Model
-from sdescore.sampler.request import Request, evaluating, make_request
+from sdescore.sampler.request import Request, evaluating, make_request, require_mean_or_none
 from sdescore.score.under import require_times
 from sdescore.sde.base import as_time, finite, require
 from sdescore.sde.linear import LinearSDE
@@ -162,6 +162,7 @@ class ProbabilityFlow:
             The flow is not finite, or the solver gave up; ``error.finished`` holds the chunks
             before.
         """
+        require_mean_or_none(denoise)
         request = make_request(
             self.sde, model, shape, seed, noise, None, label, dtype, device, max_batch
         )

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from sdescore.correctors.base import ScoreAt
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
@@ -29,7 +30,7 @@ Model = Callable[..., Tensor]
 """A :class:`sdescore.ScoreModel` or any callable ``score(x, t)`` (``score(x, t, label)``)."""
 
 
-IN_A_GRAPH = -1
+IN_A_GRAPH, UNCOUNTED = -1, -2
 
 
 class BoundModel:
@@ -124,7 +125,7 @@ class BoundModel:
         """The output in the state's dtype, and no view of ``x``, which is updated in place."""
         if version == IN_A_GRAPH:  # which has neither versions nor addresses
             return o.to(self._dtype, copy=True)
-        if not x.is_inference() and x._version != version:
+        if version != UNCOUNTED and x._version != version:
             raise IncompatibleError(
                 "expected the score to leave its input as it is, got one that changed it in "
                 "place; work on x.clone()"
@@ -192,9 +193,9 @@ class _At:
 
 def version_of(x: Tensor) -> int:
     """How often ``x`` was written to; inference tensors do not count."""
-    if torch.compiler.is_compiling():
+    if is_compiling():
         return IN_A_GRAPH
-    return 0 if x.is_inference() else x._version
+    return UNCOUNTED if x.is_inference() else x._version
 
 
 def model_device(model: Model) -> torch.device:

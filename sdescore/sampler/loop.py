@@ -2,6 +2,7 @@ r"""The one loop. It knows numbers, a model and noise; no SDE and no method."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import chain, repeat
 from typing import NamedTuple
@@ -26,7 +27,7 @@ def run(
     noise: NoiseStream,
     x: Tensor,
     first_sample: int,
-    after_row: Callable[[], object],
+    after_row: Callable[[], object] | None = None,
 ) -> Tensor:
     """The state after all rows; ``x`` may be updated in place.
 
@@ -37,22 +38,23 @@ def run(
     """
     steps = fold(rows, model)
     outputs: list[Tensor] = []
-    kept, kept_outputs, since = x.clone(), list(outputs), 0
-    for i, (step, row) in enumerate(zip(steps, rows, strict=True)):
-        x = advance(step, x, outputs, model, noise, reuse=True)
-        if i + 1 - since == CHECK_EVERY or i + 1 == len(rows):
-            # A look waits for the device, so there are few. A NaN stays in the state, and
-            # draws can be made again: what broke is found by going over the rows once more.
-            if not bool(x.sum().isfinite()):
-                for j in range(since, i + 1):
-                    kept = advance(steps[j], kept, kept_outputs, model, noise)
-                    require_finite(rows[j], kept, first_sample)
-                require_finite(row, x, first_sample)
-            kept.copy_(x)
-            rooms = chain(kept_outputs, repeat(None))
-            kept_outputs = [copied(o, room) for o, room in zip(outputs, rooms, strict=False)]
-            since = i + 1
-        after_row()
+    kept, kept_outputs = x.clone(), list(outputs)
+    for first in range(0, len(rows), CHECK_EVERY):
+        block = range(first, min(first + CHECK_EVERY, len(rows)))
+        for i in block:
+            x = advance(steps[i], x, outputs, model, noise, reuse=True)
+            if after_row is not None:
+                after_row()
+        # A look waits for the device, so there are few. A NaN stays in the state, and draws
+        # can be made again: what broke is found by going over the rows once more.
+        if not math.isfinite(x.sum().item()):
+            for i in block:
+                kept = advance(steps[i], kept, kept_outputs, model, noise)
+                require_finite(rows[i], kept, first_sample)
+            require_finite(rows[block[-1]], x, first_sample)
+        kept.copy_(x)
+        rooms = chain(kept_outputs, repeat(None))
+        kept_outputs = [copied(o, room) for o, room in zip(outputs, rooms, strict=False)]
     return x
 
 

@@ -219,11 +219,11 @@ class PredictorCorrector:
         request = self._request(model, shape, seed, noise, init, label, dtype, device, max_batch)
         finished: list[Tensor] = []
         total = len(self.program.rows) * len(request.chunks)
-        with evaluating(model), torch.no_grad(), progress_bar(progress, total) as bar:
+        with evaluating(model), torch.no_grad(), progress_bar(progress, total) as move_bar:
             for samples in request.chunks:
                 bound, stream, x = self._open(request, samples)
                 try:
-                    x = run(self.program.rows, bound, stream, x, samples.start, bar.update)
+                    x = run(self.program.rows, bound, stream, x, samples.start, move_bar)
                 except DivergenceError as error:
                     error.finished = torch.cat(finished) if finished else None
                     raise

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from sdescore.sampler.binding import Model, folds, model_device, state_dtype, us
 from sdescore.sde.base import SDE, require
 from sdescore.shapes import is_count
 
-__all__ = ["Request", "evaluating", "make_request", "progress_bar"]
+__all__ = ["Request", "evaluating", "make_request", "progress_bar", "require_mean_or_none"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,27 +160,28 @@ def evaluating(model: Model) -> Iterator[None]:
             module.training = mode
 
 
-class Bar(Protocol):
-    """The part of tqdm that is used."""
-
-    def update(self) -> object: ...
-
-
-class _NoBar:
-    def update(self) -> None:
-        pass
-
-
 @contextmanager
-def _no_bar() -> Iterator[_NoBar]:
-    yield _NoBar()
-
-
-def progress_bar(shown: bool, total: int) -> AbstractContextManager[Bar]:
-    """A tqdm bar of ``total`` steps, or nothing."""
+def progress_bar(shown: bool, total: int) -> Iterator[Callable[[], object] | None]:
+    """What moves a tqdm bar of ``total`` by one, or None."""
     if not shown:
-        return _no_bar()
+        yield None
+        return
     from tqdm import tqdm
 
-    bar: AbstractContextManager[Bar] = tqdm(total=total, desc="sampling")
-    return bar
+    with tqdm(total=total, desc="sampling") as bar:
+        yield bar.update
+
+
+def require_mean_or_none(denoise: object) -> None:
+    """Refuse a last denoise other than Tweedie's mean or none.
+
+    Raises
+    ------
+    IncompatibleError
+        Neither True nor False.
+    """
+    if not isinstance(denoise, bool):
+        raise IncompatibleError(
+            f"expected denoise to be True or False, got {denoise!r}; other endings are "
+            "PredictorCorrector's"
+        )
