@@ -66,7 +66,7 @@ def contenders(report: dict[str, Any]) -> list[Named]:
         if library not in best or outside(report, who) < outside(report, best[library]):
             best[library] = who
     peers = sorted(best.values(), key=lambda who: outside(report, who))
-    ours = ("recommended", "DDIM, log-SNR", "ancestral, log-SNR")
+    ours = ("recommended, exact score", "DDIM, log-SNR", "ancestral, log-SNR")
     first, *classics = [("sdescore", name) for name in ours]
     return [first, *peers, *classics]
 
@@ -99,7 +99,7 @@ def table(part: dict[str, Any], steps: Sequence[int]) -> str:
 
 def fit_table(report: dict[str, Any]) -> str:
     """Seconds of one core that the recommended grids took."""
-    cells = cells_of(report, ("sdescore", "recommended"))
+    cells = cells_of(report, ("sdescore", "recommended, exact score"))
     steps = list(next(iter(cells.values()), {}))
     lines = ["| target | " + " | ".join(f"N = {n}" for n in steps) + " |"]
     lines.append("|---|" + "---|" * len(steps))
@@ -137,6 +137,8 @@ def markdown(report: dict[str, Any]) -> str:
     steps = report["steps"]
     text = [f"`{report['command']}`: {machine_sentence(report)}; {report['samples']} samples."]
     text += [table(part, steps) for part in report["targets"].values()]
+    for again in report.get("made_again", []):
+        text.insert(1, f"Cells of {', '.join(again['methods'])} made again: `{again['command']}`.")
     lines = [f"- N = {n}: {'; '.join(who) or 'none'}" for n, who in report["inside_bar"].items()]
     text.append("Inside the bar on every target:\n\n" + "\n".join(lines))
     text.append("Seconds that a fitted grid takes, once:\n\n" + fit_table(report))

@@ -110,6 +110,25 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
 }
 
 
+def first_error(model: ss.ScoreModel, data: Tensor, count: int = 400) -> float:
+    """Root mean square error of the network's ε at T, over ``count`` of the data.
+
+    Its measure is the Gaussian of the data's mean and covariance: of their shape nothing else is
+    left there.
+    """
+    sde, flat = model.sde, data.flatten(1).double()
+    alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(sde.T).double()))
+    mean, covariance = flat.mean(0), torch.cov(flat.T)
+    noise = torch.randn(data[:count].shape, generator=torch.Generator().manual_seed(SEED))
+    x = alpha * data[:count] + sigma * noise
+    noisy = covariance + (sigma / alpha) ** 2 * torch.eye(len(covariance)).double()
+    shrunk = torch.linalg.solve(noisy, covariance)  # C and C + ϱ² I commute
+    x0 = mean + (x.flatten(1).double() / alpha - mean) @ shrunk
+    given = torch.cat([model.denoise(part, sde.T) for part in x.split(100)])
+    off = (given.flatten(1).double() - x0).square().mean().sqrt()
+    return off.item() * alpha / sigma
+
+
 class Judge:
     """Sets samples against held-out data, a part of ``size`` at a time."""
 

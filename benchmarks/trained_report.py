@@ -48,8 +48,13 @@ def merged(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
                 raise SystemExit(f"expected the saved floors of {name}, got {part['floors']}")
         rows = {(row["library"], row["method"]): row for row in old["rows"]}
         rows |= {(row["library"], row["method"]): row for row in part["rows"]}
-        report[name] = {**part, "floors": old["floors"], "rows": list(rows.values())}
+        report[name] = {**part, "floors": old["floors"], "rows": sorted(rows.values(), key=place)}
     return report
+
+
+def place(row: dict[str, Any]) -> tuple[bool, bool]:
+    """Ours before others', the recommended ones first."""
+    return row["library"] != "sdescore", not row["method"].startswith("recommended")
 
 
 def number(value: float | None, best: bool = False) -> str:
@@ -178,6 +183,7 @@ def markdown(report: dict[str, Any]) -> str:
     text = ["FD \\| sliced W2, in floors, to held-out digits; bold: the least of a column."]
     for part in report.values():
         title = f"**{part['title']}** ({part['sde']}): {floor_sentence(part)}."
+        title += f" Root mean square error of ε at T: {part['first_error']:.3f}."
         if part["reference"]:
             title += f" {reference_sentence(part)}."
         text += [title, table(part)]

@@ -184,7 +184,9 @@ def blobs() -> Tensor:
 @pytest.fixture(scope="module")
 def optimal(blobs: Tensor) -> dict[bool, ss.OptimalGrid]:
     return {
-        w: ss.optimal_grid(ss.VPSDE(), ADAMS, 5, data=blobs, weights=w, trajectories=64)
+        w: ss.optimal_grid(
+            ss.VPSDE(), ADAMS, 5, data=blobs, weights=w, score_error=0, trajectories=64
+        )
         for w in (False, True)
     }
 
@@ -228,13 +230,14 @@ def test_weights_travel_with_their_grid(optimal: dict[bool, ss.OptimalGrid]) -> 
 def test_a_networks_own_error_holds_the_weights_back(
     blobs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The dearer it is, the less independent errors of the outputs grow: Σ w² falls."""
+    """The larger it is, the less independent errors of the outputs grow: Σ w² falls."""
     monkeypatch.setattr("sdescore.analysis.optimal.ROUNDS", 60)
     monkeypatch.setattr("sdescore.analysis.optimal.TRIAL", 5)
     growth = []
-    for price in (0.0, 0.1):
-        monkeypatch.setattr("sdescore.analysis.optimal.NOISE", price)
-        grid = ss.optimal_grid(ss.VPSDE(), ADAMS, 5, data=blobs, weights=True, trajectories=16)
+    for error in (0.0, 0.2):
+        grid = ss.optimal_grid(
+            ss.VPSDE(), ADAMS, 5, data=blobs, weights=True, score_error=error, trajectories=16
+        )
         growth.append(torch.tensor(grid.weights).square().sum(1).mean().item())
     assert 1 <= growth[1] < 0.8 * growth[0]
 
@@ -257,17 +260,22 @@ def test_weights_that_cannot_be_found(
 
 
 def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free weights for an exact score only."""
     monkeypatch.setattr("sdescore.analysis.optimal.ROUNDS", 5)
     monkeypatch.setattr("sdescore.analysis.optimal.TRIAL", 2)
-    with_data = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs)
-    assert with_data.evaluations == 3
-    assert with_data.predictor == ss.Multistep(with_data.grid.weights)
-    monkeypatch.setattr("sdescore.analysis.recommended.FEW", 3)
-    assert ss.recommended_sampler(ss.VPSDE(), 3, data=blobs).predictor == ADAMS
+    exact = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, score_error=0)
+    assert exact.evaluations == 3 and exact.grid.score_error == 0
+    assert exact.predictor == ss.Multistep(exact.grid.weights)
+    learned = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs)
+    assert learned.predictor == ADAMS and learned.grid.score_error == 0.05
     free = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, weights=True)
     assert isinstance(free.predictor, ss.Multistep)
-    for options in ({"spectrum": torch.tensor([1.0, 0.1])}, {"data": blobs, "weights": False}):
-        assert ss.recommended_sampler(ss.VPSDE(), 3, **options).predictor == ADAMS
+    for options in (
+        {"spectrum": torch.tensor([1.0, 0.1])},
+        {"data": blobs, "weights": False},
+    ):
+        sampler = ss.recommended_sampler(ss.VPSDE(), 3, score_error=0, **options)
+        assert sampler.predictor == ADAMS
 
 
 # -- what the loop keeps ---------------------------------------------------------------------

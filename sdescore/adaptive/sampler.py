@@ -236,7 +236,11 @@ class AdaptiveSampler:
         some = torch.tensor([1.0, 0.6180339887, 0.0], dtype=torch.float64)
         require_any_time(model, self.sde.t_min + (self.sde.T - self.sde.t_min) * some)
         found: list[AdaptiveResult] = []
-        with evaluating(model), torch.no_grad(), progress_bar(progress, request.shape[0]) as move_bar:
+        with (
+            evaluating(model),
+            torch.no_grad(),
+            progress_bar(progress, request.shape[0]) as move_bar,
+        ):
             for samples in request.chunks:
                 try:
                     found.append(self._run(request, samples, move_bar))

@@ -12,12 +12,7 @@ the data's finest directions, the plain one sees the widest. The last term keeps
 making up for each other's errors.
 
 The weights of a multistep method (:class:`sdescore.Multistep`) may be free as well, the last
-denoise's among them. They start from those of a known method on its own optimal times, and
-
-.. math:: 0.01\, \frac{1}{N} \sum_n \Bigl( \sum_h w_{n,h}^2 - 1 \Bigr)
-
-is added: a network's outputs have errors of their own, the surrogate's have none, and weights of
-both signs make the sum's larger.
+denoise's among them. They start from those of a known method on its own optimal times.
 """
 
 from __future__ import annotations
@@ -47,8 +42,8 @@ __all__ = ["OptimalGrid", "optimal_grid"]
 SURROGATES = ("mixture", "gaussian")
 STARTS = (0.75, 0.85, 0.95)  # shares of the log-SNR's range at which the last time is tried first
 PATH = 0.01
+SCORE_ERROR = 0.05  # makes the first steps on a network what serves it; see the page on networks
 POINTS = 3  # outputs that free weights are of
-NOISE = 0.01
 RATE, RATE_OF_WEIGHTS = 0.05, 0.02
 ROUNDS, TRIAL = 250, 60
 BETAS, CLIP = (0.9, 0.95), 0.1  # a trajectory that changes its end jolts the gradient
@@ -68,14 +63,18 @@ class OptimalGrid(Grid):
         Falling.
     weights : tuple of tuples of float, or None
         Of :class:`sdescore.Multistep`, where they were free.
+    score_error : float
+        That was reckoned with.
     loss, held_out_loss, log_snr_loss : float
         L on the trajectories the times were made on, on others, and of as many equal steps in
-        log-SNR on the same others.
+        log-SNR, by the predictor's own weights, on the same others.
     relative_w2 : float
-        Exact, on Gaussian data with the same spectrum: W2 over the root of the total variance.
+        Exact, on Gaussian data with the same spectrum and the exact score: W2 over the root of the
+        total variance.
     """
 
     values: tuple[float, ...]
+    score_error: float
     loss: float
     held_out_loss: float
     log_snr_loss: float
@@ -105,6 +104,7 @@ def optimal_grid(
     surrogate: str = "mixture",
     weights: bool = False,
     likelihood: float = 0.5,
+    score_error: float = SCORE_ERROR,
     trajectories: int = 256,
     seed: int = 0,
 ) -> OptimalGrid:
@@ -132,6 +132,10 @@ def optimal_grid(
         are wrong elsewhere.
     likelihood : float
         b in [0, 1]: 0 counts the plain error (W2), 1 the error by local precision (likelihood).
+    score_error : float
+        Error of the model's ε, a standard deviation >= 0: 0 for an exact score. The default is for
+        a network, and keeps the steps from being so long, the first above all, that its errors
+        decide.
     trajectories : int
         How many, >= 1.
     seed : int
@@ -179,6 +183,8 @@ def optimal_grid(
     )
     usable = finite(likelihood) and 0 <= likelihood <= 1
     require(usable, "0 <= likelihood <= 1", f"likelihood={likelihood!r}")
+    usable = finite(score_error) and score_error >= 0
+    require(usable, "a finite score_error >= 0", f"score_error={score_error!r}")
     if weights and (data is None or surrogate == "gaussian"):
         raise IncompatibleError(
             "expected data= and the mixture for weights=True, for a Gaussian does not hold them to "
@@ -187,7 +193,7 @@ def optimal_grid(
     stand_in = chosen(data, spectrum, surrogate, seed)
     ends = 0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
     require(bool(ends.isfinite().all()), "a finite log-SNR at T and t_min", f"{ends.tolist()}")
-    search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood)
+    search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood, score_error)
     if weights:
         shares(predictor, sde, search.equal(steps), POINTS)  # refused before the search
     seen, unseen = (
@@ -205,6 +211,7 @@ def optimal_grid(
     error = gaussian_error(sampler, modes)
     return OptimalGrid(
         values=tuple(times.tolist()),
+        score_error=score_error,
         loss=best[1],
         held_out_loss=search.loss(times, table, unseen).item(),
         log_snr_loss=search.loss(search.equal(steps), None, unseen).item(),
@@ -235,6 +242,7 @@ class Search:
     first: float
     last: float
     likelihood: float
+    score_error: float
 
     @property
     def finest(self) -> float:
@@ -281,8 +289,10 @@ class Search:
         else:
             tableau = moves(self.sde, times, weights)
             ending = weighted_mean(times[-1:], weights[-1])
-        error = trajectory_error(tableau, ending, self.sde, times, flow)
-        return objective(error, self.likelihood) + (0 if weights is None else excess(weights))
+        return objective(
+            trajectory_error(tableau, ending, self.sde, times, flow, self.score_error),
+            self.likelihood,
+        )
 
     def descend(
         self, start: tuple[Tensor, ...], flow: Flow, rounds: int
@@ -302,11 +312,6 @@ class Search:
             adam.step()
             schedule.step()
         return best, least
-
-
-def excess(weights: Tensor) -> Tensor:
-    """What weights ``(N, H)`` make, beyond a mean's, of errors that a network makes by itself."""
-    return NOISE * (weights.square().sum(1) - 1).mean()
 
 
 def objective(error: TrajectoryError, likelihood: float) -> Tensor:

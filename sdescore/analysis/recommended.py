@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdescore.analysis.optimal import optimal_grid
+from sdescore.analysis.optimal import SCORE_ERROR, optimal_grid
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep
@@ -15,8 +15,6 @@ from sdescore.shapes import is_count
 
 __all__ = ["recommended_sampler"]
 
-FEW = 10
-
 
 def recommended_sampler(
     sde: LinearSDE,
@@ -26,14 +24,16 @@ def recommended_sampler(
     spectrum: Tensor | None = None,
     weights: bool | None = None,
     likelihood: float = 0.5,
+    score_error: float = SCORE_ERROR,
     seed: int = 0,
 ) -> PredictorCorrector:
     """A deterministic sampler that makes the most of ``evaluations`` on data like yours.
 
     The corrected exponential Adams method of two points in x₀, on the times where it errs least on
-    a surrogate of the data (:func:`sdescore.optimal_grid`). With ``data`` and fewer than ten
-    evaluations, a multistep method of three denoised states whose weights and times err least
-    together. No network is run to choose them. The repr names all, and what error to expect.
+    a surrogate of the data (:func:`sdescore.optimal_grid`). No network is run to choose them, but
+    it is reckoned with that a network errs. For an exact score say ``score_error=0``; with ``data``
+    you then get a multistep method of three denoised states whose weights and times err least
+    together. The repr names all, and what error to expect.
 
     Parameters
     ----------
@@ -41,12 +41,12 @@ def recommended_sampler(
         The model's.
     evaluations : int
         Of the score for a sample, >= 2.
-    data, spectrum, likelihood, seed
+    data, spectrum, likelihood, score_error, seed
         As in :func:`sdescore.optimal_grid`.
     weights : bool, optional
-        Whether the weights are free where there are data; by default where there are fewer than
-        ten evaluations. More evaluations leave little to gain on an exact score, and on a trained
-        network free weights were then worse than the grid alone.
+        Whether the weights are free where there are data; by default where the score is exact. On
+        trained networks free weights were no better than the grid alone, and at five evaluations
+        worse.
 
     Raises
     ------
@@ -60,13 +60,14 @@ def recommended_sampler(
     >>> sampler.evaluations, sampler.predictor.points, sampler.predictor.corrector_points
     (5, 2, 3)
     >>> data = torch.tensor([-2.0, 2.0]).repeat(50)[:, None]
-    >>> type(ss.recommended_sampler(ss.VPSDE(), 4, data=data).predictor).__name__
+    >>> exact = ss.recommended_sampler(ss.VPSDE(), 4, data=data, score_error=0)
+    >>> type(exact.predictor).__name__
     'Multistep'
     """
     usable = is_count(evaluations) and evaluations >= 2
     require(usable, "an integer evaluations >= 2", f"evaluations={evaluations!r}")
     predictor: Predictor = ExponentialAdams(points=2, corrector_points=3)
-    free = evaluations < FEW if weights is None else weights
+    free = score_error == 0 if weights is None else weights
     grid = optimal_grid(
         sde,
         predictor,
@@ -75,6 +76,7 @@ def recommended_sampler(
         spectrum=spectrum,
         weights=free and data is not None,
         likelihood=likelihood,
+        score_error=score_error,
         seed=seed,
     )
     if grid.weights is not None:

@@ -8,12 +8,17 @@ of them there. The sampler is its tableau, run with gradients.
 
 A law can be right by accident, errors of one step undoing those of another; a trajectory hardly
 can, and less so where it is looked at on its way as well.
+
+A network errs by itself. Where nearly all of x is noise its ε is off by some δ, and its
+:math:`E[x_0 | z]` by :math:`\varrho\delta`, more than the data's spread; a step from ϱ to ϱ′ takes
+:math:`(1 - \varrho'/\varrho)\,\varrho\delta` of that along, which for a long step is much beside
+ϱ′. So the outputs are given errors of that size here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,6 +37,7 @@ from sdescore.tableau import Tableau
 __all__ = ["Flow", "TrajectoryError", "trajectory_error"]
 
 NODES, PLAIN, BEYOND = 400, 10.0, math.log(10.0)
+ERRORS = 0x5C04E  # a seed that no flow is likely to start from: errors do not know the noise
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """``(z (B, r), ϱ² ()) -> E[x₀ | z]``."""
 
@@ -121,41 +127,68 @@ class Flow:
 
 
 def trajectory_error(
-    tableau: Tableau, ending: Tableau, sde: LinearSDE, times: Tensor, flow: Flow
+    tableau: Tableau,
+    ending: Tableau,
+    sde: LinearSDE,
+    times: Tensor,
+    flow: Flow,
+    score_error: float = 0.0,
 ) -> TrajectoryError:
-    """The error of a deterministic tableau on ``times`` and its last denoise, ``ending``."""
-    surrogate, rest = flow.surrogate, flow.surrogate.rest
+    """The error of a deterministic tableau on ``times`` and its last denoise, ``ending``.
+
+    ``score_error`` is the standard deviation of an error of every evaluation's ε, each independent
+    of the others.
+    """
     lam = half_log_snr(sde, times)
     rho2 = (-2 * lam).exp()
-    sigma_T = sde.marginal(times[0])[1]
+    evaluations = tableau.b.shape[0] * tableau.b.shape[1] + 1
+
+    def end_and_path(denoiser: Denoiser, errors: Iterator[Tensor], start: Tensor) -> list[Tensor]:
+        if score_error:
+            denoiser = erring(denoiser, errors)
+        return run(tableau, ending, sde, times, denoiser, sde.marginal(times[0])[1] * start)
+
+    surrogate, rest = flow.surrogate, flow.surrogate.rest
     plain = weighted = path = torch.zeros((), dtype=torch.float64)
     if surrogate.rank:
-        start = sigma_T * flow.z[0] * lam[0].exp()
-        *z, x = run(tableau, ending, sde, times, surrogate.denoise, start)
+        start = flow.z[0] * lam[0].exp()
+        *z, x = end_and_path(surrogate.denoise, normals(start.shape, score_error), start)
         end = x - flow.x
         plain = end.square().sum(1)
         weighted = torch.einsum("bi,bij,bj->b", end, flow.precision, end)
         there = torch.stack([flow.at(at) for at in lam])
         path = path_error((torch.stack(z) - there).square().sum(2).mean(1), rho2)
     if len(rest):
-        # One trajectory from one standard deviation of noise stands for all of a Gaussian mode.
-        *z, x = run(
-            tableau,
-            ending,
-            sde,
-            times,
+        # A Gaussian mode is linear. A trajectory from one standard deviation of noise stands for
+        # all, and one from 0 for each evaluation's error: the squares add up.
+        alone = torch.eye(1 + evaluations if score_error else 1, dtype=torch.float64)[..., None]
+        *z, x = end_and_path(
             lambda y, noise: rest / (rest + noise) * y,
-            sigma_T.expand(1, len(rest)),
+            iter(score_error * alone[1:]),
+            alone[0].expand(-1, len(rest)),
         )
         scale = (rho2[0] / (rest + rho2[0])).sqrt()
-        end = x[0] - scale * rest.sqrt()  # the flow's own end, at ϱ = 0
+        end = x - alone[0] * scale * rest.sqrt()  # the flow's own end, at ϱ = 0
         plain = plain + end.square().sum()
         weighted = weighted + (end.square() / (rest + flow.last_variance)).sum()
         there = scale * (rest + rho2[:, None]).sqrt()
-        path = path + path_error((torch.cat(z) - there).square().sum(1), rho2)
+        off = torch.stack(z) - alone[0] * there[:, None]
+        path = path + path_error(off.square().sum((1, 2)), rho2)
     d = len(surrogate.spectrum)
     plain = PLAIN * plain / surrogate.spectrum.sum()
     return TrajectoryError(bounded(plain).mean(), bounded(weighted / d).mean(), path / d)
+
+
+def erring(denoiser: Denoiser, errors: Iterator[Tensor]) -> Denoiser:
+    """A denoiser that is wrong in ε, in each call by the next of ``errors``."""
+    return lambda z, noise: denoiser(z, noise) + noise.sqrt() * next(errors)
+
+
+def normals(shape: torch.Size, scale: float) -> Iterator[Tensor]:
+    """Draws with standard deviation ``scale``, the same ones every time."""
+    generator = torch.Generator().manual_seed(ERRORS)
+    while True:
+        yield scale * torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def bounded(u: Tensor) -> Tensor:
