@@ -102,7 +102,9 @@ def samplers(spectrum: Tensor, steps: tuple[int, ...]) -> Samplers:
     found = {"DDIM, equal steps in t": on(ss.UniformGrid(), ss.DDIM(eta=0.0))}
     found |= {name: on(grid, predictor) for name, predictor in fixed.items()}
     found["recommended_sampler"] = {
-        n: ss.recommended_sampler(SDE, n, spectrum=spectrum) for n in steps if n <= LONGEST_SEARCH
+        n: ss.recommended_sampler(SDE, n, spectrum=spectrum, score_error=0.0)
+        for n in steps
+        if n <= LONGEST_SEARCH
     }
     return found
 

@@ -80,6 +80,38 @@ def test_the_law_is_that_of_simulated_chains(sde: ss.LinearSDE, chain: tuple) ->
     assert off.abs().max() < Z and wide.abs().max() < Z
 
 
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
+def test_the_law_of_a_score_that_errs_is_that_of_simulated_chains(chain: tuple) -> None:
+    predictor, corrector, options = chain
+    sde = ss.VPSDE()
+    sampler = ss.PredictorCorrector(
+        sde, predictor=predictor, corrector=corrector, steps=6, grid=ss.LogSNRGrid(), **options
+    )
+    exact = ss.analysis.gaussian_error(sampler, SPECTRUM, mean=MEAN)
+    error = ss.analysis.gaussian_error(sampler, SPECTRUM, mean=MEAN, score_error=0.3)
+    score = erring(ss.GaussianScore(MEAN, SPECTRUM, sde), sde, 0.3)
+    x = sampler.sample(score, (COUNT, 3), seed=0, dtype=F64)
+    off = (x.mean(0) - error.mean) / (error.variance / COUNT).sqrt()
+    wide = (x.var(0) / error.variance - 1) / math.sqrt(2 / COUNT)
+    assert off.abs().max() < Z and wide.abs().max() < Z
+    torch.testing.assert_close(error.exact_variance, exact.variance)
+    assert (error.variance / exact.variance).max() > 1.03  # what the test would not miss
+    torch.testing.assert_close(error.w2_of_prior, exact.w2_of_prior)
+    by_hand = (error.variance.sqrt() - exact.variance.sqrt()).norm()
+    assert error.w2_of_score.item() == pytest.approx(by_hand.item()) and exact.w2_of_score == 0
+
+
+def erring(score: ss.GaussianScore, sde: ss.LinearSDE, error: float) -> Callable:
+    """A score whose ε is off by normal errors of its own in every call."""
+    generator = torch.Generator().manual_seed(3)
+
+    def found(x: Tensor, t: Tensor) -> Tensor:
+        off = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        return score(x, t) - error * off / sde.marginal(t)[1]
+
+    return found
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("sde", [ss.VPSDE(), ss.VESDE(sigma_max=3.0)], ids=["vp", "ve"])
 def test_many_steps_leave_the_prior_and_the_end(sde: ss.LinearSDE, eta: float) -> None:
@@ -127,7 +159,7 @@ def test_distances_of_gaussians(m: float, mu: float, Q: float, variance: float) 
     """W2 by quantiles, KL by quadrature."""
     one = torch.ones(1, dtype=F64)
     same = (m * one, Q * one)
-    error = ss.analysis.GaussianError(1, mu * one, variance * one, *same, *same, *same)
+    error = ss.analysis.GaussianError(1, mu * one, variance * one, *same, one, *same, *same)
     u = (np.arange(20_000) + 0.5) / 20_000
     p, q = scipy.stats.norm(mu, variance**0.5), scipy.stats.norm(m, Q**0.5)
     squared = np.mean((p.ppf(u) - q.ppf(u)) ** 2)
@@ -165,8 +197,8 @@ def test_contributions_bound_the_whole() -> None:
     sampler = ss.PredictorCorrector(
         ss.VESDE(sigma_max=3.0), predictor=ss.Ancestral(), steps=15, grid=ss.LogSNRGrid()
     )
-    error = ss.analysis.gaussian_error(sampler, SPECTRUM, mean=MEAN)
-    parts = (error.w2_of_prior, error.w2_of_steps, error.w2_of_end)
+    error = ss.analysis.gaussian_error(sampler, SPECTRUM, mean=MEAN, score_error=0.1)
+    parts = (error.w2_of_score, error.w2_of_prior, error.w2_of_steps, error.w2_of_end)
     assert all(part > 0 for part in parts)
     assert error.w2 <= sum(parts)
 
@@ -224,6 +256,7 @@ def test_a_thousand_steps_are_quick() -> None:
         ({"spectrum": SPECTRUM, "mean": torch.zeros(2)}, ss.ShapeError, "expected mean of shape"),
         ({"data": torch.zeros(1, 2)}, ss.ShapeError, "at least two data"),
         ({"data": torch.full((3, 2), math.nan)}, ss.ScheduleError, "finite data"),
+        ({"spectrum": SPECTRUM, "score_error": -1.0}, ss.ScheduleError, "score_error >= 0"),
     ],
 )
 def test_bad_requests(arguments: dict, error: type[Exception], match: str) -> None:
@@ -403,17 +436,6 @@ def test_gaussian_modes_are_counted_as_the_mixture_would_count_them(score_error:
     # 10,000 squares of normals have a relative error of 0.014 on their mean: five of them.
     for got, wanted in zip(sampled, exact, strict=True):
         assert got.item() == pytest.approx(wanted.item(), rel=0.07)
-
-
-def erring(score: ss.GaussianScore, sde: ss.LinearSDE, error: float) -> Callable:
-    """A score whose ε is off by normal errors of its own in every call."""
-    generator = torch.Generator().manual_seed(3)
-
-    def found(x: Tensor, t: Tensor) -> Tensor:
-        off = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        return score(x, t) - error * off / sde.marginal(t)[1]
-
-    return found
 
 
 @pytest.mark.parametrize(

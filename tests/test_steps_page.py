@@ -86,7 +86,9 @@ def test_a_small_run_gives_the_numbers_it_draws(
 ) -> None:
     benchmark = script("steps")
     monkeypatch.setattr(benchmark, "BY_MODE", 9)
-    monkeypatch.setattr(ss, "recommended_sampler", lambda sde, n, spectrum: equal(sde, n))
+    monkeypatch.setattr(
+        ss, "recommended_sampler", lambda sde, n, spectrum, score_error: equal(sde, n)
+    )
     rng = np.random.default_rng(0)
     patches = 0.3 * rng.standard_normal((60, 32, 32)).cumsum(1).cumsum(2) / 32
     found = benchmark.run(tmp_path, patches, (4, 9))

@@ -9,7 +9,8 @@ For a mode of variance Λ and mean μ the diffused law at t is :math:`N(\alpha \
    s = -\frac{1}{v} (y - \alpha \mu),
 
 so a step is affine in the state, the past outputs and the noise, and so is the whole chain:
-:math:`x_N = P x_0 + m + N(0, Q)`, mode by mode.
+:math:`x_N = P x_0 + m + N(0, Q)`, mode by mode. A model whose ε is off by independent errors adds
+to Q: an output :math:`p x_0 + q \epsilon` is then off by :math:`q - p\,\sigma/\alpha` of them.
 """
 
 from __future__ import annotations
@@ -74,6 +75,20 @@ class Spectrum:
         return slope, offset
 
 
+def per_epsilon(sde: LinearSDE, t: Tensor, kinds: list[str]) -> Tensor:
+    """What a unit error of ε does to the output asked for at each time, ``(R,)``."""
+    alpha_t, sigma_t = sde.marginal(t)
+    found = torch.zeros_like(t)
+    for kind in set(kinds):
+        if kind == "score":
+            error = -1 / sigma_t
+        else:
+            p, q = pair(kind, alpha_t, sigma_t)
+            error = q - p * sigma_t / alpha_t
+        found = torch.where(torch.tensor([k == kind for k in kinds]), error, found)
+    return found
+
+
 class Move(NamedTuple):
     """Row ``n`` of a tableau, and whether later rows may weigh its outputs."""
 
@@ -111,14 +126,14 @@ class AffineRows:
             "use Langevin(norm='expected') and predictors with a tableau"
         )
 
-    def on(self, sde: LinearSDE, spectrum: Spectrum) -> AffineMap:
-        """The map of all rows on the modes of a spectrum."""
+    def on(self, sde: LinearSDE, spectrum: Spectrum, score_error: float = 0.0) -> AffineMap:
+        """The map of all rows on the modes of a spectrum, each evaluation's ε off by N(0, δ²)."""
         shapes = {move.tableau.b.shape[1:] for move in self.moves}
         if shapes == {(1, 1)} and all(move.tableau.start is None for move in self.moves):
-            return self._one_stage(sde, spectrum)
-        return self._general(sde, spectrum)
+            return self._one_stage(sde, spectrum, score_error)
+        return self._general(sde, spectrum, score_error)
 
-    def _one_stage(self, sde: LinearSDE, spectrum: Spectrum) -> AffineMap:
+    def _one_stage(self, sde: LinearSDE, spectrum: Spectrum, score_error: float) -> AffineMap:
         """Products and sums along blocks of rows that are small enough for the cache."""
         tableaux = {id(m.tableau): m.tableau for m in self.moves}
         lengths = itertools.accumulate((len(T) for T in tableaux.values()), initial=0)
@@ -136,6 +151,8 @@ class AffineRows:
             for name in ("times", "a", "b", "c")
         )
         kinds = [m.tableau.output for m in self.moves]
+        if score_error:
+            added = added + (score_error * b * per_epsilon(sde, t, kinds)).square()
         transfer, offset, variance = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
         for start in range(0, len(order), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -149,7 +166,7 @@ class AffineRows:
             variance = left[0].square() * variance + added[rows] @ after.square()
         return AffineMap(transfer, offset, variance)
 
-    def _general(self, sde: LinearSDE, spectrum: Spectrum) -> AffineMap:
+    def _general(self, sde: LinearSDE, spectrum: Spectrum, score_error: float) -> AffineMap:
         """Row by row, on the vector of the state and the past outputs."""
         modes = len(spectrum.variance)
         past = max((m.tableau.b.shape[-1] - 1 for m in self.moves if m.keeps_outputs), default=0)
@@ -157,7 +174,7 @@ class AffineRows:
         transfer = torch.cat([torch.ones(modes, 1, dtype=torch.float64), zeros[:, 1:]], 1)
         offset, covariance = zeros, zeros[:, :, None] * zeros[:, None, :]
         for move in self.moves:
-            on_state, constant, on_noise = step_matrices(move, sde, spectrum, past)
+            on_state, constant, on_noise = step_matrices(move, sde, spectrum, past, score_error)
             transfer = (on_state @ transfer[..., None])[..., 0]
             offset = (on_state @ offset[..., None])[..., 0] + constant
             covariance = on_state @ covariance @ on_state.mT + on_noise @ on_noise.mT
@@ -165,23 +182,26 @@ class AffineRows:
 
 
 def step_matrices(
-    move: Move, sde: LinearSDE, spectrum: Spectrum, past: int
+    move: Move, sde: LinearSDE, spectrum: Spectrum, past: int, score_error: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One row on the vector (x, past outputs): matrix, constant and noise of each mode."""
     tableau, n = move.tableau, move.n
     stages, width, noises = *tableau.b.shape[1:], tableau.c.shape[-1]
     slopes, offsets = spectrum.output(sde, tableau.times[n], tableau.output)
-    # Coordinates: the vector's entries, the constant 1, the noises.
-    eye = torch.eye(1 + past + 1 + noises, dtype=torch.float64)
+    errors = score_error * per_epsilon(sde, tableau.times[n], [tableau.output] * stages)
+    # Coordinates: the vector's entries, the constant 1, the noises, the outputs' errors.
+    eye = torch.eye(1 + past + 1 + noises + stages, dtype=torch.float64)
     basis = eye[:, None, :].expand(-1, len(spectrum.variance), -1)
-    x, constant, z = basis[0], basis[1 + past], basis[2 + past :]
+    x, constant, z = basis[0], basis[1 + past], basis[2 + past : 2 + past + noises]
+    off = basis[2 + past + noises :]
     outputs = list(basis[1 : 1 + past]) if move.keeps_outputs else []
     y = x
     if tableau.start is not None:
         start_a, start_c = (v[n] for v in tableau.start)
         y = start_a * x + torch.einsum("k,kmv->mv", start_c, z)
     for j in range(stages):
-        outputs.insert(0, slopes[j][:, None] * y + offsets[j][:, None] * constant)
+        exact = slopes[j][:, None] * y + offsets[j][:, None] * constant
+        outputs.insert(0, exact + errors[j] * off[j])
         del outputs[width:]
         y = tableau.a[n, j] * x
         for weight, o in zip(tableau.b[n, j], outputs, strict=False):

@@ -7,6 +7,8 @@ two laws that are known:
 1. the prior: the chain starts from N(0, σ_T²) in place of the diffused data,
 2. the steps: the chain started right does not end in the diffused data at the last time,
 3. the end: the last denoise of the diffused data is not a draw of the data.
+
+A model's own error, where one is assumed, comes first: the output against that of an exact score.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.predictors.ending import flow_ending, mean_ending
 from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.sampler.program import walk
-from sdescore.sde.base import require
+from sdescore.sde.base import finite, require
 from sdescore.shapes import flat
 
 __all__ = ["GaussianError", "data_spectrum", "gaussian_error"]
@@ -41,8 +43,10 @@ class GaussianError:
         Of the data's modes.
     mean, variance : Tensor
         Of the output.
+    exact_variance : Tensor
+        Of the output of an exact score, which has the same mean.
     started_mean, started_variance : Tensor
-        Of the output if the chain started from the diffused data's law.
+        Of the output of an exact score if the chain started from the diffused data's law.
     ended_mean, ended_variance : Tensor
         Of the last denoise of the diffused data at the last time: what one evaluation there makes
         of it, whatever else a predictor of its own ending weighs.
@@ -53,6 +57,7 @@ class GaussianError:
     data_variance: Tensor
     mean: Tensor
     variance: Tensor
+    exact_variance: Tensor
     started_mean: Tensor
     started_variance: Tensor
     ended_mean: Tensor
@@ -65,9 +70,14 @@ class GaussianError:
         return w2(self.mean, self.variance, self.data_mean, self.data_variance)
 
     @property
+    def w2_of_score(self) -> Tensor:
+        """W2 between the output and the output of an exact score, ``()``."""
+        return w2(self.mean, self.variance, self.mean, self.exact_variance)
+
+    @property
     def w2_of_prior(self) -> Tensor:
-        """W2 between the output and the output of a chain that started right, ``()``."""
-        return w2(self.mean, self.variance, self.started_mean, self.started_variance)
+        """W2 between that and the output of a chain that started right, ``()``."""
+        return w2(self.mean, self.exact_variance, self.started_mean, self.started_variance)
 
     @property
     def w2_of_steps(self) -> Tensor:
@@ -76,7 +86,7 @@ class GaussianError:
 
     @property
     def w2_of_end(self) -> Tensor:
-        """W2 of the diffused data's denoise to the data, ``()``. The three bound ``w2``."""
+        """W2 of the diffused data's denoise to the data, ``()``. The four bound ``w2``."""
         return w2(self.ended_mean, self.ended_variance, self.data_mean, self.data_variance)
 
     @property
@@ -104,6 +114,7 @@ def gaussian_error(
     data: Tensor | None = None,
     mean: Tensor | None = None,
     times: Tensor | None = None,
+    score_error: float = 0.0,
 ) -> GaussianError:
     r"""The exact law of what ``sampler`` draws where the data are Gaussian and the score exact.
 
@@ -124,6 +135,10 @@ def gaussian_error(
         ``(M,)``; 0 by default.
     times : Tensor, optional
         Falling, ``(n,)`` float64, in place of the sampler's grid; may require gradients.
+    score_error : float
+        Standard deviation >= 0 of an error of every evaluation's ε, independent of the others: a
+        model that is not exact. A network's errors are alike at neighbouring times, and add up
+        to more in many short steps.
 
     Raises
     ------
@@ -146,6 +161,8 @@ def gaussian_error(
         raise IncompatibleError(
             f"expected a sampler on a LinearSDE, got one on {type(sde).__name__}"
         )
+    usable = finite(score_error) and score_error >= 0
+    require(usable, "a finite score_error >= 0", f"score_error={score_error!r}")
     modes = requested(spectrum, data, mean)
     rows, last = AffineRows(), AffineRows()
     times = sampler.times if times is None else times
@@ -162,6 +179,7 @@ def gaussian_error(
         how = flow_ending if sampler.denoise == "flow" else mean_ending
         last.add(0, times[-1].item(), 0.0, how(sde, times[-1:]), 0)  # type: ignore[arg-type]
     chain = rows.on(sde, modes)  # type: ignore[arg-type]
+    erring = rows.on(sde, modes, score_error) if score_error else chain  # type: ignore[arg-type]
     alpha_T, sigma_T = sde.marginal(times[0])
     prior = sigma_T.square() + (alpha_T * sampler.data_std).square()
     start = modes.marginal(sde, times[0])  # type: ignore[arg-type]
@@ -172,7 +190,8 @@ def gaussian_error(
         rows.evaluations,
         modes.mean,
         modes.variance,
-        *push(chain, torch.zeros_like(modes.mean), prior),
+        *push(erring, torch.zeros_like(modes.mean), prior),
+        chain.transfer.square() * prior + chain.variance,
         *push(chain, *start),
         *end,
     )
