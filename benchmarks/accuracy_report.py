@@ -56,7 +56,7 @@ def outside(report: dict[str, Any], who: Named) -> float:
 
 
 def contenders(report: dict[str, Any]) -> list[Named]:
-    """Recommended, of each peer library what is nearest to the bar, and our two classics."""
+    """Recommended, of each peer library what is nearest to the bar, and more of ours."""
     rows = next(iter(report["targets"].values()))["rows"]
     best: dict[str, Named] = {}
     for row in rows:
@@ -66,9 +66,10 @@ def contenders(report: dict[str, Any]) -> list[Named]:
         if library not in best or outside(report, who) < outside(report, best[library]):
             best[library] = who
     peers = sorted(best.values(), key=lambda who: outside(report, who))
-    ours = ("recommended, exact score", "DDIM, log-SNR", "ancestral, log-SNR")
-    first, *classics = [("sdescore", name) for name in ours]
-    return [first, *peers, *classics]
+    ours = ("recommended, exact score", "recommended, default")
+    ours += ("DDIM, log-SNR", "ancestral, log-SNR")
+    first, *others = [("sdescore", name) for name in ours]
+    return [first, *peers, *others]
 
 
 def best_of_peers(part: dict[str, Any], n: int) -> dict[str, float]:
@@ -153,6 +154,7 @@ LOOKS = (
     ("#CC79A7", "D"),
     ("#000000", "v"),
     ("#E69F00", "P"),
+    ("#56B4E9", "X"),
 )
 
 

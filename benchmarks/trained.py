@@ -75,10 +75,16 @@ def as_if_exact(sde: ss.LinearSDE, n: int, seen: Tensor) -> ss.PredictorCorrecto
     return ss.recommended_sampler(sde, n, data=seen, score_error=0.0, seed=SEED)
 
 
+def freely_weighted(sde: ss.LinearSDE, n: int, seen: Tensor) -> ss.PredictorCorrector:
+    """The recommended sampler with its method's weights free."""
+    return ss.recommended_sampler(sde, n, data=seen, weights=True, seed=SEED)
+
+
 LOG_SNR, UNIFORM = ss.LogSNRGrid(), ss.UniformGrid()
 OURS: dict[str, Recipe] = {
     "recommended": recommended,
     "recommended, exact score": as_if_exact,
+    "recommended, free weights": freely_weighted,
     "Adams 2 corrected with 3, log-SNR": on(
         LOG_SNR, ss.ExponentialAdams(points=2, corrector_points=3)
     ),
@@ -110,6 +116,7 @@ ON_NCSN = (  # the grids and schedules of the others are a VP SDE's
     "dpmpp_2m, Karras",
 )
 NOT_ON_MNIST = (
+    "recommended, free weights",
     "Adams 2, log-SNR",
     "DDIM, uniform",
     "UniPC, Karras",

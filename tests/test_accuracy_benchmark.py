@@ -312,18 +312,22 @@ def test_fitted_recipes_pass_data_and_evaluations_on(
     data = normal(10, 2)
     monkeypatch.setattr(accuracy.ss, "optimal_grid", grid)
     monkeypatch.setattr(accuracy.ss, "recommended_sampler", grid)
-    accuracy.OURS["recommended"](SDE, 7, data)
+    accuracy.OURS["recommended, exact score"](SDE, 7, data)
+    accuracy.OURS["recommended, default"](SDE, 7, data)
     for name in ("Adams 2 corrected with 3", "Adams 3"):
         with pytest.raises(ss.ScheduleError):  # the stand-in has no number of times
             accuracy.OURS[f"{name}, optimal grid"](SDE, 7, data)
-    options = {"data": data, "seed": 0}
+    options = {"data": data, "score_error": 0.0, "seed": 0}
+    default = {"data": data, "seed": 0}
     adams = [ss.ExponentialAdams(points=p, corrector_points=q) for p, q in ((2, 3), (3, 0))]
-    assert seen == [(SDE, 7, options), *((SDE, a, 7, options) for a in adams)]
+    recommended = [(SDE, 7, options), (SDE, 7, default)]
+    assert seen == [*recommended, *((SDE, a, 7, options) for a in adams)]
 
 
 def test_who_runs_where(accuracy: ModuleType) -> None:
     at = {name: [n for n in accuracy.STEPS if accuracy.runs(name, n)] for name in accuracy.OURS}
-    assert at["recommended"] == [5, 8, 10, 15, 20]
+    for kind in ("exact score", "default"):
+        assert at[f"recommended, {kind}"] == [5, 8, 10, 15, 20]
     optimal = [name for name in at if name.endswith("optimal grid")]
     assert len(optimal) == 2 and all(at[name] == [5, 10] for name in optimal)
     assert at["DDIM, log-SNR"] == [5, 8, 10, 15, 20, 50, 100]
@@ -380,7 +384,8 @@ def made_up(cells: dict[tuple[str, str], tuple[float, float]]) -> dict[str, Any]
 
 
 CELLS = {
-    ("sdescore", "recommended"): (1.0, -0.01),
+    ("sdescore", "recommended, exact score"): (1.0, -0.01),
+    ("sdescore", "recommended, default"): (2.0, -0.1),
     ("sdescore", "ancestral, log-SNR"): (9.0, 0.5),
     ("sdescore", "DDIM, log-SNR"): (7.0, 0.5),
     ("a", "smooth"): (1.0, -0.2),  # 4 bars by its gap
@@ -396,16 +401,17 @@ def test_contenders_are_the_best_of_each_library(accuracy: ModuleType) -> None:
     assert module.outside(report, ("a", "even")) == pytest.approx(3.0)
     assert module.outside(report, ("b", "good")) == pytest.approx(1.0)
     names = [method for _, method in module.contenders(report)]
-    assert names == ["recommended", "good", "even", "DDIM, log-SNR", "ancestral, log-SNR"]
-    report["targets"]["one"]["rows"][5]["cells"]["8"] = {"w2": None, "nll": None}
+    ours = ["recommended, default", "DDIM, log-SNR", "ancestral, log-SNR"]
+    assert names == ["recommended, exact score", "good", "even", *ours]
+    report["targets"]["one"]["rows"][6]["cells"]["8"] = {"w2": None, "nll": None}
     assert module.outside(report, ("b", "good")) == math.inf
     assert ("b", "bad") in module.contenders(report)
 
 
 def test_the_readmes_table(script: Callable[[str], ModuleType]) -> None:
     lines = script("tables").accuracy_table(made_up(CELLS), (5, 10)).splitlines()
-    assert lines[0] == "| method | one, N = 5 | one, N = 10 |" and len(lines) == 2 + 5 + 1
-    assert lines[2] == r"| sdescore: recommended | 1.00 \| -0.010 | 1.00 \| -0.010 |"
+    assert lines[0] == "| method | one, N = 5 | one, N = 10 |" and len(lines) == 2 + 6 + 1
+    assert lines[2] == r"| sdescore: recommended, exact score | 1.00 \| -0.010 | 1.00 \| -0.010 |"
     assert lines[-1] == r"| the best figure of any peer | 1.00 \| +0.050 | 1.00 \| +0.050 |"
 
 
@@ -423,13 +429,13 @@ def test_the_picture_shows_the_figures(
     top, bottom = drawn[0].axes
     for axes, index in ((top, 0), (bottom, 1)):
         lines = {line.get_label(): line for line in axes.get_lines()}
-        for who in (("sdescore", "recommended"), ("b", "good"), ("a", "even")):
+        for who in (("sdescore", "recommended, exact score"), ("b", "good"), ("a", "even")):
             line = lines[": ".join(who)]
             assert list(line.get_xdata()) == [5, 8, 10, 15, 20]
             expected = max(abs(CELLS[who][index]), 0.02)  # a gap is at least its standard error
             assert set(line.get_ydata()) == {expected}
         assert len(lines) == len(CELLS)
-    assert len({line.get_color() for line in top.get_lines()}) == 5 + 1  # and grey
+    assert len({line.get_color() for line in top.get_lines()}) == 6 + 1  # and grey
 
 
 # What is published
@@ -488,14 +494,14 @@ def test_what_is_claimed_of_the_recommended_sampler(
     script: Callable[[str], ModuleType], report: dict[str, Any]
 ) -> None:
     """Inside the bar at 8 to 20 evaluations, below 20 no peer; at 5 not everywhere."""
-    inside, me = report["inside_bar"], "sdescore: recommended"
+    inside, me = report["inside_bar"], "sdescore: recommended, exact score"
     assert inside["5"] == []
     for n in ("8", "10", "15"):
         assert me in inside[n] and all(method.startswith("sdescore") for method in inside[n])
     assert me in inside["20"]
 
     module, parts = script("accuracy_report"), report["targets"]
-    ours = module.cells_of(report, ("sdescore", "recommended"))
+    ours = module.cells_of(report, ("sdescore", "recommended, exact score"))
     lead = {k: module.best_of_peers(parts[k], 5)["w2"] - ours[k]["5"]["w2"] for k in parts}
     # At 5: far below every peer's W2 on two targets, level with the best on the ring (by what
     # exact sets scatter); and inside the bar of likelihood on all.
@@ -510,12 +516,12 @@ def test_what_is_claimed_of_targets_held_out(
     script: Callable[[str], ModuleType], held_out: dict[str, Any]
 ) -> None:
     """Inside the bar from 8 evaluations on, where no peer is before 15."""
-    inside, me = held_out["inside_bar"], "sdescore: recommended"
+    inside, me = held_out["inside_bar"], "sdescore: recommended, exact score"
     assert all(me in inside[n] for n in ("8", "10", "15", "20"))
     for n in ("5", "8", "10"):
         assert all(method.startswith("sdescore") for method in inside[n])
     module, parts = script("accuracy_report"), held_out["targets"]
-    ours = module.cells_of(held_out, ("sdescore", "recommended"))
+    ours = module.cells_of(held_out, ("sdescore", "recommended, exact score"))
     for name, part in parts.items():
         assert ours[name]["5"]["w2"] < module.best_of_peers(part, 5)["w2"]
 
@@ -547,5 +553,7 @@ def test_likelihood_of_many_stochastic_steps() -> None:
 def test_the_picture_and_its_fits_are_saved(report: dict[str, Any]) -> None:
     assert (ROOT / "docs" / "_static" / "accuracy" / "accuracy.png").stat().st_size > 100_000
     for part in report["targets"].values():
-        (row,) = [row for row in part["rows"] if row["method"] == "recommended"]
-        assert all(found["fit_seconds"] < 90 for found in row["cells"].values())
+        rows = [row for row in part["rows"] if row["method"].startswith("recommended")]
+        assert len(rows) == 2
+        for row in rows:
+            assert all(found["fit_seconds"] < 90 for found in row["cells"].values())

@@ -110,6 +110,18 @@ def test_a_moved_set_reads_its_shift(models: ModuleType) -> None:
 # The models
 
 
+@pytest.mark.parametrize("off", [0.0, 0.03])
+def test_the_first_error_is_that_of_epsilon(models: ModuleType, subject: Any, off: float) -> None:
+    """A network that is exact but for a constant added to its ε."""
+
+    class Off(ExactNet):
+        def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
+            return super().forward(x, log_snr) + off
+
+    wrong = ss.ScoreModel(Off(), subject.model.sde, "epsilon", "log_snr")
+    assert models.first_error(wrong, subject.seen, 800) == pytest.approx(off, rel=0.01, abs=1e-4)
+
+
 def test_the_digits_are_split_and_the_checkpoint_is_used_again(
     models: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,11 +195,13 @@ def test_every_method_makes_its_evaluations_and_finds_the_law(
     for method in chosen:
         found = trained.measure(subject, method, 24)  # raises on another number
         assert found["w2"] < (3.0 if method[1] in ("ancestral, uniform", "DDIM, uniform") else 2.0)
-        assert ("times" in found) == ("predictor" in found) == (method[1] == "recommended")
+        fitted = method[1].startswith("recommended")
+        assert ("times" in found) == ("predictor" in found) == fitted
         assert found["made"]["command"].startswith("python benchmarks/trained.py")
-    ((sde, n, options),) = given
-    assert (sde, n, options["seed"]) == (subject.model.sde, 24, 0)
-    assert torch.equal(options["data"], subject.seen) and len(options) == 2
+    for sde, n, options in given:
+        assert (sde, n, options.pop("seed")) == (subject.model.sde, 24, 0)
+        assert torch.equal(options.pop("data"), subject.seen)
+    assert [options for _, _, options in given] == [{}, {"score_error": 0.0}, {"weights": True}]
 
 
 def test_ours_start_where_the_peers_do(trained: ModuleType, subject: Any) -> None:
@@ -369,6 +383,7 @@ def part_of(*rows: tuple[str, str, dict[int, float | None]], **more: Any) -> dic
         "samples": 3,
         "floors": {key: {"mean": 1.0, "std": 0.25, "parts": 3} for key in ("fd", "w2")},
         "reference": None,
+        "first_error": 0.0123,
         "rows": [
             {
                 "library": library,
