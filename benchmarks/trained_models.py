@@ -45,26 +45,28 @@ class Subject:
     exact: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-def digits_subject() -> Subject:
-    """A DDPM on 1200 of the 8×8 digits, trained where out/trained has none."""
+def digits_subject(
+    recipe: str = "vp", title: str = "DDPM, 8×8 digits", file: str = "digits.safetensors"
+) -> Subject:
+    """A model of 1200 of the 8×8 digits, trained where out/trained has none."""
     images = digits()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))
     seen, held = images[order[:1200]], images[order[1200:]]
-    path = OUT / "digits.safetensors"
+    path = OUT / file
     if not path.exists():
-        train_digits(seen, path)
+        train_digits(seen, path, recipe)
     judge = Judge(lambda x: x, seen, held, 400)
-    made = subject("DDPM, 8×8 digits", path, seen, held, judge, 1200)
+    made = subject(title, path, seen, held, judge, 1200)
     exact = digit_mixture().score(made.model.sde)
     return replace(made, exact=lambda x, t: exact(x.flatten(1), t).reshape(x.shape))
 
 
-def train_digits(seen: Tensor, path: Path, steps: int = 1600) -> None:
+def train_digits(seen: Tensor, path: Path, recipe: str = "vp", steps: int = 1600) -> None:
     """The demonstration's recipe."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(SEED)
     ss.train(
-        digit_model("vp"),
+        digit_model(recipe),
         seen,
         steps=steps,
         batch_size=128,
@@ -107,6 +109,9 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "digits": digits_subject,
     "ddpm": lambda: mnist_subject("ddpm"),
     "ncsn": lambda: mnist_subject("ncsn"),
+    "cosine": lambda: digits_subject(
+        "cosine", "v-prediction on a cosine schedule, 8×8 digits", "cosine.safetensors"
+    ),
 }
 
 

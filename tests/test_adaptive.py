@@ -752,3 +752,10 @@ def test_a_score_that_no_step_is_short_enough_for() -> None:
     with pytest.raises(ss.DivergenceError, match="longer than") as caught:
         AdaptiveSampler(VP, rtol=0.0).sample(score, (1, 1))
     assert caught.value.step < 20 and caught.value.t == VP.T
+
+
+def test_a_progress_bar_counts_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also those that arrive together."""
+    pytest.importorskip("tqdm")
+    AdaptiveSampler(VP, eta=0.0).sample(BIMODAL, init=torch.ones(5, 2), max_batch=3, progress=True)
+    assert "5/5" in capsys.readouterr().err

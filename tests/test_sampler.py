@@ -331,3 +331,13 @@ def test_a_nonlinear_sde_runs_and_is_reverse_sde_by_hand(eta: float) -> None:
     assert states[-1].denoised is None and len(states) == n
     if not eta:
         assert len(sampler.program.spans) == 1
+
+
+def test_a_progress_bar_counts_every_move(capsys: pytest.CaptureFixture[str]) -> None:
+    """39 moves and the last denoise, in each of three parts of the batch."""
+    pytest.importorskip("tqdm")
+    sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.DDIM(), steps=40)
+    quiet = sampler.sample(lambda x, t: -x, (5, 2), max_batch=2)
+    assert capsys.readouterr().err == ""
+    shown = sampler.sample(lambda x, t: -x, (5, 2), max_batch=2, progress=True)
+    assert "120/120" in capsys.readouterr().err and torch.equal(shown, quiet)

@@ -131,13 +131,16 @@ def test_the_digits_are_split_and_the_checkpoint_is_used_again(
     monkeypatch.setattr(models, "OUT", tmp_path / "new")
     train, trained_on = models.train_digits, []
 
-    def quick(seen: Tensor, path: Path) -> None:
+    def quick(seen: Tensor, path: Path, recipe: str) -> None:
         trained_on.append(seen)
-        train(seen, path, steps=2)
+        train(seen, path, recipe, steps=2)
 
     monkeypatch.setattr(models, "train_digits", quick)
     first, again = models.digits_subject(), models.digits_subject()
     (seen,) = trained_on
+    other = models.SUBJECTS["cosine"]()
+    assert torch.equal(other.seen, seen) and torch.equal(other.held, first.held)
+    assert isinstance(other.model.sde, ss.CosineVPSDE) and other.model.prediction == "v"
     assert torch.equal(seen, first.seen) and len(first.seen) == 1200
     rows = torch.cat([first.seen, first.held]).flatten(1).tolist()
     assert sorted(rows) == sorted(digits().flatten(1).tolist())

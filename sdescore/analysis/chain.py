@@ -10,7 +10,7 @@ For a mode of variance Λ and mean μ the diffused law at t is :math:`N(\alpha \
 
 so a step is affine in the state, the past outputs and the noise, and so is the whole chain:
 :math:`x_N = P x_0 + m + N(0, Q)`, mode by mode. A model whose ε is off by independent errors adds
-to Q: an output :math:`p x_0 + q \epsilon` is then off by :math:`q - p\,\sigma/\alpha` of them.
+to Q, each by what the conversion from ε to the output makes of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
-from sdescore.parameterization import pair
+from sdescore.parameterization import conversion, pair
 from sdescore.sampler.program import CustomStep
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau
@@ -78,14 +78,10 @@ class Spectrum:
 def per_epsilon(sde: LinearSDE, t: Tensor, kinds: list[str]) -> Tensor:
     """What a unit error of ε does to the output asked for at each time, ``(R,)``."""
     alpha_t, sigma_t = sde.marginal(t)
-    found = torch.zeros_like(t)
+    from_, found = pair("epsilon", alpha_t, sigma_t), torch.zeros_like(t)
     for kind in set(kinds):
-        if kind == "score":
-            error = -1 / sigma_t
-        else:
-            p, q = pair(kind, alpha_t, sigma_t)
-            error = q - p * sigma_t / alpha_t
-        found = torch.where(torch.tensor([k == kind for k in kinds]), error, found)
+        _, w = conversion(alpha_t, sigma_t, from_, pair(kind, alpha_t, sigma_t))
+        found = torch.where(torch.tensor([k == kind for k in kinds]), w, found)
     return found
 
 
