@@ -110,7 +110,7 @@ SUBJECTS: dict[str, Callable[[], Subject]] = {
     "ddpm": lambda: mnist_subject("ddpm"),
     "ncsn": lambda: mnist_subject("ncsn"),
     "cosine": lambda: digits_subject(
-        "cosine", "v-prediction on a cosine schedule, 8×8 digits", "cosine.safetensors"
+        "cosine", "v, cosine schedule, 8×8 digits", "cosine.safetensors"
     ),
 }
 
