@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -238,7 +239,7 @@ def measure(subject: Subject, method: Method, n: int) -> dict[str, Any]:
         "cpu_seconds": round(seconds, 2),
         "fit_seconds": round(drawn.fit_seconds, 1),
         "made": {
-            "command": " ".join(["python benchmarks/trained.py", *sys.argv[1:]]),
+            "command": f"python benchmarks/trained.py {shlex.join(sys.argv[1:])}".rstrip(),
             "date": date.today().isoformat(),
             **conditions(),
         },
