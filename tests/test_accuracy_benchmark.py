@@ -556,4 +556,6 @@ def test_the_picture_and_its_fits_are_saved(report: dict[str, Any]) -> None:
         rows = [row for row in part["rows"] if row["method"].startswith("recommended")]
         assert len(rows) == 2
         for row in rows:
-            assert all(found["fit_seconds"] < 90 for found in row["cells"].values())
+            # As optimal_grid's notes say, and a tenth for other work on the machine.
+            for n, found in row["cells"].items():
+                assert found["fit_seconds"] < 1.1 * (90 if int(n) <= 10 else 150)

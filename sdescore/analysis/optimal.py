@@ -156,9 +156,10 @@ def optimal_grid(
 
     Notes
     -----
-    Takes some 430 rounds of N denoisings of the surrogate and back, and 250 more for weights: at
-    N = 10 some 15 s in low dimension and a minute for 64 directions, on one core. More dimensions
-    cost little, for they are Gaussian; reading 60,000 data of 3,072 numbers takes 23 s.
+    Takes some 430 rounds of N denoisings of the surrogate and back, and 250 more for weights: on
+    one core at N = 10 some 15 s in low dimension and a minute for 64 directions, half as much again
+    with weights; nearly twice that at N = 20. More dimensions cost little, for they are Gaussian;
+    reading 60,000 data of 3,072 numbers takes 23 s.
 
     Examples
     --------
