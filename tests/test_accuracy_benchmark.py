@@ -552,10 +552,10 @@ def test_likelihood_of_many_stochastic_steps() -> None:
 
 def test_the_picture_and_its_fits_are_saved(report: dict[str, Any]) -> None:
     assert (ROOT / "docs" / "_static" / "accuracy" / "accuracy.png").stat().st_size > 100_000
+    seconds: list[float] = []
     for part in report["targets"].values():
         rows = [row for row in part["rows"] if row["method"].startswith("recommended")]
         assert len(rows) == 2
-        for row in rows:
-            # As optimal_grid's notes say, and a tenth for other work on the machine.
-            for n, found in row["cells"].items():
-                assert found["fit_seconds"] < 1.1 * (90 if int(n) <= 10 else 150)
+        seconds += [found["fit_seconds"] for row in rows for found in row["cells"].values()]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{min(seconds):.0f} to {max(seconds):.0f} CPU seconds a fit" in readme

@@ -31,6 +31,17 @@ def test_the_tables_are_those_of_the_saved_results(tables: ModuleType) -> None:
     assert tables.noise_sentence(tables.load("overhead-cpu")) in " ".join(README.split())
 
 
+def test_what_is_said_of_networks_is_saved(tables: ModuleType) -> None:
+    ours, others = [], []
+    for part in tables.load("trained-cpu").values():
+        five = {row["method"]: row["cells"]["5"]["fd"] for row in part["rows"]}
+        ours.append(f"{five['recommended']:.2f}")
+        rest = [fd for method, fd in five.items() if not method.startswith("recommended")]
+        others.append(f"{min(rest):.2f}")
+    said = [f"{', '.join(values[:-1])} and {values[-1]}" for values in (ours, others)]
+    assert f"{said[0]} floors where the best other reads {said[1]}" in " ".join(README.split())
+
+
 def test_the_saved_results_meet_the_bars(tables: ModuleType) -> None:
     for model in tables.load("demo-cpu")["models"].values():
         for row in model["samplers"].values():

@@ -137,8 +137,8 @@ def gaussian_error(
         Falling, ``(n,)`` float64, in place of the sampler's grid; may require gradients.
     score_error : float
         Standard deviation >= 0 of an error of every evaluation's ε, independent of the others: a
-        model that is not exact. A network's errors are alike at neighbouring times, and add up
-        to more in many short steps.
+        model that is not exact. Errors alike at neighbouring times, as a network's may well be,
+        add up to more in many short steps.
 
     Raises
     ------

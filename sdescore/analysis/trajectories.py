@@ -10,9 +10,9 @@ A law can be right by accident, errors of one step undoing those of another; a t
 can, and less so where it is looked at on its way as well.
 
 A network errs by itself. Where nearly all of x is noise its ε is off by some δ, and its
-:math:`E[x_0 | z]` by :math:`\varrho\delta`, more than the data's spread; a step from ϱ to ϱ′ takes
-:math:`(1 - \varrho'/\varrho)\,\varrho\delta` of that along, which for a long step is much beside
-ϱ′. So the outputs are given errors of that size here.
+:math:`E[x_0 | z]` by :math:`\varrho\delta`, which may exceed the data's spread; a step from ϱ to ϱ′
+takes :math:`(1 - \varrho'/\varrho)\,\varrho\delta` of that along, which for a long step is much
+beside ϱ′. So the outputs are given errors of that size here.
 """
 
 from __future__ import annotations
