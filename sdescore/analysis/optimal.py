@@ -1,52 +1,48 @@
 r"""The grid on which a sampler errs least, found before any network is run.
 
-The times have :math:`\lambda(T) = \lambda_0 < \lambda_1 < \dots < \lambda_{N-1} <
-\lambda(t_{\min})`, shares of the range by a softmax, so that t always falls; where the last one
-lies, from which the last denoise jumps to the data, is free. Adam (Kingma & Ba 2015,
-arXiv:1412.6980) moves them down the gradient of
+The times go down the gradient (:mod:`sdescore.analysis.search`) of
 
 .. math:: L = (1 - b)\, E_{plain} + b\, E_{weighted} + 0.01\, E_{path},
 
-the errors of :mod:`sdescore.analysis.trajectories`. The weighted error is a likelihood's and sees
-the data's finest directions, the plain one sees the widest. The last term keeps the steps from
-making up for each other's errors.
+the errors of :mod:`sdescore.analysis.trajectories` where no noise is drawn, and of
+:mod:`sdescore.analysis.impulses` where some is. The weighted error is a likelihood's and sees the
+data's finest directions, the plain one sees the widest. The last term keeps the steps from making
+up for each other's errors.
 
-The weights of a multistep method (:class:`sdescore.Multistep`) may be free as well, the last
-denoise's among them. They start from those of a known method on its own optimal times.
+The weights of a deterministic multistep method (:class:`sdescore.Multistep`) may be free as well,
+the last denoise's among them. They start from those of a known method on its own optimal times.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.error import gaussian_error, requested
-from sdescore.analysis.pca import principal_axes
+from sdescore.analysis.impulses import impulse_error, modes_of, require_driven
+from sdescore.analysis.pca import local_spectra, principal_axes
+from sdescore.analysis.search import POINTS, Found, Judge, Search
 from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.trajectories import Flow, TrajectoryError, trajectory_error
 from sdescore.errors import IncompatibleError
 from sdescore.grids import CustomGrid, Grid, Timeline
 from sdescore.predictors.base import Predictor, require_linear
-from sdescore.predictors.multistep import Multistep, moves, shares, weighted_mean
-from sdescore.predictors.nodes import time_at
+from sdescore.predictors.multistep import Multistep, shares
 from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count
+from sdescore.tableau import Tableau
 
 __all__ = ["OptimalGrid", "optimal_grid"]
 
 SURROGATES = ("mixture", "gaussian")
 STARTS = (0.75, 0.85, 0.95)  # shares of the log-SNR's range at which the last time is tried first
-PATH = 0.01
 SCORE_ERROR = 0.05  # makes the first steps on a network what serves it; see the page on networks
-POINTS = 3  # outputs that free weights are of
-RATE, RATE_OF_WEIGHTS = 0.05, 0.02
-ROUNDS, TRIAL = 250, 60
-BETAS, CLIP = (0.9, 0.95), 0.1  # a trajectory that changes its end jolts the gradient
+TRIAL, TIMES, WEIGHTS = 30, 60, 100  # evaluations of the loss
 
 
 @dataclass(frozen=True)
@@ -108,14 +104,14 @@ def optimal_grid(
     trajectories: int = 256,
     seed: int = 0,
 ) -> OptimalGrid:
-    r"""The times at which a deterministic predictor's trajectories err least.
+    r"""The times at which a predictor errs least.
 
     Parameters
     ----------
     sde : LinearSDE
         Of the sampler.
     predictor : Predictor
-        Deterministic, with a tableau.
+        With a tableau. A stochastic one with noises that drive the chain: no churn.
     steps : int
         Times of the grid, >= 2, the last denoise's among them; the evaluations, for a method with
         one a step.
@@ -137,7 +133,7 @@ def optimal_grid(
         a network, and keeps the steps from being so long, the first above all, that its errors
         decide.
     trajectories : int
-        How many, >= 1.
+        How many, >= 1; none where noise is drawn, for nothing is simulated then.
     seed : int
         Of their noise and of the surrogate's fit. The result is deterministic.
 
@@ -149,8 +145,8 @@ def optimal_grid(
     Raises
     ------
     IncompatibleError
-        A predictor that draws noise or has no tableau, an SDE without kernels, both or none of
-        ``data`` and ``spectrum``.
+        A predictor without a tableau or with churn, an SDE without kernels, both or none of
+        ``data`` and ``spectrum``, free weights of a predictor that has none to free.
     ScheduleError, ShapeError
         A number out of range, or bad data.
 
@@ -171,11 +167,8 @@ def optimal_grid(
     (6, True)
     """
     require_linear(predictor, sde)
-    if predictor.stochastic or not predictor.is_affine(sde):
-        raise IncompatibleError(
-            f"expected a deterministic predictor with a tableau, got {predictor!r}; its grid may "
-            "serve a stochastic one of the same kind"
-        )
+    if not predictor.is_affine(sde):
+        raise IncompatibleError(f"expected a predictor with a tableau, got {predictor!r}")
     require(is_count(steps) and steps >= 2, "an integer steps >= 2", f"steps={steps!r}")
     require(
         is_count(trajectories) and trajectories >= 1,
@@ -194,17 +187,20 @@ def optimal_grid(
     stand_in = chosen(data, spectrum, surrogate, seed)
     ends = 0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
     require(bool(ends.isfinite().all()), "a finite log-SNR at T and t_min", f"{ends.tolist()}")
-    search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood, score_error)
+    search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood)
     if weights:
         shares(predictor, sde, search.equal(steps), POINTS)  # refused before the search
-    seen, unseen = (
-        Flow.solve(stand_in, search.first, search.last, trajectories, s) for s in (seed, seed + 1)
-    )
-    tried = [search.descend((search.start(steps, share),), seen, TRIAL) for share in STARTS]
-    best = search.descend(min(tried, key=lambda found: found[1])[0], seen, ROUNDS)
-    if weights:
-        best = search.descend(search.with_weights(*best[0]), seen, ROUNDS)
-    times, table = search.found(*best[0])
+    if predictor.stochastic:
+        require_driven(predictor, predictor.tableau(sde, search.equal(steps)))
+        nearby = places(data, surrogate, stand_in, seed)
+        judges = [by_impulses(search, stand_in, nearby, score_error)] * 2  # nothing is drawn
+    else:
+        judges = [
+            by_trajectories(search, stand_in, trajectories, score_error, s)
+            for s in (seed, seed + 1)
+        ]
+    found = descended(search, steps, judges[0], weights)
+    times, table = search.found(*found.free)
     if table is not None:
         predictor = Multistep(table.tolist())
     sampler = PredictorCorrector(sde, predictor=predictor, grid=CustomGrid(times))
@@ -213,12 +209,54 @@ def optimal_grid(
     return OptimalGrid(
         values=tuple(times.tolist()),
         score_error=score_error,
-        loss=best[1],
-        held_out_loss=search.loss(times, table, unseen).item(),
-        log_snr_loss=search.loss(search.equal(steps), None, unseen).item(),
+        loss=found.loss,
+        held_out_loss=search.loss(times, table, judges[1]).item(),
+        log_snr_loss=search.loss(search.equal(steps), None, judges[1]).item(),
         relative_w2=(error.w2 / modes.sum().sqrt()).item(),
         weights=None if table is None else tuple(map(tuple, table.tolist())),
     )
+
+
+def descended(search: Search, steps: int, judge: Judge, weights: bool) -> Found:
+    """The best of some starts, on from there, and then with free weights."""
+    tried = [search.descend((search.start(steps, share),), judge, TRIAL) for share in STARTS]
+    best = min(tried, key=lambda found: found.loss)
+    best = search.descend(best.free, judge, TIMES)
+    return search.descend(search.with_weights(*best.free), judge, WEIGHTS) if weights else best
+
+
+def by_trajectories(
+    search: Search, stand_in: Surrogate, count: int, score_error: float, seed: int
+) -> Judge:
+    """Of a deterministic sampler, by the ends of some trajectories and the way there."""
+    flow = Flow.solve(stand_in, search.first, search.last, count, seed)
+
+    def judge(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
+        return trajectory_error(tableau, ending, search.sde, times, flow, score_error)
+
+    return judge
+
+
+def by_impulses(
+    search: Search, stand_in: Surrogate, nearby: list[tuple[float, Spectrum]], score_error: float
+) -> Judge:
+    """Of a stochastic sampler, by what becomes of its noises."""
+    modes, eta = modes_of(stand_in, nearby, search.finest), search.predictor.eta
+
+    def judge(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
+        return impulse_error(tableau, ending, search.sde, times, modes, eta, score_error)
+
+    return judge
+
+
+def places(
+    data: Tensor | None, surrogate: str, stand_in: Surrogate, seed: int
+) -> list[tuple[float, Spectrum]]:
+    """Gaussians that are the data near some of them, and their weights."""
+    if data is None or surrogate == "mixture":
+        return stand_in.places()
+    spectra = local_spectra(data, seed=seed)
+    return [(1 / len(spectra), Spectrum(row, torch.zeros_like(row))) for row in spectra]
 
 
 def chosen(data: Tensor | None, spectrum: Tensor | None, surrogate: str, seed: int) -> Surrogate:
@@ -232,90 +270,3 @@ def chosen(data: Tensor | None, spectrum: Tensor | None, surrogate: str, seed: i
     if data is None or spectrum is not None:
         return gaussian_surrogate(requested(spectrum, data, None).variance)
     return fit_surrogate(data, seed=seed)
-
-
-@dataclass(frozen=True)
-class Search:
-    """The times as free numbers: log shares of the steps, and the logit of where they end."""
-
-    sde: LinearSDE
-    predictor: Predictor
-    first: float
-    last: float
-    likelihood: float
-    score_error: float
-
-    @property
-    def finest(self) -> float:
-        """ϱ² at t_min. Variances below it are not resolved."""
-        return math.exp(-2 * self.last)
-
-    def start(self, steps: int, share: float) -> Tensor:
-        """Equal steps over ``share`` of the range, ``(steps,)``."""
-        free = torch.zeros(steps, dtype=torch.float64)
-        free[-1] = torch.logit(torch.tensor(share, dtype=torch.float64))
-        return free
-
-    def times(self, free: Tensor) -> Tensor:
-        """The times that ``free`` stands for."""
-        steps = free[:-1].softmax(0) * free[-1].sigmoid()
-        return self.from_lam(self.first + (self.last - self.first) * steps.cumsum(0))
-
-    def equal(self, steps: int) -> Tensor:
-        """Equal steps of λ over the whole range."""
-        return self.from_lam(torch.linspace(self.first, self.last, steps, dtype=torch.float64)[1:])
-
-    def from_lam(self, lam: Tensor) -> Tensor:
-        """T, and then the times of ``lam``."""
-        first = torch.tensor([self.sde.T], dtype=torch.float64)
-        return torch.cat([first, time_at(self.sde, lam)])
-
-    def with_weights(self, free: Tensor) -> tuple[Tensor, Tensor]:
-        """``free``, and the predictor's weights of all outputs but the newest, ``(N, H − 1)``."""
-        return free, shares(self.predictor, self.sde, self.times(free), POINTS)[:, 1:]
-
-    def found(self, free: Tensor, older: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Times ``(N,)`` and, where they are free, weights ``(N, H)``."""
-        if older is None:
-            return self.times(free), None
-        # Row n has n past outputs; what they weigh is taken from the newest.
-        older = older.tril(-1)
-        return self.times(free), torch.cat([1 - older.sum(1, keepdim=True), older], 1)
-
-    def loss(self, times: Tensor, weights: Tensor | None, flow: Flow) -> Tensor:
-        """L on ``times``, ``()``."""
-        if weights is None:
-            tableau = self.predictor.tableau(self.sde, times)
-            ending = self.predictor.ending(self.sde, times)
-        else:
-            tableau = moves(self.sde, times, weights)
-            ending = weighted_mean(times[-1:], weights[-1])
-        return objective(
-            trajectory_error(tableau, ending, self.sde, times, flow, self.score_error),
-            self.likelihood,
-        )
-
-    def descend(
-        self, start: tuple[Tensor, ...], flow: Flow, rounds: int
-    ) -> tuple[tuple[Tensor, ...], float]:
-        """The best numbers seen in ``rounds`` steps of Adam, and their loss."""
-        free = [part.clone().requires_grad_() for part in start]
-        adam = torch.optim.Adam(free, lr=RATE if len(free) == 1 else RATE_OF_WEIGHTS, betas=BETAS)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, rounds)
-        best, least = start, float("inf")
-        for _ in range(rounds):
-            loss = self.loss(*self.found(*free), flow)
-            if loss.item() < least:
-                best, least = tuple(part.detach().clone() for part in free), loss.item()
-            adam.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(free, CLIP)
-            adam.step()
-            schedule.step()
-        return best, least
-
-
-def objective(error: TrajectoryError, likelihood: float) -> Tensor:
-    """L of the module's docstring."""
-    ends = (1 - likelihood) * error.plain + likelihood * error.weighted
-    return ends + PATH * error.path

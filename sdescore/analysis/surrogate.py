@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.pca import principal_axes, rows
 from sdescore.sde.base import require
 from sdescore.shapes import is_count
@@ -56,17 +57,18 @@ class Surrogate:
 
     def responsibilities(self, z: Tensor, noise: Tensor | float) -> tuple[Tensor, Tensor]:
         """``P(k | z)`` ``(B, K)`` at noise variance ϱ², and z in every component's axes."""
-        y = torch.einsum("bkd,kde->bke", z[:, None] - self.means, self.axes)
+        # One product of two matrices, for all components.
+        y = (z @ self.axes.permute(1, 0, 2).flatten(1)).view(-1, *self.means.shape)
+        y = y - torch.einsum("kd,kde->ke", self.means, self.axes)
         V = self.variances + noise
-        log_p = self.weights.log() - 0.5 * (y.square() / V + V.log()).sum(-1)
+        log_p = self.weights.log() - 0.5 * ((y * (1 / V) * y).sum(-1) + V.log().sum(-1))
         return log_p.softmax(-1), y
 
     def denoise(self, z: Tensor, noise: Tensor) -> Tensor:
         """``E[x₀ | z]`` for ``z`` ``(B, r)`` at noise variance ϱ² ``()``."""
         r, y = self.responsibilities(z, noise)
-        shrunk = y * (self.variances / (self.variances + noise))
-        means = self.means + torch.einsum("bke,kde->bkd", shrunk, self.axes)
-        return (r[..., None] * means).sum(1)
+        shrunk = r[..., None] * (self.variances / (self.variances + noise)) * y
+        return r @ self.means + shrunk.flatten(1) @ self.axes.mT.flatten(0, 1)
 
     def precision(self, x: Tensor, floor: float) -> Tensor:
         """The components' mean precision at data ``x``, ``(B, r, r)``; variances + ``floor``."""
@@ -75,6 +77,16 @@ class Surrogate:
             "kde,ke,kfe->kdf", self.axes, 1 / (self.variances + floor), self.axes
         )
         return torch.einsum("bk,kdf->bdf", r, inverses)
+
+    def places(self) -> list[tuple[float, Spectrum]]:
+        """The components one by one, as Gaussians of all d directions: weight, variances, mean."""
+        none, centre = torch.zeros_like(self.rest), self.weights @ self.means
+        parts = zip(self.weights, self.means - centre, self.variances, self.axes, strict=True)
+        return [
+            (w.item(), Spectrum(torch.cat([V, self.rest]), torch.cat([axes.T @ m, none])))
+            for w, m, V, axes in parts
+            if self.rank
+        ]
 
 
 def gaussian_surrogate(spectrum: Tensor) -> Surrogate:

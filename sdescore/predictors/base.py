@@ -42,6 +42,14 @@ class Predictor(ABC):
         """Whether a step draws noise."""
         return True
 
+    @property
+    def eta(self) -> float:
+        r"""Where noise is drawn, η of the SDE that small steps follow: 1 is the reverse SDE,
+
+        .. math:: dx = \bigl[f x - \tfrac{1 + \eta^2}{2} g^2 s\bigr] dt + \eta\, g\, dw .
+        """
+        return 1.0
+
     def check(self, sde: SDE) -> None:
         """Refuse an SDE the predictor cannot run on.
 
