@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdescore as ss
+from sdescore.analysis.model_error import beyond, constant
 from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.trajectories import Flow, run, trajectory_error
 from sdescore.checkpoint.store import read_manifest
@@ -101,13 +102,19 @@ def test_the_law_of_a_score_that_errs_is_that_of_simulated_chains(chain: tuple) 
     assert error.w2_of_score.item() == pytest.approx(by_hand.item()) and exact.w2_of_score == 0
 
 
-def erring(score: ss.GaussianScore, sde: ss.LinearSDE, error: float) -> Callable:
-    """A score whose ε is off by normal errors of its own in every call."""
+def erring(
+    score: ss.GaussianScore, sde: ss.LinearSDE, error: float, spread: float | None = None
+) -> Callable:
+    """A score whose ε is off by normal errors of its own in every call; with ``spread``, where they
+    make x₀ wrong by more than that."""
     generator = torch.Generator().manual_seed(3)
 
     def found(x: Tensor, t: Tensor) -> Tensor:
-        off = torch.randn(x.shape, generator=generator, dtype=x.dtype)
-        return score(x, t) - error * off / sde.marginal(t)[1]
+        alpha, sigma = sde.marginal(t)
+        off = error * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        if spread is not None:
+            off = off / (1 + (spread * alpha / (sigma * error)) ** 2)
+        return score(x, t) - off / sigma
 
     return found
 
@@ -427,7 +434,7 @@ def test_gaussian_modes_are_counted_as_the_mixture_would_count_them(score_error:
         Flow.solve(gaussian_surrogate(variances), first, last, 1, seed=0),
     )
     sampled, exact = (
-        trajectory_error(tableau, ending, sde, times, flow, score_error) for flow in flows
+        trajectory_error(tableau, ending, sde, times, flow, constant(score_error)) for flow in flows
     )
     if score_error:
         alone = trajectory_error(tableau, ending, sde, times, flows[1])
@@ -438,10 +445,13 @@ def test_gaussian_modes_are_counted_as_the_mixture_would_count_them(score_error:
         assert got.item() == pytest.approx(wanted.item(), rel=0.07)
 
 
+@pytest.mark.parametrize("spread", [None, 0.5], ids=["everywhere", "beyond"])
 @pytest.mark.parametrize(
     "predictor", [ss.ExponentialAdams(points=2, corrector_points=3), ss.Heun()], ids=repr
 )
-def test_a_networks_errors_are_those_of_chains_that_make_them(predictor: ss.Predictor) -> None:
+def test_a_networks_errors_are_those_of_chains_that_make_them(
+    predictor: ss.Predictor, spread: float | None
+) -> None:
     """400,000 chains of two modes, started where the closed form of their flow is known.
 
     Their mean squares have a relative standard error below 0.003: five of them.
@@ -450,7 +460,8 @@ def test_a_networks_errors_are_those_of_chains_that_make_them(predictor: ss.Pred
     sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=ss.QuadraticGrid(), steps=7)
     times = sampler.times
     start = torch.randn(400_000, 2, generator=torch.Generator().manual_seed(4), dtype=F64)
-    score = erring(ss.GaussianScore(torch.zeros(2), variances, sde), sde, error)
+    score = erring(ss.GaussianScore(torch.zeros(2), variances, sde), sde, error, spread)
+    errs = constant(error) if spread is None else beyond(error, spread**2)
     alpha, sigma = sde.marginal(times)
     states = [sigma[0] * start]
     states += [s.x for s in sampler.iterate(score, init=states[0], dtype=F64)]
@@ -466,7 +477,7 @@ def test_a_networks_errors_are_those_of_chains_that_make_them(predictor: ss.Pred
     first, last = (0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=F64))).tolist()
     flow = Flow.solve(gaussian_surrogate(variances), first, last, 1, seed=0)
     tableau, ending = predictor.tableau(sde, times), predictor.ending(sde, times)
-    found = trajectory_error(tableau, ending, sde, times, flow, error)
+    found = trajectory_error(tableau, ending, sde, times, flow, errs)
     plain, weighted = 10 * end.sum() / variances.sum(), (end / (variances + finest)).mean()
     assert found.plain.item() == pytest.approx((plain / (1 + plain / 2)).item(), rel=0.015)
     assert found.weighted.item() == pytest.approx((weighted / (1 + weighted / 2)).item(), rel=0.015)
@@ -480,7 +491,7 @@ def test_a_grid_serves_the_score_that_it_reckons_with() -> None:
     """Made for an erring score it is better there, made for an exact one on the exact one."""
     sde, predictor, error = ss.VPSDE(), ss.ExponentialAdams(points=2, corrector_points=3), 0.05
     variances = torch.tensor([1.0, 0.05], dtype=F64)
-    exact = ss.GaussianScore(torch.zeros(2), variances, sde)
+    exact, spread = ss.GaussianScore(torch.zeros(2), variances, sde), variances.mean().sqrt().item()
     alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(sde.T, dtype=F64)))
     x = sigma * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(6), dtype=F64)
     ends = x / alpha * (variances / (variances + (sigma / alpha) ** 2)).sqrt()
@@ -491,7 +502,8 @@ def test_a_grid_serves_the_score_that_it_reckons_with() -> None:
         lam = 0.5 * sde.log_snr(sampler.times)
         first[made_for] = (lam[1] - lam[0]).item()
         for of in (0.0, error):
-            made = sampler.sample(erring(exact, sde, of), init=x, dtype=F64)
+            score = erring(exact, sde, of, spread) if of else exact
+            made = sampler.sample(score, init=x, dtype=F64)
             off[made_for, of] = (made - ends).square().mean().sqrt().item()
     assert off[error, error] < 0.8 * off[0.0, error]
     assert off[0.0, 0.0] < 0.8 * off[error, 0.0]
@@ -574,10 +586,17 @@ def test_likelihood_moves_the_end_towards_the_data() -> None:
     assert ends[0] > 2 * ends[1]
 
 
+class ByHand(ss.DDIM):
+    """A step that no numbers describe."""
+
+    def is_affine(self, sde: ss.SDE) -> bool:
+        return False
+
+
 @pytest.mark.parametrize(
     ("predictor", "steps", "options", "error", "match"),
     [
-        (ss.Ancestral(), 5, {}, ss.IncompatibleError, "expected a deterministic predictor"),
+        (ByHand(), 5, {}, ss.IncompatibleError, "expected a predictor with a tableau"),
         (ss.DDIM(), 1, {}, ss.ScheduleError, "steps >= 2"),
         (ss.DDIM(), 5.0, {}, ss.ScheduleError, "steps >= 2"),
         (ss.DDIM(), 5, {"likelihood": 2.0}, ss.ScheduleError, "0 <= likelihood <= 1"),

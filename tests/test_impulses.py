@@ -14,6 +14,7 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.impulses import arrivals, impulse_error, mode_errors, modes_of
+from sdescore.analysis.model_error import constant
 from sdescore.analysis.surrogate import fit_surrogate
 from sdescore.metrics import sliced_wasserstein
 from sdescore.predictors.base import Predictor
@@ -45,7 +46,7 @@ def errors(
 ) -> Tensor:
     tableau, ending = predictor.tableau(sde, times), predictor.ending(sde, times)
     spectrum = Spectrum(VARIANCE, MEAN)
-    return mode_errors(tableau, ending, sde, times, spectrum, predictor.eta, score_error)
+    return mode_errors(tableau, ending, sde, times, spectrum, predictor.eta, constant(score_error))
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])

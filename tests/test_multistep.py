@@ -231,8 +231,8 @@ def test_a_networks_own_error_holds_the_weights_back(
     blobs: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The larger it is, the less independent errors of the outputs grow: Σ w² falls."""
-    monkeypatch.setattr("sdescore.analysis.optimal.ROUNDS", 60)
-    monkeypatch.setattr("sdescore.analysis.optimal.TRIAL", 5)
+    for name, evaluations in (("TRIAL", 5), ("TIMES", 30), ("WEIGHTS", 50)):
+        monkeypatch.setattr(f"sdescore.analysis.optimal.{name}", evaluations)
     growth = []
     for error in (0.0, 0.2):
         grid = ss.optimal_grid(
@@ -261,8 +261,8 @@ def test_weights_that_cannot_be_found(
 
 def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free weights for an exact score only."""
-    monkeypatch.setattr("sdescore.analysis.optimal.ROUNDS", 5)
-    monkeypatch.setattr("sdescore.analysis.optimal.TRIAL", 2)
+    for name in ("TRIAL", "TIMES", "WEIGHTS"):
+        monkeypatch.setattr(f"sdescore.analysis.optimal.{name}", 2)
     exact = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, score_error=0)
     assert exact.evaluations == 3 and exact.grid.score_error == 0
     assert exact.predictor == ss.Multistep(exact.grid.weights)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdescore.analysis.model_error import ModelError
 from sdescore.errors import IncompatibleError
 from sdescore.parameterization import conversion, pair
 from sdescore.sampler.program import CustomStep
@@ -75,14 +76,14 @@ class Spectrum:
         return slope, offset
 
 
-def per_epsilon(sde: LinearSDE, t: Tensor, kinds: list[str]) -> Tensor:
-    """What a unit error of ε does to the output asked for at each time, ``(R,)``."""
+def output_errors(sde: LinearSDE, t: Tensor, kinds: list[str], error: ModelError) -> Tensor:
+    """Standard deviation of the error of the output asked for at each time, ``(R,)``."""
     alpha_t, sigma_t = sde.marginal(t)
     from_, found = pair("epsilon", alpha_t, sigma_t), torch.zeros_like(t)
     for kind in set(kinds):
         _, w = conversion(alpha_t, sigma_t, from_, pair(kind, alpha_t, sigma_t))
         found = torch.where(torch.tensor([k == kind for k in kinds]), w, found)
-    return found
+    return error((sigma_t / alpha_t).square()) * found
 
 
 class Move(NamedTuple):
@@ -122,14 +123,14 @@ class AffineRows:
             "use Langevin(norm='expected') and predictors with a tableau"
         )
 
-    def on(self, sde: LinearSDE, spectrum: Spectrum, score_error: float = 0.0) -> AffineMap:
-        """The map of all rows on the modes of a spectrum, each evaluation's ε off by N(0, δ²)."""
+    def on(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None = None) -> AffineMap:
+        """The map of all rows on the modes of a spectrum, each evaluation's ε off by itself."""
         shapes = {move.tableau.b.shape[1:] for move in self.moves}
         if shapes == {(1, 1)} and all(move.tableau.start is None for move in self.moves):
-            return self._one_stage(sde, spectrum, score_error)
-        return self._general(sde, spectrum, score_error)
+            return self._one_stage(sde, spectrum, error)
+        return self._general(sde, spectrum, error)
 
-    def _one_stage(self, sde: LinearSDE, spectrum: Spectrum, score_error: float) -> AffineMap:
+    def _one_stage(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None) -> AffineMap:
         """Products and sums along blocks of rows that are small enough for the cache."""
         tableaux = {id(m.tableau): m.tableau for m in self.moves}
         lengths = itertools.accumulate((len(T) for T in tableaux.values()), initial=0)
@@ -147,8 +148,8 @@ class AffineRows:
             for name in ("times", "a", "b", "c")
         )
         kinds = [m.tableau.output for m in self.moves]
-        if score_error:
-            added = added + (score_error * b * per_epsilon(sde, t, kinds)).square()
+        if error:
+            added = added + (b * output_errors(sde, t, kinds, error)).square()
         transfer, offset, variance = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
         for start in range(0, len(order), BLOCK):
             rows = slice(start, start + BLOCK)
@@ -162,7 +163,7 @@ class AffineRows:
             variance = left[0].square() * variance + added[rows] @ after.square()
         return AffineMap(transfer, offset, variance)
 
-    def _general(self, sde: LinearSDE, spectrum: Spectrum, score_error: float) -> AffineMap:
+    def _general(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None) -> AffineMap:
         """Row by row, on the vector of the state and the past outputs."""
         modes = len(spectrum.variance)
         past = max((m.tableau.b.shape[-1] - 1 for m in self.moves if m.keeps_outputs), default=0)
@@ -170,7 +171,7 @@ class AffineRows:
         transfer = torch.cat([torch.ones(modes, 1, dtype=torch.float64), zeros[:, 1:]], 1)
         offset, covariance = zeros, zeros[:, :, None] * zeros[:, None, :]
         for move in self.moves:
-            on_state, constant, on_noise = step_matrices(move, sde, spectrum, past, score_error)
+            on_state, constant, on_noise = step_matrices(move, sde, spectrum, past, error)
             transfer = (on_state @ transfer[..., None])[..., 0]
             offset = (on_state @ offset[..., None])[..., 0] + constant
             covariance = on_state @ covariance @ on_state.mT + on_noise @ on_noise.mT
@@ -178,18 +179,20 @@ class AffineRows:
 
 
 def step_matrices(
-    move: Move, sde: LinearSDE, spectrum: Spectrum, past: int, score_error: float
+    move: Move, sde: LinearSDE, spectrum: Spectrum, past: int, error: ModelError | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One row on the vector (x, past outputs): matrix, constant and noise of each mode."""
     tableau, n = move.tableau, move.n
     stages, width, noises = *tableau.b.shape[1:], tableau.c.shape[-1]
     slopes, offsets = spectrum.output(sde, tableau.times[n], tableau.output)
-    errors = score_error * per_epsilon(sde, tableau.times[n], [tableau.output] * stages)
     # Coordinates: the vector's entries, the constant 1, the noises, the outputs' errors.
-    eye = torch.eye(1 + past + 1 + noises + stages, dtype=torch.float64)
+    eye = torch.eye(1 + past + 1 + noises + (stages if error else 0), dtype=torch.float64)
     basis = eye[:, None, :].expand(-1, len(spectrum.variance), -1)
     x, constant, z = basis[0], basis[1 + past], basis[2 + past : 2 + past + noises]
     off = basis[2 + past + noises :]
+    if error:
+        sizes = output_errors(sde, tableau.times[n], [tableau.output] * stages, error)
+        off = sizes[:, None, None] * off
     outputs = list(basis[1 : 1 + past]) if move.keeps_outputs else []
     y = x
     if tableau.start is not None:
@@ -197,7 +200,7 @@ def step_matrices(
         y = start_a * x + torch.einsum("k,kmv->mv", start_c, z)
     for j in range(stages):
         exact = slopes[j][:, None] * y + offsets[j][:, None] * constant
-        outputs.insert(0, exact + errors[j] * off[j])
+        outputs.insert(0, exact + off[j] if error else exact)
         del outputs[width:]
         y = tableau.a[n, j] * x
         for weight, o in zip(tableau.b[n, j], outputs, strict=False):

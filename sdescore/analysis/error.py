@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sdescore.analysis.chain import AffineMap, AffineRows, Spectrum
+from sdescore.analysis.model_error import constant
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.predictors.ending import flow_ending, mean_ending
 from sdescore.sampler.predictor_corrector import PredictorCorrector
@@ -179,7 +180,7 @@ def gaussian_error(
         how = flow_ending if sampler.denoise == "flow" else mean_ending
         last.add(0, times[-1].item(), 0.0, how(sde, times[-1:]), 0)  # type: ignore[arg-type]
     chain = rows.on(sde, modes)  # type: ignore[arg-type]
-    erring = rows.on(sde, modes, score_error) if score_error else chain  # type: ignore[arg-type]
+    erring = rows.on(sde, modes, constant(score_error)) if score_error else chain  # type: ignore[arg-type]
     alpha_T, sigma_T = sde.marginal(times[0])
     prior = sigma_T.square() + (alpha_T * sampler.data_std).square()
     start = modes.marginal(sde, times[0])  # type: ignore[arg-type]

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sdescore.analysis.chain import Move, Spectrum, step_matrices
+from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.surrogate import Surrogate
 from sdescore.analysis.trajectories import PLAIN, TrajectoryError
 from sdescore.errors import IncompatibleError
@@ -86,16 +87,14 @@ def impulse_error(
     times: Tensor,
     modes: Modes,
     eta: float,
-    score_error: float = 0.0,
+    error: ModelError | None = None,
 ) -> TrajectoryError:
     """The error of a stochastic tableau on ``times`` and its last denoise, ``ending``.
 
     What :func:`sdescore.analysis.trajectories.trajectory_error` is for a deterministic one, not
     bounded, and with nothing under ``path``: noises put in on the way are looked at one by one.
     """
-    errors = modes.shares * mode_errors(
-        tableau, ending, sde, times, modes.spectrum, eta, score_error
-    )
+    errors = modes.shares * mode_errors(tableau, ending, sde, times, modes.spectrum, eta, error)
     plain = PLAIN * errors.sum() / modes.total
     weighted = (errors / modes.spectrum.variance).sum() / modes.dimensions
     return TrajectoryError(plain, weighted, torch.zeros((), dtype=torch.float64))
@@ -108,12 +107,12 @@ def mode_errors(
     times: Tensor,
     spectrum: Spectrum,
     eta: float,
-    score_error: float = 0.0,
+    error: ModelError | None = None,
 ) -> Tensor:
     """Mean square distance to the SDE's path from the diffused data's law, ``(M,)``."""
     moves = [Move(tableau, n, True) for n in range(len(tableau))] + [Move(ending, 0, True)]
     past = max(move.tableau.b.shape[-1] - 1 for move in moves)
-    steps = [step_matrices(move, sde, spectrum, past, score_error) for move in moves]
+    steps = [step_matrices(move, sde, spectrum, past, error) for move in moves]
     arriving = arrivals(tableau, sde, times, spectrum.variance, eta)
     # From the end to the start: what the vector of the state and the outputs does to the sample.
     left = torch.zeros(len(spectrum.variance), 1 + past, dtype=torch.float64)

@@ -23,6 +23,7 @@ from torch import Tensor
 from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.error import gaussian_error, requested
 from sdescore.analysis.impulses import impulse_error, modes_of, require_driven
+from sdescore.analysis.model_error import ModelError, beyond
 from sdescore.analysis.pca import local_spectra, principal_axes
 from sdescore.analysis.search import POINTS, Found, Judge, Search
 from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
@@ -190,14 +191,14 @@ def optimal_grid(
     search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood)
     if weights:
         shares(predictor, sde, search.equal(steps), POINTS)  # refused before the search
+    errs = beyond(score_error, stand_in.spectrum.mean().item())
     if predictor.stochastic:
         require_driven(predictor, predictor.tableau(sde, search.equal(steps)))
         nearby = places(data, surrogate, stand_in, seed)
-        judges = [by_impulses(search, stand_in, nearby, score_error)] * 2  # nothing is drawn
+        judges = [by_impulses(search, stand_in, nearby, errs)] * 2  # nothing is drawn
     else:
         judges = [
-            by_trajectories(search, stand_in, trajectories, score_error, s)
-            for s in (seed, seed + 1)
+            by_trajectories(search, stand_in, trajectories, errs, s) for s in (seed, seed + 1)
         ]
     found = descended(search, steps, judges[0], weights)
     times, table = search.found(*found.free)
@@ -226,25 +227,28 @@ def descended(search: Search, steps: int, judge: Judge, weights: bool) -> Found:
 
 
 def by_trajectories(
-    search: Search, stand_in: Surrogate, count: int, score_error: float, seed: int
+    search: Search, stand_in: Surrogate, count: int, errs: ModelError | None, seed: int
 ) -> Judge:
     """Of a deterministic sampler, by the ends of some trajectories and the way there."""
     flow = Flow.solve(stand_in, search.first, search.last, count, seed)
 
     def judge(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
-        return trajectory_error(tableau, ending, search.sde, times, flow, score_error)
+        return trajectory_error(tableau, ending, search.sde, times, flow, errs)
 
     return judge
 
 
 def by_impulses(
-    search: Search, stand_in: Surrogate, nearby: list[tuple[float, Spectrum]], score_error: float
+    search: Search,
+    stand_in: Surrogate,
+    nearby: list[tuple[float, Spectrum]],
+    errs: ModelError | None,
 ) -> Judge:
     """Of a stochastic sampler, by what becomes of its noises."""
     modes, eta = modes_of(stand_in, nearby, search.finest), search.predictor.eta
 
     def judge(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
-        return impulse_error(tableau, ending, search.sde, times, modes, eta, score_error)
+        return impulse_error(tableau, ending, search.sde, times, modes, eta, errs)
 
     return judge
 

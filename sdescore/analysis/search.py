@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from sdescore.analysis.trajectories import TrajectoryError
@@ -23,6 +22,9 @@ from sdescore.predictors.multistep import moves, shares, weighted_mean
 from sdescore.predictors.nodes import time_at
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["Found", "Judge", "Search"]
 
@@ -102,6 +104,8 @@ class Search:
 
     def descend(self, start: Free, judge: Judge, evaluations: int) -> Found:
         """The best numbers seen in about so many evaluations of L and its gradient."""
+        from scipy.optimize import minimize
+
         sizes, shapes = [part.numel() for part in start], [part.shape for part in start]
         seen: list[Found] = []
 

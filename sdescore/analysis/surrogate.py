@@ -58,7 +58,7 @@ class Surrogate:
     def responsibilities(self, z: Tensor, noise: Tensor | float) -> tuple[Tensor, Tensor]:
         """``P(k | z)`` ``(B, K)`` at noise variance ϱ², and z in every component's axes."""
         # One product of two matrices, for all components.
-        y = (z @ self.axes.permute(1, 0, 2).flatten(1)).view(-1, *self.means.shape)
+        y = (z @ self.axes.permute(1, 0, 2).flatten(1)).view(len(z), *self.means.shape)
         y = y - torch.einsum("kd,kde->ke", self.means, self.axes)
         V = self.variances + noise
         log_p = self.weights.log() - 0.5 * ((y * (1 / V) * y).sum(-1) + V.log().sum(-1))
@@ -91,9 +91,9 @@ class Surrogate:
 
 def gaussian_surrogate(spectrum: Tensor) -> Surrogate:
     """Independent modes alone, from ``(d,)`` variances."""
-    none = torch.zeros(1, 0, dtype=torch.float64)
+    none, axes = (torch.zeros(shape, dtype=torch.float64) for shape in ((1, 0), (1, 0, 0)))
     rest = spectrum.to("cpu", torch.float64)
-    return Surrogate(torch.ones(1).double(), none, none, none[..., None], rest, rest)
+    return Surrogate(torch.ones(1).double(), none, none, axes, rest, rest)
 
 
 def fit_surrogate(data: Tensor, components: int | None = None, *, seed: int = 0) -> Surrogate:

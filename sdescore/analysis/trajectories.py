@@ -9,10 +9,8 @@ of them there. The sampler is its tableau, run with gradients.
 A law can be right by accident, errors of one step undoing those of another; a trajectory hardly
 can, and less so where it is looked at on its way as well.
 
-A network errs by itself. Where nearly all of x is noise its ε is off by some δ, and its
-:math:`E[x_0 | z]` by :math:`\varrho\delta`, which may exceed the data's spread; a step from ϱ to ϱ′
-takes :math:`(1 - \varrho'/\varrho)\,\varrho\delta` of that along, which for a long step is much
-beside ϱ′. So the outputs are given errors of that size here.
+A network errs by itself; the outputs may be given errors of that size
+(:mod:`sdescore.analysis.model_error`).
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.surrogate import Surrogate
 from sdescore.parameterization import pair
 from sdescore.predictors.adams import ExponentialAdams
@@ -132,27 +131,26 @@ def trajectory_error(
     sde: LinearSDE,
     times: Tensor,
     flow: Flow,
-    score_error: float = 0.0,
+    error: ModelError | None = None,
 ) -> TrajectoryError:
     """The error of a deterministic tableau on ``times`` and its last denoise, ``ending``.
 
-    ``score_error`` is the standard deviation of an error of every evaluation's ε, each independent
-    of the others.
+    ``error`` is that of every evaluation's ε, each independent of the others.
     """
     lam = half_log_snr(sde, times)
     rho2 = (-2 * lam).exp()
     evaluations = tableau.b.shape[0] * tableau.b.shape[1] + 1
 
     def end_and_path(denoiser: Denoiser, errors: Iterator[Tensor], start: Tensor) -> list[Tensor]:
-        if score_error:
-            denoiser = erring(denoiser, errors)
+        if error:
+            denoiser = erring(denoiser, error, errors)
         return run(tableau, ending, sde, times, denoiser, sde.marginal(times[0])[1] * start)
 
     surrogate, rest = flow.surrogate, flow.surrogate.rest
     plain = weighted = path = torch.zeros((), dtype=torch.float64)
     if surrogate.rank:
         start = flow.z[0] * lam[0].exp()
-        *z, x = end_and_path(surrogate.denoise, normals(start.shape, score_error), start)
+        *z, x = end_and_path(surrogate.denoise, normals(start.shape), start)
         end = x - flow.x
         plain = end.square().sum(1)
         weighted = torch.einsum("bi,bij,bj->b", end, flow.precision, end)
@@ -161,10 +159,10 @@ def trajectory_error(
     if len(rest):
         # A Gaussian mode is linear. A trajectory from one standard deviation of noise stands for
         # all, and one from 0 for each evaluation's error: the squares add up.
-        alone = torch.eye(1 + evaluations if score_error else 1, dtype=torch.float64)[..., None]
+        alone = torch.eye(1 + evaluations if error else 1, dtype=torch.float64)[..., None]
         *z, x = end_and_path(
             lambda y, noise: rest / (rest + noise) * y,
-            iter(score_error * alone[1:]),
+            iter(alone[1:]),
             alone[0].expand(-1, len(rest)),
         )
         scale = (rho2[0] / (rest + rho2[0])).sqrt()
@@ -179,16 +177,16 @@ def trajectory_error(
     return TrajectoryError(bounded(plain).mean(), bounded(weighted / d).mean(), path / d)
 
 
-def erring(denoiser: Denoiser, errors: Iterator[Tensor]) -> Denoiser:
+def erring(denoiser: Denoiser, error: ModelError, errors: Iterator[Tensor]) -> Denoiser:
     """A denoiser that is wrong in ε, in each call by the next of ``errors``."""
-    return lambda z, noise: denoiser(z, noise) + noise.sqrt() * next(errors)
+    return lambda z, noise: denoiser(z, noise) + noise.sqrt() * error(noise) * next(errors)
 
 
-def normals(shape: torch.Size, scale: float) -> Iterator[Tensor]:
-    """Draws with standard deviation ``scale``, the same ones every time."""
+def normals(shape: torch.Size) -> Iterator[Tensor]:
+    """Standard normals, the same ones every time."""
     generator = torch.Generator().manual_seed(ERRORS)
     while True:
-        yield scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+        yield torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
 def bounded(u: Tensor) -> Tensor:
