@@ -107,6 +107,10 @@ OURS: dict[str, Recipe] = {
         ss.ExponentialAdams(points=2, corrector_points=3)
     ),
     "Adams 3, optimal grid": optimal(ss.ExponentialAdams(points=3)),
+    "Adams 2, η = 1, optimal grid": optimal(ss.ExponentialAdams(eta=1.0, points=2)),
+    "ancestral, optimal grid": optimal(ss.Ancestral()),
+    "Euler–Maruyama, optimal grid": optimal(ss.EulerMaruyama()),
+    "Euler–Maruyama, log-SNR": log_snr(ss.EulerMaruyama()),
     "ancestral, log-SNR": log_snr(ss.Ancestral()),
     "DDIM, log-SNR": log_snr(ss.DDIM()),
     "Adams 2, log-SNR": log_snr(ss.ExponentialAdams(points=2)),
@@ -126,6 +130,10 @@ OURS: dict[str, Recipe] = {
 
 # Where a grid is fitted: it takes 10 to 60 seconds. The last two are there to compare grids.
 FITTED = {
+    "Adams 2, η = 1, optimal grid": (*FEW, 50),
+    "ancestral, optimal grid": (*FEW, 50),
+    "Euler–Maruyama, optimal grid": (*FEW, 50),
+    "Euler–Maruyama, log-SNR": (*FEW, 50),
     "recommended, exact score": FEW,
     "recommended, default": FEW,
     "Adams 2 corrected with 3, optimal grid": (5, 10),

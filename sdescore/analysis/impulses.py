@@ -63,18 +63,21 @@ class Modes:
 def modes_of(surrogate: Surrogate, places: list[tuple[float, Spectrum]], finest: float) -> Modes:
     """The surrogate's spectrum, and those of ``places`` of it, by their shares.
 
-    Both count alike: what is wide and far is one Gaussian to a step, what is near is one place.
+    Both count alike, for the data are one Gaussian to a step where there is much noise, and one of
+    the places where there is little. Directions that no place has are the whole's alone.
     """
     whole = Spectrum(surrogate.spectrum, torch.zeros_like(surrogate.spectrum))
-    weighed = [(1.0, whole), *places]
-    spectra = [place for _, place in weighed]
-    shares = [weight / (1 + bool(places)) for weight, _ in weighed]
+    spectra, shares = [whole], [torch.ones_like(whole.mean)]
+    for weight, place in places:
+        spectra.append(place)
+        shares.append(torch.full_like(place.mean, weight / 2))
+        shares[0][: len(place.mean)] = 0.5
     return Modes(
         Spectrum(
             torch.cat([place.variance for place in spectra]).clamp(min=finest),
             torch.cat([place.mean for place in spectra]),
         ),
-        torch.cat([torch.full_like(p.mean, w) for w, p in zip(shares, spectra, strict=True)]),
+        torch.cat(shares),
         surrogate.spectrum.sum().item(),
         len(surrogate.spectrum),
     )

@@ -15,6 +15,7 @@ the last denoise's among them. They start from those of a known method on its ow
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,7 @@ from sdescore.analysis.error import gaussian_error, requested
 from sdescore.analysis.impulses import impulse_error, modes_of, require_driven
 from sdescore.analysis.model_error import ModelError, beyond
 from sdescore.analysis.pca import local_spectra, principal_axes
-from sdescore.analysis.search import POINTS, Found, Judge, Search
+from sdescore.analysis.search import POINTS, Judge, Search
 from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.trajectories import Flow, TrajectoryError, trajectory_error
 from sdescore.errors import IncompatibleError
@@ -42,8 +43,10 @@ __all__ = ["OptimalGrid", "optimal_grid"]
 
 SURROGATES = ("mixture", "gaussian")
 STARTS = (0.75, 0.85, 0.95)  # shares of the log-SNR's range at which the last time is tried first
-SCORE_ERROR = 0.05  # makes the first steps on a network what serves it; see the page on networks
-TRIAL, TIMES, WEIGHTS = 30, 60, 100  # evaluations of the loss
+SCORE_ERROR = 0.02  # makes the first steps on a network what serves it; see the page on networks
+TRIAL, TIMES, WEIGHTS = 30, 60, 80  # evaluations of the loss
+MOST, ENOUGH = 1024, 2**15  # trajectories, and their directions together
+FEW = 4  # of so many trajectories one will do to choose a start, and to judge the result
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def optimal_grid(
     weights: bool = False,
     likelihood: float = 0.5,
     score_error: float = SCORE_ERROR,
-    trajectories: int = 256,
+    trajectories: int | None = None,
     seed: int = 0,
 ) -> OptimalGrid:
     r"""The times at which a predictor errs least.
@@ -171,11 +174,8 @@ def optimal_grid(
     if not predictor.is_affine(sde):
         raise IncompatibleError(f"expected a predictor with a tableau, got {predictor!r}")
     require(is_count(steps) and steps >= 2, "an integer steps >= 2", f"steps={steps!r}")
-    require(
-        is_count(trajectories) and trajectories >= 1,
-        "an integer trajectories >= 1",
-        f"trajectories={trajectories!r}",
-    )
+    usable = trajectories is None or (is_count(trajectories) and trajectories >= 1)
+    require(usable, "an integer trajectories >= 1, or None", f"trajectories={trajectories!r}")
     usable = finite(likelihood) and 0 <= likelihood <= 1
     require(usable, "0 <= likelihood <= 1", f"likelihood={likelihood!r}")
     usable = finite(score_error) and score_error >= 0
@@ -195,12 +195,21 @@ def optimal_grid(
     if predictor.stochastic:
         require_driven(predictor, predictor.tableau(sde, search.equal(steps)))
         nearby = places(data, surrogate, stand_in, seed)
-        judges = [by_impulses(search, stand_in, nearby, errs)] * 2  # nothing is drawn
+        rough = seen = unseen = by_impulses(search, stand_in, nearby, errs)  # nothing is drawn
     else:
-        judges = [
-            by_trajectories(search, stand_in, trajectories, errs, s) for s in (seed, seed + 1)
-        ]
-    found = descended(search, steps, judges[0], weights)
+        many = trajectories or min(MOST, ENOUGH // max(stand_in.rank, 1))
+        few = math.ceil(many / FEW)
+        flow, other = (
+            Flow.solve(stand_in, search.first, search.last, count, s)
+            for count, s in ((many, seed), (few, seed + 1))
+        )
+        rough, seen, unseen = (
+            by_trajectories(search, f, errs) for f in (flow.some(few), flow, other)
+        )
+    tried = [search.descend((search.start(steps, share),), rough, TRIAL) for share in STARTS]
+    found = search.descend(min(tried, key=lambda one: one.loss).free, seen, TIMES)
+    if weights:
+        found = search.descend(search.with_weights(*found.free), seen, WEIGHTS)
     times, table = search.found(*found.free)
     if table is not None:
         predictor = Multistep(table.tolist())
@@ -211,26 +220,15 @@ def optimal_grid(
         values=tuple(times.tolist()),
         score_error=score_error,
         loss=found.loss,
-        held_out_loss=search.loss(times, table, judges[1]).item(),
-        log_snr_loss=search.loss(search.equal(steps), None, judges[1]).item(),
+        held_out_loss=search.loss(times, table, unseen).item(),
+        log_snr_loss=search.loss(search.equal(steps), None, unseen).item(),
         relative_w2=(error.w2 / modes.sum().sqrt()).item(),
         weights=None if table is None else tuple(map(tuple, table.tolist())),
     )
 
 
-def descended(search: Search, steps: int, judge: Judge, weights: bool) -> Found:
-    """The best of some starts, on from there, and then with free weights."""
-    tried = [search.descend((search.start(steps, share),), judge, TRIAL) for share in STARTS]
-    best = min(tried, key=lambda found: found.loss)
-    best = search.descend(best.free, judge, TIMES)
-    return search.descend(search.with_weights(*best.free), judge, WEIGHTS) if weights else best
-
-
-def by_trajectories(
-    search: Search, stand_in: Surrogate, count: int, errs: ModelError | None, seed: int
-) -> Judge:
+def by_trajectories(search: Search, flow: Flow, errs: ModelError | None) -> Judge:
     """Of a deterministic sampler, by the ends of some trajectories and the way there."""
-    flow = Flow.solve(stand_in, search.first, search.last, count, seed)
 
     def judge(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
         return trajectory_error(tableau, ending, search.sde, times, flow, errs)

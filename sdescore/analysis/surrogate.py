@@ -79,14 +79,10 @@ class Surrogate:
         return torch.einsum("bk,kdf->bdf", r, inverses)
 
     def places(self) -> list[tuple[float, Spectrum]]:
-        """The components one by one, as Gaussians of all d directions: weight, variances, mean."""
-        none, centre = torch.zeros_like(self.rest), self.weights @ self.means
-        parts = zip(self.weights, self.means - centre, self.variances, self.axes, strict=True)
-        return [
-            (w.item(), Spectrum(torch.cat([V, self.rest]), torch.cat([axes.T @ m, none])))
-            for w, m, V, axes in parts
-            if self.rank
-        ]
+        """The components one by one, as Gaussians of the r directions: weights and modes."""
+        means = torch.einsum("kd,kde->ke", self.means - self.weights @ self.means, self.axes)
+        parts = zip(self.weights.tolist(), self.variances, means, strict=True)
+        return [(weight, Spectrum(V, m)) for weight, V, m in parts if self.rank]
 
 
 def gaussian_surrogate(spectrum: Tensor) -> Surrogate:

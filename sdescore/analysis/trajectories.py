@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -101,11 +101,21 @@ class Flow:
         clock = EDMSDE(sigma_min=rho[-1].item(), sigma_max=rho[0].item())
         tableau = ExponentialAdams(points=3).tableau(clock, rho)
         ending = mean_ending(clock, rho[-1:])
-        *z, x = run(tableau, ending, clock, rho, surrogate.denoise, rho[0] * start)
-        ends = [surrogate.denoise(y, r.square()) for y, r in zip(z, rho, strict=True)]
-        slope = torch.stack(ends) - torch.stack(z)
+        means: list[Tensor] = []
+
+        def denoiser(z: Tensor, noise: Tensor) -> Tensor:
+            means.append(surrogate.denoise(z, noise))
+            return means[-1]
+
+        *z, x = run(tableau, ending, clock, rho, denoiser, rho[0] * start)
+        slope = torch.stack(means) - torch.stack(z)
         precision = surrogate.precision(x, rho[NODES].square().item())
         return cls(surrogate, first, step, torch.stack(z), slope, x, precision)
+
+    def some(self, count: int) -> Flow:
+        """The first ``count`` trajectories."""
+        z, slope = self.z[:, :count], self.slope[:, :count]
+        return replace(self, z=z, slope=slope, x=self.x[:count], precision=self.precision[:count])
 
     @property
     def last_variance(self) -> float:
