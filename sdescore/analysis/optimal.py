@@ -46,7 +46,7 @@ STARTS = (0.75, 0.85, 0.95)  # shares of the log-SNR's range at which the last t
 SCORE_ERROR = 0.02  # makes the first steps on a network what serves it; see the page on networks
 TRIAL, TIMES, WEIGHTS = 30, 60, 80  # evaluations of the loss
 MOST, ENOUGH = 1024, 2**15  # trajectories, and their directions together
-FEW = 4  # of so many trajectories one will do to choose a start, and to judge the result
+FEW = 2  # of so many trajectories one will do to choose a start, and to judge the result
 
 
 @dataclass(frozen=True)
