@@ -487,6 +487,15 @@ def test_a_networks_errors_are_those_of_chains_that_make_them(
 # Optimal grids
 
 
+def test_what_is_reckoned_with_of_a_networks_error() -> None:
+    """All of it where it makes x₀ wrong by far more than the data's spread, half at the spread."""
+    error = beyond(0.1, 4.0)
+    assert error is not None and beyond(0.0, 4.0) is None and constant(0.0) is None
+    rho = torch.tensor([2e4, 20.0, 0.2], dtype=F64)
+    wanted = torch.tensor([0.1, 0.05, 1e-5], dtype=F64)
+    torch.testing.assert_close(error(rho**2), wanted, rtol=2e-4, atol=0)
+
+
 def test_a_grid_serves_the_score_that_it_reckons_with() -> None:
     """Made for an erring score it is better there, made for an exact one on the exact one."""
     sde, predictor, error = ss.VPSDE(), ss.ExponentialAdams(points=2, corrector_points=3), 0.05

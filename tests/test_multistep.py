@@ -227,21 +227,6 @@ def test_weights_travel_with_their_grid(optimal: dict[bool, ss.OptimalGrid]) -> 
     assert again == grid and eval(repr(grid), vars(ss)) == grid
 
 
-def test_a_networks_own_error_holds_the_weights_back(
-    blobs: Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The larger it is, the less independent errors of the outputs grow: Σ w² falls."""
-    for name, evaluations in (("TRIAL", 5), ("TIMES", 30), ("WEIGHTS", 50)):
-        monkeypatch.setattr(f"sdescore.analysis.optimal.{name}", evaluations)
-    growth = []
-    for error in (0.0, 0.2):
-        grid = ss.optimal_grid(
-            ss.VPSDE(), ADAMS, 5, data=blobs, weights=True, score_error=error, trajectories=16
-        )
-        growth.append(torch.tensor(grid.weights).square().sum(1).mean().item())
-    assert 1 <= growth[1] < 0.8 * growth[0]
-
-
 @pytest.mark.parametrize(
     ("predictor", "options", "match"),
     [
@@ -267,7 +252,7 @@ def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     assert exact.evaluations == 3 and exact.grid.score_error == 0
     assert exact.predictor == ss.Multistep(exact.grid.weights)
     learned = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs)
-    assert learned.predictor == ADAMS and learned.grid.score_error == 0.05
+    assert learned.predictor == ADAMS and learned.grid.score_error == 0.02
     free = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, weights=True)
     assert isinstance(free.predictor, ss.Multistep)
     for options in (

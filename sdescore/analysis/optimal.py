@@ -133,11 +133,12 @@ def optimal_grid(
     likelihood : float
         b in [0, 1]: 0 counts the plain error (W2), 1 the error by local precision (likelihood).
     score_error : float
-        Error of the model's ε, a standard deviation >= 0: 0 for an exact score. The default is for
-        a network, and keeps the steps from being so long, the first above all, that its errors
-        decide.
-    trajectories : int
-        How many, >= 1; none where noise is drawn, for nothing is simulated then.
+        Error of the model's ε, a standard deviation >= 0, where it makes x₀ wrong by more than the
+        data's spread (:mod:`sdescore.analysis.model_error`); 0 for an exact score. The default is
+        for a network, and keeps the first steps from being so long that its errors decide.
+    trajectories : int, optional
+        How many, >= 1; by default 1024, and fewer above 32 directions. None are used where noise is
+        drawn, for nothing is simulated then.
     seed : int
         Of their noise and of the surrogate's fit. The result is deterministic.
 
