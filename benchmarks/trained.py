@@ -256,7 +256,7 @@ def measure(subject: Subject, method: Method, n: int) -> dict[str, Any]:
             **conditions(),
         },
     }
-    if name.startswith("recommended"):
+    if name.startswith("recommended") or name.endswith("optimal grid"):
         found["times"] = drawn.sampler.times.tolist()
         found["predictor"] = repr(drawn.sampler.predictor)
     if subject.exact is not None and name in COMPARED and n < MANY:

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdescore as ss
+from sdescore.analysis.chain import output_errors
 from sdescore.analysis.model_error import beyond, constant
 from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.trajectories import Flow, run, trajectory_error
@@ -494,6 +495,12 @@ def test_what_is_reckoned_with_of_a_networks_error() -> None:
     rho = torch.tensor([2e4, 20.0, 0.2], dtype=F64)
     wanted = torch.tensor([0.1, 0.05, 1e-5], dtype=F64)
     torch.testing.assert_close(error(rho**2), wanted, rtol=2e-4, atol=0)
+    # In x₀ it is ϱ times that: on a VE SDE, whose σ is ϱ.
+    sde, t = ss.VESDE(sigma_max=100.0), torch.tensor([0.95, 0.6], dtype=F64)
+    sigma = sde.marginal(t)[1]
+    found = output_errors(sde, t, ["x0", "epsilon"], error)
+    size = 0.1 / (1 + (2 / (0.1 * sigma)) ** 2)
+    torch.testing.assert_close(found.abs(), size * torch.stack([sigma[0], sigma[1] ** 0]))
 
 
 def test_a_grid_serves_the_score_that_it_reckons_with() -> None:
