@@ -82,16 +82,6 @@ def freely_weighted(sde: ss.LinearSDE, n: int, seen: Tensor) -> ss.PredictorCorr
     return ss.recommended_sampler(sde, n, data=seen, weights=True, seed=SEED)
 
 
-def fitted(predictor: ss.Predictor) -> Recipe:
-    """A predictor on the grid that is optimal for it."""
-
-    def recipe(sde: ss.LinearSDE, n: int, seen: Tensor) -> ss.PredictorCorrector:
-        grid = ss.optimal_grid(sde, predictor, n, data=seen, seed=SEED)
-        return ss.PredictorCorrector(sde, predictor=predictor, grid=grid)
-
-    return recipe
-
-
 LOG_SNR, UNIFORM = ss.LogSNRGrid(), ss.UniformGrid()
 OURS: dict[str, Recipe] = {
     "recommended": recommended,
@@ -107,9 +97,7 @@ OURS: dict[str, Recipe] = {
     "DDIM, log-SNR": on(LOG_SNR, ss.DDIM()),
     "DDIM, uniform": on(UNIFORM, ss.DDIM()),
     "Adams 2, η = 1, log-SNR": on(LOG_SNR, ss.ExponentialAdams(eta=1.0, points=2)),
-    "Adams 2, η = 1, optimal grid": fitted(ss.ExponentialAdams(eta=1.0, points=2)),
     "ancestral, uniform": on(UNIFORM, ss.Ancestral()),
-    "ancestral, optimal grid": fitted(ss.Ancestral()),
 }
 THEIRS = (
     ("diffusers", "DDIM, trailing"),
@@ -256,7 +244,7 @@ def measure(subject: Subject, method: Method, n: int) -> dict[str, Any]:
             **conditions(),
         },
     }
-    if name.startswith("recommended") or name.endswith("optimal grid"):
+    if name.startswith("recommended"):
         found["times"] = drawn.sampler.times.tolist()
         found["predictor"] = repr(drawn.sampler.predictor)
     if subject.exact is not None and name in COMPARED and n < MANY:

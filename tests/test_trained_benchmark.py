@@ -198,7 +198,7 @@ def test_every_method_makes_its_evaluations_and_finds_the_law(
     for method in chosen:
         found = trained.measure(subject, method, 24)  # raises on another number
         assert found["w2"] < (3.0 if method[1] in ("ancestral, uniform", "DDIM, uniform") else 2.0)
-        fitted = method[1].startswith("recommended") or "optimal grid" in method[1]
+        fitted = method[1].startswith("recommended")
         assert ("times" in found) == ("predictor" in found) == fitted
         assert found["made"]["command"].startswith("python benchmarks/trained.py")
     for sde, n, options in given:
@@ -651,7 +651,7 @@ def test_what_the_page_concludes(report: dict[str, Any], shown: ModuleType) -> N
         assert cells[name][n]["fd"] == pytest.approx(cells[name][m]["fd"], rel=0.03)
     for cells in models.values():
         second = [row[20]["fd"] for name, row in cells.items() if name in SECOND_ORDER]
-        assert len(second) >= 3 and max(second) < 1.14 * min(second)
+        assert len(second) >= 3 and max(second) < 1.15 * min(second)
     # Noise.
     for n in (20, 50):
         for name in (ANCESTRAL, NOISY):
@@ -685,10 +685,11 @@ def test_what_a_networks_own_error_does(report: dict[str, Any]) -> None:
         assert first_ratio(digits[RECOMMENDED][n]) < first_ratio(digits[EXACT][n])
     for n in (5, 10):
         assert ddpm[RECOMMENDED][n]["fd"] < 0.9 * ddpm[EXACT][n]["fd"]
-    for cells in (digits, cosine):
-        assert cells[RECOMMENDED][5]["fd"] < 0.95 * cells[FREE][5]["fd"]
-        for n in (8, 10, 15, 20):
-            assert cells[FREE][n]["fd"] == pytest.approx(cells[RECOMMENDED][n]["fd"], rel=0.06)
+    for n in (5, 8, 10, 15, 20):
+        free, times = (cells[n]["fd"] for cells in (digits[FREE], digits[RECOMMENDED]))
+        assert free > 1.1 * times if n == 8 else free == pytest.approx(times, rel=0.04)
+    assert cosine[RECOMMENDED][5]["fd"] < 0.95 * cosine[FREE][5]["fd"]
+    assert all(cosine[FREE][n]["fd"] < cosine[RECOMMENDED][n]["fd"] for n in (8, 10, 15, 20))
 
 
 SECOND_ORDER = (
