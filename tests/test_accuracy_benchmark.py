@@ -493,12 +493,15 @@ def test_every_saved_cell_is_there_with_its_evaluations(accuracy: ModuleType, na
 def test_what_is_claimed_of_the_recommended_sampler(
     script: Callable[[str], ModuleType], report: dict[str, Any]
 ) -> None:
-    """Inside the bar at 8 to 20 evaluations, below 20 no peer; at 5 not everywhere."""
+    """Inside the bar at 8 to 20 evaluations, the default at 10 to 20, below 20 no peer; at 5 not
+    everywhere."""
     inside, me = report["inside_bar"], "sdescore: recommended, exact score"
+    default = "sdescore: recommended, default"
     assert inside["5"] == []
     for n in ("8", "10", "15"):
         assert me in inside[n] and all(method.startswith("sdescore") for method in inside[n])
     assert me in inside["20"]
+    assert [n for n in ("5", "8", "10", "15", "20") if default in inside[n]] == ["10", "15", "20"]
 
     module, parts = script("accuracy_report"), report["targets"]
     ours = module.cells_of(report, ("sdescore", "recommended, exact score"))
@@ -510,6 +513,31 @@ def test_what_is_claimed_of_the_recommended_sampler(
     assert lead["anisotropic"] > 3 * scatter["anisotropic"]
     assert abs(lead["ring"]) < scatter["ring"]
     assert all(abs(cells["5"]["nll"]) < 0.05 for cells in ours.values())
+    for cells, part in zip(
+        module.cells_of(report, ("sdescore", "recommended, default")).values(),
+        parts.values(),
+        strict=True,
+    ):
+        assert cells["5"]["w2"] < module.best_of_peers(part, 5)["w2"]
+
+
+def test_grids_for_noise_do_what_is_said(
+    script: Callable[[str], ModuleType], report: dict[str, Any]
+) -> None:
+    module, said, seconds = script("accuracy_report"), [], []
+    equal, optimal = (
+        module.cells_of(report, ("sdescore", f"Euler–Maruyama, {grid}"))
+        for grid in ("log-SNR", "optimal grid")
+    )
+    for name in report["targets"]:
+        said.append(" | ".join(f"{cells[name]['10']['w2']:.2f}" for cells in (equal, optimal)))
+        seconds += [found["fit_seconds"] for found in optimal[name].values()]
+        for n in ("8", "10", "15", "20", "50"):
+            assert optimal[name][n]["w2"] < equal[name][n]["w2"]
+            assert abs(optimal[name][n]["nll"]) < abs(equal[name][n]["nll"])
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{said[0]}, {said[1]} and {said[2]}" in readme
+    assert f"in {min(seconds):.0f} to {max(seconds):.0f} seconds" in readme
 
 
 def test_what_is_claimed_of_targets_held_out(
@@ -520,6 +548,8 @@ def test_what_is_claimed_of_targets_held_out(
     assert all(me in inside[n] for n in ("8", "10", "15", "20"))
     for n in ("5", "8", "10"):
         assert all(method.startswith("sdescore") for method in inside[n])
+    default = "sdescore: recommended, default"
+    assert [n for n in ("5", "8", "10", "15", "20") if default in inside[n]] == ["15", "20"]
     module, parts = script("accuracy_report"), held_out["targets"]
     ours = module.cells_of(held_out, ("sdescore", "recommended, exact score"))
     for name, part in parts.items():

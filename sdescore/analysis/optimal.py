@@ -157,10 +157,11 @@ def optimal_grid(
 
     Notes
     -----
-    Takes some 430 rounds of N denoisings of the surrogate and back, and 250 more for weights: on
-    one core at N = 10 some 15 s in low dimension and a minute for 64 directions, half as much again
-    with weights; nearly twice that at N = 20. More dimensions cost little, for they are Gaussian;
-    reading 60,000 data of 3,072 numbers takes 23 s.
+    L is evaluated some 150 times, and 80 more for weights, each time by N denoisings of the
+    surrogate and back: on one core a few seconds in low dimension, and for 64 directions some 20 s
+    at N = 10 and up to a minute at 20 with weights. More dimensions cost little, for they are
+    Gaussian; reading 60,000 data of 3,072 numbers takes 23 s. Where noise is drawn nothing is
+    simulated: seconds.
 
     Examples
     --------

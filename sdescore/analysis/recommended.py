@@ -45,8 +45,7 @@ def recommended_sampler(
         As in :func:`sdescore.optimal_grid`.
     weights : bool, optional
         Whether the weights are free where there are data; by default where the score is exact. On
-        two trained networks free weights were worse than the grid alone at five evaluations, and
-        level with it from eight on.
+        two trained networks they gained little, and were worse at five or eight evaluations.
 
     Raises
     ------
