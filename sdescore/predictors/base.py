@@ -44,9 +44,9 @@ class Predictor(ABC):
 
     @property
     def eta(self) -> float:
-        r"""Where noise is drawn, η of the SDE that small steps follow: 1 is the reverse SDE,
+        r"""η of the SDE that small steps follow, where noise is drawn; 1 is the reverse SDE's.
 
-        .. math:: dx = \bigl[f x - \tfrac{1 + \eta^2}{2} g^2 s\bigr] dt + \eta\, g\, dw .
+        .. math:: dx = \bigl[f x - \tfrac{1 + \eta^2}{2} g^2 s\bigr] dt + \eta\, g\, dw
         """
         return 1.0
 
