@@ -67,7 +67,8 @@ class OptimalGrid(Grid):
         That was reckoned with.
     loss, held_out_loss, log_snr_loss : float
         L on the trajectories the times were made on, on others, and of as many equal steps in
-        log-SNR, by the predictor's own weights, on the same others.
+        log-SNR, by the predictor's own weights, on the same others. The first two are one where the
+        predictor draws noise, for then nothing is simulated.
     relative_w2 : float
         Exact, on Gaussian data with the same spectrum and the exact score: W2 over the root of the
         total variance.
