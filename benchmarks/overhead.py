@@ -24,7 +24,7 @@ from machine import conditions, machine_sentence
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.noise import SeededNoise
+from sdescore.noise.sources import SeededNoise
 
 SDE = ss.VPSDE()
 

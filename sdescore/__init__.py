@@ -63,7 +63,8 @@ from sdescore.nets.energy import EnergyModel
 from sdescore.nets.ensemble import LevelEnsemble
 from sdescore.nets.mlp import MLP
 from sdescore.nets.unet import UNet
-from sdescore.noise import BrownianNoise, BrownianPath, NoiseSource, ReplayNoise, SeededNoise
+from sdescore.noise.brownian import BrownianNoise, BrownianPath
+from sdescore.noise.sources import NoiseSource, ReplayNoise, SeededNoise
 from sdescore.parameterization import convert
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.ancestral import Ancestral

@@ -29,7 +29,7 @@ from sdescore.errors import (
     ShapeError,
     TimeError,
 )
-from sdescore.noise import NoiseSource, SeededNoise, Span
+from sdescore.noise.sources import NoiseSource, SeededNoise, Span
 from sdescore.sde.base import SDE, as_time, check_times, finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, require_same_shape, require_state

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import sdescore as ss
-from sdescore.rng import standard_normal
+from sdescore.noise.counter import standard_normal
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device; not run on a GPU here"

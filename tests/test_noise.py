@@ -14,7 +14,7 @@ from scipy import stats
 
 import sdescore as ss
 from sdescore import noise, rng
-from sdescore.rng import NormalStream, standard_normal
+from sdescore.noise.counter import NormalStream, standard_normal
 
 ALPHA = 1e-6  # false-positive rate of each statistical test here
 

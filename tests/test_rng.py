@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import sdescore as ss
-from sdescore.rng import NormalStream, block_length, standard_normal
+from sdescore.noise.counter import NormalStream, block_length, standard_normal
 
 ALPHA = 1e-6
 EVENTS = st.sampled_from([(), (1,), (2,), (3,), (5, 7), (3, 8, 8), (40000,), (70001,)])

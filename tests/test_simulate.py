@@ -13,7 +13,7 @@ from strategies import REPRESENTATIVES
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.rng import standard_normal
+from sdescore.noise.counter import standard_normal
 
 F64 = torch.float64
 

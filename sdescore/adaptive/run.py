@@ -15,7 +15,7 @@ from sdescore.adaptive.denoiser import name_samples
 from sdescore.adaptive.pairs import EmbeddedPair, attempt
 from sdescore.adaptive.path import NoisePath
 from sdescore.errors import DivergenceError
-from sdescore.noise import NoiseStream
+from sdescore.noise.sources import NoiseStream
 from sdescore.predictors.exponential import half_log_snr
 from sdescore.predictors.nodes import time_at
 from sdescore.sde.linear import LinearSDE

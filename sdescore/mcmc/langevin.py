@@ -26,7 +26,7 @@ from sdescore.mcmc import diagnostics
 from sdescore.mcmc.metropolis import mala
 from sdescore.mcmc.preconditioner import Numbers, Preconditioner, as_preconditioner
 from sdescore.mcmc.underdamped import baoab
-from sdescore.noise import NoiseSource, SeededNoise
+from sdescore.noise.sources import NoiseSource, SeededNoise
 from sdescore.score.density import log_density_of
 from sdescore.sde.base import as_time, check_time, finite, named, require
 from sdescore.shapes import align, flat, is_count, require_same_shape, require_state

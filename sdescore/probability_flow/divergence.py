@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sdescore.divergence import PROBE_LAWS, exact_trace, probe_traces, probes_from_normal
 from sdescore.errors import IncompatibleError
-from sdescore.rng import NormalStream
+from sdescore.noise.counter import NormalStream
 from sdescore.sde.base import require
 
 __all__ = ["Divergence", "Trace"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.noise import NoiseSource
+from sdescore.noise.sources import NoiseSource
 from sdescore.probability_flow.divergence import Trace
 from sdescore.probability_flow.likelihood import LogLikelihood
 from sdescore.probability_flow.ode import FlowODE, Solver

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sdescore.errors import DivergenceError
-from sdescore.noise import NoiseStream
+from sdescore.noise.sources import NoiseStream
 from sdescore.sampler.binding import BoundModel
 from sdescore.sampler.program import Row
 from sdescore.shapes import flat, require_same_shape

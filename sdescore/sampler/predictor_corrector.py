@@ -14,7 +14,7 @@ from sdescore.correctors.base import Corrector
 from sdescore.correctors.none import NoCorrector
 from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError
 from sdescore.grids import CustomGrid, Grid
-from sdescore.noise import NoiseSource, NoiseStream
+from sdescore.noise.sources import NoiseSource, NoiseStream
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.sampler.binding import BoundModel, Model

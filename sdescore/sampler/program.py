@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sdescore.correctors.base import Corrector, ScoreAt
 from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.noise import Span
+from sdescore.noise.sources import Span
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.ending import flow_ending
 from sdescore.sde.base import SDE

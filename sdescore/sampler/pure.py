@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
-from sdescore.noise import ReplayNoise
+from sdescore.noise.sources import ReplayNoise
 from sdescore.sampler.binding import BoundModel, Model
 from sdescore.sampler.loop import advance, fold
 from sdescore.sampler.predictor_corrector import PredictorCorrector

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
-from sdescore.rng import NormalStream
+from sdescore.noise.counter import NormalStream
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, require_state
 from sdescore.typing import Time

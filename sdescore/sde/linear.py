@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import ShapeError, TimeError
-from sdescore.rng import standard_normal
+from sdescore.noise.counter import standard_normal
 from sdescore.sde.base import SDE, check_time, finite, require
 from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
 from sdescore.shapes import align, float64, is_count, require_same_shape, require_state

@@ -209,7 +209,7 @@ def standard_normal(
 
     Examples
     --------
-    >>> from sdescore.rng import standard_normal
+    >>> from sdescore.noise.counter import standard_normal
     >>> one = standard_normal(7, [3], range(5, 6), (2,))
     >>> many = standard_normal(7, range(8), range(10), (2,))
     >>> bool((one[0, 0] == many[5, 3]).all())

@@ -1,0 +1,1 @@
+"""Random numbers by address, and what hands them to a step."""

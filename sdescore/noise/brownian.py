@@ -1,0 +1,142 @@
+"""One Brownian path per sample, the same at every refinement of the grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sdescore.errors import IncompatibleError, ScheduleError
+from sdescore.noise.counter import NormalStream
+from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
+
+__all__ = ["BrownianNoise", "BrownianPath"]
+
+
+class BrownianPath:
+    r"""One Brownian path per sample on ``[0, T]``, the same at every refinement.
+
+    ``W`` is built by Lévy's midpoint construction: on a dyadic interval ``[a, b]``
+
+    .. math:: W_{(a+b)/2} = \tfrac12 (W_a + W_b) + \tfrac12 \sqrt{b - a}\; z_{\text{node}},
+
+    with the normal of each tree node addressed by its number, so that ``W_t`` is a function
+    of (seed, sample, t). Below depth 24 the Brownian bridge of the leaf is drawn once.
+    """
+
+    depth = 24
+
+    def __init__(
+        self,
+        seed: int,
+        samples: Sequence[int],
+        event_shape: tuple[int, ...],
+        T: float,
+        *,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.T = T
+        self._normals = NormalStream(seed, samples, event_shape, device=device, domain=1)
+        end = math.sqrt(T) * self._node(1)
+        # Each entry: node number, interval, W at both ends. The last descent is kept, for
+        # the next query is usually near.
+        self._descent = [(2, 0.0, T, torch.zeros_like(end), end)]
+
+    def _node(self, number: int) -> Tensor:
+        return self._normals.draw(range(number, number + 1))[0].double()
+
+    def value(self, t: float) -> Tensor:
+        """``W_t``, ``(B, *E)`` float64."""
+        if not 0 <= t <= self.T:
+            raise ScheduleError(f"expected 0 <= t <= {self.T:g} on the Brownian path, got {t:g}")
+        while len(self._descent) > 1 and not self._descent[-1][1] <= t <= self._descent[-1][2]:
+            self._descent.pop()
+        while True:
+            node, a, b, W_a, W_b = self._descent[-1]
+            if t == a:
+                return W_a
+            if t == b:
+                return W_b
+            if len(self._descent) > self.depth:
+                bridge = math.sqrt((t - a) * (b - t) / (b - a)) * self._node(node)
+                return W_a + (W_b - W_a) * ((t - a) / (b - a)) + bridge
+            middle = 0.5 * (a + b)
+            W_middle = 0.5 * (W_a + W_b) + 0.5 * math.sqrt(b - a) * self._node(node)
+            if t <= middle:
+                self._descent.append((2 * node, a, middle, W_a, W_middle))
+            else:
+                self._descent.append((2 * node + 1, middle, b, W_middle, W_b))
+
+
+class _BrownianStream(NoiseStream):
+    def __init__(
+        self, path: BrownianPath, spans: Sequence[Span], other: NoiseStream, dtype: torch.dtype
+    ) -> None:
+        self._path, self._spans, self._other, self._dtype = path, spans, other, dtype
+
+    def draw(self, k: int) -> Tensor:
+        span = self._spans[k]
+        if span is None:
+            return self._other.draw(k)
+        t, s = span
+        increment = self._path.value(t) - self._path.value(s)
+        return (increment / math.sqrt(t - s)).to(self._dtype)
+
+
+@dataclass(frozen=True)
+class BrownianNoise(NoiseSource):
+    """Predictor draws are increments of one path per sample; other draws are seeded.
+
+    Two grids with common times see the same path there, which is what strong order and
+    step-size control need.
+
+    Parameters
+    ----------
+    seed : int
+        Any integer.
+    T : float
+        End of the path, the SDE's ``T``.
+    """
+
+    seed: int
+    T: float = 1.0
+
+    def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
+        """Refuse times the path does not have, and two noises over one stretch of time.
+
+        Raises
+        ------
+        ScheduleError
+            A time lies outside [0, T].
+        IncompatibleError
+            A step weighs several noises: on one path they would be the same increment.
+        """
+        moves = [span for span in spans if span is not None]
+        latest = max((t for t, _ in moves), default=0.0)
+        if latest > self.T:
+            raise ScheduleError(
+                f"expected a Brownian path up to t = {latest:g}, got T = {self.T:g}; pass T=sde.T"
+            )
+        if len(set(moves)) < len(moves):
+            raise IncompatibleError(
+                "expected one noise a step for BrownianNoise, got a method with several; use "
+                "SeededNoise"
+            )
+
+    def open(
+        self,
+        samples: range,
+        event_shape: tuple[int, ...],
+        spans: Sequence[Span],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> NoiseStream:
+        path = BrownianPath(self.seed, samples, event_shape, self.T, device=device)
+        seeded = SeededNoise(self.seed).open(
+            samples, event_shape, spans, dtype=dtype, device=device
+        )
+        return _BrownianStream(path, spans, seeded, dtype)
