@@ -32,16 +32,10 @@ from sdescore.errors import (
     TimeError,
 )
 from sdescore.fokker_planck.solver import FokkerPlanck
-from sdescore.grids import (
-    CosineGrid,
-    CustomGrid,
-    Grid,
-    KarrasGrid,
-    LevelGrid,
-    LogSNRGrid,
-    QuadraticGrid,
-    UniformGrid,
-)
+from sdescore.grids.base import Grid
+from sdescore.grids.custom import CustomGrid
+from sdescore.grids.levels import LevelGrid
+from sdescore.grids.spaced import CosineGrid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
 from sdescore.guidance import GuidedScore, classifier_free, classifier_guidance, condition
 from sdescore.losses.contrastive import ReplayBuffer, contrastive_divergence_loss
 from sdescore.losses.denoising import denoising_loss
@@ -105,7 +99,7 @@ from sdescore.training.loop import TrainingResult, train
 from sdescore.tweedie import tweedie_covariance, tweedie_mean
 
 __version__ = "0.1.0.dev0"
-from sdescore.table_grid import TableGrid
+from sdescore.grids.table import TableGrid
 
 __all__ = [
     "DDIM",

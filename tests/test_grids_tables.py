@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from strategies import REPRESENTATIVES, linear_sdes, log_uniform, ordered_times
 
 import sdescore as ss
-from sdescore.grids import CosineGrid
-from sdescore.table_grid import TableGrid
+from sdescore.grids.spaced import CosineGrid
+from sdescore.grids.table import TableGrid
 
 VP, EDM = ss.VPSDE(), ss.EDMSDE()
 # A table such as Align Your Steps prints for a DDPM's 1000 levels.

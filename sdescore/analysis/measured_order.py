@@ -7,7 +7,7 @@ import math
 import torch
 
 from sdescore.analysis.error import gaussian_error
-from sdescore.grids import CustomGrid
+from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor
 from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.sde.base import require

@@ -30,7 +30,8 @@ from sdescore.analysis.search import POINTS, Judge, Search
 from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.trajectories import Flow, TrajectoryError, trajectory_error
 from sdescore.errors import IncompatibleError
-from sdescore.grids import CustomGrid, Grid, Timeline
+from sdescore.grids.base import Grid, Timeline
+from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor, require_linear
 from sdescore.predictors.multistep import Multistep, shares
 from sdescore.sampler.predictor_corrector import PredictorCorrector

@@ -13,7 +13,8 @@ from torch import Tensor
 from sdescore.correctors.base import Corrector
 from sdescore.correctors.none import NoCorrector
 from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError
-from sdescore.grids import CustomGrid, Grid
+from sdescore.grids.base import Grid
+from sdescore.grids.custom import CustomGrid
 from sdescore.noise.sources import NoiseSource, NoiseStream
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ScheduleError, TimeError
-from sdescore.grids import Grid, UniformGrid
+from sdescore.grids.base import Grid
+from sdescore.grids.spaced import UniformGrid
 from sdescore.shapes import align, float64, require_same_shape
 from sdescore.typing import Score, Time
 

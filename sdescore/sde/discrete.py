@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.grids import LevelGrid
+from sdescore.grids.levels import LevelGrid
 from sdescore.sde.base import check_time, finite, named, require
 from sdescore.sde.interpolation import MonotoneCubic
 from sdescore.sde.ladder import (

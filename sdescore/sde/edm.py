@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.grids import KarrasGrid
+from sdescore.grids.spaced import KarrasGrid
 from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ScheduleError, TimeError
-from sdescore.grids import (
+from sdescore.grids.base import (
     Grid,
     LogSNRTimeline,
     Timeline,
-    as_floats,
     require_falling,
     require_log_snr,
     require_steps,
 )
+from sdescore.grids.custom import as_floats
 
 __all__ = ["TableGrid"]
 
@@ -59,7 +59,7 @@ class TableGrid(Grid):
     Examples
     --------
     >>> import sdescore as ss
-    >>> from sdescore.table_grid import TableGrid
+    >>> from sdescore.grids.table import TableGrid
     >>> grid = TableGrid([10.0, 1.0, 0.01])
     >>> [round(t, 3) for t in grid.times(ss.EDMSDE(), 5).tolist()]  # σ is EDM's time
     [10.0, 3.162, 1.0, 0.1, 0.01]

@@ -1,0 +1,1 @@
+"""Where a sampler evaluates the score: falling times from T to t_min."""
