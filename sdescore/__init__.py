@@ -86,10 +86,10 @@ from sdescore.sde.base import SDE, ReverseSDE
 from sdescore.sde.cosine import CosineVPSDE
 from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
 from sdescore.sde.edm import EDMSDE
-from sdescore.sde.flow import RectifiedFlowSDE
 from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
 from sdescore.sde.langevin import LangevinSDE
 from sdescore.sde.linear import LinearSDE
+from sdescore.sde.rectified_flow import RectifiedFlowSDE
 from sdescore.sde.subvp import SubVPSDE
 from sdescore.sde.ve import VESDE
 from sdescore.sde.vp import VPSDE

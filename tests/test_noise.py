@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import sdescore as ss
-from sdescore import noise, rng
+from sdescore.noise import counter
 from sdescore.noise.counter import NormalStream, standard_normal
 
 ALPHA = 1e-6  # false-positive rate of each statistical test here
@@ -41,7 +41,7 @@ def test_a_number_is_a_function_of_its_address(seed, samples, first, count, even
 
 @pytest.mark.parametrize("numel", [1, 3, 2**15, 2**16 - 1, 2**16 + 1, 2**17 + 3])
 def test_addresses_across_blocks_and_chunks(numel: int) -> None:
-    length = rng.block_length(numel)
+    length = counter.block_length(numel)
     assert length % 2 == 0 and length >= 2
     around = range(max(0, length - 3), length + 3)
     many = standard_normal(3, range(3), around, (numel,))

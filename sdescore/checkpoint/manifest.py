@@ -29,8 +29,8 @@ from sdescore.score.model import ScoreModel
 from sdescore.sde.cosine import CosineVPSDE
 from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
 from sdescore.sde.edm import EDMSDE
-from sdescore.sde.flow import RectifiedFlowSDE
 from sdescore.sde.linear import LinearSDE
+from sdescore.sde.rectified_flow import RectifiedFlowSDE
 from sdescore.sde.subvp import SubVPSDE
 from sdescore.sde.ve import VESDE
 from sdescore.sde.vp import VPSDE

@@ -20,8 +20,8 @@ from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.score.model import ScoreModel
 from sdescore.sde.cosine import CosineVPSDE
 from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
-from sdescore.sde.flow import RectifiedFlowSDE
 from sdescore.sde.linear import LinearSDE
+from sdescore.sde.rectified_flow import RectifiedFlowSDE
 from sdescore.sde.subvp import SubVPSDE
 
 __all__ = ["CORRECTORS", "PREDICTORS", "RECIPES", "Recipe", "digit_model", "make_sampler"]
