@@ -59,7 +59,6 @@ from sdescore.nets.mlp import MLP
 from sdescore.nets.unet import UNet
 from sdescore.noise.brownian import BrownianNoise, BrownianPath
 from sdescore.noise.sources import NoiseSource, ReplayNoise, SeededNoise
-from sdescore.parameterization import convert
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.ancestral import Ancestral
 from sdescore.predictors.base import Predictor
@@ -81,6 +80,8 @@ from sdescore.score.empirical import EmpiricalScore
 from sdescore.score.gaussian import GaussianScore
 from sdescore.score.mixture import MixtureScore
 from sdescore.score.model import ScoreModel
+from sdescore.score.parameterization import convert
+from sdescore.score.tweedie import tweedie_covariance, tweedie_mean
 from sdescore.score.under import under
 from sdescore.sde.base import SDE, ReverseSDE
 from sdescore.sde.cosine import CosineVPSDE
@@ -96,7 +97,6 @@ from sdescore.sde.vp import VPSDE
 from sdescore.simulate import simulate
 from sdescore.tableau import Tableau
 from sdescore.training.loop import TrainingResult, train
-from sdescore.tweedie import tweedie_covariance, tweedie_mean
 
 __version__ = "0.1.0.dev0"
 from sdescore.grids.table import TableGrid

@@ -25,7 +25,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.divergence import exact_trace, probe_traces, probes_from_normal
 from sdescore.losses import (
     Loss,
     at_levels,
@@ -37,6 +36,7 @@ from sdescore.losses import (
 )
 from sdescore.losses.importance import ImportanceTimes
 from sdescore.losses.levels import part_name
+from sdescore.score.divergence import exact_trace, probe_traces, probes_from_normal
 
 F64 = torch.float64
 Z = scipy.stats.norm.isf(0.5e-6)  # two-sided, alpha = 1e-6

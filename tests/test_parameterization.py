@@ -21,7 +21,7 @@ from strategies import (
 )
 
 import sdescore as ss
-from sdescore.parameterization import conversion, pair
+from sdescore.score.parameterization import conversion, pair
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 

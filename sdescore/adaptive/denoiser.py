@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.parameterization import convert
 from sdescore.sampler.binding import Model, folds, version_of
+from sdescore.score.parameterization import convert
 from sdescore.score.under import require_times
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import flat

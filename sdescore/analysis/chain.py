@@ -24,8 +24,8 @@ from torch import Tensor
 
 from sdescore.analysis.model_error import ModelError
 from sdescore.errors import IncompatibleError
-from sdescore.parameterization import conversion, pair
 from sdescore.sampler.program import CustomStep
+from sdescore.score.parameterization import conversion, pair
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau
 

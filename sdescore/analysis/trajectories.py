@@ -25,10 +25,10 @@ from torch import Tensor
 
 from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.surrogate import Surrogate
-from sdescore.parameterization import pair
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.ending import mean_ending
 from sdescore.predictors.exponential import half_log_snr
+from sdescore.score.parameterization import pair
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau import Tableau

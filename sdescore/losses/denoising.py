@@ -24,7 +24,7 @@ ours.) A constant factor leaves the optimum and Adam's steps unchanged.
 
 **Precision.** A network that estimates :math:`y = p x_0 + q \epsilon` has
 :math:`\hat\epsilon - \epsilon = w\,(y - p x_0 - q \epsilon)` with the ``w`` of
-:func:`sdescore.parameterization.conversion`: the target is formed from the x₀ and ε that are
+:func:`sdescore.score.parameterization.conversion`: the target is formed from the x₀ and ε that are
 known, never from :math:`x_t`, so nothing cancels as σ → 0. Everything outside the network
 is computed in at least float32, coefficients in float64.
 """
@@ -43,8 +43,8 @@ from sdescore.losses.importance import importance_weighted
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting
-from sdescore.parameterization import Pair, conversion, pair
 from sdescore.score.model import ScoreModel
+from sdescore.score.parameterization import Pair, conversion, pair
 from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, require_same_shape, require_state, sum_event

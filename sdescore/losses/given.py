@@ -15,10 +15,10 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sdescore.divergence import PROBE_LAWS, probes_from_normal
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
 from sdescore.score.density import log_density_of, require_scalars
+from sdescore.score.divergence import PROBE_LAWS, probes_from_normal
 from sdescore.sde.base import check_time, finite, require
 from sdescore.shapes import align, float64, is_count, require_same_shape, require_state
 from sdescore.typing import Time

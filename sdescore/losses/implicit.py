@@ -10,7 +10,7 @@ ReLUs has one that is constant between its kinks and an energy of them a second 
 the objective does not see the kinks. Use smooth activations.
 
 The trace is taken exactly, at the price of d derivatives, or by Hutchinson's probes
-(:mod:`sdescore.divergence`), which is sliced score matching with reduced variance.
+(:mod:`sdescore.score.divergence`), which is sliced score matching with reduced variance.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdescore.divergence import check_chunk_size, exact_trace, probe_traces
 from sdescore.errors import IncompatibleError
 from sdescore.losses.given import (
     AnyScore,
@@ -31,6 +30,7 @@ from sdescore.losses.given import (
     with_gradients,
 )
 from sdescore.losses.loss import Loss
+from sdescore.score.divergence import check_chunk_size, exact_trace, probe_traces
 from sdescore.shapes import sum_event
 from sdescore.typing import Time
 
@@ -70,7 +70,7 @@ def implicit_loss(
     probe_law : {"rademacher", "gaussian", "sphere"}
         Rademacher's variance is the least of the three for a Jacobian near diagonal.
     chunk_size : int, optional
-        Derivatives taken at a time, see :func:`sdescore.divergence.exact_trace`.
+        Derivatives taken at a time, see :func:`sdescore.score.divergence.exact_trace`.
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a factor of each sample's loss.
     generator : torch.Generator, optional

@@ -15,7 +15,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdescore.divergence import check_chunk_size, probe_traces
 from sdescore.errors import IncompatibleError
 from sdescore.losses.given import (
     AnyScore,
@@ -29,6 +28,7 @@ from sdescore.losses.given import (
 )
 from sdescore.losses.implicit import implicit_loss
 from sdescore.losses.loss import Loss
+from sdescore.score.divergence import check_chunk_size, probe_traces
 from sdescore.shapes import sum_event
 from sdescore.typing import Time
 

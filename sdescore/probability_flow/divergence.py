@@ -1,6 +1,6 @@
 """How a likelihood finds its divergences, with probes fixed for the whole solve.
 
-The derivatives and the probes' laws are those of :mod:`sdescore.divergence`.
+The derivatives and the probes' laws are those of :mod:`sdescore.score.divergence`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.divergence import PROBE_LAWS, exact_trace, probe_traces, probes_from_normal
 from sdescore.errors import IncompatibleError
 from sdescore.noise.counter import NormalStream
+from sdescore.score.divergence import PROBE_LAWS, exact_trace, probe_traces, probes_from_normal
 from sdescore.sde.base import require
 
 __all__ = ["Divergence", "Trace"]

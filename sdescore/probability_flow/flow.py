@@ -24,10 +24,10 @@ from sdescore.probability_flow.ode import FlowODE, Solver
 from sdescore.probability_flow.request import bind, given_request
 from sdescore.sampler.binding import Model
 from sdescore.sampler.request import Request, evaluating, make_request, require_mean_or_none
+from sdescore.score.tweedie import tweedie_mean
 from sdescore.score.under import require_times
 from sdescore.sde.base import as_time, finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.tweedie import tweedie_mean
 
 __all__ = ["ProbabilityFlow"]
 

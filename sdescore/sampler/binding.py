@@ -1,7 +1,7 @@
 r"""A score model bound to a program: every number it needs, computed once for all steps.
 
 The raw output of a network is ``o``, and the output a tableau asks for is ``u y + w o``
-(:func:`sdescore.parameterization.conversion`). Where a step weighs only the newest output,
+(:func:`sdescore.score.parameterization.conversion`). Where a step weighs only the newest output,
 u and w fold into the step's own numbers, and the conversion costs no pass over memory.
 """
 
@@ -17,10 +17,10 @@ from torch.compiler import is_compiling
 
 from sdescore.correctors.base import ScoreAt
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
-from sdescore.parameterization import conversion, pair
 from sdescore.sampler.program import Program
 from sdescore.score.density import log_density_of
 from sdescore.score.model import call_net, folds
+from sdescore.score.parameterization import conversion, pair
 from sdescore.score.under import require_times
 from sdescore.sde.base import SDE
 

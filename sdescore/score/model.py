@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
-from sdescore.parameterization import KINDS, Pair, combine, conversion, pair
+from sdescore.score.parameterization import KINDS, Pair, combine, conversion, pair
 from sdescore.sde.base import check_time, finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, require_state, sum_event

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
-from sdescore.parameterization import convert
+from sdescore.score.parameterization import convert
 from sdescore.shapes import align, float64, require_same_shape, require_state
 from sdescore.typing import Time
 
