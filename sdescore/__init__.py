@@ -95,7 +95,7 @@ from sdescore.sde.subvp import SubVPSDE
 from sdescore.sde.ve import VESDE
 from sdescore.sde.vp import VPSDE
 from sdescore.simulate import simulate
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 from sdescore.training.loop import TrainingResult, train
 
 __version__ = "0.1.0.dev0"

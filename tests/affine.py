@@ -4,7 +4,7 @@ For data ``N(m, λ)`` in one mode the score is affine in the state,
 ``s(y, t) = -(y - α m) / (α² λ + σ²)``, so every state of a chain is an affine function of
 the starting state and of the draws. :func:`coefficients` carries that function through a
 sampler's rows: a basis takes the place of the samples, one column for the constant, one for
-the start, one for each draw. It is written from the definition in ``sdescore.tableau`` alone,
+the start, one for each draw. It is written from the definition in ``sdescore.tableau.tableau`` alone,
 in numpy float64, and shares no code with ``sdescore.sampler.loop``.
 """
 

@@ -25,8 +25,8 @@ from sdescore.adaptive.controller import next_step, scaled_error
 from sdescore.adaptive.pairs import NOISY, SMOOTH, EmbeddedPair, attempt
 from sdescore.adaptive.path import NoisePath
 from sdescore.adaptive.sampler import AdaptiveResult, AdaptiveSampler
-from sdescore.predictors.exponential import exponential_step, half_log_snr
-from sdescore.predictors.nodes import time_at
+from sdescore.tableau.exponential import exponential_step, half_log_snr
+from sdescore.tableau.nodes import time_at
 
 ALPHA = 1e-6  # false-positive rate of each statistical test here
 F64 = torch.float64

@@ -18,8 +18,8 @@ from strategies import REPRESENTATIVES
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.phi import phi
-from sdescore.predictors.exponential import ExponentialStep, exponential_step, half_log_snr
+from sdescore.tableau.exponential import ExponentialStep, exponential_step, half_log_snr
+from sdescore.tableau.phi import phi
 
 F64 = torch.float64
 LINEAR = {name: sde for name, sde in REPRESENTATIVES.items() if not hasattr(sde, "levels")}

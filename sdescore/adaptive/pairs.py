@@ -1,6 +1,6 @@
 r"""Embedded pairs of exponential Runge–Kutta methods, as data, and one trial step with them.
 
-With the notation of :mod:`sdescore.predictors.exponential` and nodes :math:`c_0 = 0, c_1, …`, the
+With the notation of :mod:`sdescore.tableau.exponential` and nodes :math:`c_0 = 0, c_1, …`, the
 model is called at :math:`\lambda_t + c_j h`. Each state, those at the next nodes and that at the
 step's end, is the exact solution with the integrand replaced by a polynomial in λ through some of
 the outputs so far. The end is computed twice, and the difference is the estimate of the error.
@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from sdescore.adaptive.combination import combined
-from sdescore.predictors.exponential import ExponentialStep, exponential_step, half_log_snr
-from sdescore.predictors.nodes import time_at
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.exponential import ExponentialStep, exponential_step, half_log_snr
+from sdescore.tableau.nodes import time_at
 
 __all__ = ["NOISY", "SMOOTH", "EmbeddedPair", "attempt"]
 

@@ -1,6 +1,6 @@
 r"""The noise of the reverse SDE as one path per sample, which may be asked anywhere, in any order.
 
-In x₀ form (:mod:`sdescore.predictors.exponential`) a step adds the noise
+In x₀ form (:mod:`sdescore.tableau.exponential`) a step adds the noise
 :math:`\sigma_s n(t, s)`, and with :math:`k = \eta^2` and a Brownian motion W of clock
 :math:`\tau = e^{2 k \lambda}`
 

@@ -16,10 +16,10 @@ from sdescore.adaptive.pairs import EmbeddedPair, attempt
 from sdescore.adaptive.path import NoisePath
 from sdescore.errors import DivergenceError
 from sdescore.noise.sources import NoiseStream
-from sdescore.predictors.exponential import half_log_snr
-from sdescore.predictors.nodes import time_at
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
+from sdescore.tableau.exponential import half_log_snr
+from sdescore.tableau.nodes import time_at
 
 __all__ = ["Batch", "Evaluate", "Rules", "run"]
 

@@ -18,7 +18,6 @@ from sdescore.adaptive.denoiser import denoised, require_any_time, require_finit
 from sdescore.adaptive.pairs import NOISY, SMOOTH
 from sdescore.adaptive.run import Rules, run
 from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.predictors.exponential import half_log_snr
 from sdescore.sampler.binding import Model
 from sdescore.sampler.request import (
     Request,
@@ -30,6 +29,7 @@ from sdescore.sampler.request import (
 from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count
+from sdescore.tableau.exponential import half_log_snr
 
 __all__ = ["AdaptiveResult", "AdaptiveSampler"]
 

@@ -27,7 +27,7 @@ from sdescore.errors import IncompatibleError
 from sdescore.sampler.program import CustomStep
 from sdescore.score.parameterization import conversion, pair
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 BLOCK = 32
 

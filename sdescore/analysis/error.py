@@ -21,11 +21,11 @@ from torch import Tensor
 from sdescore.analysis.chain import AffineMap, AffineRows, Spectrum
 from sdescore.analysis.model_error import constant
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.predictors.ending import flow_ending, mean_ending
 from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.sampler.program import walk
 from sdescore.sde.base import finite, require
 from sdescore.shapes import flat
+from sdescore.tableau.ending import flow_ending, mean_ending
 
 __all__ = ["GaussianError", "data_spectrum", "gaussian_error"]
 

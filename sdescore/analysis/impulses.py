@@ -33,7 +33,7 @@ from sdescore.analysis.surrogate import Surrogate
 from sdescore.analysis.trajectories import PLAIN, TrajectoryError
 from sdescore.errors import IncompatibleError
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Modes", "impulse_error", "mode_errors", "modes_of", "require_driven"]
 

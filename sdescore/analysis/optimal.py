@@ -38,7 +38,7 @@ from sdescore.sampler.predictor_corrector import PredictorCorrector
 from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["OptimalGrid", "optimal_grid"]
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from sdescore.analysis.trajectories import TrajectoryError
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import moves, shares, weighted_mean
-from sdescore.predictors.nodes import time_at
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.nodes import time_at
+from sdescore.tableau.tableau import Tableau
 
 if TYPE_CHECKING:
     import numpy as np

@@ -26,12 +26,12 @@ from torch import Tensor
 from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.surrogate import Surrogate
 from sdescore.predictors.adams import ExponentialAdams
-from sdescore.predictors.ending import mean_ending
-from sdescore.predictors.exponential import half_log_snr
 from sdescore.score.parameterization import pair
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.ending import mean_ending
+from sdescore.tableau.exponential import half_log_snr
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Flow", "TrajectoryError", "trajectory_error"]
 

@@ -11,7 +11,7 @@ from sdescore.errors import IncompatibleError
 from sdescore.sde.base import finite, named, require
 from sdescore.sde.ladder import langevin_step
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["AnnealedLangevin"]
 

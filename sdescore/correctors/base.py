@@ -12,7 +12,7 @@ from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.predictors.base import require_linear
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau, one_stage
+from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["Corrector", "ScoreAt", "langevin_tableau", "require_steps"]
 

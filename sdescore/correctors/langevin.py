@@ -14,7 +14,7 @@ from sdescore.mcmc.preconditioner import Preconditioner, require_preconditioner
 from sdescore.sde.base import SDE, finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, flat
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Langevin"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from sdescore.correctors.base import Corrector
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau, one_stage
+from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["NoCorrector"]
 

@@ -12,7 +12,7 @@ from sdescore.correctors.base import Corrector, require_steps
 from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Underdamped"]
 

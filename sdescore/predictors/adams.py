@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 
 from sdescore.predictors.base import EtaPredictor
-from sdescore.predictors.exponential import (
+from sdescore.sde.base import require
+from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import is_count
+from sdescore.tableau.exponential import (
     ExponentialStep,
     exponential_step,
     half_log_snr,
     require_output,
 )
-from sdescore.sde.base import require
-from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["ExponentialAdams"]
 
@@ -46,7 +46,7 @@ NOISY = 2
 class ExponentialAdams(EtaPredictor):
     r"""Exponential Adams–Bashforth, with an Adams–Moulton correction that costs no evaluation.
 
-    The integrand of :mod:`sdescore.predictors.exponential` is replaced by the polynomial in λ
+    The integrand of :mod:`sdescore.tableau.exponential` is replaced by the polynomial in λ
     through the last ``points`` outputs (Adams–Bashforth). With ``corrector_points`` = q > 0 each
     state is corrected once the model has been called on it: the step that led there is taken
     again with the polynomial through that output and the q − 1 before it (Adams–Moulton), and the

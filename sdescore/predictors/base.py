@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
-from sdescore.predictors.ending import mean_ending
 from sdescore.sde.base import SDE, finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.ending import mean_ending
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["EtaPredictor", "Predictor", "require_linear"]
 

@@ -13,7 +13,7 @@ from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.base import SDE, as_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
-from sdescore.tableau import Tableau, one_stage
+from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["EulerMaruyama"]
 

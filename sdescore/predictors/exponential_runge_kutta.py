@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from sdescore.predictors.base import EtaPredictor
-from sdescore.predictors.exponential import exponential_step, half_log_snr, require_output
-from sdescore.predictors.nodes import time_at
 from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count
-from sdescore.tableau import Tableau
+from sdescore.tableau.exponential import exponential_step, half_log_snr, require_output
+from sdescore.tableau.nodes import time_at
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["ExponentialRungeKutta"]
 
@@ -26,7 +26,7 @@ class ExponentialRungeKutta(EtaPredictor):
 
     With p = ``stages`` the model is called at :math:`\lambda_j = \lambda_t + j h/p`, j < p. The
     state at :math:`\lambda_{j+1}` comes from the start of the step by the exact solution in
-    :mod:`sdescore.predictors.exponential`, where the integrand is the newest output for p <= 2,
+    :mod:`sdescore.tableau.exponential`, where the integrand is the newest output for p <= 2,
     and for p = 3 the line in λ through the first output and the newest. That is
 
     ======  =======  ===  ==================================================================

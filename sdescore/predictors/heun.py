@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from sdescore.predictors.base import Predictor
-from sdescore.predictors.exponential import half_log_snr
-from sdescore.predictors.nodes import time_at
-from sdescore.predictors.runge_kutta import runge_kutta
 from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
-from sdescore.tableau import Tableau
+from sdescore.tableau.exponential import half_log_snr
+from sdescore.tableau.nodes import time_at
+from sdescore.tableau.runge_kutta import runge_kutta
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Heun"]
 
@@ -28,7 +28,7 @@ class Heun(Predictor):
     r"""EDM's sampler (Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2) on any linear SDE.
 
     Heun's method on :math:`d(x/\alpha)/d(\sigma/\alpha) = \hat\epsilon`
-    (:mod:`sdescore.predictors.runge_kutta`). With ``s_churn`` > 0 each step first goes back in time
+    (:mod:`sdescore.tableau.runge_kutta`). With ``s_churn`` > 0 each step first goes back in time
     from :math:`\rho = \sigma/\alpha` to :math:`\hat\rho = (1 + \gamma) \rho`, by the SDE's own
     transition with its noise scaled,
 

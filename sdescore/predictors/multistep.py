@@ -8,7 +8,7 @@ DDIM's step with a weighted mean of the denoised states in place of the newest,
 
 Any weights that sum to 1 keep a state whose :math:`\hat x_0` and noise are constant exact, on any
 times. All deterministic exponential Adams methods in x₀ are of this form
-(:mod:`sdescore.predictors.exponential` at η = 0), with weights that depend on the times.
+(:mod:`sdescore.tableau.exponential` at η = 0), with weights that depend on the times.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sdescore.errors import IncompatibleError
 from sdescore.predictors.base import Predictor, require_linear
 from sdescore.sde.base import SDE, finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Multistep", "moves", "shares", "weighted_mean"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau, one_stage
+from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["ReverseDiffusion"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["StochasticHeun"]
 

@@ -13,9 +13,9 @@ from sdescore.correctors.base import Corrector, ScoreAt
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.noise.sources import Span
 from sdescore.predictors.base import Predictor
-from sdescore.predictors.ending import flow_ending
 from sdescore.sde.base import SDE
-from sdescore.tableau import Tableau
+from sdescore.tableau.ending import flow_ending
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Program", "Row", "Rows", "build_program", "walk"]
 
@@ -25,7 +25,7 @@ CustomStep = Callable[[Tensor, ScoreAt, Iterator[Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Row:
-    """One step's numbers: see :mod:`sdescore.tableau` for a, b, c.
+    """One step's numbers: see :mod:`sdescore.tableau.tableau` for a, b, c.
 
     Attributes
     ----------

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau import Tableau, one_stage
+from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["flow_ending", "mean_ending"]
 

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
-from sdescore.phi import phi
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.phi import phi
 
 __all__ = ["ExponentialStep", "exponential_step", "half_log_snr", "require_output"]
 

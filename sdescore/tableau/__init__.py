@@ -1,0 +1,1 @@
+"""What a method's numbers mean, and the tools that make them."""
