@@ -37,6 +37,9 @@ from sdescore.grids.custom import CustomGrid
 from sdescore.grids.levels import LevelGrid
 from sdescore.grids.spaced import CosineGrid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
 from sdescore.guidance import GuidedScore, classifier_free, classifier_guidance, condition
+from sdescore.langevin.chains import LangevinRun, langevin
+from sdescore.langevin.diagnostics import effective_sample_size, r_hat
+from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.losses.contrastive import ReplayBuffer, contrastive_divergence_loss
 from sdescore.losses.denoising import denoising_loss
 from sdescore.losses.explicit import explicit_loss
@@ -49,9 +52,6 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.sliced import sliced_loss
 from sdescore.losses.times import LevelTimes, LogNormalTimes, LogSNRTimes, UniformTimes
 from sdescore.losses.weighting import EDMWeighting, MinSNR
-from sdescore.mcmc.diagnostics import effective_sample_size, r_hat
-from sdescore.mcmc.langevin import LangevinRun, langevin
-from sdescore.mcmc.preconditioner import Preconditioner
 from sdescore.nets.ema import EMA
 from sdescore.nets.energy import EnergyModel
 from sdescore.nets.ensemble import LevelEnsemble

@@ -14,8 +14,8 @@ from scipy import integrate, optimize, stats
 from torch import Tensor, nn
 
 import sdescore as ss
+from sdescore.langevin.chains import langevin
 from sdescore.losses.contrastive import ReplayBuffer, contrastive_divergence_loss
-from sdescore.mcmc.langevin import langevin
 
 NAN, INF = math.nan, math.inf
 

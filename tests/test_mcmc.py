@@ -16,9 +16,9 @@ from strategies import log_uniform
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.mcmc.diagnostics import effective_sample_size, r_hat
-from sdescore.mcmc.langevin import LangevinRun, langevin
-from sdescore.mcmc.preconditioner import Preconditioner
+from sdescore.langevin.chains import LangevinRun, langevin
+from sdescore.langevin.diagnostics import effective_sample_size, r_hat
+from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.shapes import sum_event
 
 METHODS = ("unadjusted", "mala", "underdamped")

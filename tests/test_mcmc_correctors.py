@@ -20,9 +20,9 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.correctors.mala import MALA
 from sdescore.correctors.underdamped import Underdamped
-from sdescore.mcmc.langevin import langevin
-from sdescore.mcmc.preconditioner import Preconditioner
-from sdescore.mcmc.underdamped import overdamped_step
+from sdescore.langevin.baoab import overdamped_step
+from sdescore.langevin.chains import langevin
+from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.score.mixture import MixtureScore
 
 SDE = ss.VPSDE(beta_min=0.5, beta_max=8.0)

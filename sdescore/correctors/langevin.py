@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
 from sdescore.errors import IncompatibleError
-from sdescore.mcmc.preconditioner import Preconditioner, require_preconditioner
+from sdescore.langevin.preconditioner import Preconditioner, require_preconditioner
 from sdescore.sde.base import SDE, finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, flat

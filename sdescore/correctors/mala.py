@@ -10,8 +10,8 @@ from torch import Tensor
 from sdescore.correctors.base import Corrector, ScoreAt, require_steps
 from sdescore.correctors.langevin import expected_step
 from sdescore.errors import IncompatibleError
-from sdescore.mcmc.metropolis import mala
-from sdescore.mcmc.preconditioner import Preconditioner
+from sdescore.langevin.metropolis import mala
+from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.sde.base import SDE, finite, named, require
 
 __all__ = ["MALA"]
@@ -20,13 +20,13 @@ __all__ = ["MALA"]
 @dataclass(frozen=True)
 class MALA(Corrector):
     r"""The step of :class:`sdescore.Langevin` with Metropolis' test: it leaves the model's own
-    :math:`p_t` exactly alone, whatever the step (:mod:`sdescore.mcmc.metropolis`).
+    :math:`p_t` exactly alone, whatever the step (:mod:`sdescore.langevin.metropolis`).
 
     .. math:: y = x + \tau\, s(x, t) + \sqrt{2\tau}\, z, \qquad \tau = 2(\mathrm{snr}\,\sigma_t)^2 ,
 
     accepted with probability :math:`\min(1, e^r)`. It needs the log density: an
     :class:`sdescore.EnergyModel`, or an exact score; a large constant in a float32 energy costs
-    precision, as :mod:`sdescore.mcmc.metropolis` says. ``steps`` inner steps at one time cost
+    precision, as :mod:`sdescore.langevin.metropolis` says. ``steps`` inner steps at one time cost
     ``steps + 1`` evaluations of score and log density, and draw two noises each.
 
     Parameters

@@ -19,7 +19,7 @@ __all__ = ["Underdamped"]
 
 @dataclass(frozen=True)
 class Underdamped(Corrector):
-    r"""Trajectories of ``length`` BAOAB steps (:mod:`sdescore.mcmc.underdamped`), each from a
+    r"""Trajectories of ``length`` BAOAB steps (:mod:`sdescore.langevin.baoab`), each from a
     velocity drawn anew from N(0, I).
 
     The time step is in units of :math:`\sigma_t`, :math:`h = \kappa \sigma_t`, and κ such that a

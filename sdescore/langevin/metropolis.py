@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import ShapeError
-from sdescore.mcmc.preconditioner import Preconditioner
+from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.shapes import align, flat, sum_event
 
 __all__ = ["log_ratio", "mala"]

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator
 
 from torch import Tensor
 
-from sdescore.mcmc.preconditioner import Preconditioner
+from sdescore.langevin.preconditioner import Preconditioner
 
 __all__ = ["baoab", "overdamped_step"]
 

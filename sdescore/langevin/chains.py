@@ -6,8 +6,8 @@ One step of the overdamped Langevin equation at temperature ϑ, preconditioned b
           s = \nabla \log p = -\nabla U ,
 
 and its stationary law, for τ → 0, is :math:`p^{1/\vartheta} \propto e^{-U/\vartheta}`. ``"mala"``
-adds Metropolis' test (:mod:`sdescore.mcmc.metropolis`), which makes that law exact at any τ;
-``"underdamped"`` adds a velocity (:mod:`sdescore.mcmc.underdamped`), whose momentum crosses a wide
+adds Metropolis' test (:mod:`sdescore.langevin.metropolis`), which makes that law exact at any τ;
+``"underdamped"`` adds a velocity (:mod:`sdescore.langevin.baoab`), whose momentum crosses a wide
 law in fewer steps. The same step inside a sampler is :class:`sdescore.Langevin`.
 """
 
@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError, TimeError
-from sdescore.mcmc import diagnostics
-from sdescore.mcmc.metropolis import mala
-from sdescore.mcmc.preconditioner import Numbers, Preconditioner, as_preconditioner
-from sdescore.mcmc.underdamped import baoab
+from sdescore.langevin import diagnostics
+from sdescore.langevin.baoab import baoab
+from sdescore.langevin.metropolis import mala
+from sdescore.langevin.preconditioner import Numbers, Preconditioner, as_preconditioner
 from sdescore.noise.sources import NoiseSource, SeededNoise
 from sdescore.score.density import log_density_of
 from sdescore.sde.base import as_time, check_time, finite, named, require
@@ -59,11 +59,11 @@ class LangevinRun:
     evaluations: int
 
     def effective_sample_size(self) -> Tensor:
-        """``(*E)``: :func:`sdescore.mcmc.diagnostics.effective_sample_size` of the path."""
+        """``(*E)``: :func:`sdescore.langevin.diagnostics.effective_sample_size` of the path."""
         return diagnostics.effective_sample_size(self._kept())
 
     def r_hat(self) -> Tensor:
-        """``(*E)``: :func:`sdescore.mcmc.diagnostics.r_hat` of the path."""
+        """``(*E)``: :func:`sdescore.langevin.diagnostics.r_hat` of the path."""
         return diagnostics.r_hat(self._kept())
 
     def _kept(self) -> Tensor:
@@ -98,7 +98,7 @@ def langevin(
     score : callable
         ``score(x)``, or ``score(x, t)`` where ``t`` is given; like ``x``. ``"mala"`` needs its
         ``log_density`` or ``log_prob`` as well; a large constant in a float32 one costs precision
-        (:mod:`sdescore.mcmc.metropolis`). A module runs as it is: put it in eval mode.
+        (:mod:`sdescore.langevin.metropolis`). A module runs as it is: put it in eval mode.
     x : Tensor
         ``(B, *E)``, float32 or float64; the run keeps its dtype and device.
     step : float

@@ -1,0 +1,1 @@
+"""Langevin dynamics on a fixed distribution: chains, their acceptance tests and diagnostics."""
