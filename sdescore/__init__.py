@@ -36,7 +36,10 @@ from sdescore.grids.base import Grid
 from sdescore.grids.custom import CustomGrid
 from sdescore.grids.levels import LevelGrid
 from sdescore.grids.spaced import CosineGrid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
-from sdescore.guidance import GuidedScore, classifier_free, classifier_guidance, condition
+from sdescore.guidance.base import GuidedScore
+from sdescore.guidance.classifier import classifier_guidance
+from sdescore.guidance.classifier_free import classifier_free
+from sdescore.guidance.condition import condition
 from sdescore.langevin.chains import LangevinRun, langevin
 from sdescore.langevin.diagnostics import effective_sample_size, r_hat
 from sdescore.langevin.preconditioner import Preconditioner

@@ -1,0 +1,1 @@
+"""Guidance: score in, score out."""

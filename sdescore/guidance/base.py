@@ -1,0 +1,81 @@
+r"""Guidance: score in, score out.
+
+Bayes' rule on the marginals, :math:`p_t(x | y) \propto p_t(x)\, p_t(y | x)`, is a sum of scores,
+
+.. math:: \nabla_x \log p_t(x | y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y | x)
+
+(Song et al. 2021, arXiv:2011.13456, eq. 14; Dhariwal & Nichol 2021, arXiv:2105.05233,
+section 4.1), so a classifier on noisy states turns an unconditional score into a conditional
+one. Without a classifier, two scores are mixed (Ho & Salimans 2022, arXiv:2207.12598, eq. 6,
+whose w is ω − 1):
+
+.. math:: s_\omega = \omega\, s(x | y) + (1 - \omega)\, s(x) .
+
+ω = 1 is the conditional score and ω = 0 the unconditional one. Beyond 1 the result is sharper,
+and it is the score of no diffused density: a sampler then draws from no law that is known.
+
+Every guided score is a module that holds its parts, so a sampler finds their parameters, device,
+dtype and SDE, and puts them in eval mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from sdescore.errors import IncompatibleError
+from sdescore.score.under import require_times
+from sdescore.sde.base import SDE
+
+__all__ = ["GuidedScore"]
+
+AnyScore = Callable[..., Tensor]
+"""``score(x, t)`` or ``score(x, t, label)``, like ``x``."""
+
+
+class GuidedScore(nn.Module):
+    """A score made of others; call it as ``score(x, t)`` or ``score(x, t, label)``.
+
+    Attributes
+    ----------
+    sde : SDE
+        That of the parts; absent where none has one.
+
+    Raises
+    ------
+    IncompatibleError
+        A part is not callable, or two parts belong to different SDEs.
+    """
+
+    sde: SDE
+
+    def __init__(self, parts: Sequence[AnyScore]) -> None:
+        super().__init__()
+        for part in parts:
+            if isinstance(part, type) or not callable(part):
+                raise IncompatibleError(f"expected a callable score, got {part!r:.200}")
+        sdes = [part.sde for part in parts if hasattr(part, "sde")]
+        if any(sde != sdes[0] for sde in sdes):
+            raise IncompatibleError(
+                f"expected scores on one SDE, got {sdes[0]!r:.200} and {sdes[-1]!r:.200}"
+            )
+        if sdes:
+            self.sde = sdes[0]
+        self._parts = tuple(parts)  # a tuple registers no module twice
+
+    def require_times(self, t: Tensor) -> None:
+        """Refuse times ``(n,)`` that a part does not cover; a sampler asks before it starts.
+
+        Raises
+        ------
+        TimeError
+            See above.
+        """
+        for part in self._parts:
+            require_times(part, t)
+
+
+def call(score: AnyScore, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    """``score(x, t, label)``, or ``score(x, t)`` without a label."""
+    return score(x, t) if label is None else score(x, t, label)
