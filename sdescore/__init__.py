@@ -12,7 +12,6 @@ tensor or ``(B,)``.
 """
 
 from sdescore import analysis
-from sdescore.adaptive.sampler import AdaptiveResult, AdaptiveSampler
 from sdescore.analysis.optimal import OptimalGrid, optimal_grid
 from sdescore.analysis.recommended import recommended_sampler
 from sdescore.checkpoint.store import load, save
@@ -74,11 +73,13 @@ from sdescore.predictors.none import NoPredictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.predictors.runge_kutta import RungeKutta4
 from sdescore.predictors.stochastic_heun import StochasticHeun
-from sdescore.probability_flow.flow import ProbabilityFlow
-from sdescore.probability_flow.likelihood import LogLikelihood, bits_per_dim
-from sdescore.sampler.predictor_corrector import PredictorCorrector
-from sdescore.sampler.pure import pure_function
-from sdescore.sampler.state import SamplerState
+from sdescore.samplers.adaptive.sampler import AdaptiveResult, AdaptiveSampler
+from sdescore.samplers.predictor_corrector.pure import pure_function
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
+from sdescore.samplers.predictor_corrector.state import SamplerState
+from sdescore.samplers.probability_flow.flow import ProbabilityFlow
+from sdescore.samplers.probability_flow.likelihood import LogLikelihood, bits_per_dim
+from sdescore.samplers.simulate import simulate
 from sdescore.score.empirical import EmpiricalScore
 from sdescore.score.gaussian import GaussianScore
 from sdescore.score.mixture import MixtureScore
@@ -97,7 +98,6 @@ from sdescore.sde.rectified_flow import RectifiedFlowSDE
 from sdescore.sde.subvp import SubVPSDE
 from sdescore.sde.ve import VESDE
 from sdescore.sde.vp import VPSDE
-from sdescore.simulate import simulate
 from sdescore.tableau.tableau import Tableau
 from sdescore.training.loop import TrainingResult, train
 

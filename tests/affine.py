@@ -5,7 +5,7 @@ For data ``N(m, λ)`` in one mode the score is affine in the state,
 the starting state and of the draws. :func:`coefficients` carries that function through a
 sampler's rows: a basis takes the place of the samples, one column for the constant, one for
 the start, one for each draw. It is written from the definition in ``sdescore.tableau.tableau`` alone,
-in numpy float64, and shares no code with ``sdescore.sampler.loop``.
+in numpy float64, and shares no code with ``sdescore.samplers.predictor_corrector.loop``.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from strategies import REPRESENTATIVES
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.adaptive import run as run_module
-from sdescore.adaptive.controller import next_step, scaled_error
-from sdescore.adaptive.pairs import NOISY, SMOOTH, EmbeddedPair, attempt
-from sdescore.adaptive.path import NoisePath
-from sdescore.adaptive.sampler import AdaptiveResult, AdaptiveSampler
+from sdescore.samplers.adaptive import run as run_module
+from sdescore.samplers.adaptive.controller import next_step, scaled_error
+from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH, EmbeddedPair, attempt
+from sdescore.samplers.adaptive.path import NoisePath
+from sdescore.samplers.adaptive.sampler import AdaptiveResult, AdaptiveSampler
 from sdescore.tableau.exponential import exponential_step, half_log_snr
 from sdescore.tableau.nodes import time_at
 
@@ -579,7 +579,7 @@ def test_progress_counts_samples_and_draws_are_used_once(monkeypatch: pytest.Mon
         drawn.append([])
         return run(rules, x, Recorded(stream), evaluate, samples, counted)
 
-    monkeypatch.setattr("sdescore.adaptive.sampler.run", spy)
+    monkeypatch.setattr("sdescore.samplers.adaptive.sampler.run", spy)
     result = AdaptiveSampler(VP).solve(BIMODAL, (5, 2), progress=True, max_batch=2)
     assert len(finished) == 5
     trials = (result.accepted + result.rejected).split(2)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from sdescore.analysis.model_error import ModelError
 from sdescore.errors import IncompatibleError
-from sdescore.sampler.program import CustomStep
+from sdescore.samplers.predictor_corrector.chain import CustomStep
 from sdescore.score.parameterization import conversion, pair
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau

@@ -21,8 +21,8 @@ from torch import Tensor
 from sdescore.analysis.chain import AffineMap, AffineRows, Spectrum
 from sdescore.analysis.model_error import constant
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.sampler.predictor_corrector import PredictorCorrector
-from sdescore.sampler.program import walk
+from sdescore.samplers.predictor_corrector.chain import walk
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import finite, require
 from sdescore.shapes import flat
 from sdescore.tableau.ending import flow_ending, mean_ending

@@ -9,7 +9,7 @@ import torch
 from sdescore.analysis.error import gaussian_error
 from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor
-from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count

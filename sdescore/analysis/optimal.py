@@ -34,7 +34,7 @@ from sdescore.grids.base import Grid, Timeline
 from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor, require_linear
 from sdescore.predictors.multistep import Multistep, shares
-from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count

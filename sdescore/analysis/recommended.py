@@ -8,7 +8,7 @@ from sdescore.analysis.optimal import SCORE_ERROR, optimal_grid
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep
-from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count

@@ -16,7 +16,7 @@ from sdescore.predictors.ddim import DDIM
 from sdescore.predictors.euler_maruyama import EulerMaruyama
 from sdescore.predictors.none import NoPredictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.score.model import ScoreModel
 from sdescore.sde.cosine import CosineVPSDE
 from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE

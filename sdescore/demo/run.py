@@ -24,7 +24,7 @@ from sdescore.demo.recipes import (
 )
 from sdescore.plotting import plot_rows, plot_trajectory
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.score.model import ScoreModel
 from sdescore.training import train
 

@@ -18,7 +18,7 @@ from sdescore.plotting._style import (
     new_figure,
     write_title,
 )
-from sdescore.sampler.predictor_corrector import PredictorCorrector
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import require
 from sdescore.shapes import is_count
 

@@ -120,7 +120,7 @@ class SDE(ABC):
     """An Itô diffusion ``dx = f(x, t) dt + g(t) dw`` on ``0 <= t <= T``.
 
     Subclass it, give :attr:`T`, :meth:`drift` and :meth:`diffusion`, and the
-    Euler–Maruyama method runs on it, forward (:func:`sdescore.simulate`) and reverse
+    Euler–Maruyama method runs on it, forward (:func:`sdescore.samplers.simulate`) and reverse
     (:class:`sdescore.PredictorCorrector`). A linear drift deserves
     :class:`sdescore.LinearSDE`, which knows its kernels in closed form.
     """

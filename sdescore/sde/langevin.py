@@ -49,7 +49,7 @@ class LangevinSDE(SDE):
     --------
     >>> import torch
     >>> from sdescore.sde.langevin import LangevinSDE
-    >>> from sdescore.simulate import simulate
+    >>> from sdescore.samplers.simulate import simulate
     >>> x = simulate(LangevinSDE(torch.neg, temperature=4.0), torch.zeros(5000, 1), steps=500)
     >>> bool((x.std() - 2.0).abs() < 0.1)  # U = x²/2, so the law is N(0, ϑ)
     True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
-from sdescore.sampler.program import Program
+from sdescore.samplers.predictor_corrector.chain import Program
 
 __all__ = ["SamplerState", "require_own"]
 

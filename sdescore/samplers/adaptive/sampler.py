@@ -2,8 +2,8 @@ r"""Adaptive sampling: every sample has its own time and its own step.
 
 The reverse SDE of noise scale η, or at η = 0 the probability flow, from T to ``t_min`` in steps of
 :math:`\lambda = \log(\alpha/\sigma)`. A trial step has an error estimate from an embedded pair
-(:mod:`sdescore.adaptive.pairs`); a step within the tolerance is taken, another one is tried again
-shorter (:mod:`sdescore.adaptive.controller`), on the same path (:mod:`sdescore.adaptive.path`).
+(:mod:`sdescore.samplers.adaptive.pairs`); a step within the tolerance is taken, another one is tried again
+shorter (:mod:`sdescore.samplers.adaptive.controller`), on the same path (:mod:`sdescore.samplers.adaptive.path`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.adaptive.denoiser import denoised, require_any_time, require_finite
-from sdescore.adaptive.pairs import NOISY, SMOOTH
-from sdescore.adaptive.run import Rules, run
 from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.sampler.binding import Model
-from sdescore.sampler.request import (
+from sdescore.samplers.adaptive.denoiser import denoised, require_any_time, require_finite
+from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH
+from sdescore.samplers.adaptive.run import Rules, run
+from sdescore.samplers.binding import Model
+from sdescore.samplers.request import (
     Request,
     evaluating,
     make_request,
@@ -94,7 +94,7 @@ class AdaptiveSampler:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.adaptive.sampler import AdaptiveSampler
+    >>> from sdescore.samplers.adaptive.sampler import AdaptiveSampler
     >>> sde = ss.VPSDE()
     >>> score = ss.GaussianScore(torch.tensor([1.0, -2.0]), 0.25, sde)
     >>> result = AdaptiveSampler(sde).solve(score, shape=(1000, 2), seed=0)

@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 
 from sdescore.correctors.base import ScoreAt
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
-from sdescore.sampler.program import Program
+from sdescore.samplers.predictor_corrector.chain import Program
 from sdescore.score.density import log_density_of
 from sdescore.score.model import call_net, folds
 from sdescore.score.parameterization import conversion, pair

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.noise.sources import NoiseSource, SeededNoise
-from sdescore.sampler.binding import Model, folds, model_device, state_dtype, usable_device
+from sdescore.samplers.binding import Model, folds, model_device, state_dtype, usable_device
 from sdescore.sde.base import SDE, require
 from sdescore.shapes import is_count
 

@@ -10,12 +10,12 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from sdescore.adaptive.controller import next_step, scaled_error
-from sdescore.adaptive.denoiser import name_samples
-from sdescore.adaptive.pairs import EmbeddedPair, attempt
-from sdescore.adaptive.path import NoisePath
 from sdescore.errors import DivergenceError
 from sdescore.noise.sources import NoiseStream
+from sdescore.samplers.adaptive.controller import next_step, scaled_error
+from sdescore.samplers.adaptive.denoiser import name_samples
+from sdescore.samplers.adaptive.pairs import EmbeddedPair, attempt
+from sdescore.samplers.adaptive.path import NoisePath
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.tableau.exponential import half_log_snr

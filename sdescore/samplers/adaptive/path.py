@@ -29,7 +29,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sdescore.adaptive.combination import combined
+from sdescore.samplers.adaptive.combination import combined
 
 __all__ = ["NoisePath"]
 

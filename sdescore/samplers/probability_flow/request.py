@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from sdescore.errors import ShapeError
-from sdescore.sampler.binding import Model
-from sdescore.sampler.request import Request, make_request
+from sdescore.samplers.binding import Model
+from sdescore.samplers.request import Request, make_request
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import require_state
 from sdescore.typing import Score

@@ -18,11 +18,11 @@ from sdescore.grids.custom import CustomGrid
 from sdescore.noise.sources import NoiseSource, NoiseStream
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.sampler.binding import BoundModel, Model
-from sdescore.sampler.loop import advance, fold, require_finite, run
-from sdescore.sampler.program import Program, build_program
-from sdescore.sampler.request import Request, evaluating, make_request, progress_bar
-from sdescore.sampler.state import SamplerState, require_own
+from sdescore.samplers.binding import BoundModel, Model
+from sdescore.samplers.predictor_corrector.chain import Program, build_program
+from sdescore.samplers.predictor_corrector.loop import advance, fold, require_finite, run
+from sdescore.samplers.predictor_corrector.state import SamplerState, require_own
+from sdescore.samplers.request import Request, evaluating, make_request, progress_bar
 from sdescore.sde.base import SDE, finite, require
 from sdescore.shapes import require_same_shape
 

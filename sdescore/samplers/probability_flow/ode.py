@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.probability_flow.divergence import Divergence
-from sdescore.sampler.binding import version_of
+from sdescore.samplers.binding import version_of
+from sdescore.samplers.probability_flow.trace import Divergence
 from sdescore.sde.base import as_time, finite, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import is_count

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.noise.sources import NoiseSource
-from sdescore.probability_flow.divergence import Trace
-from sdescore.probability_flow.likelihood import LogLikelihood
-from sdescore.probability_flow.ode import FlowODE, Solver
-from sdescore.probability_flow.request import bind, given_request
-from sdescore.sampler.binding import Model
-from sdescore.sampler.request import Request, evaluating, make_request, require_mean_or_none
+from sdescore.samplers.binding import Model
+from sdescore.samplers.probability_flow.likelihood import LogLikelihood
+from sdescore.samplers.probability_flow.ode import FlowODE, Solver
+from sdescore.samplers.probability_flow.request import bind, given_request
+from sdescore.samplers.probability_flow.trace import Trace
+from sdescore.samplers.request import Request, evaluating, make_request, require_mean_or_none
 from sdescore.score.tweedie import tweedie_mean
 from sdescore.score.under import require_times
 from sdescore.sde.base import as_time, finite, require

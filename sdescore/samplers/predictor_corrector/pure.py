@@ -10,10 +10,10 @@ from torch import Tensor
 
 from sdescore.errors import IncompatibleError
 from sdescore.noise.sources import ReplayNoise
-from sdescore.sampler.binding import BoundModel, Model
-from sdescore.sampler.loop import advance, fold
-from sdescore.sampler.predictor_corrector import PredictorCorrector
-from sdescore.sampler.request import make_request
+from sdescore.samplers.binding import BoundModel, Model
+from sdescore.samplers.predictor_corrector.loop import advance, fold
+from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
+from sdescore.samplers.request import make_request
 
 __all__ = ["pure_function"]
 

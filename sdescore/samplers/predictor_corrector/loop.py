@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sdescore.errors import DivergenceError
 from sdescore.noise.sources import NoiseStream
-from sdescore.sampler.binding import BoundModel
-from sdescore.sampler.program import Row
+from sdescore.samplers.binding import BoundModel
+from sdescore.samplers.predictor_corrector.chain import Row
 from sdescore.shapes import flat, require_same_shape
 
 __all__ = ["advance", "fold", "require_finite", "run"]
@@ -85,7 +85,7 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
     """All rows' numbers on what the model gives.
 
     A row that needs one output takes it raw. Others keep theirs as ``o + (u/w) x``
-    (:meth:`sdescore.sampler.binding.BoundModel.kept`), and their weights take the factor w that is
+    (:meth:`sdescore.samplers.binding.BoundModel.kept`), and their weights take the factor w that is
     missing.
     """
     steps: list[Folded | Weighed] = []

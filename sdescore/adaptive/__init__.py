@@ -1,1 +1,0 @@
-"""Sampling with a step size of its own for every sample."""

@@ -1,1 +1,0 @@
-"""The probability-flow ODE: sampling, encoding and likelihood without noise."""

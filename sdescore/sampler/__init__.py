@@ -1,1 +1,0 @@
-"""The sampler: a program of affine steps, the model bound to it, and the one loop."""

@@ -1,0 +1,1 @@
+"""The three samplers, side by side, on one request."""

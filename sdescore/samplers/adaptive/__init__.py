@@ -1,0 +1,1 @@
+"""Sampling with steps that are chosen by an estimate of their own error."""

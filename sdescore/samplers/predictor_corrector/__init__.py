@@ -1,0 +1,1 @@
+"""Predictor–corrector sampling: the chain of moves, the model bound to it, and the one loop."""

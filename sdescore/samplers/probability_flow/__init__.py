@@ -1,0 +1,1 @@
+"""The probability-flow ODE: samples, latent codes and likelihoods."""
