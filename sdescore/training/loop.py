@@ -34,7 +34,7 @@ from sdescore.training.checks import (
     check_run,
     null_label,
 )
-from sdescore.training.divergence import divergence
+from sdescore.training.failure import divergence
 from sdescore.training.interrupt import deferred_interrupt, training_mode
 from sdescore.training.state import optimizer_tensors, resume_run
 from sdescore.training.steps import learning_rate, step_seed
