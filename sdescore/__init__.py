@@ -12,8 +12,8 @@ tensor or ``(B,)``.
 """
 
 from sdescore import analysis
-from sdescore.analysis.optimal import OptimalGrid, optimal_grid
-from sdescore.analysis.recommended import recommended_sampler
+from sdescore.analysis.optimal_grid.optimal import OptimalGrid, optimal_grid
+from sdescore.analysis.optimal_grid.recommended import recommended_sampler
 from sdescore.checkpoint.store import load, save
 from sdescore.correctors.annealed import AnnealedLangevin
 from sdescore.correctors.base import Corrector

@@ -26,8 +26,8 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.analysis.chain import output_errors
 from sdescore.analysis.model_error import beyond, constant
-from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
-from sdescore.analysis.trajectories import Flow, run, trajectory_error
+from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
+from sdescore.analysis.optimal_grid.trajectories import Flow, run, trajectory_error
 from sdescore.checkpoint.store import read_manifest
 
 F64 = torch.float64

@@ -13,9 +13,9 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.analysis.chain import Spectrum
-from sdescore.analysis.impulses import arrivals, impulse_error, mode_errors, modes_of
 from sdescore.analysis.model_error import constant
-from sdescore.analysis.surrogate import fit_surrogate
+from sdescore.analysis.optimal_grid.impulses import arrivals, impulse_error, mode_errors, modes_of
+from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
 from sdescore.metrics import sliced_wasserstein
 from sdescore.predictors.base import Predictor
 

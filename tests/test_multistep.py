@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.analysis.optimal import POINTS
-from sdescore.analysis.surrogate import fit_surrogate
+from sdescore.analysis.optimal_grid.optimal import POINTS
+from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
 from sdescore.predictors.multistep import shares
 
 F64 = torch.float64
@@ -247,7 +247,7 @@ def test_weights_that_cannot_be_found(
 def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free weights for an exact score only."""
     for name in ("TRIAL", "TIMES", "WEIGHTS"):
-        monkeypatch.setattr(f"sdescore.analysis.optimal.{name}", 2)
+        monkeypatch.setattr(f"sdescore.analysis.optimal_grid.optimal.{name}", 2)
     exact = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, score_error=0)
     assert exact.evaluations == 3 and exact.grid.score_error == 0
     assert exact.predictor == ss.Multistep(exact.grid.weights)

@@ -7,10 +7,10 @@ numbers: :func:`gaussian_error` is the exact law of what a sampler draws.
 from __future__ import annotations
 
 from sdescore.analysis.error import GaussianError, gaussian_error
-from sdescore.analysis.measured_order import order
-from sdescore.analysis.optimal import OptimalGrid, optimal_grid
+from sdescore.analysis.optimal_grid.optimal import OptimalGrid, optimal_grid
+from sdescore.analysis.optimal_grid.recommended import recommended_sampler
+from sdescore.analysis.order import order
 from sdescore.analysis.pca import local_spectra
-from sdescore.analysis.recommended import recommended_sampler
 
 __all__ = [
     "GaussianError",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sdescore.analysis.trajectories import TrajectoryError
+from sdescore.analysis.optimal_grid.trajectories import TrajectoryError
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import moves, shares, weighted_mean
 from sdescore.sde.linear import LinearSDE

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from sdescore.analysis.chain import Move, Spectrum, step_matrices
 from sdescore.analysis.model_error import ModelError
-from sdescore.analysis.surrogate import Surrogate
-from sdescore.analysis.trajectories import PLAIN, TrajectoryError
+from sdescore.analysis.optimal_grid.surrogate import Surrogate
+from sdescore.analysis.optimal_grid.trajectories import PLAIN, TrajectoryError
 from sdescore.errors import IncompatibleError
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
@@ -94,7 +94,7 @@ def impulse_error(
 ) -> TrajectoryError:
     """The error of a stochastic tableau on ``times`` and its last denoise, ``ending``.
 
-    What :func:`sdescore.analysis.trajectories.trajectory_error` is for a deterministic one, not
+    What :func:`sdescore.analysis.optimal_grid.trajectories.trajectory_error` is for a deterministic one, not
     bounded, and with nothing under ``path``: noises put in on the way are looked at one by one.
     """
     errors = modes.shares * mode_errors(tableau, ending, sde, times, modes.spectrum, eta, error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdescore.analysis.optimal import SCORE_ERROR, optimal_grid
+from sdescore.analysis.optimal_grid.optimal import SCORE_ERROR, optimal_grid
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep

@@ -1,11 +1,11 @@
 r"""The grid on which a sampler errs least, found before any network is run.
 
-The times go down the gradient (:mod:`sdescore.analysis.search`) of
+The times go down the gradient (:mod:`sdescore.analysis.optimal_grid.search`) of
 
 .. math:: L = (1 - b)\, E_{plain} + b\, E_{weighted} + 0.01\, E_{path},
 
-the errors of :mod:`sdescore.analysis.trajectories` where no noise is drawn, and of
-:mod:`sdescore.analysis.impulses` where some is. The weighted error is a likelihood's and sees the
+the errors of :mod:`sdescore.analysis.optimal_grid.trajectories` where no noise is drawn, and of
+:mod:`sdescore.analysis.optimal_grid.impulses` where some is. The weighted error is a likelihood's and sees the
 data's finest directions, the plain one sees the widest. The last term keeps the steps from making
 up for each other's errors.
 
@@ -23,12 +23,12 @@ from torch import Tensor
 
 from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.error import gaussian_error, requested
-from sdescore.analysis.impulses import impulse_error, modes_of, require_driven
 from sdescore.analysis.model_error import ModelError, beyond
+from sdescore.analysis.optimal_grid.impulses import impulse_error, modes_of, require_driven
+from sdescore.analysis.optimal_grid.search import POINTS, Judge, Search
+from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
+from sdescore.analysis.optimal_grid.trajectories import Flow, TrajectoryError, trajectory_error
 from sdescore.analysis.pca import local_spectra, principal_axes
-from sdescore.analysis.search import POINTS, Judge, Search
-from sdescore.analysis.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
-from sdescore.analysis.trajectories import Flow, TrajectoryError, trajectory_error
 from sdescore.errors import IncompatibleError
 from sdescore.grids.base import Grid, Timeline
 from sdescore.grids.custom import CustomGrid

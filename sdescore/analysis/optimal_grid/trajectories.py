@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from sdescore.analysis.model_error import ModelError
-from sdescore.analysis.surrogate import Surrogate
+from sdescore.analysis.optimal_grid.surrogate import Surrogate
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.score.parameterization import pair
 from sdescore.sde.edm import EDMSDE

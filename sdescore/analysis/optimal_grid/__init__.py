@@ -1,0 +1,1 @@
+"""The search for a grid of times, before any network runs."""
