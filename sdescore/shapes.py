@@ -19,16 +19,6 @@ from torch import Tensor
 
 from sdescore.errors import ShapeError
 
-__all__ = [
-    "align",
-    "flat",
-    "float64",
-    "is_count",
-    "require_same_shape",
-    "require_state",
-    "sum_event",
-]
-
 
 def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
     """``value`` as a float64 tensor, on the device of ``like`` if given.
@@ -73,45 +63,3 @@ def sum_event(x: Tensor) -> Tensor:
 def flat(x: Tensor) -> Tensor:
     """``(B, *E)`` → ``(B, d)``; B and d may be 0, E may be empty."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:]))
-
-
-def is_count(value: object) -> bool:
-    """Whether a value is a non-negative integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def require_state(x: Tensor, name: str = "x") -> None:
-    """Refuse anything that is not a floating-point ``(B, *E)`` tensor.
-
-    Raises
-    ------
-    ShapeError
-        Not a tensor, not floating point, or without a batch dimension.
-    """
-    if not isinstance(x, Tensor):
-        raise ShapeError(f"expected {name} to be a torch.Tensor, got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise ShapeError(
-            f"expected {name} in floating point, got {x.dtype}; convert it, e.g. {name}.float()"
-        )
-    if x.ndim < 1:
-        raise ShapeError(
-            f"expected {name} of shape (B, *E) with a batch dimension, got a 0-dim tensor; "
-            f"use {name}[None]"
-        )
-
-
-def require_same_shape(value: Tensor, x: Tensor, name: str, x_name: str = "x") -> None:
-    """Refuse a ``value`` that is not shaped like the state ``x``; nothing broadcasts silently.
-
-    Raises
-    ------
-    ShapeError
-        The shapes differ, or one of the two is no state.
-    """
-    require_state(value, name)
-    require_state(x, x_name)
-    if value.shape != x.shape:
-        raise ShapeError(
-            f"expected {name} shaped like {x_name}, {tuple(x.shape)}, got {tuple(value.shape)}"
-        )

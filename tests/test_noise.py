@@ -160,8 +160,8 @@ def test_a_float64_state_sees_the_same_noise() -> None:
 
 @pytest.mark.parametrize("buffer", [1, 7, 64, 1 << 18])
 def test_the_buffer_changes_no_number(buffer: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "_BUFFER", buffer)
-    monkeypatch.setattr(rng, "_BLOCK", 32)
+    monkeypatch.setattr(sources, "_BUFFER", buffer)
+    monkeypatch.setattr(counter, "_BLOCK", 32)
     spans = [None] * 37
     source = ss.SeededNoise(5).open(
         range(2, 6), (3,), spans, dtype=torch.float32, device=torch.device("cpu")

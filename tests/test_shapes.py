@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from strategies import dtypes, shapes, states
 
 import sdescore as ss
-from sdescore.shapes import align, float64, require_same_shape, require_state, sum_event
+from sdescore.checks import require_same_shape, require_state
+from sdescore.shapes import align, float64, sum_event
 
 
 @given(shapes(), dtypes())

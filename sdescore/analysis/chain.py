@@ -31,8 +31,6 @@ from sdescore.tableau.tableau import Tableau
 
 BLOCK = 32
 
-__all__ = ["AffineMap", "AffineRows", "Spectrum"]
-
 
 class AffineMap(NamedTuple):
     """``x → transfer x + offset + N(0, variance)`` on each mode, ``(M,)``."""

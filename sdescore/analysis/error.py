@@ -20,10 +20,10 @@ from torch import Tensor
 
 from sdescore.analysis.chain import AffineMap, AffineRows, Spectrum
 from sdescore.analysis.model_error import constant
+from sdescore.checks import finite, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.samplers.predictor_corrector.chain import walk
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
-from sdescore.sde.base import finite, require
 from sdescore.shapes import flat
 from sdescore.tableau.ending import flow_ending, mean_ending
 

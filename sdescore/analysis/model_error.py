@@ -16,8 +16,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["ModelError", "beyond", "constant"]
-
 ModelError = Callable[[Tensor], Tensor]
 """``ϱ² (…) -> standard deviation of ε's error (…)``."""
 

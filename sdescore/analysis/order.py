@@ -7,12 +7,11 @@ import math
 import torch
 
 from sdescore.analysis.error import gaussian_error
+from sdescore.checks import is_count, require
 from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
-from sdescore.sde.base import require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 
 __all__ = ["order"]
 

@@ -19,11 +19,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdescore.checks import is_count, require
 from sdescore.errors import ShapeError
-from sdescore.sde.base import require
-from sdescore.shapes import flat, is_count
+from sdescore.shapes import flat
 
-__all__ = ["PrincipalAxes", "local_spectra", "principal_axes"]
+__all__ = ["local_spectra"]
 
 EXACT = 4096  # the largest d whose covariance is decomposed: 128 MiB, half a minute
 CHUNK = 1 << 22  # numbers of a chunk (float64, 32 MiB)

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from sdescore.errors import CheckpointError
 
-__all__ = ["previous_path", "read", "write"]
-
 _EMPTY = b"0" * 64
 # Inside the manifest, itself a JSON string, every quote is escaped: this cannot match there.
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')

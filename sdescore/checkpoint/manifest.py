@@ -35,8 +35,6 @@ from sdescore.sde.subvp import SubVPSDE
 from sdescore.sde.ve import VESDE
 from sdescore.sde.vp import VPSDE
 
-__all__ = ["FORMAT", "build_model", "describe_model", "require_tensors"]
-
 FORMAT = 1
 
 SDES: dict[str, type[LinearSDE]] = {

@@ -17,7 +17,7 @@ from sdescore.nets.ema import EMA
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 
-__all__ = ["TrainingRecord", "load", "read_manifest", "read_training", "save"]
+__all__ = ["load", "save"]
 
 PREFIXES = ("net/", "ema/", "optim/")
 

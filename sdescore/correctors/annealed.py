@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sdescore.checks import finite, named, require
 from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
 from sdescore.errors import IncompatibleError
-from sdescore.sde.base import finite, named, require
 from sdescore.sde.ladder import langevin_step
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau

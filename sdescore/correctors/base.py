@@ -14,7 +14,7 @@ from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau, one_stage
 
-__all__ = ["Corrector", "ScoreAt", "langevin_tableau", "require_steps"]
+__all__ = ["Corrector", "ScoreAt"]
 
 
 class ScoreAt(Protocol):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, named, require
 from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
 from sdescore.errors import IncompatibleError
 from sdescore.langevin.preconditioner import Preconditioner, require_preconditioner
-from sdescore.sde.base import SDE, finite, named, require
+from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, flat
 from sdescore.tableau.tableau import Tableau

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from sdescore.checks import finite, named, require
 from sdescore.correctors.base import Corrector, ScoreAt, require_steps
 from sdescore.correctors.langevin import expected_step
 from sdescore.errors import IncompatibleError
 from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Preconditioner
-from sdescore.sde.base import SDE, finite, named, require
+from sdescore.sde.base import SDE
 
 __all__ = ["MALA"]
 

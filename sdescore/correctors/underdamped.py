@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, named, require
 from sdescore.correctors.base import Corrector, require_steps
-from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Underdamped"]

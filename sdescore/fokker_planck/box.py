@@ -13,11 +13,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, require
 from sdescore.errors import ShapeError
-from sdescore.sde.base import finite, require
-from sdescore.shapes import is_count
-
-__all__ = ["Box"]
 
 MAX_DIMENSIONS = 3
 

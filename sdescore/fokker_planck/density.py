@@ -8,11 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, require
 from sdescore.errors import SDEScoreError, ShapeError
 from sdescore.fokker_planck.box import Box
-from sdescore.sde.base import finite, require
-
-__all__ = ["LogDensity", "flat_density", "float64_states", "from_log_density", "normalised"]
 
 LogDensity = Callable[[Tensor], Tensor]
 """``(N, d) -> (N,)``, up to a constant."""

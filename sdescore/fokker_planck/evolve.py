@@ -23,8 +23,6 @@ from sdescore.errors import DivergenceError
 from sdescore.fokker_planck.generator import Array, Sparse
 from sdescore.fokker_planck.uniformisation import poisson_mixture, poisson_weights, uniformise
 
-__all__ = ["Propagator", "adaptive", "equal_steps"]
-
 Step = Callable[[Array, float, float], Array]
 ROUNDING = 1e-13
 Watch = Callable[[Array, float], None]

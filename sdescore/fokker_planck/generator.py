@@ -30,8 +30,6 @@ from numpy.typing import NDArray
 
 from sdescore.fokker_planck.box import Box
 
-__all__ = ["bernoulli", "chain_generator"]
-
 Array = NDArray[np.float64]
 Sparse = Any  # scipy.sparse.csr_array; scipy ships no types
 

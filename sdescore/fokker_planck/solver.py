@@ -24,6 +24,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, named, require, require_same_shape
 from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError, ShapeError
 from sdescore.fokker_planck.box import Box
 from sdescore.fokker_planck.density import (
@@ -36,8 +37,7 @@ from sdescore.fokker_planck.density import (
 from sdescore.fokker_planck.evolve import Propagator, adaptive, equal_steps
 from sdescore.fokker_planck.generator import Array, Sparse, chain_generator
 from sdescore.fokker_planck.stationary import stationary_law
-from sdescore.sde.base import SDE, check_time, check_times, finite, named, require
-from sdescore.shapes import is_count, require_same_shape
+from sdescore.sde.base import SDE, check_time, check_times
 
 __all__ = ["Evolution", "FokkerPlanck"]
 

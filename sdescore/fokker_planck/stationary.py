@@ -19,8 +19,6 @@ import numpy as np
 from sdescore.errors import IncompatibleError
 from sdescore.fokker_planck.generator import Array, Sparse
 
-__all__ = ["stationary_law"]
-
 ACCURACY = 1e-6
 
 

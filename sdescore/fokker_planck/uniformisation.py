@@ -16,8 +16,6 @@ import numpy as np
 
 from sdescore.fokker_planck.generator import Array, Sparse
 
-__all__ = ["poisson_mixture", "poisson_weights", "uniformise"]
-
 TAIL = 40.0  # weights below e^-40 = 4e-18 of the largest are left out
 
 

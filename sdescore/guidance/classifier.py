@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.guidance.base import AnyScore, GuidedScore, call
-from sdescore.sde.base import finite, require
 
 __all__ = ["classifier_guidance"]
 

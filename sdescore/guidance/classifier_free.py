@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sdescore.checks import finite, require
 from sdescore.guidance.base import AnyScore, GuidedScore, call
-from sdescore.sde.base import finite, require
 
 __all__ = ["classifier_free"]
 

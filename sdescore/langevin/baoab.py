@@ -29,8 +29,6 @@ from torch import Tensor
 
 from sdescore.langevin.preconditioner import Preconditioner
 
-__all__ = ["baoab", "overdamped_step"]
-
 
 def baoab(
     x: Tensor,

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, named, require, require_same_shape, require_state
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError, TimeError
 from sdescore.langevin import diagnostics
 from sdescore.langevin.baoab import baoab
@@ -28,8 +29,8 @@ from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Numbers, Preconditioner, as_preconditioner
 from sdescore.noise.sources import NoiseSource, SeededNoise
 from sdescore.score.density import log_density_of
-from sdescore.sde.base import as_time, check_time, finite, named, require
-from sdescore.shapes import align, flat, is_count, require_same_shape, require_state
+from sdescore.sde.base import as_time, check_time
+from sdescore.shapes import align, flat
 
 __all__ = ["LangevinRun", "langevin"]
 

@@ -22,9 +22,8 @@ import math
 import torch
 from torch import Tensor
 
+from sdescore.checks import require, require_state
 from sdescore.errors import ShapeError
-from sdescore.sde.base import require
-from sdescore.shapes import require_state
 
 __all__ = ["effective_sample_size", "r_hat"]
 

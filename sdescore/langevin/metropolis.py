@@ -33,8 +33,6 @@ from sdescore.errors import ShapeError
 from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.shapes import align, flat, sum_event
 
-__all__ = ["log_ratio", "mala"]
-
 
 def mala(
     x: Tensor,

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import require
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError
-from sdescore.sde.base import require
 from sdescore.shapes import flat, float64, sum_event
 
-__all__ = ["Numbers", "Preconditioner", "as_preconditioner", "require_preconditioner"]
+__all__ = ["Preconditioner"]
 
 Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 

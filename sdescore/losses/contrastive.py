@@ -30,12 +30,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, require, require_same_shape, require_state
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.losses.given import check_samples, density, score_time
 from sdescore.losses.loss import Loss
 from sdescore.score.density import log_density_of
-from sdescore.sde.base import finite, require
-from sdescore.shapes import is_count, require_same_shape, require_state
 from sdescore.typing import Time
 
 __all__ = ["ReplayBuffer", "contrastive_divergence_loss"]

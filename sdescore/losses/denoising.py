@@ -37,6 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
 from sdescore.losses.given import check_generator, draw_normal, per_sample_time
 from sdescore.losses.importance import importance_weighted
@@ -47,7 +48,7 @@ from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import Pair, conversion, pair
 from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, require_same_shape, require_state, sum_event
+from sdescore.shapes import align, sum_event
 from sdescore.typing import Score, Time
 
 __all__ = ["denoising_loss"]

@@ -12,9 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_same_shape
 from sdescore.losses.given import AnyScore, check_request, evaluate, weighted
 from sdescore.losses.loss import Loss
-from sdescore.shapes import require_same_shape, sum_event
+from sdescore.shapes import sum_event
 from sdescore.typing import Time
 
 __all__ = ["explicit_loss"]

@@ -50,7 +50,7 @@ from sdescore.score.density import knows_density
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Time
 
-__all__ = ["default_step", "finite_difference_loss"]
+__all__ = ["finite_difference_loss"]
 
 ENERGY_STEP, SCORE_STEP = 0.03, 0.005
 DROPOUTS = (

@@ -15,32 +15,14 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import finite, is_count, require, require_same_shape, require_state
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
 from sdescore.score.density import log_density_of, require_scalars
 from sdescore.score.divergence import PROBE_LAWS, probes_from_normal
-from sdescore.sde.base import check_time, finite, require
-from sdescore.shapes import align, float64, is_count, require_same_shape, require_state
+from sdescore.sde.base import check_time
+from sdescore.shapes import align, float64
 from sdescore.typing import Time
-
-__all__ = [
-    "AnyScore",
-    "Given",
-    "check_generator",
-    "check_law",
-    "check_probes",
-    "check_request",
-    "check_samples",
-    "density",
-    "draw_normal",
-    "draw_probes",
-    "evaluate",
-    "per_sample_number",
-    "per_sample_time",
-    "score_time",
-    "weighted",
-    "with_gradients",
-]
 
 AnyScore: TypeAlias = Callable[..., Tensor]
 """``score(x)`` or ``score(x, t)``, like ``x``."""

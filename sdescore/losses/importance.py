@@ -23,7 +23,7 @@ from sdescore.losses.times import LogSNRTimes, TimeDistribution, log_snr_range
 from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.sde.linear import LinearSDE
 
-__all__ = ["ImportanceTimes", "importance_weighted"]
+__all__ = ["ImportanceTimes"]
 
 
 @dataclass(frozen=True)

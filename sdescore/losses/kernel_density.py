@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from sdescore.checks import finite, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.score.empirical import EmpiricalScore
-from sdescore.sde.base import finite, require
 from sdescore.sde.edm import EDMSDE
 from sdescore.shapes import flat
 

@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError
 from sdescore.losses.denoising import check_label, model_sde, require_takes_label
 from sdescore.losses.finite_difference import default_step
@@ -32,9 +33,8 @@ from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.score.density import knows_density, log_density_of
 from sdescore.score.model import ScoreModel
-from sdescore.shapes import require_state
 
-__all__ = ["AtLevels", "Objective", "at_levels", "check_objective", "objective_loss", "part_name"]
+__all__ = ["Objective", "at_levels"]
 
 Objective: TypeAlias = Callable[..., Loss]
 """``objective(model, x0, t=…, generator=…, label=…) -> Loss``, for :func:`sdescore.train`."""

@@ -32,20 +32,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, require
 from sdescore.errors import IncompatibleError
 from sdescore.losses.given import check_generator
-from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 
-__all__ = [
-    "LevelTimes",
-    "LogNormalTimes",
-    "LogSNRTimes",
-    "TimeDistribution",
-    "UniformTimes",
-    "default_times",
-]
+__all__ = ["LevelTimes", "LogNormalTimes", "LogSNRTimes", "TimeDistribution", "UniformTimes"]
 
 
 class TimeDistribution(Protocol):

@@ -33,18 +33,11 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from sdescore.checks import finite, require
 from sdescore.errors import IncompatibleError
-from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
 
-__all__ = [
-    "EDMWeighting",
-    "MinSNR",
-    "Weighting",
-    "likelihood",
-    "named_weighting",
-    "sigma2",
-]
+__all__ = ["EDMWeighting", "MinSNR", "Weighting", "likelihood", "sigma2"]
 
 Weighting: TypeAlias = Callable[[LinearSDE, Tensor], Tensor]
 """``(sde, t) -> λ(t)``; ``t`` and λ are ``(B,)``, λ >= 0."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_state
 from sdescore.errors import SDEScoreError, ShapeError
-from sdescore.shapes import require_state
 
 
 class SampleError(SDEScoreError, ValueError):

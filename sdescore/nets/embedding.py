@@ -24,13 +24,7 @@ from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError
 
-__all__ = [
-    "Conditioning",
-    "FourierEmbedding",
-    "PositionalEmbedding",
-    "TimeEmbedding",
-    "require_count",
-]
+__all__ = ["FourierEmbedding", "PositionalEmbedding", "TimeEmbedding"]
 
 DECADES = 4.0  # between the fastest and the slowest positional feature
 FOURIER_SEED = 0

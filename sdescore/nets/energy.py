@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError
 from sdescore.score.density import require_scalars
-from sdescore.shapes import require_state
 
 __all__ = ["EnergyModel"]
 

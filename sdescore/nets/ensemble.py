@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.shapes import require_same_shape, require_state
 
 __all__ = ["LevelEnsemble"]
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 from sdescore.nets.embedding import Conditioning, require_count
-from sdescore.shapes import require_state
 
 __all__ = ["MLP"]
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_state
 from sdescore.errors import ScheduleError, ShapeError
 from sdescore.noise.counter import NormalStream
-from sdescore.shapes import require_state
 
 __all__ = ["NoiseSource", "NoiseStream", "ReplayNoise", "SeededNoise", "Span"]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from sdescore.analysis.error import GaussianError, gaussian_error, requested
+from sdescore.checks import is_count, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.plotting._style import (
     COLOURS,
@@ -19,8 +20,6 @@ from sdescore.plotting._style import (
     write_title,
 )
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
-from sdescore.sde.base import require
-from sdescore.shapes import is_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_state
 from sdescore.errors import DivergenceError, ScheduleError, ShapeError
 from sdescore.plotting._style import (
     COLOURS,
@@ -20,7 +21,6 @@ from sdescore.plotting._style import (
     require_at_least_one,
     write_title,
 )
-from sdescore.shapes import require_state
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_state
 from sdescore.errors import ScheduleError, ShapeError
 from sdescore.plotting._style import (
     LABEL_SIZE,
@@ -16,7 +17,6 @@ from sdescore.plotting._style import (
     require_at_least_one,
     write_title,
 )
-from sdescore.shapes import require_state
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

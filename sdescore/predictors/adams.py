@@ -23,10 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import is_count, require
 from sdescore.predictors.base import EtaPredictor
-from sdescore.sde.base import require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 from sdescore.tableau.exponential import (
     ExponentialStep,
     exponential_step,

@@ -10,13 +10,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, require
 from sdescore.errors import IncompatibleError
-from sdescore.sde.base import SDE, finite, require
+from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.ending import mean_ending
 from sdescore.tableau.tableau import Tableau
 
-__all__ = ["EtaPredictor", "Predictor", "require_linear"]
+__all__ = ["EtaPredictor", "Predictor"]
 
 
 class Predictor(ABC):

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, named, require
 from sdescore.predictors.base import EtaPredictor
-from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 from sdescore.tableau.exponential import exponential_step, half_log_snr, require_output
 from sdescore.tableau.nodes import time_at
 from sdescore.tableau.tableau import Tableau

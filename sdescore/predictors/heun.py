@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, named, require
 from sdescore.predictors.base import Predictor
-from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
 from sdescore.tableau.exponential import half_log_snr

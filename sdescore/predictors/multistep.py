@@ -20,13 +20,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, require
 from sdescore.errors import IncompatibleError
 from sdescore.predictors.base import Predictor, require_linear
-from sdescore.sde.base import SDE, finite, require
+from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
-__all__ = ["Multistep", "moves", "shares", "weighted_mean"]
+__all__ = ["Multistep"]
 
 TOLERANCE = 1e-6
 

@@ -24,8 +24,6 @@ from sdescore.score.parameterization import conversion, pair
 from sdescore.score.under import require_times
 from sdescore.sde.base import SDE
 
-__all__ = ["BoundModel", "Model", "folds"]
-
 Model = Callable[..., Tensor]
 """A :class:`sdescore.ScoreModel` or any callable ``score(x, t)`` (``score(x, t, label)``)."""
 

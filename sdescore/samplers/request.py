@@ -10,13 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import is_count, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.noise.sources import NoiseSource, SeededNoise
 from sdescore.samplers.binding import Model, folds, model_device, state_dtype, usable_device
-from sdescore.sde.base import SDE, require
-from sdescore.shapes import is_count
-
-__all__ = ["Request", "evaluating", "make_request", "progress_bar", "require_mean_or_none"]
+from sdescore.sde.base import SDE
 
 
 @dataclass(frozen=True, eq=False)

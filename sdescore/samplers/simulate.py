@@ -22,6 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, named, require, require_same_shape, require_state
 from sdescore.errors import (
     DivergenceError,
     IncompatibleError,
@@ -30,9 +31,9 @@ from sdescore.errors import (
     TimeError,
 )
 from sdescore.noise.sources import NoiseSource, SeededNoise, Span
-from sdescore.sde.base import SDE, as_time, check_times, finite, named, require
+from sdescore.sde.base import SDE, as_time, check_times
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, require_same_shape, require_state
+from sdescore.shapes import align
 
 __all__ = ["simulate"]
 

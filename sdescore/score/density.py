@@ -14,8 +14,6 @@ from torch import Tensor
 
 from sdescore.errors import IncompatibleError, ShapeError
 
-__all__ = ["knows_density", "log_density_of", "require_scalars"]
-
 
 def log_density_of(score: object) -> Callable[..., Tensor]:
     """The score's ``log_density``, or else its ``log_prob``.

@@ -27,10 +27,8 @@ import math
 import torch
 from torch import Tensor
 
+from sdescore.checks import is_count
 from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.shapes import is_count
-
-__all__ = ["PROBE_LAWS", "check_chunk_size", "exact_trace", "probe_traces", "probes_from_normal"]
 
 PROBE_LAWS = ("rademacher", "gaussian", "sphere")
 

@@ -20,11 +20,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from sdescore.checks import require, require_state
 from sdescore.errors import ShapeError
 from sdescore.score.exact import ExactScore, pick
-from sdescore.sde.base import require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, require_state
+from sdescore.shapes import align
 
 __all__ = ["EmpiricalScore"]
 

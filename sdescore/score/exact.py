@@ -21,10 +21,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.noise.counter import NormalStream
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, require_state
+from sdescore.shapes import align
 from sdescore.typing import Time
 
 __all__ = ["ExactScore"]

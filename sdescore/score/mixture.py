@@ -30,9 +30,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import require
 from sdescore.errors import ShapeError
 from sdescore.score.exact import ExactScore, pick
-from sdescore.sde.base import require
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 

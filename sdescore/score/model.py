@@ -11,14 +11,15 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import finite, require, require_state
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.score.parameterization import KINDS, Pair, combine, conversion, pair
-from sdescore.sde.base import check_time, finite, require
+from sdescore.sde.base import check_time
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, require_state, sum_event
+from sdescore.shapes import align, sum_event
 from sdescore.typing import Time
 
-__all__ = ["Convention", "ScoreModel", "call_net", "folds"]
+__all__ = ["ScoreModel"]
 
 PREDICTIONS = (*KINDS, "velocity", "F")
 TIME_INPUTS = (

@@ -24,11 +24,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_same_shape
 from sdescore.errors import IncompatibleError
-from sdescore.shapes import align, float64, require_same_shape
+from sdescore.shapes import align, float64
 from sdescore.typing import Time
 
-__all__ = ["Pair", "conversion", "convert", "pair"]
+__all__ = ["convert"]
 
 Pair = tuple[Tensor, Tensor]
 """``(p, q)`` of a prediction ``y = p x₀ + q ε``; float64, ``()`` or ``(B,)``."""

@@ -17,9 +17,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError
 from sdescore.score.parameterization import convert
-from sdescore.shapes import align, float64, require_same_shape, require_state
+from sdescore.shapes import align, float64
 from sdescore.typing import Time
 
 __all__ = ["tweedie_covariance", "tweedie_mean"]

@@ -23,16 +23,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.density import knows_density, log_density_of
 from sdescore.score.exact import ExactScore
 from sdescore.score.model import Convention, ScoreModel, folds
 from sdescore.sde.base import check_time
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, float64, require_state
+from sdescore.shapes import align, float64
 from sdescore.typing import Time
 
-__all__ = ["UnderModel", "UnderScore", "under"]
+__all__ = ["under"]
 
 AnyScore = Callable[..., Tensor]
 """``score(x, t)`` or ``score(x, t, label)``, like ``x``."""

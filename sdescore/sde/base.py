@@ -18,7 +18,6 @@ ODE (eq. 13).
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,33 +26,14 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, named, require, require_same_shape
 from sdescore.errors import IncompatibleError, ScheduleError, TimeError
 from sdescore.grids.base import Grid
 from sdescore.grids.spaced import UniformGrid
-from sdescore.shapes import align, float64, require_same_shape
+from sdescore.shapes import align, float64
 from sdescore.typing import Score, Time
 
-__all__ = ["SDE", "ReverseSDE", "check_time", "check_times", "named", "require"]
-
-
-def require(condition: bool, expected: str, got: object) -> None:
-    """Refuse a parameter that lies outside its range.
-
-    Raises
-    ------
-    ScheduleError
-        ``condition`` is false.
-    """
-    if not condition:
-        raise ScheduleError(f"expected {expected}; got {got}")
-
-
-def named(name: str, value: object) -> str:
-    """``name=value``, for what an error got; it says so where the value is no Python number."""
-    if isinstance(value, Real):
-        return f"{name}={value!r}"
-    hint = "; use .item()" if isinstance(value, Tensor) else ""
-    return f"{name}={value!r:.100}, which is no Python number{hint}"
+__all__ = ["SDE", "ReverseSDE"]
 
 
 def check_time(t: Time, T: float, name: str = "t") -> Tensor:
@@ -247,8 +227,3 @@ class ReverseSDE(SDE):
 def as_time(t: Time, x: Tensor) -> Tensor:
     """``t`` as a tensor in the dtype and on the device of ``x``, the form scores are given."""
     return t.to(x) if isinstance(t, Tensor) else torch.tensor(t, dtype=x.dtype, device=x.device)
-
-
-def finite(*values: object) -> bool:
-    """Whether all values are finite real numbers."""
-    return all(isinstance(v, Real) and math.isfinite(v) for v in values)

@@ -15,9 +15,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, named, require, require_state
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.levels import LevelGrid
-from sdescore.sde.base import check_time, finite, named, require
+from sdescore.sde.base import check_time
 from sdescore.sde.interpolation import MonotoneCubic
 from sdescore.sde.ladder import (
     MAX_LEVELS,
@@ -28,7 +29,6 @@ from sdescore.sde.ladder import (
 )
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.vp import IntegratedBetaSDE
-from sdescore.shapes import is_count, require_state
 from sdescore.typing import Time
 
 __all__ = ["DiscreteVESDE", "DiscreteVPSDE"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["MonotoneCubic"]
-
 
 class MonotoneCubic:
     """Piecewise cubic through ``values`` at the times ``k / (n − 1)``, monotone and C¹.

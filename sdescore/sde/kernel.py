@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError
-from sdescore.shapes import align, require_same_shape, require_state, sum_event
+from sdescore.shapes import align, sum_event
 
 __all__ = ["AffineKernel", "Bridge", "Gaussian"]
 

@@ -19,17 +19,15 @@ import math
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, named, require, require_state
 from sdescore.errors import ShapeError
-from sdescore.sde.base import finite, named, require
-from sdescore.shapes import flat, is_count, require_state
+from sdescore.shapes import flat
 
 __all__ = [
-    "MAX_LEVELS",
     "langevin_step",
     "largest_distance",
     "levels_for_ratio",
     "ratio_for_overlap",
-    "require_overlap",
     "shell_overlap",
     "variance_ratio",
 ]

@@ -9,9 +9,9 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, named, require, require_same_shape
 from sdescore.errors import IncompatibleError
-from sdescore.sde.base import SDE, check_time, finite, named, require
-from sdescore.shapes import require_same_shape
+from sdescore.sde.base import SDE, check_time
 from sdescore.typing import Time
 
 __all__ = ["LangevinSDE"]

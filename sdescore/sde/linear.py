@@ -22,11 +22,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, named, require, require_same_shape, require_state
 from sdescore.errors import ShapeError, TimeError
 from sdescore.noise.counter import standard_normal
-from sdescore.sde.base import SDE, check_time, finite, named, require
+from sdescore.sde.base import SDE, check_time
 from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
-from sdescore.shapes import align, float64, is_count, require_same_shape, require_state
+from sdescore.shapes import align, float64
 from sdescore.typing import Time
 
 __all__ = ["LinearSDE", "MarginalSDE"]

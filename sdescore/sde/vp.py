@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.sde.base import finite, named, require
+from sdescore.checks import finite, named, require
 from sdescore.sde.linear import LinearSDE
 
-__all__ = ["VPSDE", "IntegratedBetaSDE", "LinearBeta"]
+__all__ = ["VPSDE"]
 
 
 class IntegratedBetaSDE(LinearSDE):

@@ -29,7 +29,7 @@ from sdescore.errors import IncompatibleError
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.phi import phi
 
-__all__ = ["ExponentialStep", "exponential_step", "half_log_snr", "require_output"]
+__all__ = ["exponential_step"]
 
 OUTPUTS = ("x0", "epsilon")
 

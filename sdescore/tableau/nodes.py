@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdescore.sde.base import require
+from sdescore.checks import require
 from sdescore.sde.linear import LinearSDE
-
-__all__ = ["time_at"]
 
 
 def time_at(sde: LinearSDE, lam: Tensor) -> Tensor:

@@ -16,8 +16,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["phi"]
-
 SWITCH, TERMS = 1.5, 24  # 1.5²⁴/24! is 3e-20
 
 

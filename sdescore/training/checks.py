@@ -11,15 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import finite, require, require_state
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.losses.denoising import require_label
 from sdescore.losses.weighting import named_weighting
 from sdescore.score.model import ScoreModel
-from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import require_state
-
-__all__ = ["check_data", "check_model", "check_options", "check_run", "null_label"]
 
 SCHEDULES = ("constant", "cosine")
 

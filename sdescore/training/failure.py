@@ -9,8 +9,6 @@ from torch import Tensor
 
 from sdescore.errors import DivergenceError
 
-__all__ = ["divergence"]
-
 
 def divergence(
     step: int,

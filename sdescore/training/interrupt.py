@@ -10,8 +10,6 @@ from types import FrameType
 
 from torch import nn
 
-__all__ = ["deferred_interrupt", "training_mode"]
-
 
 @contextmanager
 def deferred_interrupt() -> Iterator[threading.Event]:

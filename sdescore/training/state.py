@@ -14,8 +14,6 @@ from sdescore.errors import CheckpointError
 from sdescore.nets.ema import EMA
 from sdescore.score.model import ScoreModel
 
-__all__ = ["optimizer_tensors", "resume_run"]
-
 ADAM = ("exp_avg", "exp_avg_sq", "step")
 
 

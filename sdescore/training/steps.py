@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["learning_rate", "step_seed"]
-
 
 def step_seed(seed: int, step: int, domain: int = 0) -> int:
     """A generator's seed for one step; of 32 bits, all that a CPU generator looks at.

@@ -35,8 +35,6 @@ from sdescore.errors import IncompatibleError
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
-__all__ = ["Modes", "impulse_error", "mode_errors", "modes_of", "require_driven"]
-
 
 @dataclass(frozen=True, eq=False)
 class Modes:

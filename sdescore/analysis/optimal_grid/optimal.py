@@ -29,15 +29,14 @@ from sdescore.analysis.optimal_grid.search import POINTS, Judge, Search
 from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.optimal_grid.trajectories import Flow, TrajectoryError, trajectory_error
 from sdescore.analysis.pca import local_spectra, principal_axes
+from sdescore.checks import finite, is_count, require
 from sdescore.errors import IncompatibleError
 from sdescore.grids.base import Grid, Timeline
 from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor, require_linear
 from sdescore.predictors.multistep import Multistep, shares
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
-from sdescore.sde.base import finite, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["OptimalGrid", "optimal_grid"]

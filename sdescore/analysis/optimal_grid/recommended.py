@@ -5,13 +5,12 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdescore.analysis.optimal_grid.optimal import SCORE_ERROR, optimal_grid
+from sdescore.checks import is_count, require
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
-from sdescore.sde.base import require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 
 __all__ = ["recommended_sampler"]
 

@@ -26,7 +26,6 @@ from sdescore.tableau.tableau import Tableau
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["Found", "Judge", "Search"]
 
 PATH = 0.01
 POINTS = 3  # outputs that free weights are of

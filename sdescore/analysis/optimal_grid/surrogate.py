@@ -19,10 +19,7 @@ from torch import Tensor
 
 from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.pca import principal_axes, rows
-from sdescore.sde.base import require
-from sdescore.shapes import is_count
-
-__all__ = ["Surrogate", "fit_surrogate", "gaussian_surrogate"]
+from sdescore.checks import is_count, require
 
 RANK, COMPONENTS, LARGEST = 64, 16, 10_000
 ROUNDS = 60

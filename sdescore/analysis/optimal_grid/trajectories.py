@@ -33,8 +33,6 @@ from sdescore.tableau.ending import mean_ending
 from sdescore.tableau.exponential import half_log_snr
 from sdescore.tableau.tableau import Tableau
 
-__all__ = ["Flow", "TrajectoryError", "trajectory_error"]
-
 NODES, PLAIN, BEYOND = 400, 10.0, math.log(10.0)
 ERRORS = 0x5C04E  # a seed that no flow is likely to start from: errors do not know the noise
 Denoiser = Callable[[Tensor, Tensor], Tensor]

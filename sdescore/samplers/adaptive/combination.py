@@ -8,8 +8,6 @@ from torch import Tensor
 
 from sdescore.shapes import align
 
-__all__ = ["combined"]
-
 
 def combined(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
     """``Σ_j w_j x_j`` of weights ``(B,)`` float64 and states ``(B, *E)``, like the states."""

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from sdescore.shapes import flat
 
-__all__ = ["next_step", "scaled_error"]
-
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
 INTEGRAL, PROPORTIONAL = 0.7, 0.4
 SMALLEST = 1e-10  # an error of 0 is taken for this one

@@ -11,8 +11,6 @@ from sdescore.score.under import require_times
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import flat
 
-__all__ = ["denoised", "name_samples", "require_any_time", "require_finite"]
-
 
 def denoised(model: Model, sde: LinearSDE, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
     """x̂₀ at states ``(B, *E)`` and times ``(B,)`` float64, a fresh tensor like ``x``.

@@ -34,8 +34,6 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.exponential import ExponentialStep, exponential_step, half_log_snr
 from sdescore.tableau.nodes import time_at
 
-__all__ = ["NOISY", "SMOOTH", "EmbeddedPair", "attempt"]
-
 
 @dataclass(frozen=True)
 class EmbeddedPair:

@@ -31,8 +31,6 @@ from torch import Tensor
 
 from sdescore.samplers.adaptive.combination import combined
 
-__all__ = ["NoisePath"]
-
 
 class NoisePath:
     """y of some samples, from ``y = 0`` at ``start`` on.

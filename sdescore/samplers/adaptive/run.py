@@ -21,8 +21,6 @@ from sdescore.shapes import align
 from sdescore.tableau.exponential import half_log_snr
 from sdescore.tableau.nodes import time_at
 
-__all__ = ["Batch", "Evaluate", "Rules", "run"]
-
 FIRST, SHORTEST = 0.1, 1e-7  # steps, of the range of λ
 
 Evaluate = Callable[[Tensor, Tensor, Tensor, int], Tensor]

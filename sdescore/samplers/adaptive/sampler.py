@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, named, require
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.samplers.adaptive.denoiser import denoised, require_any_time, require_finite
 from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH
@@ -26,9 +27,7 @@ from sdescore.samplers.request import (
     progress_bar,
     require_mean_or_none,
 )
-from sdescore.sde.base import finite, named, require
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 from sdescore.tableau.exponential import half_log_snr
 
 __all__ = ["AdaptiveResult", "AdaptiveSampler"]

@@ -17,8 +17,6 @@ from sdescore.sde.base import SDE
 from sdescore.tableau.ending import flow_ending
 from sdescore.tableau.tableau import Tableau
 
-__all__ = ["Program", "Row", "Rows", "build_program", "walk"]
-
 CustomStep = Callable[[Tensor, ScoreAt, Iterator[Tensor]], Tensor]
 """``(x, score, noises) -> x``, a step that no tableau describes."""
 

@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from sdescore.checks import require_same_shape
 from sdescore.errors import DivergenceError
 from sdescore.noise.sources import NoiseStream
 from sdescore.samplers.binding import BoundModel
 from sdescore.samplers.predictor_corrector.chain import Row
-from sdescore.shapes import flat, require_same_shape
-
-__all__ = ["advance", "fold", "require_finite", "run"]
+from sdescore.shapes import flat
 
 # Rows between two looks at whether the state is still finite: a look waits for the device.
 CHECK_EVERY = 16

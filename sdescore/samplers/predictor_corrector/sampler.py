@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, require, require_same_shape
 from sdescore.correctors.base import Corrector
 from sdescore.correctors.none import NoCorrector
 from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError
@@ -23,10 +24,9 @@ from sdescore.samplers.predictor_corrector.chain import Program, build_program
 from sdescore.samplers.predictor_corrector.loop import advance, fold, require_finite, run
 from sdescore.samplers.predictor_corrector.state import SamplerState, require_own
 from sdescore.samplers.request import Request, evaluating, make_request, progress_bar
-from sdescore.sde.base import SDE, finite, require
-from sdescore.shapes import require_same_shape
+from sdescore.sde.base import SDE
 
-__all__ = ["PredictorCorrector", "SamplerState"]
+__all__ = ["PredictorCorrector"]
 
 ORDERS = ("predictor-first", "corrector-first")
 

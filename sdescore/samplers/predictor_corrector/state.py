@@ -9,7 +9,7 @@ from torch import Tensor
 from sdescore.errors import IncompatibleError
 from sdescore.samplers.predictor_corrector.chain import Program
 
-__all__ = ["SamplerState", "require_own"]
+__all__ = ["SamplerState"]
 
 
 @dataclass

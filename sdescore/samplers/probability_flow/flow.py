@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, require
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.noise.sources import NoiseSource
 from sdescore.samplers.binding import Model
@@ -26,7 +27,7 @@ from sdescore.samplers.probability_flow.trace import Trace
 from sdescore.samplers.request import Request, evaluating, make_request, require_mean_or_none
 from sdescore.score.tweedie import tweedie_mean
 from sdescore.score.under import require_times
-from sdescore.sde.base import as_time, finite, require
+from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["ProbabilityFlow"]

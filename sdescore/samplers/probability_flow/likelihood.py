@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore.sde.base import finite, require
-from sdescore.shapes import is_count
+from sdescore.checks import finite, is_count, require
 
 __all__ = ["LogLikelihood", "bits_per_dim"]
 

@@ -17,15 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import finite, is_count, require
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.samplers.binding import version_of
 from sdescore.samplers.probability_flow.trace import Divergence
-from sdescore.sde.base import as_time, finite, require
+from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import is_count
 from sdescore.typing import Score
-
-__all__ = ["ADAPTIVE", "FIXED", "FlowODE", "Solver"]
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")

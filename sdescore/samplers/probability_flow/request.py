@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 from sdescore.samplers.binding import Model
 from sdescore.samplers.request import Request, make_request
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import require_state
 from sdescore.typing import Score
-
-__all__ = ["bind", "given_request"]
 
 
 def given_request(

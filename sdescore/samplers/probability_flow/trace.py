@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore.checks import require
 from sdescore.errors import IncompatibleError
 from sdescore.noise.counter import NormalStream
 from sdescore.score.divergence import PROBE_LAWS, exact_trace, probe_traces, probes_from_normal
-from sdescore.sde.base import require
-
-__all__ = ["Divergence", "Trace"]
 
 # Domain of the probes: independent of a sampler's noise of the same seed.
 _DOMAIN = 3
