@@ -91,7 +91,7 @@ def samplers(spectrum: Tensor, steps: tuple[int, ...]) -> Samplers:
     }
     grid = ss.LogSNRGrid()
 
-    def on(grid: ss.Grid, predictor: ss.Predictor) -> dict[int, ss.PredictorCorrector]:
+    def on(grid: ss.grids.Grid, predictor: ss.Predictor) -> dict[int, ss.PredictorCorrector]:
         # The last denoise is an evaluation, and so is each of a move's stages.
         count = {n: 1 + (n - 1) // predictor.evaluations for n in steps}
         return {

@@ -87,7 +87,7 @@ def plain_score_matching(
     optimiser = torch.optim.Adam(net.parameters(), lr=1e-3)
     losses = []
     for _ in range(steps):
-        loss = ss.implicit_loss(net, draw(256)).mean
+        loss = ss.losses.implicit_loss(net, draw(256)).mean
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -227,7 +227,7 @@ def mode_weights(
     shape = (budget.chains, 2)
 
     def plain(score: Field) -> Tensor:
-        return ss.langevin(score, start, 0.1, budget.langevin_steps, seed=seed).x
+        return ss.langevin.chains(score, start, 0.1, budget.langevin_steps, seed=seed).x
 
     samples = {
         "data": data[: budget.chains],

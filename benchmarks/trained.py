@@ -58,7 +58,7 @@ Recipe = Callable[[ss.LinearSDE, int, Tensor], ss.PredictorCorrector]
 """``(sde, evaluations, training digits) -> sampler``."""
 
 
-def on(grid: ss.Grid, predictor: ss.Predictor) -> Recipe:
+def on(grid: ss.grids.Grid, predictor: ss.Predictor) -> Recipe:
     """A predictor of one evaluation a step, on a grid."""
 
     def recipe(sde: ss.LinearSDE, n: int, _: Tensor) -> ss.PredictorCorrector:

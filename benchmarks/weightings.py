@@ -29,12 +29,15 @@ BATCH = 128
 TRAINING_STEPS = 300
 
 SAME = {  # one objective, that of uniform times
-    "uniform": ss.UniformTimes(),
-    "uniform, stratified": ss.UniformTimes(stratified=True),
-    "importance": ss.ImportanceTimes(),
-    "importance, stratified": ss.ImportanceTimes(stratified=True),
+    "uniform": ss.losses.UniformTimes(),
+    "uniform, stratified": ss.losses.UniformTimes(stratified=True),
+    "importance": ss.losses.ImportanceTimes(),
+    "importance, stratified": ss.losses.ImportanceTimes(stratified=True),
 }
-OTHER = {"log-SNR": ss.LogSNRTimes(), "log-normal": ss.LogNormalTimes()}  # objectives of their own
+OTHER = {
+    "log-SNR": ss.losses.LogSNRTimes(),
+    "log-normal": ss.losses.LogNormalTimes(),
+}  # objectives of their own
 
 
 def setups() -> dict[str, tuple[ss.LinearSDE, Tensor]]:
@@ -98,8 +101,8 @@ def measure(batches: int) -> list[dict[str, Any]]:
         weightings = {
             "sigma2": "sigma2",
             "likelihood": "likelihood",
-            "min-SNR": ss.MinSNR(),
-            "EDM": ss.EDMWeighting(sigma_data=round(data.std().item(), 2)),
+            "min-SNR": ss.losses.MinSNR(),
+            "EDM": ss.losses.EDMWeighting(sigma_data=round(data.std().item(), 2)),
         }
         for name, weighting in weightings.items():
             found = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator
 
 from docutils import nodes
@@ -11,6 +10,8 @@ from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 import sdescore as ss
+from sdescore.rooms import members
+from sdescore.sde.linear import MarginalSDE
 
 Row = list[str]
 
@@ -45,12 +46,11 @@ MEMBERS: dict[str, list[dict[str, object]]] = {
 }
 
 
-def public(base: type) -> Iterator[type]:
-    """Public subclasses of ``base`` in alphabetical order, itself excluded."""
-    for name in sorted(ss.__all__):
-        found = getattr(ss, name)
-        if inspect.isclass(found) and issubclass(found, base) and dataclasses.is_dataclass(found):
-            yield found
+def public(room: str, base: type) -> Iterator[type]:
+    """The room's classes that derive from ``base``, in alphabetical order."""
+    for kind in members(f"sdescore.{room}", base):
+        if dataclasses.is_dataclass(kind) and kind is not MarginalSDE:
+            yield kind
 
 
 def variants(kind: type) -> Iterator[tuple[str, object]]:
@@ -75,7 +75,7 @@ def yes(value: bool) -> str:
 
 def predictor_rows() -> Iterator[Row]:
     """Name, order declared and measured, evaluations, stages, outputs, noise."""
-    for kind in public(ss.Predictor):
+    for kind in public("predictors", ss.Predictor):
         for call, predictor in variants(kind):
             times = ss.UniformGrid().times(SDE, len(getattr(predictor, "weights", range(8))))
             row = [call, str(predictor.order), measured(predictor), str(predictor.evaluations)]
@@ -99,7 +99,7 @@ def measured(predictor: ss.Predictor) -> str:
 
 def corrector_rows() -> Iterator[Row]:
     """Name, inner steps, evaluations, whether affine, and the first step over σ² on two SDEs."""
-    for kind in public(ss.Corrector):
+    for kind in public("correctors", ss.Corrector):
         for call, corrector in variants(kind):
             affine = corrector.is_affine()
             stages = corrector.evaluations
@@ -121,7 +121,7 @@ def corrector_rows() -> Iterator[Row]:
 
 def sde_rows() -> Iterator[Row]:
     """Call, T, t_min, σ at 0 and T, α at T, log-SNR at T and t_min, default grid."""
-    for kind in public(ss.LinearSDE):
+    for kind in public("sde", ss.LinearSDE):
         call, sde = TABLES.get(kind.__name__) or (f"{kind.__name__}()", kind())
         alpha_T, sigma_T = (v.item() for v in sde.marginal(sde.T))
         yield [

@@ -13,7 +13,6 @@ from docutils.nodes import Element, Node
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.errors import ExtensionError
 from sphinx.ext import autosummary
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -64,39 +63,29 @@ nitpicky = True
 OUTSIDE = {"torch", "nn", "Tensor", "numpy", "scipy", "matplotlib"} | sys.stdlib_module_names
 
 
-# The links of the chain, and the modules in which their public names are defined.
-LINKS = {
-    "SDEs": "sde",
-    "Kernels": "sde.kernel",
-    "Scores": "score parameterization tweedie guidance",
-    "Networks": "nets",
-    "Learning": "losses training checkpoint",
-    "Grids": "grids table_grid",
-    "Predictors": "predictors",
-    "Correctors": "correctors",
-    "Langevin dynamics": "mcmc",
-    "Samplers": "sampler adaptive tableau simulate fokker_planck probability_flow likelihood",
-    "Analysis": "analysis",
-    "Noise": "noise rng",
-    "Data, distances and pictures": "datasets metrics plotting",
-    "Errors": "errors",
-}
+# The rooms in the order of the chain.
+ROOMS = (
+    "sde grids score nets losses training checkpoint tableau predictors correctors langevin "
+    "guidance samplers noise analysis fokker_planck metrics plotting datasets errors"
+)
 
 
-def names_by_link() -> dict[str, list[str]]:
-    """Public names under the link of the chain they belong to; the longest prefix wins."""
-    prefixes = {
-        f"sdescore.{module}": link for link, modules in LINKS.items() for module in modules.split()
-    }
-    found: dict[str, list[str]] = {link: [] for link in LINKS}
-    for name in sorted(n for n in sdescore.__all__ if not n.startswith("_")):
-        defined = getattr(sdescore, name)
-        module = getattr(defined, "__module__", None) or defined.__name__
-        fits = [p for p in prefixes if module == p or module.startswith(p + ".")]
-        if not fits:
-            raise ExtensionError(f"no link of the chain in docs/conf.py holds {module} ({name})")
-        found[prefixes[max(fits, key=len)]].append(name)
-    return {link: names for link, names in found.items() if names}
+def names_by_room() -> dict[str, list[str]]:
+    """What users type after ``sdescore.``, under the first line of its room's docstring."""
+    found: dict[str, list[str]] = {}
+    for room in ROOMS.split():
+        module = importlib.import_module(f"sdescore.{room}")
+        title = f"{room}: {module.__doc__.strip().splitlines()[0]}"
+        found[title] = [
+            name
+            if name in sdescore.__all__ and getattr(sdescore, name) is getattr(module, name)
+            else f"{room}.{name}"
+            for name in module.__all__
+        ]
+    return found
+
+
+MODULES = {info.name for info in pkgutil.walk_packages(sdescore.__path__, "sdescore.")}
 
 
 def write_api_pages(app: Sphinx) -> None:
@@ -104,14 +93,13 @@ def write_api_pages(app: Sphinx) -> None:
     folder = Path(app.srcdir) / "generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    modules = [info.name for info in pkgutil.walk_packages(sdescore.__path__, "sdescore.")]
-    for name in ["sdescore", *(module for module in modules if "._" not in module)]:
+    for name in ["sdescore", *sorted(module for module in MODULES if "._" not in module)]:
         page = [name, "=" * len(name), "", f".. automodule:: {name}"]
         if name == "sdescore":
-            for link, names in names_by_link().items():
+            for link, names in names_by_room().items():
                 page += ["", link, "-" * len(link), "", ".. autosummary::", "   :nosignatures:", ""]
                 page += [f"   {n}" for n in names]
-        else:
+        elif not hasattr(importlib.import_module(name), "__path__"):
             page += ["   :members:", "   :show-inheritance:"]
         (folder / f"{name}.rst").write_text("\n".join(page) + "\n", encoding="utf-8")
 
@@ -129,12 +117,14 @@ def defined_as(target: str) -> str | None:
     parts = target.removeprefix("sdescore.").split(".")
     found: Any = sdescore
     for i, part in enumerate(parts):
-        if not hasattr(found, part):
-            try:
-                importlib.import_module(f"sdescore.{'.'.join(parts[: i + 1])}")
-            except ImportError:
-                return None
-        found = getattr(found, part)
+        # A file comes before the function of its name, unless the function is what is asked for.
+        module = f"sdescore.{'.'.join(parts[: i + 1])}"
+        if (i + 1 < len(parts) or not hasattr(found, part)) and module in MODULES:
+            found = importlib.import_module(module)
+        elif hasattr(found, part):
+            found = getattr(found, part)
+        else:
+            return None
     found = found.fget if isinstance(found, property) else found
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     return f"{module}.{name}" if module and name else None
@@ -151,12 +141,19 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: Element) ->
         return None
     target = node["reftarget"]
     canonical = defined_as(target)
+    if canonical is None and node.get("py:module"):
+        canonical = defined_as(f"{node['py:module']}.{target}")
+    if canonical is None and node["refdoc"] == "generated/sdescore":  # a first line, on that page
+        found = (defined_as(f"{room}.{target}") for room in ROOMS.split())
+        canonical = next(filter(None, found), None)
     if canonical is not None and canonical != target:
         domain = env.domains.python_domain
         where = (env, node["refdoc"], app.builder, node["reftype"], canonical, node, contnode)
         linked = domain.resolve_xref(*where)
         if linked is not None:
             return linked
+    if canonical is not None:  # it exists, but is not public: text without a link
+        return contnode
     if in_signature(node) or target.split(".")[0] in OUTSIDE:
         return contnode
     return None

@@ -9,212 +9,140 @@ SMLD/NCSN (a variance-exploding SDE) and DDPM (a variance-preserving SDE) are on
 linear SDE ``dx = f(t) x dt + g(t) dw`` whose marginal is ``x_t = α(t) x_0 + σ(t) ε``. Time
 runs from data, ``t = 0``, to noise, ``t = T``. States are ``(B, *E)``; ``t`` is a 0-dim
 tensor or ``(B,)``.
+
+The names that people type in ordinary work are here. The rest is under its room, such as
+``ss.losses.sliced_loss``; a room loads when it is first touched.
 """
 
-from sdescore import analysis
-from sdescore.analysis.optimal_grid.optimal import OptimalGrid, optimal_grid
-from sdescore.analysis.optimal_grid.recommended import recommended_sampler
-from sdescore.checkpoint.store import load, save
-from sdescore.correctors.annealed import AnnealedLangevin
-from sdescore.correctors.base import Corrector
-from sdescore.correctors.langevin import Langevin
-from sdescore.correctors.mala import MALA
-from sdescore.correctors.none import NoCorrector
-from sdescore.correctors.underdamped import Underdamped
-from sdescore.errors import (
-    CheckpointError,
-    DivergenceError,
-    IncompatibleError,
-    ScheduleError,
-    SDEScoreError,
-    ShapeError,
-    TimeError,
-)
-from sdescore.fokker_planck.solver import FokkerPlanck
-from sdescore.grids.base import Grid
-from sdescore.grids.custom import CustomGrid
-from sdescore.grids.levels import LevelGrid
-from sdescore.grids.spaced import CosineGrid, KarrasGrid, LogSNRGrid, QuadraticGrid, UniformGrid
-from sdescore.guidance.base import GuidedScore
-from sdescore.guidance.classifier import classifier_guidance
-from sdescore.guidance.classifier_free import classifier_free
-from sdescore.guidance.condition import condition
-from sdescore.langevin.chains import LangevinRun, langevin
-from sdescore.langevin.diagnostics import effective_sample_size, r_hat
-from sdescore.langevin.preconditioner import Preconditioner
-from sdescore.losses.contrastive import ReplayBuffer, contrastive_divergence_loss
-from sdescore.losses.denoising import denoising_loss
-from sdescore.losses.explicit import explicit_loss
-from sdescore.losses.finite_difference import finite_difference_loss
-from sdescore.losses.implicit import implicit_loss
-from sdescore.losses.importance import ImportanceTimes
-from sdescore.losses.kernel_density import kernel_density_score
-from sdescore.losses.levels import at_levels
-from sdescore.losses.loss import Loss
-from sdescore.losses.sliced import sliced_loss
-from sdescore.losses.times import LevelTimes, LogNormalTimes, LogSNRTimes, UniformTimes
-from sdescore.losses.weighting import EDMWeighting, MinSNR
-from sdescore.nets.ema import EMA
-from sdescore.nets.energy import EnergyModel
-from sdescore.nets.ensemble import LevelEnsemble
-from sdescore.nets.mlp import MLP
-from sdescore.nets.unet import UNet
-from sdescore.noise.brownian import BrownianNoise, BrownianPath
-from sdescore.noise.sources import NoiseSource, ReplayNoise, SeededNoise
-from sdescore.predictors.adams import ExponentialAdams
-from sdescore.predictors.ancestral import Ancestral
-from sdescore.predictors.base import Predictor
-from sdescore.predictors.ddim import DDIM
-from sdescore.predictors.euler_maruyama import EulerMaruyama
-from sdescore.predictors.exponential_runge_kutta import ExponentialRungeKutta
-from sdescore.predictors.heun import Heun
-from sdescore.predictors.multistep import Multistep
-from sdescore.predictors.none import NoPredictor
-from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.predictors.runge_kutta import RungeKutta4
-from sdescore.predictors.stochastic_heun import StochasticHeun
-from sdescore.samplers.adaptive.sampler import AdaptiveResult, AdaptiveSampler
-from sdescore.samplers.predictor_corrector.pure import pure_function
-from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
-from sdescore.samplers.predictor_corrector.state import SamplerState
-from sdescore.samplers.probability_flow.flow import ProbabilityFlow
-from sdescore.samplers.probability_flow.likelihood import LogLikelihood, bits_per_dim
-from sdescore.samplers.simulate import simulate
-from sdescore.score.empirical import EmpiricalScore
-from sdescore.score.gaussian import GaussianScore
-from sdescore.score.mixture import MixtureScore
-from sdescore.score.model import ScoreModel
-from sdescore.score.parameterization import convert
-from sdescore.score.tweedie import tweedie_covariance, tweedie_mean
-from sdescore.score.under import under
-from sdescore.sde.base import SDE, ReverseSDE
-from sdescore.sde.cosine import CosineVPSDE
-from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
-from sdescore.sde.edm import EDMSDE
-from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
-from sdescore.sde.langevin import LangevinSDE
-from sdescore.sde.linear import LinearSDE
-from sdescore.sde.rectified_flow import RectifiedFlowSDE
-from sdescore.sde.subvp import SubVPSDE
-from sdescore.sde.ve import VESDE
-from sdescore.sde.vp import VPSDE
-from sdescore.tableau.tableau import Tableau
-from sdescore.training.loop import TrainingResult, train
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdescore.analysis.optimal_grid.optimal import optimal_grid as optimal_grid
+    from sdescore.analysis.optimal_grid.recommended import (
+        recommended_sampler as recommended_sampler,
+    )
+    from sdescore.checkpoint.store import load as load
+    from sdescore.checkpoint.store import save as save
+    from sdescore.correctors.annealed import AnnealedLangevin as AnnealedLangevin
+    from sdescore.correctors.base import Corrector as Corrector
+    from sdescore.correctors.langevin import Langevin as Langevin
+    from sdescore.correctors.none import NoCorrector as NoCorrector
+    from sdescore.errors import SDEScoreError as SDEScoreError
+    from sdescore.grids.custom import CustomGrid as CustomGrid
+    from sdescore.grids.levels import LevelGrid as LevelGrid
+    from sdescore.grids.spaced import CosineGrid as CosineGrid
+    from sdescore.grids.spaced import KarrasGrid as KarrasGrid
+    from sdescore.grids.spaced import LogSNRGrid as LogSNRGrid
+    from sdescore.grids.spaced import QuadraticGrid as QuadraticGrid
+    from sdescore.grids.spaced import UniformGrid as UniformGrid
+    from sdescore.guidance.classifier import classifier_guidance as classifier_guidance
+    from sdescore.guidance.classifier_free import classifier_free as classifier_free
+    from sdescore.losses.denoising import denoising_loss as denoising_loss
+    from sdescore.nets.ema import EMA as EMA
+    from sdescore.nets.energy import EnergyModel as EnergyModel
+    from sdescore.nets.mlp import MLP as MLP
+    from sdescore.nets.unet import UNet as UNet
+    from sdescore.predictors.adams import ExponentialAdams as ExponentialAdams
+    from sdescore.predictors.ancestral import Ancestral as Ancestral
+    from sdescore.predictors.base import Predictor as Predictor
+    from sdescore.predictors.ddim import DDIM as DDIM
+    from sdescore.predictors.euler_maruyama import EulerMaruyama as EulerMaruyama
+    from sdescore.predictors.exponential_runge_kutta import (
+        ExponentialRungeKutta as ExponentialRungeKutta,
+    )
+    from sdescore.predictors.heun import Heun as Heun
+    from sdescore.predictors.none import NoPredictor as NoPredictor
+    from sdescore.predictors.reverse_diffusion import ReverseDiffusion as ReverseDiffusion
+    from sdescore.predictors.stochastic_heun import StochasticHeun as StochasticHeun
+    from sdescore.samplers.adaptive.sampler import AdaptiveSampler as AdaptiveSampler
+    from sdescore.samplers.predictor_corrector.sampler import (
+        PredictorCorrector as PredictorCorrector,
+    )
+    from sdescore.samplers.probability_flow.flow import ProbabilityFlow as ProbabilityFlow
+    from sdescore.samplers.probability_flow.likelihood import bits_per_dim as bits_per_dim
+    from sdescore.samplers.simulate import simulate as simulate
+    from sdescore.score.empirical import EmpiricalScore as EmpiricalScore
+    from sdescore.score.gaussian import GaussianScore as GaussianScore
+    from sdescore.score.mixture import MixtureScore as MixtureScore
+    from sdescore.score.model import ScoreModel as ScoreModel
+    from sdescore.score.parameterization import convert as convert
+    from sdescore.score.tweedie import tweedie_covariance as tweedie_covariance
+    from sdescore.score.tweedie import tweedie_mean as tweedie_mean
+    from sdescore.score.under import under as under
+    from sdescore.sde.base import SDE as SDE
+    from sdescore.sde.cosine import CosineVPSDE as CosineVPSDE
+    from sdescore.sde.discrete import DiscreteVESDE as DiscreteVESDE
+    from sdescore.sde.discrete import DiscreteVPSDE as DiscreteVPSDE
+    from sdescore.sde.edm import EDMSDE as EDMSDE
+    from sdescore.sde.linear import LinearSDE as LinearSDE
+    from sdescore.sde.rectified_flow import RectifiedFlowSDE as RectifiedFlowSDE
+    from sdescore.sde.subvp import SubVPSDE as SubVPSDE
+    from sdescore.sde.ve import VESDE as VESDE
+    from sdescore.sde.vp import VPSDE as VPSDE
+    from sdescore.tableau.tableau import Tableau as Tableau
+    from sdescore.training.loop import train as train
 
 __version__ = "0.1.0.dev0"
-from sdescore.grids.table import TableGrid
 
-__all__ = [
-    "DDIM",
-    "EDMSDE",
-    "EMA",
-    "MALA",
-    "MLP",
-    "SDE",
-    "VESDE",
-    "VPSDE",
-    "AdaptiveResult",
-    "AdaptiveSampler",
-    "AffineKernel",
-    "Ancestral",
-    "AnnealedLangevin",
-    "Bridge",
-    "BrownianNoise",
-    "BrownianPath",
-    "CheckpointError",
-    "Corrector",
-    "CosineGrid",
-    "CosineVPSDE",
-    "CustomGrid",
-    "DiscreteVESDE",
-    "DiscreteVPSDE",
-    "DivergenceError",
-    "EDMWeighting",
-    "EmpiricalScore",
-    "EnergyModel",
-    "EulerMaruyama",
-    "ExponentialAdams",
-    "ExponentialRungeKutta",
-    "FokkerPlanck",
-    "Gaussian",
-    "GaussianScore",
-    "Grid",
-    "GuidedScore",
-    "Heun",
-    "ImportanceTimes",
-    "IncompatibleError",
-    "KarrasGrid",
-    "Langevin",
-    "LangevinRun",
-    "LangevinSDE",
-    "LevelEnsemble",
-    "LevelGrid",
-    "LevelTimes",
-    "LinearSDE",
-    "LogLikelihood",
-    "LogNormalTimes",
-    "LogSNRGrid",
-    "LogSNRTimes",
-    "Loss",
-    "MinSNR",
-    "MixtureScore",
-    "Multistep",
-    "NoCorrector",
-    "NoPredictor",
-    "NoiseSource",
-    "OptimalGrid",
-    "Preconditioner",
-    "Predictor",
-    "PredictorCorrector",
-    "ProbabilityFlow",
-    "QuadraticGrid",
-    "RectifiedFlowSDE",
-    "ReplayBuffer",
-    "ReplayNoise",
-    "ReverseDiffusion",
-    "ReverseSDE",
-    "RungeKutta4",
-    "SDEScoreError",
-    "SamplerState",
-    "ScheduleError",
-    "ScoreModel",
-    "SeededNoise",
-    "ShapeError",
-    "StochasticHeun",
-    "SubVPSDE",
-    "TableGrid",
-    "Tableau",
-    "TimeError",
-    "TrainingResult",
-    "UNet",
-    "Underdamped",
-    "UniformGrid",
-    "UniformTimes",
-    "analysis",
-    "at_levels",
-    "bits_per_dim",
-    "classifier_free",
-    "classifier_guidance",
-    "condition",
-    "contrastive_divergence_loss",
-    "convert",
-    "denoising_loss",
-    "effective_sample_size",
-    "explicit_loss",
-    "finite_difference_loss",
-    "implicit_loss",
-    "kernel_density_score",
-    "langevin",
-    "load",
-    "optimal_grid",
-    "pure_function",
-    "r_hat",
-    "recommended_sampler",
-    "save",
-    "simulate",
-    "sliced_loss",
-    "train",
+_NAMES = {
+    "sde": "SDE LinearSDE VESDE VPSDE SubVPSDE CosineVPSDE EDMSDE RectifiedFlowSDE "
+    "DiscreteVPSDE DiscreteVESDE",
+    "grids": "UniformGrid QuadraticGrid LogSNRGrid KarrasGrid CosineGrid LevelGrid CustomGrid",
+    "score": "ScoreModel GaussianScore MixtureScore EmpiricalScore convert under tweedie_mean "
     "tweedie_covariance",
-    "tweedie_mean",
-    "under",
-]
+    "tableau": "Tableau",
+    "predictors": "Predictor EulerMaruyama ReverseDiffusion Ancestral DDIM Heun StochasticHeun "
+    "ExponentialAdams ExponentialRungeKutta NoPredictor",
+    "correctors": "Corrector Langevin AnnealedLangevin NoCorrector",
+    "guidance": "classifier_free classifier_guidance",
+    "samplers": "PredictorCorrector AdaptiveSampler ProbabilityFlow simulate bits_per_dim",
+    "nets": "MLP UNet EMA EnergyModel",
+    "losses": "denoising_loss",
+    "training": "train",
+    "checkpoint": "save load",
+    "analysis": "optimal_grid recommended_sampler",
+    "errors": "SDEScoreError",
+}
+_ROOM_OF = {name: room for room, names in _NAMES.items() for name in names.split()}
+_ROOMS = (
+    "errors",
+    "noise",
+    "grids",
+    "sde",
+    "score",
+    "tableau",
+    "predictors",
+    "langevin",
+    "correctors",
+    "guidance",
+    "samplers",
+    "nets",
+    "losses",
+    "training",
+    "checkpoint",
+    "analysis",
+    "fokker_planck",
+    "metrics",
+    "plotting",
+    "datasets",
+)
+
+__all__ = [*_ROOM_OF, *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    """A name's room, or a room, loaded when first asked for (PEP 562)."""
+    if name in _ROOMS:
+        return import_module(f"sdescore.{name}")
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'sdescore' has no attribute {name!r}")
+    found = getattr(import_module(f"sdescore.{_ROOM_OF[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

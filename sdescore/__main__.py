@@ -13,7 +13,7 @@ import torch
 from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES, make_sampler
 from sdescore.demo.run import DemoOptions, run_demo
 from sdescore.errors import CheckpointError, SDEScoreError, ShapeError
-from sdescore.samplers.binding import usable_device
+from sdescore.samplers.model import usable_device
 
 __all__ = ["main"]
 

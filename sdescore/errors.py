@@ -12,6 +12,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = [
+    "CheckpointError",
+    "DivergenceError",
+    "IncompatibleError",
+    "ParameterError",
+    "SDEScoreError",
+    "ScheduleError",
+    "ShapeError",
+    "TimeError",
+]
+
 
 class SDEScoreError(Exception):
     """Base of all errors raised by sdescore."""
@@ -26,7 +37,11 @@ class TimeError(SDEScoreError, ValueError):
 
 
 class ScheduleError(SDEScoreError, ValueError):
-    """A schedule's, grid's or method's parameter lies outside its range."""
+    """A parameter of an SDE or of a grid lies outside its range."""
+
+
+class ParameterError(SDEScoreError, ValueError):
+    """Any other option lies outside its range, or data cannot be used."""
 
 
 class IncompatibleError(SDEScoreError, TypeError):

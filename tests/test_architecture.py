@@ -1,12 +1,10 @@
-"""The rules of the package's structure: levels of import, lightness, forbidden constructs."""
+"""The rules of the package's structure: imports one way, lightness, forbidden constructs."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import inspect
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,31 +16,36 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "sdescore"
 
-# A module may import from its own level and from those above it in this list, never from below.
-LEVELS: list[set[str]] = [
-    {"errors", "shapes", "typing"},
-    {"grids", "phi", "rng", "table_grid"},
+# One line a room, from the ground up. A module imports from its own line and those above it.
+LINES: list[set[str]] = [
+    {"errors", "checks", "shapes", "typing", "rooms"},
+    {"noise"},
+    {"grids"},
     {"sde"},
-    {"parameterization", "tweedie", "noise", "divergence"},
-    {"score", "nets"},
-    {"tableau", "predictors", "correctors", "mcmc", "losses", "guidance"},
-    {
-        "adaptive",
-        "analysis",
-        "sampler",
-        "simulate",
-        "fokker_planck",
-        "probability_flow",
-        "training",
-        "checkpoint",
-    },
-    {"metrics", "plotting", "datasets", "demo", "cli", "__main__"},
+    {"score"},
+    {"tableau"},
+    {"predictors"},
+    {"langevin"},
+    {"correctors"},
+    {"guidance"},
+    {"inverse"},
+    {"samplers"},
+    {"nets"},
+    {"losses"},
+    {"checkpoint"},
+    {"training"},
+    {"analysis"},
+    {"fokker_planck"},
+    {"metrics"},
+    {"plotting"},
+    {"interop"},
+    {"datasets"},
+    {"demo"},
+    {"__main__"},
 ]
-LEVEL = {part: level for level, parts in enumerate(LEVELS) for part in parts}
-APPLICATIONS = {"demo", "cli", "__main__"}  # written as a user would: import sdescore as ss
+LINE = {part: line for line, parts in enumerate(LINES) for part in parts}
 
 HEAVY = {"matplotlib", "scipy", "torchdiffeq", "sklearn", "safetensors", "tqdm"}
-IMPORT_SECONDS = 0.15
 MAX_LINES = 350
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -176,16 +179,15 @@ def report(name: str, found: list[tuple[int, str]]) -> str:
 @pytest.mark.parametrize("name", SUBMODULES)
 def test_imports_go_one_way(name: str) -> None:
     part = part_of(name)
-    assert part in LEVEL, f"{name} has no level: add {part!r} to LEVELS in {Path(__file__).name}"
+    assert part in LINE, f"{name} has no line: add {part!r} to LINES in {Path(__file__).name}"
     wrong = []
     for line, target in dependencies(name):
         if target == "sdescore":
-            if part not in APPLICATIONS:
-                wrong.append((line, "imports the package itself: import the defining module"))
+            wrong.append((line, "imports the package itself: import the defining module"))
             continue
-        assert part_of(target) in LEVEL, f"{target} has no level: add it to LEVELS"
-        if LEVEL[part_of(target)] > LEVEL[part]:
-            wrong.append((line, f"level {LEVEL[part]} imports {target} of a higher level"))
+        assert part_of(target) in LINE, f"{target} has no line: add it to LINES"
+        if LINE[part_of(target)] > LINE[part]:
+            wrong.append((line, f"imports {target}, which stands below it"))
     wrong += [
         (line, "relative import: write it absolute")
         for line, module, _ in imported(TREES[name])
@@ -211,37 +213,41 @@ def test_no_import_cycles() -> None:
         pytest.fail("import cycle: " + " → ".join(reversed(error.args[1])))
 
 
-def run_python(code: str, at: Path = ROOT, env: dict[str, str] | None = None) -> str:
+def run_python(code: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=at, env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     return done.stdout
 
 
-def test_import_is_quick(tmp_path: Path) -> None:
-    """Best of up to seven fresh processes: a busy machine slows some, not all.
-
-    On a copy whose bytecode may be written, as that of an installed package is.
-    """
-    shutil.copytree(PACKAGE, tmp_path / "sdescore", ignore=shutil.ignore_patterns("__pycache__"))
-    env = {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    code = (
-        "import time, torch; t = time.perf_counter(); import sdescore; print(time.perf_counter()-t)"
-    )
-    seconds = []
-    for _ in range(7):
-        seconds.append(float(run_python(code, tmp_path, env)))
-        if seconds[-1] <= IMPORT_SECONDS:
-            return
-    pytest.fail(f"import sdescore took {min(seconds):.3f} s beyond torch, not {IMPORT_SECONDS} s")
-
-
-def test_import_loads_nothing_heavy() -> None:
+def test_import_loads_no_room() -> None:
+    """What ``import sdescore`` costs beyond torch is one file: rooms load when first touched."""
     code = (
         "import sys, torch; before = set(sys.modules); import sdescore; "
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    assert run_python(code).split() == ["sdescore"]
+
+
+def test_rooms_load_nothing_heavy() -> None:
+    code = (
+        "import sys, torch; before = set(sys.modules); import sdescore; "
+        "[getattr(sdescore, name) for name in sdescore.__all__]; "
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     assert not HEAVY & set(run_python(code).split())
+
+
+def test_the_package_has_the_names_of_everyday_work() -> None:
+    """Some 60; a type checker sees the same ones as the interpreter does."""
+    package = importlib.import_module("sdescore")
+    names = [name for name in package.__all__ if not inspect.ismodule(getattr(package, name))]
+    assert 50 <= len(names) <= 66
+    block = next(node for node in TREES["sdescore"].body if isinstance(node, ast.If))
+    typed = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert set(typed) == set(names)
+    for name, module in typed.items():
+        assert getattr(importlib.import_module(module), name) is getattr(package, name)
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -257,16 +263,22 @@ def test_nobody_asks_which_sde(name: str) -> None:
     assert not found, report(name, found)
 
 
-def test_public_names_have_docstrings() -> None:
+def public_names() -> dict[str, object]:
+    """What users may type after ``sdescore.``: the package's names, and those of each room."""
     package = importlib.import_module("sdescore")
+    found = {name: getattr(package, name) for name in package.__all__}
+    rooms = {name: value for name, value in found.items() if inspect.ismodule(value)}
+    return found | {f"{r}.{n}": getattr(room, n) for r, room in rooms.items() for n in room.__all__}
+
+
+def test_public_names_have_docstrings() -> None:
     bare = []
-    for name in package.__all__:
-        public = getattr(package, name)
-        if inspect.ismodule(public) or not (inspect.isclass(public) or callable(public)):
+    for name, public in public_names().items():
+        if not (inspect.isclass(public) or inspect.isroutine(public)):
             continue
         # A dataclass without a docstring gets its signature as one.
         doc = vars(public).get("__doc__") if inspect.isclass(public) else public.__doc__
-        if not doc or doc.startswith(f"{name}("):
+        if not doc or doc.startswith(f"{name.rpartition('.')[2]}("):
             bare.append(name)
         if inspect.isclass(public):
             members = {m: v for m, v in vars(public).items() if not m.startswith("_")}
@@ -285,4 +297,4 @@ def test_files_are_short(name: str) -> None:
     path = ROOT.joinpath(*name.split("."))
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines < MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it"
+    assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it"

@@ -63,7 +63,7 @@ def test_a_nan_names_its_step() -> None:
         return torch.where(t < 0.5, torch.full_like(x, torch.nan), -x)
 
     sampler = ss.PredictorCorrector(SDE, grid=[1.0, 0.6, 0.4, 0.2])
-    with pytest.raises(ss.DivergenceError) as error:
+    with pytest.raises(ss.errors.DivergenceError) as error:
         sampler.sample(score, (3, 2), device="cuda")
     assert error.value.step == 2
     assert error.value.samples == [0, 1, 2]

@@ -38,9 +38,9 @@ def test_a_score_that_changes_the_state_is_refused() -> None:
         x.zero_()
         return out
 
-    with pytest.raises(ss.IncompatibleError, match="clone"):
+    with pytest.raises(ss.errors.IncompatibleError, match="clone"):
         SAMPLER.sample(score, (5, 2))
-    with pytest.raises(ss.IncompatibleError, match="clone"):
+    with pytest.raises(ss.errors.IncompatibleError, match="clone"):
         ss.ProbabilityFlow(SDE).sample(score, (5, 2))
 
 
@@ -55,7 +55,7 @@ def test_numpy_inside_a_marginal_is_refused() -> None:
     def sigma(t: Tensor) -> Tensor:
         return torch.from_numpy(numpy.asarray(t.tolist())) + 0.1  # autodiff cannot see through
 
-    with pytest.raises(ss.ScheduleError):
+    with pytest.raises(ss.errors.ScheduleError):
         ss.LinearSDE.from_marginal(torch.ones_like, sigma)
 
 
@@ -89,7 +89,7 @@ def test_a_custom_step_of_another_shape_is_refused() -> None:
 
 
 def test_errors_and_samplers_survive_pickling_and_copying() -> None:
-    error = ss.DivergenceError("broke", step=3, t=0.5, samples=[1], finished=torch.ones(1))
+    error = ss.errors.DivergenceError("broke", step=3, t=0.5, samples=[1], finished=torch.ones(1))
     for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
         assert (str(again), again.step, again.t, again.samples) == ("broke", 3, 0.5, [1])
         assert torch.equal(again.finished, error.finished)
@@ -126,7 +126,7 @@ def test_a_prior_of_nonsense_is_refused() -> None:
 
 
 def test_an_integer_state_has_no_drift() -> None:
-    with pytest.raises(ss.ShapeError):
+    with pytest.raises(ss.errors.ShapeError):
         SDE.drift(torch.ones(2, 2, dtype=torch.int64), 0.5)
 
 

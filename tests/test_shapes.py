@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import dtypes, shapes, states
 
 import sdescore as ss
 from sdescore.checks import require_same_shape, require_state
 from sdescore.shapes import align, float64, sum_event
+from tests.helpers.strategies import dtypes, shapes, states
 
 
 @given(shapes(), dtypes())
@@ -31,7 +31,7 @@ def test_align_refuses_any_other_shape(shape: tuple[int, ...], extra: int) -> No
     (x,) = states(shape, torch.float32, 0, 1)
     bad = [torch.ones(shape[0] + extra), torch.ones(shape[0], 1), torch.ones(1, 1)]
     for coefficient in bad:
-        with pytest.raises(ss.ShapeError) as caught:
+        with pytest.raises(ss.errors.ShapeError) as caught:
             align(coefficient, x)
         message = str(caught.value)
         assert str(tuple(coefficient.shape)) in message and str(shape) in message
@@ -53,7 +53,7 @@ def test_sum_event(batch: int, event: list[int]) -> None:
 
 
 def test_align_beside_a_zero_dimensional_state() -> None:
-    with pytest.raises(ss.ShapeError, match=r"shape \(\)"):
+    with pytest.raises(ss.errors.ShapeError, match=r"shape \(\)"):
         align(torch.ones(2), torch.tensor(1.0))
 
 
@@ -78,15 +78,15 @@ def test_float64() -> None:
     ],
 )
 def test_require_state(bad: object, got: str) -> None:
-    with pytest.raises(ss.ShapeError, match=got) as caught:
+    with pytest.raises(ss.errors.ShapeError, match=got) as caught:
         require_state(bad, "picture")
     assert "picture" in str(caught.value)
-    with pytest.raises(ss.ShapeError, match=got):
+    with pytest.raises(ss.errors.ShapeError, match=got):
         require_same_shape(bad, torch.ones(2), "picture")
 
 
 def test_require_same_shape() -> None:
     require_state(torch.ones(0, 3).half())
     require_same_shape(torch.ones(2, 3).half(), torch.ones(2, 3), "y")
-    with pytest.raises(ss.ShapeError, match=r"y shaped like x, \(2, 3\), got \(3,\)"):
+    with pytest.raises(ss.errors.ShapeError, match=r"y shaped like x, \(2, 3\), got \(3,\)"):
         require_same_shape(torch.ones(3), torch.ones(2, 3), "y")

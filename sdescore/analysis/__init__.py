@@ -6,18 +6,12 @@ numbers: :func:`gaussian_error` is the exact law of what a sampler draws.
 
 from __future__ import annotations
 
-from sdescore.analysis.error import GaussianError, gaussian_error
-from sdescore.analysis.optimal_grid.optimal import OptimalGrid, optimal_grid
-from sdescore.analysis.optimal_grid.recommended import recommended_sampler
-from sdescore.analysis.order import order
-from sdescore.analysis.pca import local_spectra
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "GaussianError",
-    "OptimalGrid",
-    "gaussian_error",
-    "local_spectra",
-    "optimal_grid",
-    "order",
-    "recommended_sampler",
-]
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

@@ -7,7 +7,12 @@ table, numbers are checked before they are used.
 
 from __future__ import annotations
 
-from sdescore.checkpoint.container import read, write
-from sdescore.checkpoint.store import TrainingRecord, load, read_manifest, save
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TrainingRecord", "load", "read", "read_manifest", "save", "write"]
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

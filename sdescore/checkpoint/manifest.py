@@ -25,30 +25,17 @@ from torch import Tensor, nn
 from sdescore.errors import CheckpointError, SDEScoreError
 from sdescore.nets.mlp import MLP
 from sdescore.nets.unet import UNet
+from sdescore.rooms import members
 from sdescore.score.model import ScoreModel
-from sdescore.sde.cosine import CosineVPSDE
-from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
-from sdescore.sde.edm import EDMSDE
-from sdescore.sde.linear import LinearSDE
-from sdescore.sde.rectified_flow import RectifiedFlowSDE
-from sdescore.sde.subvp import SubVPSDE
-from sdescore.sde.ve import VESDE
-from sdescore.sde.vp import VPSDE
+from sdescore.sde.linear import LinearSDE, MarginalSDE
 
 FORMAT = 1
 
-SDES: dict[str, type[LinearSDE]] = {
-    cls.__name__: cls
-    for cls in (
-        VESDE,
-        VPSDE,
-        SubVPSDE,
-        CosineVPSDE,
-        EDMSDE,
-        RectifiedFlowSDE,
-        DiscreteVPSDE,
-        DiscreteVESDE,
-    )
+# LinearSDE is "abstract" to a type checker: what is looked up can be made.
+SDES = {
+    kind.__name__: kind
+    for kind in members("sdescore.sde", LinearSDE)  # type: ignore[type-abstract]
+    if kind is not MarginalSDE  # whose functions are no JSON
 }
 NETS: dict[str, type[nn.Module]] = {"MLP": MLP, "UNet": UNet}
 # How many layers a network's arguments ask for, each of which has at least one tensor, and how

@@ -66,7 +66,7 @@ def save(
     training : TrainingRecord, optional
         What resuming needs; :func:`sdescore.train` makes it.
     info : dict, optional
-        Your own notes, JSON; :func:`sdescore.checkpoint.read_manifest` gives them back.
+        Your own notes, JSON; :func:`sdescore.checkpoint.store.read_manifest` gives them back.
 
     Raises
     ------

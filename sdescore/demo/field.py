@@ -13,7 +13,7 @@ from sdescore.plotting import plot_score_field
 from sdescore.score.mixture import MixtureScore
 from sdescore.score.model import ScoreModel
 from sdescore.sde.ve import VESDE
-from sdescore.training import train
+from sdescore.training.loop import train
 
 __all__ = ["score_field"]
 

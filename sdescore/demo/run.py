@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdescore import __version__
-from sdescore.checkpoint import load
+from sdescore.checkpoint.store import load
 from sdescore.correctors.none import NoCorrector
 from sdescore.demo.field import score_field
 from sdescore.demo.judge import Judge
@@ -26,7 +26,7 @@ from sdescore.plotting import plot_rows, plot_trajectory
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.score.model import ScoreModel
-from sdescore.training import train
+from sdescore.training.loop import train
 
 __all__ = ["DemoOptions", "run_demo"]
 

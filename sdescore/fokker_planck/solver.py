@@ -8,9 +8,9 @@ r"""The density of any SDE in one to three dimensions, without sampling.
 and moves its law in time (:mod:`sdescore.fokker_planck.evolve`). Nothing is asked of the SDE but
 ``drift(x, t)`` and ``diffusion(t)``.
 
-A :class:`sdescore.ReverseSDE` runs from T down to 0. In :math:`\tau = T - t` it is a forward SDE
-with drift −drift and the same diffusion, and so it is solved: its times fall. An ODE runs
-both ways.
+A :class:`sdescore.sde.ReverseSDE` runs from T down to 0. In :math:`\tau = T - t` it is a forward
+SDE with drift −drift and the same diffusion, and so it is solved: its times fall. An ODE runs both
+ways.
 """
 
 from __future__ import annotations

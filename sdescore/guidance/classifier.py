@@ -61,7 +61,7 @@ def classifier_guidance(score: AnyScore, log_prob_y: AnyScore, scale: float = 1.
     Parameters
     ----------
     score : callable
-        ``(x, t)``; for a conditional one bind its label with :func:`condition`.
+        ``(x, t)``; for a conditional one bind its label with :func:`sdescore.guidance.condition`.
     log_prob_y : callable
         ``(x, t) -> (B,)``, or ``(x, t, label) -> (B,)`` where a sampler is given labels: the
         log probability of what is conditioned on, up to a constant, given ``x = x_t``. Each

@@ -32,7 +32,7 @@ from sdescore.score.density import log_density_of
 from sdescore.sde.base import as_time, check_time
 from sdescore.shapes import align, flat
 
-__all__ = ["LangevinRun", "langevin"]
+__all__ = ["LangevinRun", "chains"]
 
 METHODS = ("unadjusted", "mala", "underdamped")
 CONVENTIONS = ("tau", "epsilon")
@@ -40,7 +40,7 @@ CONVENTIONS = ("tau", "epsilon")
 
 @dataclass(frozen=True, eq=False)
 class LangevinRun:
-    """What :func:`langevin` returns.
+    """What :func:`chains` returns.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class LangevinRun:
 
 
 @torch.no_grad()
-def langevin(
+def chains(
     score: Callable[..., Tensor],
     x: Tensor,
     step: float,
@@ -158,7 +158,7 @@ def langevin(
     --------
     >>> import torch, sdescore as ss
     >>> well = ss.EnergyModel(lambda x: -2 * (x.square() - 1).square().sum(-1))
-    >>> run = ss.langevin(well, torch.zeros(500, 1), 0.05, 100, method="mala")
+    >>> run = ss.langevin.chains(well, torch.zeros(500, 1), 0.05, 100, method="mala")
     >>> bool(run.acceptance.mean() > 0.8), bool((run.x.abs() - 0.9).abs().mean() < 0.3)
     (True, True)
     """

@@ -53,7 +53,7 @@ def effective_sample_size(path: Tensor) -> Tensor:
     --------
     >>> import torch, sdescore as ss
     >>> draws = torch.randn(1000, 4, 2, generator=torch.Generator().manual_seed(0))
-    >>> bool((ss.effective_sample_size(draws) / 4000 - 1).abs().max() < 0.2)
+    >>> bool((ss.langevin.effective_sample_size(draws) / 4000 - 1).abs().max() < 0.2)
     True
     """
     halves = _halves(path)
@@ -99,8 +99,10 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
     --------
     >>> import torch, sdescore as ss
     >>> draws = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0))
-    >>> bool(ss.r_hat(draws) < 1.01), bool(ss.r_hat(draws + torch.arange(4)) > 1.5)
-    (True, True)
+    >>> bool(ss.langevin.r_hat(draws) < 1.01)
+    True
+    >>> bool(ss.langevin.r_hat(draws + torch.arange(4)) > 1.5)
+    True
     """
     halves = _halves(path)
     if not halves.numel():

@@ -44,7 +44,7 @@ class Preconditioner:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> P = ss.Preconditioner.full([[2.0, 1.0], [1.0, 2.0]])
+    >>> P = ss.langevin.Preconditioner.full([[2.0, 1.0], [1.0, 2.0]])
     >>> P.apply(torch.tensor([[1.0, 1.0]], dtype=torch.float64)).round(decimals=6)
     tensor([[3., 3.]], dtype=torch.float64)
     """

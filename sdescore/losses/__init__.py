@@ -8,31 +8,12 @@ takes any of them to noise levels.
 
 from __future__ import annotations
 
-from sdescore.losses.denoising import denoising_loss
-from sdescore.losses.explicit import explicit_loss
-from sdescore.losses.finite_difference import finite_difference_loss
-from sdescore.losses.implicit import implicit_loss
-from sdescore.losses.kernel_density import KernelDensityScore, kernel_density_score
-from sdescore.losses.levels import at_levels
-from sdescore.losses.loss import Loss
-from sdescore.losses.sliced import sliced_loss
-from sdescore.losses.times import LevelTimes, TimeDistribution, UniformTimes
-from sdescore.losses.weighting import Weighting, likelihood, sigma2
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "KernelDensityScore",
-    "LevelTimes",
-    "Loss",
-    "TimeDistribution",
-    "UniformTimes",
-    "Weighting",
-    "at_levels",
-    "denoising_loss",
-    "explicit_loss",
-    "finite_difference_loss",
-    "implicit_loss",
-    "kernel_density_score",
-    "likelihood",
-    "sigma2",
-    "sliced_loss",
-]
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

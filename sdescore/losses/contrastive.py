@@ -8,7 +8,7 @@ none (Song & Kingma 2021, arXiv:2101.03288, section 2):
    = E_{p_\theta}[\nabla_\theta f_\theta(\tilde x)] - E_{data}[\nabla_\theta f_\theta(x)] ,
 
 which is that of :func:`contrastive_divergence_loss` where the negatives :math:`\tilde x` come from
-the model. Langevin chains make them, :func:`sdescore.langevin.chains.langevin`, and where the chains
+the model. Langevin chains make them, :func:`sdescore.langevin.chains`, and where the chains
 start names the method:
 
 ===========================  ===================================================================
@@ -142,11 +142,11 @@ class ReplayBuffer:
     --------
     >>> import torch, sdescore as ss
     >>> from sdescore.losses.contrastive import ReplayBuffer
-    >>> from sdescore.langevin.chains import langevin
+    >>> from sdescore.langevin.chains import chains
     >>> energy = ss.EnergyModel(lambda x: -0.5 * x.square().sum(-1))
     >>> buffer = ReplayBuffer(100, lambda n, g: torch.randn(n, 2, generator=g))
     >>> index, start = buffer.draw(16)
-    >>> buffer.update(index, langevin(energy, start, 0.1, 5, seed=1).x)
+    >>> buffer.update(index, chains(energy, start, 0.1, 5, seed=1).x)
     """
 
     def __init__(

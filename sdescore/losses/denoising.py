@@ -79,12 +79,13 @@ def denoising_loss(
     x0 : Tensor
         Clean data ``(B, *E)``, B >= 1.
     weighting : str or callable
-        ``"sigma2"``, ``"likelihood"`` (g²), :class:`sdescore.MinSNR`,
-        :class:`sdescore.EDMWeighting`, or a function ``(sde, t) -> λ`` of float64 times ``(B,)``.
+        ``"sigma2"``, ``"likelihood"`` (g²), :class:`sdescore.losses.MinSNR`,
+        :class:`sdescore.losses.EDMWeighting`, or a function ``(sde, t) -> λ`` of float64 times
+        ``(B,)``.
     times : TimeDistribution, optional
-        :class:`sdescore.UniformTimes`, :class:`sdescore.LevelTimes`, … or your own; by default
-        the levels of a discrete SDE, else uniform on [t_min, T]. λ is multiplied by the weight
-        of a law that has one (:class:`sdescore.ImportanceTimes`).
+        :class:`sdescore.losses.UniformTimes`, :class:`sdescore.losses.LevelTimes`, … or your own;
+        by default the levels of a discrete SDE, else uniform on [t_min, T]. λ is multiplied by the
+        weight of a law that has one (:class:`sdescore.losses.ImportanceTimes`).
     label : Tensor, optional
         ``(B,)`` int64, handed to the network.
     generator : torch.Generator, optional

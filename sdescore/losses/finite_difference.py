@@ -83,17 +83,17 @@ def finite_difference_loss(
     Parameters
     ----------
     score, x, t, weight, generator
-        As in :func:`sdescore.implicit_loss`; ``x`` in float32 or float64.
+        As in :func:`sdescore.losses.implicit_loss`; ``x`` in float32 or float64.
     probes : int or Tensor
         K >= 1 directions per sample; or the directions themselves, ``(K, B, *E)``.
     probe_law : {"sphere", "rademacher", "gaussian"}
         The paper's is the sphere, here of radius √d.
     epsilon : float or Tensor, optional
         ε > 0, in units of ``x``, ``()`` or ``(B,)``; by default 0.03 for a log density, 0.005 for
-        a score. :func:`sdescore.at_levels` multiplies the default by the noise level.
+        a score. :func:`sdescore.losses.at_levels` multiplies the default by the noise level.
     reduced_variance : bool
-        ``½ ‖(s₊ + s₋)/2‖²`` for ``½ (vᵀ(s₊ + s₋)/2)²``, as in :func:`sdescore.sliced_loss`. Of a
-        score that is no energy's alone: values of an energy do not know its gradient's norm.
+        ``½ ‖(s₊ + s₋)/2‖²`` for ``½ (vᵀ(s₊ + s₋)/2)²``, as in :func:`sdescore.losses.sliced_loss`.
+        Of a score that is no energy's alone: values of an energy do not know its gradient's norm.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """What the score-matching objectives are given, refused where it does not fit.
 
 Every objective calls its score as ``score(x)`` where ``t`` is None and as ``score(x, t)`` with
-``(B,)`` times otherwise, weighs each sample, and returns a :class:`sdescore.Loss` in at least
-float32. Scores are handed copies, so that one that writes to its input harms nothing, and the
+``(B,)`` times otherwise, weighs each sample, and returns a :class:`sdescore.losses.Loss` in at
+least float32. Scores are handed copies, so that one that writes to its input harms nothing, and the
 states are data: no gradient flows into them.
 """
 

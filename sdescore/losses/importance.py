@@ -2,7 +2,7 @@ r"""Times from one law, the objective of another.
 
 A proposal draws times from a density q in place of the uniform π on [t_min, T] and weighs each
 by :math:`\pi/q`, so that the expected loss, and its gradient, stay those of
-:class:`sdescore.UniformTimes`:
+:class:`sdescore.losses.UniformTimes`:
 
 .. math:: E_{t \sim q}\, \frac{\pi(t)}{q(t)}\, \ell(t) = E_{t \sim \pi}\, \ell(t) .
 
@@ -42,8 +42,9 @@ class ImportanceTimes:
        \frac{\pi}{q} = \frac{\Lambda}{T - t_{\min}}\, \frac{\sigma_t^2}{g_t^2} .
 
     So g² π/q is σ² times a constant: the plain error of ε. The times are those of
-    :class:`sdescore.LogSNRTimes`; what differs is that the weight goes with them. With another
-    weighting the loss is unbiased as well, but may vary more. On :class:`sdescore.VESDE` π/q = 1.
+    :class:`sdescore.losses.LogSNRTimes`; what differs is that the weight goes with them. With
+    another weighting the loss is unbiased as well, but may vary more. On :class:`sdescore.VESDE`
+    π/q = 1.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class ImportanceTimes:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> sde, times = ss.VPSDE(), ss.ImportanceTimes(stratified=True)
+    >>> sde, times = ss.VPSDE(), ss.losses.ImportanceTimes(stratified=True)
     >>> t = times.sample(sde, 10_000, torch.Generator().manual_seed(0))
     >>> weight = times.importance_weight(sde, t)
     >>> round(t.mean().item(), 2), round((weight * t).mean().item(), 2)  # 0.5: of a uniform time

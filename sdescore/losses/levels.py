@@ -119,7 +119,7 @@ def at_levels(
 ) -> AtLevels:
     r"""Lift a plain objective to the noise levels of a model's SDE, for :func:`sdescore.train`.
 
-    A default ``epsilon`` of :func:`sdescore.finite_difference_loss` is multiplied by
+    A default ``epsilon`` of :func:`sdescore.losses.finite_difference_loss` is multiplied by
     :math:`\sigma_t`. Where :math:`p_t` has its mass, noise of that level leaves nothing narrower,
     so truncation stays small; and rounding of f, over ε², is a fixed share of
     :math:`1/\sigma_t^2`. In units of that both are at every level what they are for data of unit
@@ -131,10 +131,10 @@ def at_levels(
     Parameters
     ----------
     objective : callable
-        :func:`sdescore.implicit_loss`, :func:`sdescore.sliced_loss`,
-        :func:`sdescore.finite_difference_loss`, :func:`sdescore.explicit_loss` with a ``target`` of
-        (x, t), or a function of (score, x) with their keywords ``t`` and ``weight``, and
-        ``generator`` if it draws.
+        :func:`sdescore.losses.implicit_loss`, :func:`sdescore.losses.sliced_loss`,
+        :func:`sdescore.losses.finite_difference_loss`, :func:`sdescore.losses.explicit_loss` with a
+        ``target`` of (x, t), or a function of (score, x) with their keywords ``t`` and ``weight``,
+        and ``generator`` if it draws.
     weighting : str or callable
         λ, as in :func:`sdescore.denoising_loss`.
     options : dict, optional
@@ -238,8 +238,8 @@ def objective_loss(
     Raises
     ------
     IncompatibleError
-        The objective returns no :class:`sdescore.Loss` with one value per sample, or one that
-        autograd cannot differentiate.
+        The objective returns no :class:`sdescore.losses.Loss` with one value per sample, or one
+        that autograd cannot differentiate.
     """
     loss = objective(model, x0, t=t, generator=generator, label=label)
     fits = isinstance(loss, Loss) and all(isinstance(part, Tensor) for part in loss)

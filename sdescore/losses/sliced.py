@@ -52,13 +52,13 @@ def sliced_loss(
     Parameters
     ----------
     score, x, t, chunk_size, weight, generator
-        As in :func:`sdescore.implicit_loss`.
+        As in :func:`sdescore.losses.implicit_loss`.
     probes : int or Tensor
         K >= 1 directions per sample; or the directions themselves, ``(K, B, *E)``.
     probe_law : {"gaussian", "rademacher", "sphere"}
         All have E vvᵀ = I; ``"sphere"`` is uniform on the sphere of radius √d.
     reduced_variance : bool
-        ``½ ‖s‖²`` for ``½ (vᵀs)²``: :func:`sdescore.implicit_loss` with Hutchinson's trace.
+        ``½ ‖s‖²`` for ``½ (vᵀs)²``: :func:`sdescore.losses.implicit_loss` with Hutchinson's trace.
 
     Raises
     ------

@@ -6,8 +6,8 @@ A law takes one of two parts, and the two are not to be confused.
 another objective, with another optimum wherever the network is not perfect:
 :class:`UniformTimes`, :class:`LevelTimes`, :class:`LogSNRTimes`, :class:`LogNormalTimes`.
 
-**It is a proposal** for uniform times, as :class:`sdescore.ImportanceTimes` is: it draws from
-another density and hands the loss the weight of each time that makes up for it
+**It is a proposal** for uniform times, as :class:`sdescore.losses.ImportanceTimes` is: it draws
+from another density and hands the loss the weight of each time that makes up for it
 (:mod:`sdescore.losses.importance`), so objective and expected gradient are those of
 :class:`UniformTimes` and the variance is not. What makes a law a proposal is one method,
 ``importance_weight(sde, t)``.
@@ -93,7 +93,7 @@ class UniformTimes:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> t = ss.UniformTimes().sample(ss.VPSDE(), 1000, torch.Generator().manual_seed(0))
+    >>> t = ss.losses.UniformTimes().sample(ss.VPSDE(), 1000, torch.Generator().manual_seed(0))
     >>> bool((t >= 1e-3).all() and (t <= 1).all())
     True
     """
@@ -128,7 +128,7 @@ class LevelTimes:
     --------
     >>> import torch, sdescore as ss
     >>> sde = ss.DiscreteVPSDE.linear()
-    >>> t = ss.LevelTimes().sample(sde, 4, torch.Generator().manual_seed(0))
+    >>> t = ss.losses.LevelTimes().sample(sde, 4, torch.Generator().manual_seed(0))
     >>> bool((sde.level(t) == sde.level(t).round()).all())
     True
     """
@@ -176,7 +176,7 @@ class LogSNRTimes:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> sde, times = ss.EDMSDE(sigma_min=0.01, sigma_max=1.0), ss.LogSNRTimes()
+    >>> sde, times = ss.EDMSDE(sigma_min=0.01, sigma_max=1.0), ss.losses.LogSNRTimes()
     >>> t = times.sample(sde, 10_000, torch.Generator().manual_seed(0))
     >>> round((t < 0.1).double().mean().item(), 2)  # the middle of log 0.01 … log 1
     0.5
@@ -221,7 +221,7 @@ class LogNormalTimes:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> t = ss.LogNormalTimes().sample(ss.EDMSDE(), 10_000, torch.Generator().manual_seed(0))
+    >>> t = ss.losses.LogNormalTimes().sample(ss.EDMSDE(), 10_000, torch.Generator().manual_seed(0))
     >>> round(t.log().median().item(), 1)  # on this SDE σ/α = t
     -1.2
     """

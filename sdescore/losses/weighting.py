@@ -57,7 +57,7 @@ def likelihood(sde: LinearSDE, t: Tensor) -> Tensor:
 
     Song et al. 2021, arXiv:2101.09258, theorem 1. On a VP SDE the error in ε is weighed by
     g²/σ² ≈ 1/t towards the data, so under uniform times a batch's mean is noisier than with
-    :func:`sigma2`; :class:`sdescore.ImportanceTimes` removes that noise and nothing else.
+    :func:`sigma2`; :class:`sdescore.losses.ImportanceTimes` removes that noise and nothing else.
     """
     return sde.rates(t)[1]
 
@@ -80,7 +80,8 @@ class MinSNR:
     --------
     >>> import torch, sdescore as ss
     >>> t = torch.tensor([0.25, 1.0], dtype=torch.float64)  # on this SDE SNR = 1/t²
-    >>> (ss.MinSNR(gamma=4.0)(ss.EDMSDE(), t) / t**2).tolist()  # of the ε error: min(1, 4 t²)
+    >>> weight = ss.losses.MinSNR(gamma=4.0)(ss.EDMSDE(), t)
+    >>> (weight / t**2).tolist()  # of the ε error: min(1, 4 t²)
     [0.25, 1.0]
     """
 
@@ -105,7 +106,7 @@ class EDMWeighting:
     .. math:: w = \frac{(\sigma/\alpha)^2 + c^2}{(c\,\sigma/\alpha)^2}, \qquad
        \lambda = \sigma^2 \Bigl(1 + \frac{\sigma^2}{c^2 \alpha^2}\Bigr) .
 
-    The paper draws its times from :class:`sdescore.LogNormalTimes`; its loss is twice ours.
+    The paper draws its times from :class:`sdescore.losses.LogNormalTimes`; its loss is twice ours.
 
     Parameters
     ----------
@@ -116,7 +117,7 @@ class EDMWeighting:
     --------
     >>> import torch, sdescore as ss
     >>> t = torch.tensor([0.5, 1.0], dtype=torch.float64)
-    >>> ss.EDMWeighting(sigma_data=0.5)(ss.EDMSDE(), t).tolist()
+    >>> ss.losses.EDMWeighting(sigma_data=0.5)(ss.EDMSDE(), t).tolist()
     [0.5, 5.0]
     """
 

@@ -18,29 +18,12 @@ two finite sets from one law. :func:`noise_floor` measures how positive,
 
 from __future__ import annotations
 
-from sdescore.metrics._samples import SampleError
-from sdescore.metrics.floor import (
-    Metric,
-    NoiseFloor,
-    RelativeDistance,
-    noise_floor,
-    relative_to_floor,
-)
-from sdescore.metrics.frechet import frechet_distance
-from sdescore.metrics.pairwise import energy_distance, median_bandwidth, mmd, mmd_squared
-from sdescore.metrics.sliced import sliced_wasserstein
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Metric",
-    "NoiseFloor",
-    "RelativeDistance",
-    "SampleError",
-    "energy_distance",
-    "frechet_distance",
-    "median_bandwidth",
-    "mmd",
-    "mmd_squared",
-    "noise_floor",
-    "relative_to_floor",
-    "sliced_wasserstein",
-]
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

@@ -41,7 +41,9 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import ScheduleError, ShapeError
-from sdescore.metrics._samples import SampleError, flatten
+from sdescore.metrics.samples import SampleError, flatten
+
+__all__ = ["Metric", "NoiseFloor", "RelativeDistance", "noise_floor", "relative_to_floor"]
 
 Metric = Callable[[Tensor, Tensor], float]
 

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import ShapeError
-from sdescore.metrics._samples import flatten_pair
+from sdescore.metrics.samples import flatten_pair
+
+__all__ = ["frechet_distance"]
 
 
 def frechet_distance(x: Tensor, y: Tensor) -> float:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import ScheduleError, ShapeError
-from sdescore.metrics._samples import SampleError, flatten, flatten_pair
+from sdescore.metrics.samples import SampleError, flatten, flatten_pair
+
+__all__ = ["energy_distance", "median_bandwidth", "mmd", "mmd_squared"]
 
 # Rows and columns of the largest distance matrix ever built (float64, 32 MiB).
 _BLOCK = 2048

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import ScheduleError
-from sdescore.metrics._samples import flatten_pair
+from sdescore.metrics.samples import flatten_pair
+
+__all__ = ["sliced_wasserstein"]
 
 # Projected values held at once (float64, 32 MiB); only memory depends on it.
 _MAX_PROJECTED = 1 << 22

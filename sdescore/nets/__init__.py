@@ -6,19 +6,12 @@ the scale the user declared, ``label`` ``(B,)``. Any callable of that form serve
 
 from __future__ import annotations
 
-from sdescore.nets.ema import EMA
-from sdescore.nets.embedding import FourierEmbedding, PositionalEmbedding
-from sdescore.nets.energy import EnergyModel
-from sdescore.nets.ensemble import LevelEnsemble
-from sdescore.nets.mlp import MLP
-from sdescore.nets.unet import UNet
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "EMA",
-    "MLP",
-    "EnergyModel",
-    "FourierEmbedding",
-    "LevelEnsemble",
-    "PositionalEmbedding",
-    "UNet",
-]
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

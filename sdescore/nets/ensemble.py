@@ -34,7 +34,7 @@ class LevelEnsemble(nn.Module):
     --------
     >>> import torch, sdescore as ss
     >>> nets = [ss.MLP(2, hidden=8, depth=1) for _ in range(3)]
-    >>> ss.LevelEnsemble(nets)(torch.zeros(4, 2), torch.tensor([0, 2, 2, 1])).shape
+    >>> ss.nets.LevelEnsemble(nets)(torch.zeros(4, 2), torch.tensor([0, 2, 2, 1])).shape
     torch.Size([4, 2])
     """
 

@@ -4,8 +4,8 @@ A sampler numbers its draws: draw 0 starts the chain, draws 1, 2, … are the ``
 stochastic stages in order. A source answers "draw k of samples i … j", so the noise of a
 sample depends on the seed and its index, never on the batch it travels in.
 
-:class:`SeededNoise` is the default, :class:`ReplayNoise` injects given numbers (parity with
-another program, a test with zeros), :class:`BrownianNoise` takes all increments from one
+:class:`SeededNoise` is the default, :class:`ReplayNoise` injects given numbers (parity with another
+program, a test with zeros), :class:`sdescore.noise.BrownianNoise` takes all increments from one
 path per sample, so that a finer grid sees the same path.
 """
 
@@ -22,7 +22,7 @@ from sdescore.checks import require_state
 from sdescore.errors import ScheduleError, ShapeError
 from sdescore.noise.counter import NormalStream
 
-__all__ = ["NoiseSource", "NoiseStream", "ReplayNoise", "SeededNoise", "Span"]
+__all__ = ["NoiseSource", "NoiseStream", "ReplayNoise", "SeededNoise"]
 
 Span = tuple[float, float] | None
 """The times ``(t, s)`` a draw drives the state between, or None where no time passes."""

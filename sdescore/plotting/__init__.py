@@ -8,16 +8,12 @@ also differ in their dashes, and maps are perceptually uniform: nothing is told 
 
 from __future__ import annotations
 
-from sdescore.plotting.errors import plot_error_against_steps, plot_error_by_mode
-from sdescore.plotting.fields import plot_schedule, plot_score_field
-from sdescore.plotting.images import plot_rows, plot_samples, plot_trajectory
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "plot_error_against_steps",
-    "plot_error_by_mode",
-    "plot_rows",
-    "plot_samples",
-    "plot_schedule",
-    "plot_score_field",
-    "plot_trajectory",
-]
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

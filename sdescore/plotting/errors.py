@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["plot_error_against_steps", "plot_error_by_mode"]
+
 # Errors of standard deviations below this are drawn on a linear scale, those above on a
 # logarithmic one.
 _SMALL = 0.01

@@ -25,6 +25,8 @@ from sdescore.plotting._style import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+__all__ = ["plot_schedule", "plot_score_field"]
+
 # Nats below the highest log density at which the background of a score field ends.
 _DEPTH = 15.0
 

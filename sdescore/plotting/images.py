@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["plot_rows", "plot_samples", "plot_trajectory"]
+
 
 def plot_samples(
     x: Tensor,

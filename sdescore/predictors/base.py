@@ -17,7 +17,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.ending import mean_ending
 from sdescore.tableau.tableau import Tableau
 
-__all__ = ["EtaPredictor", "Predictor"]
+__all__ = ["Predictor"]
 
 
 class Predictor(ABC):

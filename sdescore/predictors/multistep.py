@@ -55,7 +55,7 @@ class Multistep(Predictor):
     --------
     >>> import torch, sdescore as ss
     >>> sde = ss.VPSDE()
-    >>> second = ss.Multistep([[1.0], [1.5, -0.5], [1.5, -0.5], [1.0]])
+    >>> second = ss.predictors.Multistep([[1.0], [1.5, -0.5], [1.5, -0.5], [1.0]])
     >>> sampler = ss.PredictorCorrector(sde, predictor=second, grid=ss.LogSNRGrid(), steps=4)
     >>> sampler.evaluations
     4

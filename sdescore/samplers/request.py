@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from sdescore.checks import is_count, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.noise.sources import NoiseSource, SeededNoise
-from sdescore.samplers.binding import Model, folds, model_device, state_dtype, usable_device
+from sdescore.samplers.model import Model, model_device, state_dtype, usable_device
+from sdescore.score.model import folds
 from sdescore.sde.base import SDE
 
 

@@ -149,7 +149,7 @@ class LinearSDE(SDE):
         return AffineKernel(*self._transition(s64, t64))
 
     def bridge(self, s: Time, t: Time) -> Bridge:
-        """``x_s | x_t, x_0`` for ``s <= t``, DDPM's posterior; see :class:`sdescore.Bridge`.
+        """``x_s | x_t, x_0`` for ``s <= t``, DDPM's posterior; see :class:`sdescore.sde.Bridge`.
 
         Raises
         ------

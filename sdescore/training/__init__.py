@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from sdescore.training.loop import TrainingResult, train
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TrainingResult", "train"]
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

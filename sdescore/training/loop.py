@@ -120,11 +120,11 @@ def train(
         As in :func:`sdescore.denoising_loss`.
     objective : callable, optional
         Called as ``objective(model, x0, t=t, generator=generator, label=label)`` for a
-        :class:`sdescore.Loss` in place of the denoising loss; the times are drawn as ever, and an
-        importance weight of theirs is applied. :func:`sdescore.losses.levels.at_levels` makes one
-        of any score-matching objective. ``weighting`` is the objective's own then. A checkpoint
-        records its name and the numbers and strings among its options: a resume does not tell two
-        lambdas apart, nor what tensors, scores or closures within an objective hold.
+        :class:`sdescore.losses.Loss` in place of the denoising loss; the times are drawn as ever,
+        and an importance weight of theirs is applied. :func:`sdescore.losses.levels.at_levels`
+        makes one of any score-matching objective. ``weighting`` is the objective's own then. A
+        checkpoint records its name and the numbers and strings among its options: a resume does not
+        tell two lambdas apart, nor what tensors, scores or closures within an objective hold.
     batch_size : int
         Samples a step.
     lr, schedule, warmup

@@ -92,8 +92,9 @@ def impulse_error(
 ) -> TrajectoryError:
     """The error of a stochastic tableau on ``times`` and its last denoise, ``ending``.
 
-    What :func:`sdescore.analysis.optimal_grid.trajectories.trajectory_error` is for a deterministic one, not
-    bounded, and with nothing under ``path``: noises put in on the way are looked at one by one.
+    What :func:`sdescore.analysis.optimal_grid.trajectories.trajectory_error` is for a deterministic
+    one, not bounded, and with nothing under ``path``: noises put in on the way are looked at one by
+    one.
     """
     errors = modes.shares * mode_errors(tableau, ending, sde, times, modes.spectrum, eta, error)
     plain = PLAIN * errors.sum() / modes.total

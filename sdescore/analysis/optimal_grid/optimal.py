@@ -5,12 +5,13 @@ The times go down the gradient (:mod:`sdescore.analysis.optimal_grid.search`) of
 .. math:: L = (1 - b)\, E_{plain} + b\, E_{weighted} + 0.01\, E_{path},
 
 the errors of :mod:`sdescore.analysis.optimal_grid.trajectories` where no noise is drawn, and of
-:mod:`sdescore.analysis.optimal_grid.impulses` where some is. The weighted error is a likelihood's and sees the
-data's finest directions, the plain one sees the widest. The last term keeps the steps from making
-up for each other's errors.
+:mod:`sdescore.analysis.optimal_grid.impulses` where some is. The weighted error is a likelihood's
+and sees the data's finest directions, the plain one sees the widest. The last term keeps the steps
+from making up for each other's errors.
 
-The weights of a deterministic multistep method (:class:`sdescore.Multistep`) may be free as well,
-the last denoise's among them. They start from those of a known method on its own optimal times.
+The weights of a deterministic multistep method (:class:`sdescore.predictors.Multistep`) may be free
+as well, the last denoise's among them. They start from those of a known method on its own optimal
+times.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class OptimalGrid(Grid):
     values : tuple of float
         Falling.
     weights : tuple of tuples of float, or None
-        Of :class:`sdescore.Multistep`, where they were free.
+        Of :class:`sdescore.predictors.Multistep`, where they were free.
     score_error : float
         That was reckoned with.
     loss, held_out_loss, log_snr_loss : float
@@ -127,10 +128,10 @@ def optimal_grid(
     surrogate : {"mixture", "gaussian"}
         What stands for ``data``. A Gaussian sees no modes.
     weights : bool
-        Find the weights of :class:`sdescore.Multistep` as well, from those of ``predictor``, a
-        one-stage method in x₀ of at most three outputs: ``Multistep(grid.weights)`` is then the
-        predictor to use on the grid. Only with ``data``: on a Gaussian many weights are exact, and
-        are wrong elsewhere.
+        Find the weights of :class:`sdescore.predictors.Multistep` as well, from those of
+        ``predictor``, a one-stage method in x₀ of at most three outputs:
+        ``Multistep(grid.weights)`` is then the predictor to use on the grid. Only with ``data``: on
+        a Gaussian many weights are exact, and are wrong elsewhere.
     likelihood : float
         b in [0, 1]: 0 counts the plain error (W2), 1 the error by local precision (likelihood).
     score_error : float

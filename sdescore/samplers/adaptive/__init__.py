@@ -1,1 +1,13 @@
 """Sampling with steps that are chosen by an estimate of their own error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

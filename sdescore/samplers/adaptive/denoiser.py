@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.samplers.binding import Model, folds, version_of
+from sdescore.samplers.model import Model, version_of
+from sdescore.score.model import folds
 from sdescore.score.parameterization import convert
 from sdescore.score.under import require_times
 from sdescore.sde.linear import LinearSDE

@@ -2,8 +2,9 @@ r"""Adaptive sampling: every sample has its own time and its own step.
 
 The reverse SDE of noise scale η, or at η = 0 the probability flow, from T to ``t_min`` in steps of
 :math:`\lambda = \log(\alpha/\sigma)`. A trial step has an error estimate from an embedded pair
-(:mod:`sdescore.samplers.adaptive.pairs`); a step within the tolerance is taken, another one is tried again
-shorter (:mod:`sdescore.samplers.adaptive.controller`), on the same path (:mod:`sdescore.samplers.adaptive.path`).
+(:mod:`sdescore.samplers.adaptive.pairs`); a step within the tolerance is taken, another one is
+tried again shorter (:mod:`sdescore.samplers.adaptive.controller`), on the same path
+(:mod:`sdescore.samplers.adaptive.path`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.samplers.adaptive.denoiser import denoised, require_any_time, require_finite
 from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH
 from sdescore.samplers.adaptive.run import Rules, run
-from sdescore.samplers.binding import Model
+from sdescore.samplers.model import Model
 from sdescore.samplers.request import (
     Request,
     evaluating,

@@ -1,1 +1,13 @@
 """Predictor–corrector sampling: the chain of moves, the model bound to it, and the one loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdescore.checks import require_same_shape
 from sdescore.errors import DivergenceError
 from sdescore.noise.sources import NoiseStream
-from sdescore.samplers.binding import BoundModel
+from sdescore.samplers.predictor_corrector.binding import BoundModel
 from sdescore.samplers.predictor_corrector.chain import Row
 from sdescore.shapes import flat
 
@@ -84,8 +84,8 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
     """All rows' numbers on what the model gives.
 
     A row that needs one output takes it raw. Others keep theirs as ``o + (u/w) x``
-    (:meth:`sdescore.samplers.binding.BoundModel.kept`), and their weights take the factor w that is
-    missing.
+    (:meth:`sdescore.samplers.predictor_corrector.binding.BoundModel.kept`), and their weights take
+    the factor w that is missing.
     """
     steps: list[Folded | Weighed] = []
     past: list[float] = []

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sdescore.errors import IncompatibleError
 from sdescore.noise.sources import ReplayNoise
-from sdescore.samplers.binding import BoundModel, Model
+from sdescore.samplers.model import Model
+from sdescore.samplers.predictor_corrector.binding import BoundModel
 from sdescore.samplers.predictor_corrector.loop import advance, fold
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.samplers.request import make_request
@@ -61,7 +62,7 @@ def pure_function(
     >>> import torch, sdescore as ss
     >>> sde = ss.VPSDE()
     >>> sampler = ss.PredictorCorrector(sde, predictor=ss.DDIM(), steps=5)
-    >>> draw = ss.pure_function(sampler, ss.GaussianScore(torch.ones(2), 0.1, sde), (4, 2))
+    >>> draw = ss.samplers.pure_function(sampler, ss.GaussianScore(torch.ones(2), 0.1, sde), (4, 2))
     >>> draw.draws, draw(torch.randn(1, 4, 2)).shape
     (1, torch.Size([4, 2]))
     """

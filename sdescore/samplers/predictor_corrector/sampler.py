@@ -19,7 +19,8 @@ from sdescore.grids.custom import CustomGrid
 from sdescore.noise.sources import NoiseSource, NoiseStream
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.samplers.binding import BoundModel, Model
+from sdescore.samplers.model import Model
+from sdescore.samplers.predictor_corrector.binding import BoundModel
 from sdescore.samplers.predictor_corrector.chain import Program, build_program
 from sdescore.samplers.predictor_corrector.loop import advance, fold, require_finite, run
 from sdescore.samplers.predictor_corrector.state import SamplerState, require_own

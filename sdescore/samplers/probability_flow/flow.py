@@ -19,7 +19,7 @@ from torch import Tensor
 from sdescore.checks import finite, require
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.noise.sources import NoiseSource
-from sdescore.samplers.binding import Model
+from sdescore.samplers.model import Model
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
 from sdescore.samplers.probability_flow.ode import FlowODE, Solver
 from sdescore.samplers.probability_flow.request import bind, given_request

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdescore.checks import finite, is_count, require
 from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.samplers.binding import version_of
+from sdescore.samplers.model import version_of
 from sdescore.samplers.probability_flow.trace import Divergence
 from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE

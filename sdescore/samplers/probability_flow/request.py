@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sdescore.checks import require_state
 from sdescore.errors import ShapeError
-from sdescore.samplers.binding import Model
+from sdescore.samplers.model import Model
 from sdescore.samplers.request import Request, make_request
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Score

@@ -1,0 +1,66 @@
+"""The README says what the saved results and the documentation say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+
+from tests.helpers import ROOT
+
+CLASSICAL = ("Euler–Maruyama", "reverse diffusion", "ancestral", "reverse diffusion + Langevin")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tables(script: Callable[[str], ModuleType]) -> ModuleType:
+    return script("tables")
+
+
+def test_the_example_is_the_one_that_the_documentation_runs() -> None:
+    assert (ROOT / "docs" / "ten_lines.py").read_text() in README
+
+
+def test_the_tables_are_those_of_the_saved_results(tables: ModuleType) -> None:
+    assert tables.demo_table(tables.load("demo-cpu")) in README
+    assert tables.overhead_table(tables.load("overhead-cpu")) in README
+    assert tables.accuracy_table(tables.load("accuracy-cpu")) in README
+    held_out = tables.load("accuracy-held-out-cpu")
+    assert tables.accuracy_table(held_out, (5, 8, 10)) in README
+    assert tables.noise_sentence(tables.load("overhead-cpu")) in " ".join(README.split())
+
+
+def test_what_is_said_of_networks_is_saved(tables: ModuleType) -> None:
+    ours, others = [], []
+    for part in tables.load("trained-cpu").values():
+        five = {row["method"]: row["cells"]["5"]["fd"] for row in part["rows"]}
+        ours.append(f"{five['recommended']:.2f}")
+        rest = [fd for method, fd in five.items() if not method.startswith("recommended")]
+        others.append(f"{min(rest):.2f}")
+    said = [f"{', '.join(values[:-1])} and {values[-1]}" for values in (ours, others)]
+    assert f"{said[0]} floors where the best other reads {said[1]}" in " ".join(README.split())
+
+
+def test_the_saved_results_meet_the_bars(tables: ModuleType) -> None:
+    for model in tables.load("demo-cpu")["models"].values():
+        for row in model["samplers"].values():
+            assert row["sliced_w2"]["in_floors"] <= 3 and row["classes"] == 10
+    report = tables.load("overhead-cpu")
+    for row in report["samplers"]:
+        if row["shape"] == [64, 2]:
+            assert row["ratio_to_bare"] <= 2
+            if row["method"] in ("DDIM", *CLASSICAL[:-1]):  # one evaluation a step
+                assert row["us_per_step_beyond_score"] <= 15
+        elif row["method"] in CLASSICAL:
+            assert row["ratio_to_bare"] <= 1.2
+        else:
+            assert row["ratio_to_bare"] <= (1.6 if row["method"] == "DDIM" else 1.8)
+    large, small = report["noise"]
+    assert large["ratio_to_randn"] <= 1.2 and small["ratio_to_randn"] <= 2.0
+
+
+def test_every_picture_is_there() -> None:
+    for line in README.splitlines():
+        if line.startswith("!["):
+            assert (ROOT / line.split("](")[1].rstrip(")")).is_file()

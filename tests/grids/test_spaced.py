@@ -1,0 +1,192 @@
+"""Grids: exact ends, falling, and each rule against its paper."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import sdescore as ss
+from tests.helpers.strategies import (
+    EPS,
+    REPRESENTATIVES,
+    discrete_sdes,
+    edm_sdes,
+    grids,
+    linear_sdes,
+    log_uniform,
+    ordered_times,
+)
+
+STEPS = st.one_of(st.sampled_from([1, 2, 3, 1000]), st.integers(1, 60))
+RULES = [ss.UniformGrid(), ss.QuadraticGrid(), ss.LogSNRGrid(), ss.KarrasGrid()]
+
+
+@given(st.data(), linear_sdes(), STEPS)
+def test_any_grid_falls_from_T_to_t_min_exactly(
+    data: st.DataObject, sde: ss.LinearSDE, n: int
+) -> None:
+    grid = data.draw(grids(sde))
+    if isinstance(grid, ss.LevelGrid):
+        n = min(n, sde.levels)
+    times = grid.times(sde, n)
+    assert times.shape == (n,) and times.dtype == torch.float64
+    assert times[0].item() == sde.T
+    assert n == 1 or times[-1].item() == sde.t_min
+    assert bool((torch.diff(times) < 0).all())
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_a_thousand_steps_on_every_sde(rule: ss.grids.Grid, name: str) -> None:
+    sde = REPRESENTATIVES[name]
+    times = rule.times(sde, 1000)
+    assert (times[0], times[-1], len(times)) == (sde.T, sde.t_min, 1000)
+
+
+@given(linear_sdes(), st.integers(2, 200))
+def test_uniform_and_quadratic(sde: ss.LinearSDE, n: int) -> None:
+    i = np.arange(n) / (n - 1)
+    uniform = ss.UniformGrid().times(sde, n).numpy()
+    np.testing.assert_allclose(uniform, sde.T + i * (sde.t_min - sde.T), rtol=1e-12, atol=1e-15)
+    root = math.sqrt(sde.T) + i * (math.sqrt(sde.t_min) - math.sqrt(sde.T))
+    quadratic = ss.QuadraticGrid().times(sde, n).numpy()
+    np.testing.assert_allclose(quadratic, root**2, rtol=1e-12, atol=1e-15)
+
+
+@given(linear_sdes(), st.integers(3, 100))
+def test_log_snr_grid_is_equally_spaced(sde: ss.LinearSDE, n: int) -> None:
+    if not bool(sde.log_snr(sde.t_min).isfinite()):
+        return
+    level = sde.log_snr(ss.LogSNRGrid().times(sde, n))
+    first, last = level[0].item(), level[-1].item()
+    expected = torch.linspace(first, last, n, dtype=torch.float64)
+    torch.testing.assert_close(level, expected, rtol=1e-10, atol=1e-9)
+
+
+@given(edm_sdes(), st.integers(2, 200), log_uniform(1.0, 20.0))
+def test_karras_grid_is_equation_5_on_edm(sde: ss.EDMSDE, n: int, rho: float) -> None:
+    i = np.arange(n)
+    high, low = sde.sigma_max ** (1 / rho), sde.sigma_min ** (1 / rho)
+    expected = (high + i / (n - 1) * (low - high)) ** rho
+    got = ss.KarrasGrid(rho=rho).times(sde, n).numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["vp", "subvp", "cosine", "flow", "discrete-vp", "ve"])
+def test_karras_grid_spaces_sigma_over_alpha(name: str) -> None:
+    sde = REPRESENTATIVES[name]
+    alpha, sigma = sde.marginal(ss.KarrasGrid(rho=3.0).times(sde, 20))
+    root = (sigma / alpha) ** (1 / 3)
+    steps = torch.diff(root)
+    torch.testing.assert_close(steps, steps.mean().expand(19), rtol=1e-9, atol=1e-12)
+
+
+def test_karras_tends_to_log_snr() -> None:
+    sde = ss.VPSDE()
+    far, limit = ss.KarrasGrid(rho=1e6).times(sde, 30), ss.LogSNRGrid().times(sde, 30)
+    torch.testing.assert_close(far, limit, rtol=1e-4, atol=0)
+
+
+@given(st.data(), discrete_sdes())
+def test_level_grid_picks_integers_of_the_table(data: st.DataObject, sde: ss.LinearSDE) -> None:
+    table = sde.level_times().tolist()
+    full = ss.LevelGrid().times(sde, None)
+    assert full.tolist() == sorted(table, reverse=True)
+    n = data.draw(st.integers(1, sde.levels))
+    times = ss.LevelGrid().times(sde, n)
+    assert set(times.tolist()) <= set(table)
+    level = sde.level(times)
+    assert torch.equal(level, level.round()) and len(level.unique()) == n
+    if n > 1:  # evenly spread: each pick is the level nearest to an equal division
+        ranks = torch.tensor([sorted(table, reverse=True).index(t) for t in times.tolist()])
+        exact = torch.arange(n) * (sde.levels - 1) / (n - 1)
+        assert bool(((ranks - exact).abs() <= 0.5 + 1e-9).all())
+        assert level.max() == sde.levels - 1 and level.min() == 0
+
+
+@given(st.data(), linear_sdes(), st.integers(1, 6))
+def test_custom_grid_keeps_your_numbers(data: st.DataObject, sde: ss.LinearSDE, n: int) -> None:
+    values = data.draw(ordered_times(sde, n))[::-1]
+    if len(set(values)) < n:
+        return
+    for given_values in (values, tuple(values), torch.tensor(values, dtype=torch.float64)):
+        grid = ss.CustomGrid(given_values)
+        assert grid.times(sde, None).tolist() == values == grid.times(sde, n).tolist()
+    assert grid == ss.CustomGrid(values) and hash(grid) == hash(ss.CustomGrid(values))
+    assert eval(repr(grid), {"CustomGrid": ss.CustomGrid}) == grid
+
+
+def test_custom_grid_may_end_at_zero() -> None:
+    assert ss.CustomGrid([1.0, 0.5, 0.0]).times(ss.VPSDE(), None)[-1] == 0
+
+
+@pytest.mark.parametrize("n", [0, -3, 2.5, True, "10"])
+@pytest.mark.parametrize("rule", [*RULES, ss.LevelGrid()], ids=repr)
+def test_bad_numbers_of_steps(rule: ss.grids.Grid, n: object) -> None:
+    sde = ss.DiscreteVPSDE.linear(20)
+    with pytest.raises(ss.errors.ScheduleError, match="positive integer") as caught:
+        rule.times(sde, n)
+    assert repr(n) in str(caught.value)
+
+
+def test_other_bad_grids() -> None:
+    vp, ddpm = ss.VPSDE(), ss.DiscreteVPSDE.linear(20)
+    for rule in RULES:
+        with pytest.raises(ss.errors.ScheduleError, match="got none"):
+            rule.times(vp, None)
+    with pytest.raises(ss.errors.ScheduleError, match="got 21"):
+        ss.LevelGrid().times(ddpm, 21)
+    with pytest.raises(ss.errors.IncompatibleError, match="VPSDE"):
+        ss.LevelGrid().times(vp, 5)
+    for rho in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(ss.errors.ScheduleError, match=f"rho={rho}"):
+            ss.KarrasGrid(rho=rho)
+    for values in ([], 0.5, [[1.0, 0.5]]):
+        with pytest.raises(ss.errors.ScheduleError, match="shape"):
+            ss.CustomGrid(values)
+    for values in ([0.5, 1.0], [1.0, 1.0, 0.5]):
+        with pytest.raises(ss.errors.ScheduleError, match="falling"):
+            ss.CustomGrid(values).times(vp, None)
+    for values in ([1.5, 0.5], [1.0, -0.1], [1.0, math.nan]):
+        with pytest.raises(ss.errors.TimeError, match="grid times"):
+            ss.CustomGrid(values).times(vp, None)
+    with pytest.raises(ss.errors.ScheduleError, match="got 3"):
+        ss.CustomGrid([1.0, 0.5]).times(vp, 3)
+
+
+def test_log_snr_grids_need_a_finite_log_snr() -> None:
+    endless = ss.LinearSDE.from_marginal(lambda t: 1 - t, torch.clone, T=0.9, t_min=0.0)
+    for rule in (ss.LogSNRGrid(), ss.KarrasGrid()):
+        with pytest.raises(ss.errors.ScheduleError, match="inf"):
+            rule.times(endless, 5)
+
+        class Plain(ss.SDE):
+            T = 1.0
+
+            def drift(self, x, t):
+                return -x
+
+            def diffusion(self, t):
+                return torch.tensor(1.0)
+
+        with pytest.raises(ss.errors.IncompatibleError, match="Plain"):
+            rule.times(Plain(), 5)
+        assert ss.UniformGrid().times(Plain(), 3).tolist() == [1.0, 0.5, 0.0]
+
+
+def test_a_chain_of_one_level_has_a_grid_of_one_step() -> None:
+    sde = ss.DiscreteVPSDE(betas=(0.5,))
+    assert ss.LevelGrid().times(sde, None).tolist() == [1.0]
+    with pytest.raises(ss.errors.ScheduleError, match="falling"):
+        ss.UniformGrid().times(sde, 2)
+
+
+def test_points_too_dense_to_differ_are_refused() -> None:
+    narrow = ss.EDMSDE(sigma_min=1.0, sigma_max=1.0 + 8 * EPS)
+    with pytest.raises(ss.errors.ScheduleError, match="fewer steps"):
+        ss.UniformGrid().times(narrow, 100)

@@ -1,0 +1,266 @@
+"""Energy networks, one network a level, and ladders from data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from scipy.spatial.distance import pdist
+from torch import Tensor, nn
+
+import sdescore as ss
+from sdescore.datasets import ring
+from sdescore.score.density import log_density_of
+from sdescore.sde.discrete import largest_distance
+
+SDE = ss.VPSDE()
+
+
+class Quadratic(nn.Module):
+    """f(x) = −½ xᵀ A x with a learnable symmetric part of A: the score is −½(A + Aᵀ) x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A = nn.Parameter(torch.tensor([[2.0, 0.4], [-0.2, 0.5]]))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return -0.5 * torch.einsum("bi,ij,bj->b", x, self.A, x)
+
+
+def test_the_score_of_an_energy_is_its_gradient() -> None:
+    net = Quadratic()
+    x = torch.randn(5, 2)
+    expected = -0.5 * x @ (net.A + net.A.T)
+    with torch.no_grad():
+        got = ss.EnergyModel(net)(x, torch.zeros(5))
+    assert not got.requires_grad
+    torch.testing.assert_close(got, expected)
+
+
+def test_an_energy_can_be_trained_by_its_score() -> None:
+    # d/dA ½‖s‖² with s = −½(A + Aᵀ)x, by hand: ∂/∂A_ij = ¼ Σ [(A + Aᵀ)x]_i x_j + the transpose.
+    net = Quadratic()
+    x = torch.randn(7, 2)
+    (0.5 * ss.EnergyModel(net)(x, torch.zeros(7)).square().sum()).backward()
+    outer = ((net.A + net.A.T) @ x.T @ x).detach() / 4
+    torch.testing.assert_close(net.A.grad, outer + outer.T)
+
+
+def test_an_energy_composes_with_the_chain() -> None:
+    model = ss.ScoreModel(ss.EnergyModel(Quadratic()), SDE, prediction="score")
+    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=8)
+    exact = sampler.sample(
+        lambda x, t: -0.5 * x @ (model.net.net.A + model.net.net.A.T), (6, 2), seed=2
+    )
+    torch.testing.assert_close(sampler.sample(model, (6, 2), seed=2), exact)
+    with torch.inference_mode():
+        torch.testing.assert_close(sampler.sample(model, (6, 2), seed=2), exact)
+    trained = ss.train(model, ring(64), steps=2, batch_size=8, progress=False)
+    assert trained.step == 2
+
+
+class Bumps(nn.Module):
+    """An energy that no scaling of its input leaves alone."""
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return (x.flatten(1).cos() * (1 + c[:, None])).sum(1) - x.flatten(1).pow(4).mean(1)
+
+
+@pytest.mark.parametrize("prediction", ["score", "epsilon", "x0", "v", "velocity", "F"])
+@pytest.mark.parametrize("scaling", ["none", "unit"])
+def test_the_log_density_of_a_model_is_what_its_score_is_the_gradient_of(
+    prediction: str, scaling: str
+) -> None:
+    model = ss.ScoreModel(
+        ss.EnergyModel(Bumps()), SDE, prediction=prediction, input_scaling=scaling
+    )
+    x = torch.randn(4, 2, 3, requires_grad=True)
+    t = torch.tensor([0.2, 0.5, 0.7, 0.9])
+    assert model.has_log_density
+    (gradient,) = torch.autograd.grad(model.log_density(x, t).sum(), x)
+    torch.testing.assert_close(gradient, model(x, t), rtol=1e-4, atol=1e-4)
+
+
+def test_a_network_that_is_no_energy_has_no_log_density() -> None:
+    model = ss.ScoreModel(ss.MLP(2), SDE)
+    assert not model.has_log_density
+    with pytest.raises(ss.errors.IncompatibleError, match="EnergyModel"):
+        model.log_density(torch.zeros(1, 2), 0.5)
+    for score in (model, lambda x, t: x, ss.PredictorCorrector(SDE, steps=3)):
+        with pytest.raises(ss.errors.IncompatibleError, match="log density"):
+            log_density_of(score)
+    assert log_density_of(ss.GaussianScore(torch.zeros(2), 1.0, SDE))(torch.zeros(3, 2), 0.5).ndim
+
+
+def test_an_energy_without_time_is_a_score_of_its_own() -> None:
+    energy = ss.EnergyModel(lambda x: -0.25 * x.pow(4).sum((1, 2)))
+    x = torch.randn(3, 2, 2)
+    torch.testing.assert_close(energy(x), -(x**3))
+    hessian = torch.func.vmap(torch.func.jacfwd(lambda y: energy(y[None])[0]))(x)
+    expected = torch.diag_embed(-3 * x.flatten(1).square()).reshape(3, 2, 2, 2, 2)
+    torch.testing.assert_close(hessian, expected)
+    with pytest.raises(ss.errors.IncompatibleError, match="callable"):
+        ss.EnergyModel(nn.Linear)
+    with pytest.raises(ss.errors.IncompatibleError, match="callable"):
+        ss.EnergyModel(3.0)
+
+
+@pytest.mark.parametrize("net", [lambda x, c: x, lambda x, c: x.sum(), lambda x, c: None])
+def test_an_energy_that_is_no_scalar_is_refused(net: nn.Module) -> None:
+    class Wrapped(nn.Module):
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            return net(x, c)
+
+    with pytest.raises(ss.errors.ShapeError, match="one scalar per sample"):
+        ss.EnergyModel(Wrapped())(torch.zeros(3, 2), torch.zeros(3))
+
+
+def without_gradients(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return -x.square().sum(1)
+
+
+LINEAR = nn.Linear(2, 1)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: -x.detach().square().sum(1),
+        lambda x: LINEAR(x.detach())[:, 0],  # its weights have a gradient, x has none
+        lambda x: LINEAR.bias.expand(len(x)),
+        lambda x: torch.zeros(len(x)),
+        without_gradients,
+    ],
+)
+def test_an_energy_that_autograd_does_not_see_is_not_flat(f: Callable[[Tensor], Tensor]) -> None:
+    energy, x = ss.EnergyModel(f), torch.randn(3, 2)
+    calls = [energy, lambda x: torch.func.jvp(energy, (x,), (x,)), torch.func.jacrev(energy)]
+    for call in calls:
+        with pytest.raises(ss.errors.IncompatibleError, match="differentiate in x"):
+            call(x)
+    with torch.no_grad(), pytest.raises(ss.errors.IncompatibleError, match="differentiate in x"):
+        energy(x)
+    assert energy.log_density(x).shape == (3,)
+
+
+def test_a_flat_energy_is_one_that_autograd_sees() -> None:
+    flat, x = ss.EnergyModel(lambda x: 0 * x.sum(1)), torch.randn(3, 2)
+    for context in (torch.no_grad(), torch.enable_grad(), torch.inference_mode()):
+        with context:
+            assert torch.equal(flat(x), torch.zeros(3, 2))
+    assert torch.equal(torch.func.vmap(lambda r: flat(r[None])[0])(x), torch.zeros(3, 2))
+
+
+def test_an_energy_compiles_in_one_graph() -> None:
+    energy, x = ss.EnergyModel(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0))), torch.randn(3, 2)
+    compiled = torch.compile(energy, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), energy(x))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(3, 2).long(), [[0.0]], None, torch.tensor(1.0)])
+def test_what_is_no_state_has_no_energy(x: object) -> None:
+    for call in (energy := ss.EnergyModel(lambda x: x.sum(1)), energy.log_density):
+        with pytest.raises(ss.errors.ShapeError, match="expected x"):
+            call(x)
+
+
+def test_an_energy_of_whole_numbers_has_no_gradient() -> None:
+    with pytest.raises(ss.errors.ShapeError, match="floating point"):
+        ss.EnergyModel(lambda x: x.sum(1).long())(torch.zeros(3, 2))
+
+
+class Constant(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.value + 100 * c.reshape(-1, 1) + 0 * x
+
+
+def test_each_sample_goes_through_its_level_s_network() -> None:
+    ensemble = ss.nets.LevelEnsemble([Constant(v) for v in (1.0, 2.0, 3.0)])
+    got = ensemble(torch.zeros(4, 2), torch.tensor([2, 0, 1, 2]))
+    assert got[:, 0].tolist() == [203.0, 1.0, 102.0, 203.0]
+    got.sum().backward()
+    assert [net.value.grad.item() for net in ensemble.nets] == [2.0, 2.0, 4.0]
+
+
+def test_an_ensemble_is_trained_and_sampled_like_a_shared_network() -> None:
+    sde = ss.DiscreteVESDE.geometric(sigma_max=5.0, sigma_min=0.1, levels=4)
+    nets = [ss.MLP(2, hidden=8, depth=1) for _ in range(4)]
+    model = ss.ScoreModel(ss.nets.LevelEnsemble(nets), sde, prediction="x0", time_input="level")
+    trained = ss.train(model, ring(128), steps=3, batch_size=16, progress=False).model
+    x = ss.PredictorCorrector(sde).sample(trained, (5, 2), seed=0)
+    assert x.shape == (5, 2)
+    # The first step of the chain is at level 0, the largest σ, and uses its network alone.
+    times = sde.level_times()
+    y = torch.ones(2, 2)
+    expected = trained.net.nets[0](y, torch.zeros(2))
+    torch.testing.assert_close(trained.denoise(y, times[0].expand(2)), expected)
+
+
+def test_levels_that_do_not_fit_are_refused() -> None:
+    ensemble = ss.nets.LevelEnsemble([Constant(1.0)])
+    with pytest.raises(ss.errors.ShapeError, match="int64"):
+        ensemble(torch.zeros(1, 2), torch.zeros(1))
+    for level in ([0, 1], [-1, 0]):
+        with pytest.raises(ss.errors.IncompatibleError, match="levels 0 … 0"):
+            ensemble(torch.zeros(2, 2), torch.tensor(level))
+    for bad in (torch.tensor(0), torch.zeros(3).long(), torch.zeros(2, 1).long(), [0, 0], 0):
+        with pytest.raises(ss.errors.ShapeError, match="levels of shape"):
+            ensemble(torch.zeros(2, 2), bad)
+    for nets in ([], 3, None, [lambda x, c: x], [Constant(1.0), None], Constant(1.0)):
+        with pytest.raises(ss.errors.IncompatibleError, match="one a level"):
+            ss.nets.LevelEnsemble(nets)
+
+
+class Returns(nn.Module):
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor, c: Tensor) -> object:
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x: x[:, :1], lambda x: x.sum(), lambda x: x[:1], lambda x: None]
+)
+def test_an_ensemble_s_output_is_not_broadcast(function: Callable[[Tensor], object]) -> None:
+    ensemble = ss.nets.LevelEnsemble([Returns(lambda x: x), Returns(function)])
+    with pytest.raises(ss.errors.ShapeError, match=r"nets\[1\]"):
+        ensemble(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]))
+
+
+def test_an_ensemble_has_its_networks_dtype() -> None:
+    level, x = torch.tensor([1, 0, 1]), torch.randn(3, 2)
+    double = ss.nets.LevelEnsemble([Returns(lambda x: x.double()), Returns(lambda x: -x.double())])
+    assert torch.equal(double(x, level), torch.tensor([[-1], [1], [-1]]) * x.double())
+    assert double(x[:0], level[:0]).shape == (0, 2)
+    nets = [nn.utils.skip_init(nn.Linear, 2, 2) for _ in range(2)]
+    for i, net in enumerate(nets):
+        nn.init.eye_(net.weight)
+        nn.init.constant_(net.bias, i)
+    ensemble = ss.nets.LevelEnsemble([Returns(net) for net in nets])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = ensemble(torch.ones(3, 2), level)
+    assert y.dtype == torch.bfloat16 and y[:, 0].tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize(("n", "block"), [(2, 2048), (50, 7), (50, 25), (300, 2048)])
+def test_the_largest_distance_is_scipy_s(n: int, block: int) -> None:
+    data = torch.randn(n, 3, 2, generator=torch.Generator().manual_seed(n)) + 100.0
+    expected = pdist(data.reshape(n, -1).double().numpy()).max()
+    assert largest_distance(data, block) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_ladder_from_data_starts_at_the_largest_distance() -> None:
+    data = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]])
+    sde = ss.DiscreteVESDE.from_data(data, sigma_min=0.05, levels=3)
+    assert sde.sigmas == pytest.approx((5.0, 0.5, 0.05))
+    for bad in (data[:1], data.long(), torch.full((3, 2), torch.nan), torch.zeros(3, 2)):
+        with pytest.raises(ss.SDEScoreError):
+            ss.DiscreteVESDE.from_data(bad, levels=3)

@@ -1,0 +1,357 @@
+"""Exponential Adams methods: φ-functions, weights, orders, noise, and their names in the field.
+
+Oracles: mpmath's quadrature, the closed-form probability flow of Gaussian data, the SDE's own
+kernels, and diffusers' schedulers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mpmath
+import pytest
+import scipy.integrate
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import sdescore as ss
+from sdescore.tableau.exponential import ExponentialStep, exponential_step, half_log_snr
+from sdescore.tableau.phi import phi
+from tests.helpers.strategies import REPRESENTATIVES
+
+F64 = torch.float64
+LINEAR = {name: sde for name, sde in REPRESENTATIVES.items() if not hasattr(sde, "levels")}
+EVERY = pytest.mark.parametrize("sde", LINEAR.values(), ids=LINEAR.keys())
+
+
+# φ
+
+
+@pytest.mark.parametrize(
+    "z", [-40.0, -3.0, -1.51, -1.49, -1e-3, -1e-9, 0.0, 1e-6, 0.7, 1.499, 1.501, 9.0]
+)
+def test_phi_is_its_integral(z: float) -> None:
+    found = phi(torch.tensor(z, dtype=F64), 5).tolist()
+    for k in range(6):
+        with mpmath.workdps(40):
+            exact = (
+                mpmath.e ** mpmath.mpf(z)
+                if k == 0
+                else mpmath.quad(
+                    lambda u, k=k: (
+                        mpmath.e ** ((1 - u) * z) * u ** (k - 1) / mpmath.factorial(k - 1)
+                    ),
+                    [0, 1],
+                )
+            )
+        assert found[k] == pytest.approx(float(exact), rel=2e-14)
+
+
+def test_phi_has_gradients_on_both_sides_of_the_switch() -> None:
+    z = torch.tensor([-20.0, -1.5, 0.0, 1.4, 1.6, 5.0], dtype=F64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: phi(v, 4), z)
+
+
+# Weights
+
+
+@given(
+    h=st.floats(1e-4, 6.0),
+    kappa=st.sampled_from([-2.0, -1.25, -1.0, 1.0]),
+    coefficients=st.lists(st.floats(-2, 2), min_size=1, max_size=4),
+    gaps=st.lists(st.floats(0.3, 2.0), min_size=4, max_size=4),
+)
+def test_weights_integrate_polynomials_exactly(
+    h: float, kappa: float, coefficients: list[float], gaps: list[float]
+) -> None:
+    """Under the exponential, through nodes behind the step."""
+    p = len(coefficients)
+    nodes = -h * torch.tensor([sum(gaps[:j]) for j in range(p)], dtype=F64)
+    one = torch.ones(1, dtype=F64)
+    step = ExponentialStep(h * one, one, one, one, kappa)
+    weights = step.weights(nodes[None])[0]
+
+    def poly(u: float) -> float:
+        return sum(c * (u / h) ** m for m, c in enumerate(coefficients))
+
+    exact = scipy.integrate.quad(lambda u: math.exp(kappa * (h - u)) * poly(u), 0, h, epsabs=0)[0]
+    got = sum(w * poly(u) for w, u in zip(weights.tolist(), nodes.tolist(), strict=True))
+    size = sum(abs(w * poly(u)) for w, u in zip(weights.tolist(), nodes.tolist(), strict=True))
+    assert got == pytest.approx(exact, rel=1e-9, abs=1e-12 * size)
+
+
+@EVERY
+@pytest.mark.parametrize("output", ["x0", "epsilon"])
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+def test_a_step_is_exact_where_the_output_is_constant(
+    sde: ss.LinearSDE, output: str, eta: float
+) -> None:
+    """x₀ constant: the law stays N(α x₀, σ²) at every η. ε constant: x − σε scales as α."""
+    t, s = torch.tensor([0.7], dtype=F64) * sde.T, torch.tensor([0.3], dtype=F64) * sde.T
+    step = exponential_step(sde, t, s, output, eta)
+    on_output = step.weights(torch.zeros(1, 1, dtype=F64))[0, 0]
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = sde.marginal(t), sde.marginal(s)
+    if output == "x0":
+        torch.testing.assert_close(step.a * alpha_t + on_output, alpha_s, rtol=1e-10, atol=1e-12)
+        variance = (step.a * sigma_t).square() + step.c.square()
+        torch.testing.assert_close(variance, sigma_s.square(), rtol=1e-10, atol=0.0)
+    elif eta == 0:
+        torch.testing.assert_close(step.a * alpha_t, alpha_s, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(step.a * sigma_t + on_output, sigma_s, rtol=1e-9, atol=1e-12)
+    else:
+        # The noise of d(x/α) = … + √2 η ϱ dλ-Brownian, by quadrature.
+        lam_t, lam_s = half_log_snr(sde, t).item(), half_log_snr(sde, s).item()
+        added = scipy.integrate.quad(lambda v: 2 * eta**2 * math.exp(-2 * v), lam_t, lam_s)[0]
+        assert step.c.item() == pytest.approx(alpha_s.item() * math.sqrt(added), rel=1e-8)
+
+
+# Members of the family
+
+
+@EVERY
+@pytest.mark.parametrize(("output", "eta"), [("x0", 0.0), ("epsilon", 0.0), ("x0", 1.0)])
+def test_one_point_is_ddim(sde: ss.LinearSDE, output: str, eta: float) -> None:
+    """And ancestral sampling for η = 1."""
+    score = ss.GaussianScore(torch.tensor([1.0, -2.0]), 0.3, sde)
+    adams = ss.ExponentialAdams(eta=eta, points=1, output=output)
+    x, y = (
+        ss.PredictorCorrector(sde, predictor=p, steps=12, grid=ss.LogSNRGrid()).sample(
+            score, (4, 2), seed=3, dtype=F64
+        )
+        for p in (adams, ss.DDIM(eta=eta))
+    )
+    torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-10)
+
+
+def flow(sde: ss.LinearSDE, x: Tensor, t: float, s: float, mean: Tensor, variance: float) -> Tensor:
+    """The probability flow of Gaussian data: deviations scale as the marginal's."""
+    alpha, sigma = sde.marginal(torch.tensor([t, s], dtype=F64))
+    std = (alpha.square() * variance + sigma.square()).sqrt()
+    return alpha[1] * mean + (x - alpha[0] * mean) * std[1] / std[0]
+
+
+def nested(sde: ss.LinearSDE, first: float, last: float, steps: int, skew: float) -> Tensor:
+    """Grids of one smooth density, not uniform in λ."""
+    ends = sde.log_snr(torch.tensor([first, last], dtype=F64)).tolist()
+    u = torch.linspace(0, 1, steps + 1, dtype=F64)
+    u = u + skew * torch.sin(math.pi * u) / math.pi
+    times = sde.time_at_log_snr(ends[0] + (ends[1] - ends[0]) * u)
+    times[0], times[-1] = first, last
+    return times
+
+
+METHODS = [
+    *((p, 0, output, min(p, 3)) for p in (1, 2, 3, 4) for output in ("x0", "epsilon")),
+    (2, "midpoint", "x0", 2),
+    (2, "midpoint", "epsilon", 2),
+    *((p, p + 1, output, min(p + 1, 3)) for p in (1, 2, 3) for output in ("x0", "epsilon")),
+    (3, 2, "x0", 2),
+]
+
+
+@pytest.mark.parametrize(("points", "corrector", "output", "order"), METHODS)
+@pytest.mark.parametrize("sde", [ss.VPSDE(), ss.VESDE(sigma_max=10.0)], ids=["vp", "ve"])
+def test_the_order_along_a_path(
+    sde: ss.LinearSDE, points: int, corrector: int | str, output: str, order: int
+) -> None:
+    """Pathwise against the closed form, on a grid that is not uniform, from the first step on."""
+    midpoint = corrector == "midpoint"
+    corrector = 0 if midpoint else corrector
+    predictor = ss.ExponentialAdams(0.0, points, corrector, output, midpoint)
+    assert predictor.order == order
+    mean, variance = torch.tensor([1.0, -2.0], dtype=F64), 0.3
+    score = ss.GaussianScore(mean, variance, sde)
+    x = sde.T**0.5 * torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+    first, last = 0.9 * sde.T, 0.15 * sde.T
+    errors = []
+    for steps in (60, 120, 240):
+        times = nested(sde, first, last, steps, 0.3)
+        sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=times, denoise=False)
+        end = sampler.sample(score, init=x, dtype=F64)
+        errors.append((end - flow(sde, x, first, last, mean, variance)).norm().item())
+    measured = math.log2(errors[1] / errors[2])
+    # Never below the declared order; a method may do better before its limit.
+    assert order - 0.25 < measured, (errors, measured)
+    if points <= 2 and corrector <= 3:
+        assert measured < order + 0.35, (errors, measured)
+
+
+@pytest.mark.parametrize(
+    ("eta", "points", "corrector", "output"),
+    [
+        (1.0, 1, 0, "x0"),
+        (1.0, 1, 0, "epsilon"),
+        (1.0, 2, 0, "x0"),
+        (1.0, 2, 0, "epsilon"),
+        (1.0, 3, 0, "x0"),
+        (0.5, 1, 2, "x0"),
+        (0.5, 2, 3, "x0"),
+    ],
+)
+def test_the_order_of_the_law(eta: float, points: int, corrector: int, output: str) -> None:
+    predictor = ss.ExponentialAdams(eta, points, corrector, output)
+    measured = ss.analysis.order(predictor, ss.VPSDE(), steps=512)
+    assert predictor.order - 0.1 < measured < predictor.order + 0.2
+
+
+def test_the_correction_costs_no_evaluation() -> None:
+    plain, corrected = (
+        ss.PredictorCorrector(
+            ss.VPSDE(), predictor=ss.ExponentialAdams(points=2, corrector_points=q), steps=9
+        )
+        for q in (0, 3)
+    )
+    assert plain.evaluations == corrected.evaluations == 9
+
+
+@pytest.mark.parametrize("output", ["x0", "epsilon"])
+@pytest.mark.parametrize(("points", "corrector"), [(1, 2), (2, 3), (3, 2), (2, 5)])
+def test_the_correction_by_hand(output: str, points: int, corrector: int) -> None:
+    """Predict, evaluate, take the same step again from where it began, go on from there."""
+    sde, times = ss.VPSDE(), torch.tensor([0.9, 0.7, 0.55, 0.4, 0.3, 0.15], dtype=F64)
+    model = ss.MixtureScore([0.4, 0.6], [[-1.0, 0.5], [1.0, 0.0]], [0.1, 0.3], sde)
+    step = exponential_step(sde, times[:-1], times[1:], output, 0.0)
+    lam = half_log_snr(sde, times)
+    alpha, sigma = sde.marginal(times)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+
+    def evaluate(y: Tensor, n: int) -> Tensor:
+        score = model(y, times[n])
+        return (y + sigma[n] ** 2 * score) / alpha[n] if output == "x0" else -sigma[n] * score
+
+    def moved(y: Tensor, n: int, outputs: list[Tensor], ahead: int) -> Tensor:
+        used = outputs[: corrector if ahead else points]
+        nodes = (lam[[n + ahead - j for j in range(len(used))]] - lam[n])[None]
+        weights = step.rows(torch.tensor([n])).weights(nodes)[0]
+        return step.a[n] * y + sum(w * o for w, o in zip(weights, used, strict=True))
+
+    begin, predicted, outputs = x, x, []
+    for n in range(len(times) - 1):
+        outputs.insert(0, evaluate(predicted, n))
+        if n:
+            begin = moved(begin, n - 1, outputs, ahead=1)
+        predicted = moved(begin, n, outputs, ahead=0)
+    predictor = ss.ExponentialAdams(points=points, corrector_points=corrector, output=output)
+    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=times, denoise=False)
+    ours = sampler.sample(model, init=x, dtype=F64)
+    torch.testing.assert_close(ours, predicted, rtol=1e-9, atol=1e-10)
+
+
+# Diffusers
+
+
+def scheduler_of(name: str, **options: object):
+    diffusers = pytest.importorskip("diffusers", reason="the peer is not installed")
+    made = getattr(diffusers, name)(prediction_type="epsilon", lower_order_final=False, **options)
+    made.set_timesteps(20)
+    return made
+
+
+def test_two_points_on_epsilon_are_deis() -> None:
+    """The whole chain, on a score that is not linear; float32 in the peer."""
+    scheduler = scheduler_of("DEISMultistepScheduler", solver_order=2)
+    rho = scheduler.sigmas.double()
+    sde = ss.EDMSDE(sigma_min=1e-4, sigma_max=1e4)
+    score = ss.MixtureScore([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [0.1, 0.2], sde)
+    x = rho[0] * torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+    theirs = x / (1 + rho[0].square()).sqrt()
+    for i, t in enumerate(scheduler.timesteps):
+        scale = (1 + rho[i].square()).sqrt()  # the peer's state is VP's
+        epsilon = -rho[i] * score(theirs * scale, rho[i].item())
+        theirs = scheduler.step(epsilon, t, theirs).prev_sample
+    predictor = ss.ExponentialAdams(points=2, output="epsilon")
+    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=rho, denoise=False)
+    ours = sampler.sample(score, init=x, dtype=F64)
+    torch.testing.assert_close(ours, theirs * (1 + rho[-1].square()).sqrt(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_two_points_with_midpoint_are_dpm_solver_of_order_two(eta: float) -> None:
+    """The whole chain against the peer, its noise handed to both; float32 in the peer."""
+    kind = "sde-dpmsolver++" if eta else "dpmsolver++"
+    scheduler = scheduler_of(
+        "DPMSolverMultistepScheduler",
+        solver_order=2,
+        algorithm_type=kind,
+        solver_type="midpoint",
+        final_sigmas_type="sigma_min",
+    )
+    rho = scheduler.sigmas.double()
+    sde = ss.EDMSDE(sigma_min=1e-4, sigma_max=1e4)
+    score = ss.MixtureScore([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [0.1, 0.2], sde)
+    generator = torch.Generator().manual_seed(1)
+    z = torch.randn(len(rho), 3, 2, generator=generator, dtype=F64)
+    x = rho[0] * z[0]
+    theirs = x / (1 + rho[0].square()).sqrt()
+    for i, t in enumerate(scheduler.timesteps):
+        scale = (1 + rho[i].square()).sqrt()  # the peer's state is VP's
+        epsilon = -rho[i] * score(theirs * scale, rho[i].item())
+        noise = {"variance_noise": z[i + 1].float()} if eta else {}
+        theirs = scheduler.step(epsilon, t, theirs, **noise).prev_sample.double()
+    predictor = ss.ExponentialAdams(eta=eta, points=2, midpoint=True)
+    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=rho, denoise=False)
+    noise_of_ours = ss.noise.ReplayNoise(z) if eta else None
+    ours = sampler.sample(score, init=x, dtype=F64, noise=noise_of_ours)
+    torch.testing.assert_close(ours, theirs * (1 + rho[-1].square()).sqrt(), rtol=1e-3, atol=1e-3)
+
+
+def test_three_points_and_four_are_unipc_of_order_three() -> None:
+    """One step in mid-chain: ours solves for weights that are exact on cubics, as the peer does."""
+    scheduler = scheduler_of(
+        "UniPCMultistepScheduler",
+        solver_order=3,
+        solver_type="bh2",
+        final_sigmas_type="sigma_min",
+    )
+    lam = -scheduler.sigmas.double().log()
+    rho = (-lam).exp()
+    n = 7
+    outputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(2), dtype=F64)
+    newest_first = [outputs[3], outputs[2], outputs[1], outputs[0]]  # of times n + 1 … n − 2
+    x = torch.ones(1, 5, dtype=F64)
+    scheduler.model_outputs = [o[None] for o in outputs[:3]]
+    scheduler.timestep_list = list(scheduler.timesteps[n - 2 : n + 1])
+    scheduler._step_index = n
+    predicted = scheduler.multistep_uni_p_bh_update(outputs[2][None], sample=x, order=3)
+    scheduler._step_index = n + 1
+    corrected = scheduler.multistep_uni_c_bh_update(
+        outputs[3][None], last_sample=x, this_sample=predicted, order=3
+    )
+    alpha = (1 + rho.square()).rsqrt()
+    edm = ss.EDMSDE(sigma_min=1e-4, sigma_max=1e4)
+    step = exponential_step(edm, rho[:-1], rho[1:], "x0", 0.0)
+    for ahead, theirs in ((0, predicted), (1, corrected)):
+        weights = step.adams_weights(lam, 3 + ahead, ahead=ahead)[n]
+        used = newest_first[1 - ahead :]
+        z = step.a[n] * x / alpha[n] + sum(w * o for w, o in zip(weights, used, strict=True))
+        torch.testing.assert_close(alpha[n + 1] * z, theirs, rtol=1e-4, atol=1e-5)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"points": 0},
+        {"points": 5},
+        {"points": 2.0},
+        {"points": True},
+        {"corrector_points": 1},
+        {"corrector_points": 6},
+        {"eta": -0.1},
+        {"eta": 1.5},
+        {"midpoint": True, "points": 3},
+        {"midpoint": True, "corrector_points": 3},
+    ],
+)
+def test_bad_parameters(arguments: dict[str, float]) -> None:
+    with pytest.raises(ss.errors.ScheduleError, match="expected"):
+        ss.ExponentialAdams(**arguments)  # type: ignore[arg-type]
+
+
+def test_unknown_output() -> None:
+    with pytest.raises(ss.errors.IncompatibleError, match="expected output among x0, epsilon"):
+        ss.ExponentialAdams(output="score")

@@ -1,0 +1,478 @@
+"""One score under any SDE: against exact scores of the other SDE, closed forms and autodiff."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import sdescore as ss
+from sdescore.score.under import UnderModel, UnderScore, under
+from tests.helpers.strategies import REPRESENTATIVES, linear_sdes, ordered_times, shapes, states
+
+VP, VE, EDM = ss.VPSDE(), ss.VESDE(sigma_min=0.01, sigma_max=50.0), ss.EDMSDE()
+FLOW, SUBVP = ss.RectifiedFlowSDE(T=0.99), ss.SubVPSDE()
+SMALL = ss.VESDE(sigma_min=0.1, sigma_max=5.0)
+PREDICTIONS = ("score", "epsilon", "x0", "v", "velocity", "F")
+MEAN, VARIANCE, SIGMA_DATA = 0.5, 0.3, 0.7
+DOUBLE = torch.float64
+
+
+def vp_match(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """VPSDE's t′ where σ/α = ``sigma``, from B(t′) = log(1 + σ²), and α there."""
+    B = torch.log1p(sigma**2)
+    low, slope = VP.beta_min, VP.beta_max - VP.beta_min
+    return (-low + torch.sqrt(low**2 + 2 * slope * B)) / slope, (1 + sigma**2).rsqrt()
+
+
+def covered(own: ss.LinearSDE, other: ss.LinearSDE, t: Tensor, margin: float = 0.0) -> Tensor:
+    level = other.log_snr(t)
+    high, low = (own.log_snr(end) for end in (0.0, own.T))
+    return (level <= high + margin) & (level >= low - margin)
+
+
+def plain(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Only a function: nothing tells its SDE."""
+    return lambda x, t, *label: score(x, t, *label)
+
+
+# The score, the density, and the coverage.
+
+
+@given(st.data(), linear_sdes(), linear_sdes(), shapes())
+def test_any_score_under_any_sde_is_the_exact_score_there(
+    data: st.DataObject, own: ss.LinearSDE, other: ss.LinearSDE, shape: tuple[int, ...]
+) -> None:
+    event = shape[1:]
+    mean, spread = states(event, DOUBLE, 3, 2)
+    t = torch.tensor(data.draw(ordered_times(other, shape[0])), dtype=DOUBLE)
+    alpha, sigma = (v.reshape(-1, *(1,) * len(event)) for v in other.marginal(t))
+    x = alpha * (mean + states(shape, DOUBLE, 5, 1)[0]) + sigma * states(shape, DOUBLE, 6, 1)[0]
+    variance = 0.1 + spread.square()
+    law = ss.MixtureScore([0.3, 0.7], torch.stack([mean, -mean]), torch.stack([variance] * 2), own)
+    exact = ss.MixtureScore(law.weights, law.means, torch.stack([variance] * 2), other)
+    wrapped = under(plain(law), other, own=own)
+    if not bool(covered(own, other, t, 1e-3).all()):
+        with pytest.raises(ss.errors.TimeError, match=type(own).__name__):
+            wrapped(x, t)
+        return
+    if not bool(covered(own, other, t).all()):
+        return
+    torch.testing.assert_close(wrapped(x, t), exact(x, t), rtol=1e-8, atol=1e-10)
+    one = wrapped(x[:1], t[0])  # one time for all samples, and a float
+    torch.testing.assert_close(one, exact(x[:1], t[0].item()), rtol=1e-8, atol=1e-10)
+    density = UnderScore(law, own, other).log_density(x, t)
+    torch.testing.assert_close(density, exact.log_prob(x, t), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_exact_scores_are_rebuilt(name: str) -> None:
+    other = REPRESENTATIVES[name]
+    x = states((5, 2), DOUBLE, 0, 1)[0]
+    points = states((7, 2), DOUBLE, 1, 1)[0]
+    makers: list[Callable[[ss.LinearSDE], ss.EmpiricalScore | ss.GaussianScore]] = [
+        lambda sde: ss.GaussianScore([1.0, -1.0], [0.5, 0.2], sde),
+        lambda sde: ss.EmpiricalScore(points, sde),
+    ]
+    t = 0.6 * other.T
+    for make in makers:
+        law = make(VP)
+        moved, exact = law.under(other), make(other)
+        assert type(moved) is type(law) and moved.sde == other and law.sde == VP
+        assert torch.equal(moved(x, t), exact(x, t))
+        assert torch.equal(moved.denoise(x, t), exact.denoise(x, t))
+        assert torch.equal(moved.log_prob(x, t), exact.log_prob(x, t))
+        assert torch.equal(moved.sample(4, seed=3), law.sample(4, seed=3))
+        assert under(law, other)(x, t).equal(exact(x, t))
+    with pytest.raises(ss.errors.IncompatibleError, match="marginal"):
+        law.under(ss.VPSDE)
+
+
+# Networks of every convention.
+
+
+class Exact(nn.Module):
+    """A network whose score is exact for N(MEAN, VARIANCE) on its SDE; told σ/α by its input."""
+
+    def __init__(self, sde: ss.LinearSDE, prediction: str, unit: bool, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros((), dtype=dtype))
+        self.sde, self.prediction, self.unit = sde, prediction, unit
+
+    def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
+        assert x.dtype == c.dtype == self.weight.dtype and c.shape == x.shape[:1]
+        t = c.double()
+        alpha, sigma = (v[:, None] for v in self.sde.marginal(t))
+        y = x.double() * ((alpha * SIGMA_DATA).hypot(sigma) if self.unit else 1)
+        mean = MEAN if label is None else label[:, None].double()
+        score = -(y - alpha * mean) / (alpha**2 * VARIANCE + sigma**2)
+        x0, epsilon = (y + sigma**2 * score) / alpha, -sigma * score
+        if self.prediction == "velocity":
+            f, g2 = (v[:, None] for v in self.sde.rates(t))
+            answer = f * y - 0.5 * g2 * score
+        elif self.prediction == "F":
+            std = sigma / alpha
+            skip = SIGMA_DATA**2 / (std**2 + SIGMA_DATA**2)
+            answer = (x0 - skip * y / alpha) / (
+                std * SIGMA_DATA / torch.hypot(std, torch.full_like(std, SIGMA_DATA))
+            )
+        else:
+            answer = {"score": score, "epsilon": epsilon, "x0": x0}.get(
+                self.prediction, alpha * epsilon - sigma * x0
+            )
+        return answer.to(x.dtype)
+
+
+def exact_model(
+    prediction: str, own: ss.LinearSDE, unit: bool = False, dtype: torch.dtype = DOUBLE
+) -> ss.ScoreModel:
+    unit = unit or prediction == "F"
+    return ss.ScoreModel(
+        Exact(own, prediction, unit, dtype),
+        own,
+        prediction,
+        input_scaling="unit" if unit else "none",
+        sigma_data=SIGMA_DATA,
+    )
+
+
+@pytest.mark.parametrize("unit", [False, True])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(
+    ("own", "other"), [(VP, VE), (VP, EDM), (EDM, VP), (FLOW, SUBVP), (EDM, FLOW)]
+)
+def test_every_convention(
+    own: ss.LinearSDE, other: ss.LinearSDE, prediction: str, unit: bool
+) -> None:
+    model = exact_model(prediction, own, unit).under(other)
+    assert isinstance(model, ss.ScoreModel) and model.sde == other
+    exact = ss.GaussianScore([MEAN] * 2, VARIANCE, other)
+    t = torch.tensor([0.02, 0.3, 0.9], dtype=DOUBLE) * min(other.T, 50.0)
+    x = other.perturb(states((3, 2), DOUBLE, 1, 1)[0], t, states((3, 2), DOUBLE, 2, 1)[0])
+    close = {"rtol": 1e-8, "atol": 1e-9}
+    torch.testing.assert_close(model(x, t), exact(x, t), **close)
+    torch.testing.assert_close(model.denoise(x, t), exact.denoise(x, t), **close)
+    torch.testing.assert_close(model.epsilon(x, t), exact.epsilon(x, t), **close)
+    alpha, sigma = (v[:, None] for v in other.marginal(t))
+    v = alpha * exact.epsilon(x, t) - sigma * exact.denoise(x, t)
+    torch.testing.assert_close(model.predict("v", x, t), v, **close)
+    # One time for all, and a float.
+    torch.testing.assert_close(model(x, t[1]), exact(x, t[1].item()), **close)
+
+
+def test_a_network_is_asked_at_the_closed_form_time_and_scale() -> None:
+    """A VP network under EDM: B(t′) = log(1 + σ²) and k = 1/√(1 + σ²); labels are handed on."""
+    net = ss.MLP(2, hidden=8, classes=3).double()
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    label = torch.tensor([0, 2, 1, 1])
+    sigma = torch.tensor([0.003, 0.4, 3.0, 70.0], dtype=DOUBLE)
+    own_t, k = vp_match(sigma)
+    for prediction in ("score", "epsilon", "x0", "v"):
+        model = ss.ScoreModel(net, VP, prediction, "t")
+        x = states((4, 2), DOUBLE, 4, 1)[0] * (1 + sigma[:, None])
+        expected = k[:, None] * model(k[:, None] * x, own_t, label)
+        torch.testing.assert_close(
+            model.under(EDM)(x, sigma, label), expected, rtol=1e-9, atol=1e-11
+        )
+        wrapped = UnderScore(plain(model), VP, EDM)
+        torch.testing.assert_close(wrapped(x, sigma, label), expected, rtol=1e-9, atol=1e-11)
+        assert not torch.allclose(wrapped(x, sigma, label), wrapped(x, sigma, label.flip(0)))
+
+
+def test_integer_levels() -> None:
+    """A DDPM network that takes integers, on a VE SDE at the table's own noise levels."""
+    table = ss.DiscreteVPSDE.linear(40, 1e-3, 0.25)
+    exact = ss.GaussianScore([MEAN], VARIANCE, table)
+    asked: list[int] = []
+
+    def net(x: Tensor, level: Tensor) -> Tensor:
+        assert level.dtype == torch.int64
+        asked.extend(level.tolist())
+        return exact.epsilon(x, table.level_times()[level])
+
+    model = ss.ScoreModel(net, table, "epsilon", "level")  # type: ignore[arg-type]
+    other = ss.VESDE(sigma_min=0.03, sigma_max=20.0)
+    levels = torch.arange(39, -1, -3)
+    grid = other.time_at_log_snr(table.log_snr(table.level_times()[levels]))
+    options = {"shape": (2, 1), "seed": 1, "dtype": DOUBLE}
+    sampler = ss.PredictorCorrector(other, ss.DDIM(), grid=grid)
+    got = sampler.sample(model.under(other), **options)
+    assert asked[::2] == levels.tolist()
+    expected = sampler.sample(ss.GaussianScore([MEAN], VARIANCE, other), **options)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)  # a plain net is float32
+    with pytest.raises(ss.errors.TimeError, match="level"):
+        ss.PredictorCorrector(other, ss.DDIM(), grid=[0.5]).sample(model.under(other), (1, 1))
+
+
+# Sampling.
+
+
+@pytest.mark.parametrize("corrector", [ss.NoCorrector(), ss.Langevin(snr=0.1, steps=2)], ids=repr)
+@pytest.mark.parametrize("predictor", [ss.DDIM(), ss.DDIM(eta=1.0), ss.Ancestral()], ids=repr)
+@pytest.mark.parametrize("kind", ["v", "F", "score", "wrapped"])
+def test_vp_sampled_as_ve_is_vp_scaled_by_alpha(
+    kind: str, predictor: ss.Predictor, corrector: ss.Corrector
+) -> None:
+    model = exact_model("epsilon" if kind == "wrapped" else kind, VP)
+    moved = under(plain(model), VE, own=VP) if kind == "wrapped" else model.under(VE)
+    ve_grid = torch.linspace(1.0, 0.0, 15, dtype=DOUBLE)
+    vp_grid, alpha = vp_match(0.01 * 5000.0**ve_grid)
+    chains = []
+    for sde, grid, score in ((VP, vp_grid, model), (VE, ve_grid, moved)):
+        sampler = ss.PredictorCorrector(sde, predictor, corrector, grid=grid)
+        chains.append(list(sampler.iterate(score, shape=(4, 2), seed=5, dtype=DOUBLE)))
+        x = sampler.sample(score, shape=(4, 2), seed=5, dtype=DOUBLE)
+        assert torch.equal(x, chains[-1][-1].x)
+    scales = [*alpha[1:].tolist(), 1.0]  # the last denoise is at t = 0 for both
+    for scale, in_vp, in_ve in zip(scales, *chains, strict=True):
+        torch.testing.assert_close(in_vp.x, scale * in_ve.x, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(in_vp.denoised, in_ve.denoised, rtol=1e-8, atol=1e-8)
+
+
+def test_a_likelihood_is_that_of_the_exact_score() -> None:
+    x = torch.tensor([[0.2], [1.0]], dtype=DOUBLE)
+    flow = ss.ProbabilityFlow(SMALL, rtol=1e-8, atol=1e-8)
+    exact = flow.log_likelihood(ss.GaussianScore([MEAN], VARIANCE, SMALL), x).log_prob
+    for score in (
+        exact_model("v", VP).under(SMALL),
+        under(plain(exact_model("v", VP)), SMALL, own=VP),
+    ):
+        got = flow.log_likelihood(score, x).log_prob
+        torch.testing.assert_close(got, exact, rtol=1e-6, atol=1e-6)
+
+
+class Never(nn.Module):
+    """Parameters, and a network that may not be called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
+        raise AssertionError("called")
+
+
+def test_a_range_that_is_not_covered_is_refused_before_the_first_call() -> None:
+    model = ss.ScoreModel(Never(), SMALL)
+    wide = under(Never(), VE, own=SMALL)
+    scores = (
+        model.under(VE),
+        wide,
+        ss.guidance.condition(wide, 1),
+        ss.classifier_free(ss.GaussianScore([0.0], 1.0, VE), model.under(VE), 2.0),
+        UnderScore(ss.classifier_free(model.under(EDM), model.under(EDM), 2.0), EDM, VE),
+    )
+    last_too_late = torch.tensor([0.7, 0.5, 0.2])  # σ = 3.9, 0.7, 0.055
+    first_too_early = torch.tensor([1.0, 0.5])
+    for score in scores:
+        for grid in (last_too_late, first_too_early):
+            sampler = ss.PredictorCorrector(VE, ss.DDIM(), grid=grid)
+            with pytest.raises(ss.errors.TimeError, match=r"\[-3\.218\S*, 4\.605\S*\]"):
+                sampler.sample(score, shape=(2, 1))
+        flow = ss.ProbabilityFlow(VE)
+        for solve in (flow.log_likelihood, flow.encode):
+            with pytest.raises(ss.errors.TimeError, match=r"\[-3\.218\S*, 4\.605\S*\]"):
+                solve(score, torch.zeros(2, 1))
+        with pytest.raises(ss.errors.TimeError, match=r"\[-3\.218\S*, 4\.605\S*\]"):
+            flow.sample(score, shape=(2, 1))
+        sampler = ss.PredictorCorrector(VE, ss.DDIM(), grid=[0.7, 0.5])
+        with pytest.raises(AssertionError, match="called"):
+            sampler.sample(score, shape=(2, 1))
+
+
+def test_ends_that_match_survive_times_in_float32() -> None:
+    """EDM's σ_min = 0.01 rounds down in float32, below what a VE score of the same range covers."""
+    edm = ss.EDMSDE(sigma_min=0.01, sigma_max=50.0)
+    law = ss.GaussianScore([0.3], 0.2, VE)
+    sampler = ss.PredictorCorrector(edm, ss.DDIM(), steps=8)
+    assert float(torch.tensor(0.01)) < 0.01
+    x = sampler.sample(under(plain(law), edm, own=VE), shape=(5, 1))
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x, sampler.sample(law.under(edm), shape=(5, 1)))
+    with pytest.raises(ss.errors.TimeError, match="covers"):
+        under(plain(law), edm, own=VE)(torch.ones(1, 1), 0.00999)
+
+
+# What the objects are.
+
+
+def test_round_trips() -> None:
+    model = exact_model("v", VP)
+    assert model.under(VP) is model and model.under(VE).under(VP) is model
+    moved = model.under(VE)
+    assert moved.under(VE) is moved
+    again = moved.under(EDM)
+    assert isinstance(again, UnderModel) and again.own is model and again.sde == EDM
+    law = plain(ss.GaussianScore([0.0], 1.0, VP))
+    wrapped = under(law, VE, own=VP)
+    assert isinstance(wrapped, UnderScore)
+    assert under(wrapped, EDM).score is law and under(wrapped, EDM).own_sde == VP
+    back = under(wrapped, VP)
+    x = torch.ones(1, 1, dtype=DOUBLE)
+    torch.testing.assert_close(back(x, 0.3), law(x, 0.3), rtol=1e-13, atol=0)
+    # A narrower SDE on the way costs no range.
+    assert model.under(SMALL).under(VE)(x.expand(1, 2), 1.0).isfinite().all()
+
+
+def test_a_moved_model_shares_the_network_and_registers_it_once() -> None:
+    model = exact_model("v", VP, dtype=torch.float32)
+    moved = model.under(VE)
+    assert list(moved.state_dict()) == list(model.state_dict())
+    assert [id(p) for p in moved.parameters()] == [id(p) for p in model.parameters()]
+    moved.to(DOUBLE)
+    assert model.dtype == moved.dtype == DOUBLE
+    twin = copy.deepcopy(moved)
+    assert twin.own.net is twin.net and twin.net is not moved.net
+    assert "VPSDE" in repr(moved) and "VESDE" in repr(moved) and "'v'" in repr(moved)
+
+
+def test_a_moved_model_is_not_saved_as_if_it_were_on_its_own_sde(tmp_path) -> None:
+    moved = ss.ScoreModel(ss.MLP(1, hidden=4), VP).under(VE)
+    with pytest.raises(ss.errors.IncompatibleError, match="own"):
+        ss.save(tmp_path / "model.safetensors", moved)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_loss_of_a_moved_model_is_that_of_its_score(prediction: str) -> None:
+    moved = exact_model(prediction, VP).under(VE)
+    x0 = states((6, 2), DOUBLE, 0, 1)[0]
+    t = torch.linspace(0.1, 1.0, 6, dtype=DOUBLE)
+    losses = [
+        ss.denoising_loss(
+            score, x0, sde=sde, t=t, generator=torch.Generator().manual_seed(0)
+        ).per_sample
+        for score, sde in ((moved, None), (plain(moved), VE))
+    ]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_subclass_with_its_own_score_is_called() -> None:
+    class Doubled(ss.ScoreModel):
+        def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+            return 2 * super().forward(x, t, label)
+
+    base = exact_model("epsilon", VP)
+    model = Doubled(base.net, VP)
+    x, t = torch.ones(3, 2, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE)
+    with pytest.raises(ss.errors.IncompatibleError, match="Doubled"):
+        model.under(VE)
+    torch.testing.assert_close(under(model, VE)(x, t), 2 * base.under(VE)(x, t))
+
+    class Late(ss.ScoreModel):  # another convention, which still folds
+        def convention(self, t: Tensor):
+            return super().convention(t)._replace(time_value=0.5 * t)
+
+        def network_time(self, value: Tensor) -> Tensor:
+            return super().network_time(2 * value)
+
+    late = Late(base.net, VP)
+    torch.testing.assert_close(late.under(VE)(x, t), base.under(VE)(x, t), rtol=1e-14, atol=0)
+
+
+def test_densities() -> None:
+    class Quadratic(nn.Module):
+        """The gradient of f(x) = −¼ Σ x⁴ c, with its density: an energy's score."""
+
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            return -(x**3) * c[:, None]
+
+        def log_density(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
+            return -0.25 * (x**4).sum(1) * c
+
+    for options in ({"prediction": "score"}, {"prediction": "v", "input_scaling": "unit"}):
+        moved = ss.ScoreModel(Quadratic(), VP, **options).under(VE)
+        x = states((3, 2), torch.float32, 0, 1)[0].requires_grad_()
+        t = torch.tensor([0.1, 0.5, 0.8])
+        (gradient,) = torch.autograd.grad(moved.log_density(x, t).sum(), x)
+        torch.testing.assert_close(gradient, moved(x, t), rtol=1e-5, atol=1e-6)
+    wrapped = UnderScore(ss.ScoreModel(Quadratic(), VP, "score"), VP, VE)
+    (gradient,) = torch.autograd.grad(wrapped.log_density(x, t).sum(), x)
+    torch.testing.assert_close(gradient, wrapped(x, t), rtol=1e-5, atol=1e-6)
+    assert wrapped.has_log_density and wrapped.log_density(x[:0], t[:0]).shape == (0,)
+    silent = UnderScore(lambda x, t: -x, VP, VE)
+    assert not silent.has_log_density
+    with pytest.raises(ss.errors.IncompatibleError, match="log density"):
+        silent.log_density(x, t)
+    # Metropolis' test asks for it, also of what is folded.
+    sampler = ss.PredictorCorrector(VE, ss.DDIM(), ss.correctors.MALA(snr=0.1), grid=[0.6, 0.4])
+    law = ss.GaussianScore([0.1, 0.2], 0.5, VP)
+    got, expected = (
+        sampler.sample(score, shape=(9, 2), dtype=DOUBLE)
+        for score in (UnderScore(law, VP, VE), law.under(VE))
+    )
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_dtype_device_and_times_of_a_wrapped_score() -> None:
+    seen: list[torch.dtype] = []
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        seen.extend([x.dtype, t.dtype])
+        return -x
+
+    for dtype, time in ((torch.float16, torch.float32), (torch.float32,) * 2, (DOUBLE, DOUBLE)):
+        x = torch.ones(2, dtype=dtype)  # an empty event
+        assert under(score, VE, own=VP)(x, 0.5).dtype == dtype
+        assert seen[-2:] == [dtype, time]
+    assert UnderScore(score, VP, VE).dtype == torch.float32
+    assert UnderScore(exact_model("v", VP), VP, VE).dtype == DOUBLE
+    assert torch.device(UnderScore(score, VP, VE).device) == torch.device("cpu")
+    score.device = "meta"
+    assert UnderScore(score, VP, VE).device == "meta"
+    with pytest.raises(ss.errors.ShapeError, match="one per sample"):
+        under(score, VE, own=VP)(torch.ones(2, 3), torch.tensor([0.1, 0.2, 0.3]))
+    with pytest.raises(ss.errors.TimeError, match="<= T"):
+        under(score, VE, own=VP)(torch.ones(2, 3), 1.5)
+    with pytest.raises(ss.errors.ShapeError, match="floating"):
+        under(score, VE, own=VP)(torch.ones(2, 3, dtype=torch.int64), 0.5)
+
+
+class Doubling(ss.SDE):
+    T = 1.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return x
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.ones(())
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    law, model = ss.GaussianScore([0.0], 1.0, VP), exact_model("v", VP)
+    for score in (3, Exact, None):
+        with pytest.raises(ss.errors.IncompatibleError, match="callable"):
+            under(score, VE, own=VP)
+    with pytest.raises(ss.errors.IncompatibleError, match="own="):
+        under(plain(law), VE)
+    for score in (law, model):
+        with pytest.raises(ss.errors.IncompatibleError, match="VPSDE"):
+            under(score, VE, own=EDM)
+        under(score, VE, own=VP)
+    for bad in (Doubling(), ss.VESDE, None):
+        with pytest.raises(ss.errors.IncompatibleError, match="linear"):
+            model.under(bad)
+        with pytest.raises(ss.errors.IncompatibleError, match="linear"):
+            under(plain(law), bad, own=VP)
+    with pytest.raises(ss.errors.IncompatibleError, match="linear"):
+        under(plain(law), VP, own=Doubling())
+    with pytest.raises(ss.errors.IncompatibleError, match="VESDE"):
+        ss.PredictorCorrector(VP, ss.DDIM(), steps=4).sample(model.under(VE), shape=(1, 2))
+
+
+def test_time_zero() -> None:
+    """σ = 0 at t = 0 of both: the mean of the data is the state, and there is no score."""
+    moved = exact_model("v", VP).under(FLOW)
+    x = torch.ones(1, 2, dtype=DOUBLE)
+    torch.testing.assert_close(moved.denoise(x, 0.0), x, rtol=1e-12, atol=0)
+    with pytest.raises(ss.errors.TimeError, match="sigma_t > 0"):
+        moved(x, 0.0)
+    assert math.isinf(FLOW.log_snr(0.0))
+    with pytest.raises(ss.errors.TimeError, match="VESDE"):
+        exact_model("v", VE).under(FLOW).denoise(x, 0.0)

@@ -1,0 +1,441 @@
+"""Ladders from data: Song & Ermon 2020, techniques 1 to 4, against scipy and step-by-step laws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, optimize, stats
+from scipy.spatial.distance import pdist
+
+import sdescore as ss
+from sdescore.sde import ladder
+from sdescore.sde.ladder import (
+    langevin_step,
+    largest_distance,
+    levels_for_ratio,
+    ratio_for_overlap,
+    shell_overlap,
+    variance_ratio,
+)
+from tests.helpers.affine import Modes, law
+from tests.helpers.strategies import log_uniform
+
+NAN, INF = math.nan, math.inf
+
+
+def true_diameter(data: torch.Tensor) -> float:
+    return float(pdist(data.double().flatten(1).numpy()).max())
+
+
+# Technique 1.
+
+
+@st.composite
+def clouds(draw: st.DrawFn) -> torch.Tensor:
+    """Points in a ball, on a sphere (no pair is skipped), in clusters, or with an outlier."""
+    n, d = draw(st.integers(2, 60)), draw(st.integers(1, 12))
+    x = torch.from_numpy(np.random.default_rng(draw(st.integers(0, 2**32))).normal(size=(n, d)))
+    kind = draw(st.sampled_from(["ball", "sphere", "clusters", "outlier", "twins"]))
+    if kind == "sphere":
+        x = x / x.norm(dim=1, keepdim=True)
+    elif kind == "clusters":
+        x = 0.1 * x + torch.randint(3, (n, 1))
+    elif kind == "outlier":
+        x[draw(st.integers(0, n - 1))] += 50
+    elif kind == "twins":
+        x = x[torch.randint(2, (n,))] + 1e-3 * x
+    return draw(log_uniform(1e-6, 1e6)) * x + draw(st.sampled_from([0.0, 1.0, 1e3]))
+
+
+@given(clouds(), st.integers(1, 70))
+@settings(max_examples=150)
+def test_the_largest_distance_is_exact(data: torch.Tensor, block: int) -> None:
+    assert largest_distance(data, block) == pytest.approx(true_diameter(data), rel=1e-5)
+    assert largest_distance(data, block) <= true_diameter(data) * (1 + 1e-12)
+
+
+def test_few_pairs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, cdist = [], torch.cdist
+    monkeypatch.setattr(ladder.torch, "cdist", lambda a, b: calls.append(1) or cdist(a, b))
+    data = torch.randn(4000, 2)
+    assert largest_distance(data, block=100) == pytest.approx(true_diameter(data), rel=1e-6)
+    assert 1 <= len(calls) <= 30  # of 820
+
+
+@pytest.mark.parametrize("offset", [1e2, 1e4, 1e6])
+def test_far_from_the_origin_the_pair_is_still_right(offset: float) -> None:
+    """Uncentred float32 norms lose eps·offset²: here more than the largest distance squared."""
+    data = (torch.randn(500, 3) + offset).float()
+    assert largest_distance(data) == pytest.approx(true_diameter(data), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_largest_distance_in_every_precision(dtype: torch.dtype) -> None:
+    data = (torch.randn(100, 2, 3) * 100).to(dtype)
+    assert largest_distance(data) == pytest.approx(true_diameter(data), rel=1e-6)
+
+
+def test_extreme_scales_and_odd_shapes() -> None:
+    unit = torch.randn(50, 4, dtype=torch.float64)
+    for scale in (1e-150, 1e-30, 1e30, 1e150):
+        got = largest_distance(scale * unit) / scale
+        assert got == pytest.approx(true_diameter(unit), rel=1e-6)
+    assert largest_distance(torch.tensor([1.0, -2.5, 0.0])) == 3.5
+    assert largest_distance(torch.ones(5, 2)) == largest_distance(torch.ones(5, 0)) == 0.0
+    assert largest_distance(torch.tensor([[0.0, 3.0], [4.0, 0.0]])) == 5.0
+
+
+@given(clouds(), st.integers(1, 10))
+def test_beyond_the_limit_the_estimate_is_at_least_half(data: torch.Tensor, limit: int) -> None:
+    exact, got = true_diameter(data), largest_distance(data, block=3, limit=limit)
+    assert 0.5 * exact * (1 - 1e-6) <= got <= exact * (1 + 1e-12)
+
+
+def test_the_farthest_data_are_the_candidates() -> None:
+    """Beyond the limit the result is exact wherever the rest could not matter."""
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        far = 100 * torch.nn.functional.normalize(torch.randn(8, 20, generator=generator))
+        data = torch.cat([torch.randn(500, 20, generator=generator), far])
+        assert largest_distance(data, limit=8) == pytest.approx(true_diameter(data), rel=1e-6)
+
+
+def test_the_sweep_goes_there_and_back() -> None:
+    """From the point farthest from the mean to the one farthest from it, and on from there."""
+    near = torch.zeros(1000, 2, dtype=torch.float64)
+    far = torch.tensor([[10.0, 0.0], [-4.0, 9.1], [-5.0, -8.0]], dtype=torch.float64)
+    got = largest_distance(torch.cat([near, far]), limit=1)
+    assert got == pytest.approx(math.hypot(1.0, 17.1))  # and not hypot(15, 8) = 17
+
+
+def test_the_pairs_and_not_the_sweep_alone_decide() -> None:
+    found = []
+    for seed in range(20):
+        data = torch.randn(200, 20, generator=torch.Generator().manual_seed(seed))
+        found.append(largest_distance(data, limit=1) / true_diameter(data))
+        assert largest_distance(data) == pytest.approx(true_diameter(data), rel=1e-6)
+    assert min(found) < 0.99
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [torch.zeros(1, 2), torch.zeros(0, 2), torch.zeros(5, 2).long(), [[1.0], [2.0]], None]
+    + [torch.tensor([[0.0], [v]]) for v in (NAN, INF)],
+)
+def test_data_without_a_largest_distance_are_refused(bad: object) -> None:
+    with pytest.raises(ss.SDEScoreError):
+        largest_distance(bad)
+    with pytest.raises(ss.SDEScoreError):
+        ss.DiscreteVESDE.from_data(bad, levels=3)
+
+
+@pytest.mark.parametrize("name", ["block", "limit"])
+@pytest.mark.parametrize("value", [0, -1, True, 2.0, None])
+def test_counts_of_the_search_are_counts(name: str, value: object) -> None:
+    with pytest.raises(ss.errors.ScheduleError, match=name):
+        largest_distance(torch.randn(3, 2), **{name: value})
+
+
+# Technique 2.
+
+
+@pytest.mark.parametrize(("ratio", "dim"), [(1.5, 2), (1.2, 8), (1.36, 64), (1.08, 784), (3.0, 3)])
+def test_the_overlap_is_an_integral_of_the_radius(ratio: float, dim: int) -> None:
+    sigma, above = 0.7, 0.7 * ratio
+    low, high = (math.sqrt(dim) * above + k * above / math.sqrt(2) for k in (-3, 3))
+    radius = stats.norm(math.sqrt(dim) * sigma, sigma / math.sqrt(2))
+    expected, _ = integrate.quad(radius.pdf, low, high, points=[radius.mean()], limit=200)
+    assert shell_overlap(ratio, dim) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("overlap", [1e-6, 0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("dim", [5, 8, 64, 784, 3072, 10**6])
+def test_the_ratio_has_the_overlap_and_is_the_only_one(overlap: float, dim: int) -> None:
+    a = math.sqrt(2 * dim)
+
+    def papers(gamma: np.ndarray) -> np.ndarray:
+        return stats.norm.cdf(a * (gamma - 1) + 3 * gamma) - stats.norm.cdf(
+            a * (gamma - 1) - 3 * gamma
+        )
+
+    got = ratio_for_overlap(overlap, dim)
+    assert got > 1
+    assert papers(np.array(got)) == pytest.approx(overlap, rel=1e-5)
+    gammas = 1 + (got - 1) * np.geomspace(1e-4, 1e3, 4001)
+    above = papers(gammas) > overlap
+    assert (np.diff(above.astype(int)) != 0).sum() == 1
+    assert above[0]
+
+
+def test_in_few_dimensions_there_is_no_ratio() -> None:
+    gammas = np.geomspace(1, 1e4, 10001)
+    for dim in (1, 2, 3, 4):
+        assert min(shell_overlap(g, dim) for g in gammas) > 0.997
+        with pytest.raises(ss.errors.ScheduleError, match="levels="):
+            ratio_for_overlap(0.5, dim)
+    with pytest.raises(ss.errors.ScheduleError, match="levels="):
+        ss.DiscreteVESDE.from_data(torch.randn(10, 2))
+
+
+@pytest.mark.parametrize(("dim", "expected"), [(8, 0.4335), (64, 0.4765), (784, 0.4933)])
+def test_how_good_the_gaussian_radius_is(dim: int, expected: float) -> None:
+    """The overlap under the exact law of the radius, χ with D degrees of freedom."""
+    ratio = ratio_for_overlap(0.5, dim)
+    low, high = (ratio * max(0.0, math.sqrt(dim) + k / math.sqrt(2)) for k in (-3, 3))
+    true = stats.chi.cdf(high, dim) - stats.chi.cdf(low, dim)
+    assert true == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_published_ladder_of_cifar_10() -> None:
+    """NCSNv2's: σ from 50 to 0.01 in 232 levels, T = 5 and α = 6.2e-6."""
+    ratio = (50 / 0.01) ** (1 / 231)
+    assert shell_overlap(ratio, 3072) == pytest.approx(0.567, abs=1e-3)
+    assert ratio_for_overlap(0.567, 3072) == pytest.approx(ratio, abs=1e-5)
+    assert langevin_step(ratio, 5) * 0.01**2 == pytest.approx(6.2e-6, abs=5e-8)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 1.0, 0.998, -0.1, NAN, INF, None, "half"])
+def test_an_overlap_out_of_range_is_refused(overlap: object) -> None:
+    with pytest.raises(ss.errors.ScheduleError, match="overlap"):
+        ratio_for_overlap(overlap, 64)
+    with pytest.raises(ss.errors.ScheduleError, match="overlap"):
+        ss.DiscreteVESDE.from_data(torch.randn(3, 64), overlap=overlap)
+    for instead in ({"levels": 5}, {"ratio": 2.0}):
+        with pytest.raises(ss.errors.ScheduleError, match="overlap"):
+            ss.DiscreteVESDE.from_data(torch.randn(3, 64), overlap=overlap, **instead)
+
+
+@given(st.integers(1, 2000), log_uniform(1e-4, 1.0), log_uniform(1.5, 1e5))
+def test_a_whole_number_of_steps_stays_whole(steps: int, low: float, span: float) -> None:
+    assert levels_for_ratio(low * span, low, span ** (1 / steps)) == steps + 1
+
+
+@given(log_uniform(1.001, 5.0), log_uniform(1.01, 1e5))
+def test_the_levels_are_the_fewest(ratio: float, span: float) -> None:
+    steps = levels_for_ratio(span, 1.0, ratio) - 1
+    assert span ** (1 / steps) <= ratio * (1 + 1e-9)
+    assert steps == 1 or span ** (1 / (steps - 1)) > ratio * (1 - 1e-9)
+
+
+def test_a_ladder_from_data() -> None:
+    data = torch.rand(40, 1, 6, 6)
+    sde = ss.DiscreteVESDE.from_data(data, sigma_min=0.02)
+    assert sde.sigmas[0] == pytest.approx(true_diameter(data), rel=1e-6)
+    assert sde.sigmas[-1] == pytest.approx(0.02)
+    ratios = [high / low for high, low in itertools.pairwise(sde.sigmas)]
+    assert max(ratios) == pytest.approx(min(ratios))
+    wanted = ratio_for_overlap(0.5, 36)
+    assert ratios[0] <= wanted < (sde.sigmas[0] / 0.02) ** (1 / (sde.levels - 2))
+    # More overlap takes more levels; levels= and ratio= take its place.
+    assert ss.DiscreteVESDE.from_data(data, overlap=0.9).levels > sde.levels
+    assert ss.DiscreteVESDE.from_data(data, levels=7).levels == 7
+    by_ratio = ss.DiscreteVESDE.from_data(data, sigma_min=0.02, ratio=2.0)
+    assert by_ratio.levels == 1 + math.ceil(math.log2(sde.sigmas[0] / 0.02))
+    two = ss.DiscreteVESDE.from_data(torch.randn(9, 2), ratio=1e9)
+    assert two.levels == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"levels": 4, "ratio": 2.0}, ss.errors.IncompatibleError),
+        *(({"levels": v}, ss.errors.ScheduleError) for v in (1, 0, -3, True, 2.5, "3")),
+        *(({"ratio": v}, ss.errors.ScheduleError) for v in (1.0, 0.5, -2.0, NAN, INF, "2")),
+        *(
+            ({"sigma_min": v, "levels": 4}, ss.errors.ScheduleError)
+            for v in (0.0, -1.0, NAN, 1e3, "a")
+        ),
+        *(({"sigma_min": v, "ratio": 1.5}, ss.errors.ScheduleError) for v in (0.0, -1.0, NAN, 1e3)),
+    ],
+)
+def test_parameters_of_a_ladder_out_of_range(options: dict, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ss.DiscreteVESDE.from_data(torch.randn(10, 2), **options)
+
+
+def test_a_ladder_of_too_many_levels_is_refused() -> None:
+    """Nine decades at a ratio of 1 + 10⁻⁶ are two million levels; just below the bound is none."""
+    data = torch.tensor([[0.0], [1.0]])
+    span = math.log(1 / 0.01)
+    for options in ({"ratio": 1 + 1e-6}, {"ratio": 1 + span / 100_100}, {"levels": 100_001}):
+        with pytest.raises(
+            ss.errors.ScheduleError, match=r"at most 100,000 levels; .* larger ratio"
+        ):
+            ss.DiscreteVESDE.from_data(data, **options)
+    sde = ss.DiscreteVESDE.from_data(data, ratio=math.exp(span / 99_999))
+    assert sde.levels == 100_000
+
+
+def test_ladders_of_no_use_are_refused() -> None:
+    for sigmas in ([1.0], [], [0.1, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, -1.0], [NAN, 1.0]):
+        with pytest.raises(ss.errors.ScheduleError, match="strictly decreasing"):
+            ss.DiscreteVESDE(sigmas=sigmas)
+    with pytest.raises(ss.errors.ScheduleError, match="levels"):
+        ss.DiscreteVESDE.geometric(sigma_max=1.0, sigma_min=0.1, levels=True)
+
+
+# Technique 3.
+
+
+def test_a_network_that_ignores_the_time_is_scaled_by_sigma() -> None:
+    """Technique 3: s(x, σ) = −f(x)/σ; NCSNv2's own f is minus ours."""
+    sde = ss.DiscreteVESDE.geometric(sigma_max=20.0, sigma_min=0.05, levels=9)
+    net = torch.nn.Linear(3, 3).double()
+    model = ss.ScoreModel(lambda x, c: net(x.double()), sde, prediction="epsilon")
+    x, t = torch.randn(9, 3, dtype=torch.float64), sde.level_times()
+    expected = -net(x) / torch.tensor(sde.sigmas, dtype=torch.float64)[:, None]
+    torch.testing.assert_close(model(x, t), expected, rtol=1e-6, atol=1e-7)
+
+
+# Technique 4.
+
+
+def level_by_level(tau: list[float], sigmas: tuple[float, ...], steps: int, v: float) -> list:
+    """Variance over σ_i² after each level, for data that are one point: s = −x/σ²."""
+    ratios = []
+    for step, sigma in zip(tau, sigmas, strict=True):
+        for _ in range(steps):
+            v = (1 - step / sigma**2) ** 2 * v + 2 * step
+        ratios.append(v / sigma**2)
+    return ratios
+
+
+@given(st.floats(0.001, 1.9), log_uniform(1.001, 50.0), st.integers(1, 40))
+def test_the_variance_ratio_is_what_the_steps_leave(r: float, ratio: float, steps: int) -> None:
+    expected = level_by_level([r], (1.0,), steps, ratio**2)[0]
+    assert variance_ratio(r, ratio, steps) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("ratio", [1.0001, 1.04, 1.3, 2.0, 20.0])
+@pytest.mark.parametrize("steps", [1, 2, 5, 30, 100])
+def test_the_step_leaves_the_least_variance_and_never_little_enough(
+    ratio: float, steps: int
+) -> None:
+    r = np.linspace(1e-6, 2 - 1e-6, 20001)
+    left = np.array([variance_ratio(v, ratio, steps) for v in r])
+    assert left.min() > 1
+    best = langevin_step(ratio, steps)
+    assert variance_ratio(best, ratio, steps) <= left.min() * (1 + 1e-12)
+    assert variance_ratio(best, ratio, steps) <= 2
+    found = optimize.minimize_scalar(
+        lambda v: variance_ratio(v, ratio, steps), bounds=(0, 1), options={"xatol": 1e-12}
+    )
+    assert best == pytest.approx(found.x, rel=1e-5, abs=1e-7)
+
+
+def test_one_step_has_a_closed_form() -> None:
+    """T = 1: (1−r)² γ² + 2r is least at r = 1 − 1/γ²."""
+    for ratio in (1.001, 1.5, 30.0):
+        assert langevin_step(ratio, 1) == pytest.approx(1 - ratio**-2, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "steps", "left"),
+    [(1.04, 5, 1.058), (1.04, 100, 1.011), (2.0, 5, 1.25), (2.0, 100, 1.02)],
+)
+def test_what_is_left_at_best(ratio: float, steps: int, left: float) -> None:
+    best = optimize.minimize_scalar(
+        lambda r: level_by_level([r], (1.0,), steps, ratio**2)[0], bounds=(0, 1)
+    )
+    assert best.fun == pytest.approx(left, abs=2e-3)
+    assert variance_ratio(langevin_step(ratio, steps), ratio, steps) == pytest.approx(best.fun)
+
+
+def test_down_a_ladder_more_is_left_than_at_one_level() -> None:
+    sde = ss.DiscreteVESDE.geometric(sigma_max=0.01 * 1.04**200, sigma_min=0.01, levels=201)
+    corrector = ss.AnnealedLangevin.for_ladder(sde, 5)
+    tau = corrector.tableau(sde, sde.level_times()).b.flatten().tolist()
+    assert level_by_level(tau, sde.sigmas, 5, 0.0)[-1] == pytest.approx(1.13, abs=5e-3)
+
+
+def test_more_steps_come_nearer() -> None:
+    left = [variance_ratio(langevin_step(1.5, T), 1.5, T) for T in (1, 2, 5, 20, 100, 10**4, 10**6)]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("ratio", "steps"), [(1.0, 5), (0.5, 5), (NAN, 5), (INF, 5), ("2", 5)])
+def test_a_step_for_no_ladder_is_refused(ratio: object, steps: int) -> None:
+    with pytest.raises(ss.errors.ScheduleError, match="ratio"):
+        langevin_step(ratio, steps)
+
+
+@pytest.mark.parametrize("steps", [0, -1, True, 2.5, None, NAN])
+def test_a_number_of_steps_that_is_none_is_refused(steps: object) -> None:
+    with pytest.raises(ss.errors.ScheduleError, match="steps"):
+        langevin_step(1.5, steps)
+    with pytest.raises(ss.errors.ScheduleError, match="steps"):
+        ss.AnnealedLangevin.for_ladder(ss.DiscreteVESDE(sigmas=(2.0, 1.0)), steps)
+
+
+@pytest.mark.parametrize("steps", [1, 5, 12])
+@pytest.mark.parametrize("ratio", [1.05, 1.6])
+def test_the_corrector_does_it_at_every_level(ratio: float, steps: int) -> None:
+    sde = ss.DiscreteVESDE.geometric(sigma_max=0.03 * ratio**8, sigma_min=0.03, levels=9)
+    corrector = ss.AnnealedLangevin.for_ladder(sde, steps)
+    assert corrector.steps == steps
+    tau = corrector.tableau(sde, sde.level_times()).b.flatten().tolist()
+    least = variance_ratio(langevin_step(ratio, steps), ratio, steps)
+    for step, sigma in zip(tau, sde.sigmas, strict=True):
+        left = level_by_level([step], (sigma,), steps, (ratio * sigma) ** 2)[0]
+        assert left == pytest.approx(least, rel=1e-9)
+
+    # And so does the whole chain, whose levels start from what the level above left.
+    sampler = ss.PredictorCorrector(
+        sde,
+        predictor=ss.NoPredictor(),
+        corrector=corrector,
+        order="corrector-first",
+        denoise=False,
+    )
+    mean, variance = law(sampler, Modes.of((0.7, 0.0)), (np.array([0.7]), np.array([4.0])))
+    chain = level_by_level(tau, sde.sigmas, steps, 4.0)
+    assert mean == pytest.approx(0.7)
+    assert variance / sde.sigmas[-1] ** 2 == pytest.approx(chain[-1], rel=1e-9)
+
+
+def test_the_largest_ratio_decides_for_a_ladder_that_is_not_geometric() -> None:
+    """No other step leaves less at the level that is left with most."""
+    sde = ss.DiscreteVESDE(sigmas=(9.0, 6.0, 2.0, 1.8, 1.0))
+    worst = []
+    for factor in (0.98, 1.0, 1.02):
+        corrector = ss.AnnealedLangevin.for_ladder(sde, 4)
+        corrector = ss.AnnealedLangevin(factor * corrector.epsilon, 4)
+        tau = corrector.tableau(sde, sde.level_times()).b.flatten().tolist()
+        left = [
+            level_by_level([step], (low,), 4, high**2)[0]
+            for step, (high, low) in zip(tau[1:], itertools.pairwise(sde.sigmas), strict=True)
+        ]
+        worst.append(max(left))
+    assert worst[1] < min(worst[0], worst[2])
+    assert worst[1] == pytest.approx(variance_ratio(langevin_step(3.0, 4), 3.0, 4))
+
+
+class Shrinking(ss.DiscreteVPSDE):
+    """Levels of falling σ whose α is not 1."""
+
+    def level_times(self) -> torch.Tensor:
+        return super().level_times().flip(0)
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [
+        ss.VESDE(),
+        ss.VPSDE(),
+        ss.DiscreteVPSDE.linear(10),
+        ss.DiscreteVPSDE(betas=[0.1]),
+        Shrinking(betas=[0.1, 0.2]),
+        ss.DiscreteVESDE,
+        "ladder",
+    ],
+)
+def test_an_sde_without_a_ladder_has_no_step(sde: ss.LinearSDE) -> None:
+    with pytest.raises(ss.errors.IncompatibleError, match="DiscreteVESDE"):
+        ss.AnnealedLangevin.for_ladder(sde)
