@@ -1,13 +1,167 @@
-"""Every refusal, one wording a question."""
+"""Every refusal, one wording a question.
+
+A function here looks at one value, and returns it as what the library works with: numpy's scalars
+become Python numbers. Each message says what was expected, what came, and what to do.
+"""
 
 from __future__ import annotations
 
 import math
-from numbers import Real
+from collections.abc import Sequence
+from numbers import Integral, Real
+from operator import ge, gt, le, lt
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
 
 from torch import Tensor
 
-from sdescore.errors import ScheduleError, ShapeError
+from sdescore.errors import (
+    IncompatibleError,
+    ParameterError,
+    ScheduleError,
+    SDEScoreError,
+    ShapeError,
+)
+
+if TYPE_CHECKING:
+    from sdescore.sde.linear import LinearSDE
+
+T = TypeVar("T")
+Error = type[SDEScoreError]
+
+
+def refuse(expected: str, got: object, error: Error = ParameterError) -> NoReturn:
+    """Raise ``error`` in the wording that all refusals share."""
+    raise error(f"expected {expected}; got {got}")
+
+
+def that(condition: bool, expected: str, got: object, error: Error = ParameterError) -> None:
+    """Refuse unless ``condition`` holds."""
+    if not condition:
+        refuse(expected, got, error)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a finite real number; numpy's are, booleans and tensors are not."""
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # an integer beyond float64
+        return False
+
+
+def is_count(value: object) -> TypeGuard[int]:
+    """Whether a value is a non-negative integer; numpy's are, booleans are not."""
+    return not isinstance(value, bool) and isinstance(value, Integral) and int(value) >= 0
+
+
+def number(
+    name: str,
+    value: object,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    error: Error = ParameterError,
+) -> float:
+    """``value`` as a float, refused unless it is a finite real number in the range given."""
+    bounds = ((above, ">", gt), (at_least, ">=", ge), (below, "<", lt), (at_most, "<=", le))
+    given = [(sign, bound, holds) for bound, sign, holds in bounds if bound is not None]
+    if not is_number(value) or not all(holds(value, bound) for _, bound, holds in given):
+        ranges = " and ".join(f"{name} {sign} {bound:g}" for sign, bound, _ in given)
+        refuse(f"a finite number {ranges or name}", named(name, value), error)
+    return float(value)
+
+
+def count(
+    name: str,
+    value: object,
+    *,
+    at_least: int = 1,
+    at_most: int | None = None,
+    error: Error = ParameterError,
+) -> int:
+    """``value`` as an int, refused unless it is a whole number in the range given."""
+    if not is_count(value) or value < at_least or (at_most is not None and value > at_most):
+        top = "" if at_most is None else f" and at most {at_most}"
+        refuse(f"an integer {name} >= {at_least}{top}", named(name, value), error)
+    return int(value)
+
+
+def seed(value: object) -> int:
+    """``value`` as an int, refused unless it is whole; negative seeds are seeds."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        refuse("an integer seed", named("seed", value))
+    return int(value)
+
+
+def choice(name: str, value: T, allowed: Sequence[T], error: Error = IncompatibleError) -> T:
+    """``value``, refused unless it is one of those allowed."""
+    if not any(value is option or value == option for option in allowed):
+        refuse(f"{name} among {', '.join(map(str, allowed))}", f"{value!r:.100}", error)
+    return value
+
+
+def instance(name: str, value: object, kind: type[T], example: str = "") -> T:
+    """``value``, refused unless it is an instance of ``kind``; a class of it is a common slip."""
+    if not isinstance(value, kind):
+        such = f", such as {example}" if example else ""
+        refuse(
+            f"{name} to be a {kind.__name__} instance{such}", f"{value!r:.200}", IncompatibleError
+        )
+    return value
+
+
+def function(name: str, value: T) -> T:
+    """``value``, refused unless it can be called and is no class."""
+    if isinstance(value, type) or not callable(value):
+        refuse(f"{name} to be callable", f"{value!r:.200}", IncompatibleError)
+    return value
+
+
+def is_linear(sde: object) -> TypeGuard[LinearSDE]:
+    """Whether this is an SDE with a marginal kernel: the one place that asks."""
+    return not isinstance(sde, type) and hasattr(sde, "marginal")
+
+
+def linear(sde: object, user: str, advice: str = "use LinearSDE.from_marginal") -> LinearSDE:
+    """``sde``, refused unless it has a marginal kernel, which ``user`` needs."""
+    if not is_linear(sde):
+        got = f"{sde!r:.200}" if isinstance(sde, type) else type(sde).__name__
+        refuse(f"a LinearSDE for {user}, an instance", f"{got}, {advice}", IncompatibleError)
+    return sde
+
+
+def shape(value: object) -> tuple[int, ...]:
+    """``value`` as a tuple ``(B, *E)``, refused unless it holds non-negative integers."""
+    sizes = value if isinstance(value, tuple | list) else ()
+    if not sizes or not all(is_count(size) for size in sizes):
+        refuse(
+            "a shape (B, *E) with a batch dimension, non-negative integers",
+            f"{value!r:.100}",
+            ShapeError,
+        )
+    return tuple(map(int, sizes))
+
+
+def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:
+    """What a score or network returned at ``x``, refused unless it is a real tensor like ``x``."""
+    if not isinstance(y, Tensor):
+        refuse(f"{who} to return a tensor", f"{type(y).__name__}", IncompatibleError)
+    if y.is_complex():
+        refuse(
+            f"{who} to return real numbers",
+            f"{y.dtype}; return torch.view_as_real(y) as two channels",
+            IncompatibleError,
+        )
+    if y.shape != x.shape:
+        refuse(f"{who} to return its input's shape {tuple(x.shape)}", tuple(y.shape), ShapeError)
+    return y
+
+
+def settle(owner: object, **values: Any) -> None:
+    """Set checked fields of a frozen dataclass, from its ``__post_init__``."""
+    for name, value in values.items():
+        object.__setattr__(owner, name, value)
 
 
 def require(condition: bool, expected: str, got: object) -> None:
@@ -33,11 +187,6 @@ def named(name: str, value: object) -> str:
 def finite(*values: object) -> bool:
     """Whether all values are finite real numbers."""
     return all(isinstance(v, Real) and math.isfinite(v) for v in values)
-
-
-def is_count(value: object) -> bool:
-    """Whether a value is a non-negative integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def require_state(x: Tensor, name: str = "x") -> None:
