@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
-from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeGuard, TypeVar
 
 from torch import Tensor
 
@@ -156,12 +156,6 @@ def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:
     if y.shape != x.shape:
         refuse(f"{who} to return its input's shape {tuple(x.shape)}", tuple(y.shape), ShapeError)
     return y
-
-
-def settle(owner: object, **values: Any) -> None:
-    """Set checked fields of a frozen dataclass, from its ``__post_init__``."""
-    for name, value in values.items():
-        object.__setattr__(owner, name, value)
 
 
 def require(condition: bool, expected: str, got: object) -> None:
