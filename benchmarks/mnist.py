@@ -146,7 +146,7 @@ def make_sampler(model: ss.ScoreModel, evaluations: int | None, inner: int):
         sde,
         predictor=ss.NoPredictor(),
         corrector=ss.AnnealedLangevin(2 * langevin_step(sde, inner) * sde.sigmas[-1] ** 2, inner),
-        order="corrector-first",
+        corrector_first=True,
     )
 
 

@@ -113,7 +113,7 @@ def annealed(sde: ss.DiscreteVESDE, inner_steps: int) -> ss.PredictorCorrector:
         sde,
         predictor=ss.NoPredictor(),
         corrector=ss.AnnealedLangevin(epsilon=0.2 * sde.sigmas[-1] ** 2, steps=inner_steps),
-        order="corrector-first",
+        corrector_first=True,
     )
 
 

@@ -237,8 +237,8 @@ def test_a_nonlinear_sde_needs_a_start() -> None:
         (ss.errors.IncompatibleError, "predictor", {"predictor": ss.Langevin()}),
         (ss.errors.IncompatibleError, "corrector", {"corrector": ss.Ancestral()}),
         (ss.errors.IncompatibleError, "corrector", {"corrector": None}),
-        (ss.errors.IncompatibleError, "order", {"order": "corrector first"}),
-        (ss.errors.IncompatibleError, "order", {"order": None}),
+        (ss.errors.IncompatibleError, "corrector_first", {"corrector_first": "yes"}),
+        (ss.errors.IncompatibleError, "corrector_first", {"corrector_first": None}),
         *((ss.errors.ScheduleError, "data_std", {"data_std": v}) for v in (-1.0, NAN, INF, "1")),
         (
             ss.errors.ScheduleError,

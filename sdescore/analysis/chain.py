@@ -16,7 +16,8 @@ to Q, each by what the conversion from ε to the output makes of it.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from sdescore.analysis.model_error import ModelError
 from sdescore.errors import IncompatibleError
-from sdescore.samplers.predictor_corrector.chain import CustomStep
+from sdescore.samplers.predictor_corrector.chain import Move
 from sdescore.score.parameterization import conversion, pair
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
@@ -84,56 +85,43 @@ def output_errors(sde: LinearSDE, t: Tensor, kinds: list[str], error: ModelError
     return error((sigma_t / alpha_t).square()) * found
 
 
-class Move(NamedTuple):
-    """Row ``n`` of a tableau, and whether later rows may weigh its outputs."""
-
-    tableau: Tableau
-    n: int
-    keeps_outputs: bool
-
-
-@dataclass
 class AffineRows:
-    """The rows of a chain, kept as tensors so that gradients flow through them."""
+    """The rows of a chain, kept as tensors so that gradients flow through them.
 
-    moves: list[Move] = field(default_factory=list)
-    evaluations: int = 0
+    Raises
+    ------
+    IncompatibleError
+        A move is not affine.
+    """
 
-    def add(
-        self, step: int, t: float, s: float, tableau: Tableau, n: int, *, corrects: bool = False
-    ) -> None:
-        """Step ``n`` of a tableau."""
-        self.moves.append(Move(tableau, n, not corrects))
-        self.evaluations += tableau.times.shape[1]
+    def __init__(self, moves: Iterable[Move]) -> None:
+        self.rows: list[tuple[Tableau, int, bool]] = []
+        for move in moves:
+            if move.tableau is None:
+                raise IncompatibleError(
+                    f"expected affine steps to analyse, got one at t = {move.t:g} that no tableau "
+                    "describes; use Langevin(norm='expected') and predictors with a tableau"
+                )
+            self.rows.append((move.tableau, move.n, move.corrects))
 
-    def add_custom(
-        self, step: int, t: float, s: float, move: CustomStep, *, evaluations: int, noises: int
-    ) -> None:
-        """Refused.
-
-        Raises
-        ------
-        IncompatibleError
-            Always: such a step is not affine.
-        """
-        raise IncompatibleError(
-            f"expected affine steps to analyse, got one at t = {t:g} that no tableau describes; "
-            "use Langevin(norm='expected') and predictors with a tableau"
-        )
+    @property
+    def evaluations(self) -> int:
+        """Score evaluations of a sample."""
+        return sum(tableau.times.shape[1] for tableau, _, _ in self.rows)
 
     def on(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None = None) -> AffineMap:
         """The map of all rows on the modes of a spectrum, each evaluation's ε off by itself."""
-        shapes = {move.tableau.b.shape[1:] for move in self.moves}
-        if shapes == {(1, 1)} and all(move.tableau.start is None for move in self.moves):
+        tableaux = [tableau for tableau, _, _ in self.rows]
+        if all(T.b.shape[1:] == (1, 1) and T.start is None for T in tableaux):
             return self._one_stage(sde, spectrum, error)
         return self._general(sde, spectrum, error)
 
     def _one_stage(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None) -> AffineMap:
         """Products and sums along blocks of rows that are small enough for the cache."""
-        tableaux = {id(m.tableau): m.tableau for m in self.moves}
+        tableaux = {id(tableau): tableau for tableau, _, _ in self.rows}
         lengths = itertools.accumulate((len(T) for T in tableaux.values()), initial=0)
         first = dict(zip(tableaux, lengths, strict=False))
-        order = torch.tensor([first[id(m.tableau)] + m.n for m in self.moves])
+        order = torch.tensor([first[id(tableau)] + n for tableau, n, _ in self.rows])
         t, a, b, added = (
             torch.cat(
                 [
@@ -145,7 +133,7 @@ class AffineRows:
             )[order]
             for name in ("times", "a", "b", "c")
         )
-        kinds = [m.tableau.output for m in self.moves]
+        kinds = [tableau.output for tableau, _, _ in self.rows]
         if error:
             added = added + (b * output_errors(sde, t, kinds, error)).square()
         transfer, offset, variance = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
@@ -164,12 +152,14 @@ class AffineRows:
     def _general(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None) -> AffineMap:
         """Row by row, on the vector of the state and the past outputs."""
         modes = len(spectrum.variance)
-        past = max((m.tableau.b.shape[-1] - 1 for m in self.moves if m.keeps_outputs), default=0)
+        past = max((T.b.shape[-1] - 1 for T, _, corrects in self.rows if not corrects), default=0)
         zeros = torch.zeros(modes, 1 + past, dtype=torch.float64)
         transfer = torch.cat([torch.ones(modes, 1, dtype=torch.float64), zeros[:, 1:]], 1)
         offset, covariance = zeros, zeros[:, :, None] * zeros[:, None, :]
-        for move in self.moves:
-            on_state, constant, on_noise = step_matrices(move, sde, spectrum, past, error)
+        for tableau, n, corrects in self.rows:
+            on_state, constant, on_noise = step_matrices(
+                tableau, n, sde, spectrum, past, error, corrects=corrects
+            )
             transfer = (on_state @ transfer[..., None])[..., 0]
             offset = (on_state @ offset[..., None])[..., 0] + constant
             covariance = on_state @ covariance @ on_state.mT + on_noise @ on_noise.mT
@@ -177,10 +167,19 @@ class AffineRows:
 
 
 def step_matrices(
-    move: Move, sde: LinearSDE, spectrum: Spectrum, past: int, error: ModelError | None
+    tableau: Tableau,
+    n: int,
+    sde: LinearSDE,
+    spectrum: Spectrum,
+    past: int,
+    error: ModelError | None,
+    *,
+    corrects: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One row on the vector (x, past outputs): matrix, constant and noise of each mode."""
-    tableau, n = move.tableau, move.n
+    """Row ``n`` on the vector (x, past outputs): matrix, constant and noise of each mode.
+
+    A corrector's row neither uses nor changes the past outputs.
+    """
     stages, width, noises = *tableau.b.shape[1:], tableau.c.shape[-1]
     slopes, offsets = spectrum.output(sde, tableau.times[n], tableau.output)
     # Coordinates: the vector's entries, the constant 1, the noises, the outputs' errors.
@@ -191,7 +190,7 @@ def step_matrices(
     if error:
         sizes = output_errors(sde, tableau.times[n], [tableau.output] * stages, error)
         off = sizes[:, None, None] * off
-    outputs = list(basis[1 : 1 + past]) if move.keeps_outputs else []
+    outputs = [] if corrects else list(basis[1 : 1 + past])
     y = x
     if tableau.start is not None:
         start_a, start_c = (v[n] for v in tableau.start)
@@ -205,7 +204,7 @@ def step_matrices(
             y = y + weight * o
         for weight, z_k in zip(tableau.c[n, j], z, strict=True):
             y = y + weight * z_k
-    kept = outputs[:past] if move.keeps_outputs else list(basis[1 : 1 + past])
+    kept = list(basis[1 : 1 + past]) if corrects else outputs[:past]
     kept += list(basis[1 + len(kept) : 1 + past])
     rows = torch.stack([y, *kept], 1)
     return rows[..., : 1 + past], rows[..., 1 + past], rows[..., 2 + past :]

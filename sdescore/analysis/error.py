@@ -22,7 +22,7 @@ from sdescore.analysis.chain import AffineMap, AffineRows, Spectrum
 from sdescore.analysis.model_error import constant
 from sdescore.checks import finite, require
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.samplers.predictor_corrector.chain import walk
+from sdescore.samplers.predictor_corrector.chain import Move
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.shapes import flat
 from sdescore.tableau.ending import flow_ending, mean_ending
@@ -165,20 +165,8 @@ def gaussian_error(
     usable = finite(score_error) and score_error >= 0
     require(usable, "a finite score_error >= 0", f"score_error={score_error!r}")
     modes = requested(spectrum, data, mean)
-    rows, last = AffineRows(), AffineRows()
     times = sampler.times if times is None else times
-    walk(
-        rows,
-        sde,
-        sampler.predictor,
-        sampler.corrector,
-        times,
-        corrector_first=sampler.order == "corrector-first",
-        denoise=sampler.denoise,
-    )
-    if sampler.denoise:
-        how = flow_ending if sampler.denoise == "flow" else mean_ending
-        last.add(0, times[-1].item(), 0.0, how(sde, times[-1:]), 0)  # type: ignore[arg-type]
+    rows = AffineRows(sampler.moves(times))
     chain = rows.on(sde, modes)  # type: ignore[arg-type]
     erring = rows.on(sde, modes, constant(score_error)) if score_error else chain  # type: ignore[arg-type]
     alpha_T, sigma_T = sde.marginal(times[0])
@@ -186,6 +174,8 @@ def gaussian_error(
     start = modes.marginal(sde, times[0])  # type: ignore[arg-type]
     end = modes.marginal(sde, times[-1])  # type: ignore[arg-type]
     if sampler.denoise:
+        how = flow_ending if sampler.denoise == "flow" else mean_ending
+        last = AffineRows([Move(0, times[-1].item(), 0.0, how(sde, times[-1:]))])  # type: ignore[arg-type]
         end = push(last.on(sde, modes), *end)  # type: ignore[arg-type]
     return GaussianError(
         rows.evaluations,

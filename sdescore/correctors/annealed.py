@@ -25,7 +25,7 @@ class AnnealedLangevin(Corrector):
 
     with :math:`\sigma_L` the last σ of the grid. NCSN's sampler is
     ``PredictorCorrector(sde, predictor=NoPredictor(), corrector=AnnealedLangevin(...),
-    order="corrector-first")``.
+    corrector_first=True)``.
 
     Parameters
     ----------

@@ -92,5 +92,5 @@ def make_sampler(
         predictor=PREDICTORS[predictor],
         corrector=CORRECTORS[corrector],
         steps=steps,
-        order="corrector-first" if predictor == "none" else "predictor-first",
+        corrector_first=predictor == "none",
     )

@@ -44,7 +44,7 @@ CHAINS = {
     "Euler–Maruyama": (ss.EulerMaruyama(), ss.NoCorrector(), {}),
     "probability flow by Euler": (ss.EulerMaruyama(eta=0.0), ss.NoCorrector(), {}),
     "reverse diffusion + Langevin": (ss.ReverseDiffusion(), ss.Langevin(snr=0.2), {}),
-    "corrector first": (ss.Ancestral(), ss.Langevin(snr=0.1), {"order": "corrector-first"}),
+    "corrector first": (ss.Ancestral(), ss.Langevin(snr=0.1), {"corrector_first": True}),
     "multistep": (ss.ExponentialAdams(points=3, corrector_points=4), ss.NoCorrector(), {}),
     "noisy multistep + Langevin": (
         ss.ExponentialAdams(eta=1.0, points=2, corrector_points=3),

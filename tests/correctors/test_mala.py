@@ -37,7 +37,7 @@ def at_one_time(corrector: ss.Corrector, sde: ss.LinearSDE = SDE) -> ss.Predicto
         corrector=corrector,
         grid=[0.4, 0.4 - 1e-9],
         denoise=False,
-        order="predictor-first",
+        corrector_first=False,
     )
 
 
@@ -451,14 +451,14 @@ def test_correctors_compare_and_hash() -> None:
     assert MALA() == MALA() and len({MALA(), MALA(steps=2)}) == 2
 
 
-@pytest.mark.parametrize("order", ["predictor-first", "corrector-first"])
-def test_a_preconditioner_of_another_shape_is_refused(order: str) -> None:
+@pytest.mark.parametrize("first", [False, True])
+def test_a_preconditioner_of_another_shape_is_refused(first: bool) -> None:
     calls: list[int] = []
     for P in (Preconditioner.diagonal([0.3, 1.0]), Preconditioner.full([[1.0]])):
         corrector = ss.Langevin(preconditioner=P)
         with pytest.raises(ss.errors.ShapeError, match="preconditioner"):
             corrector.check_event((3,))
-        sampler = ss.PredictorCorrector(SDE, corrector=corrector, steps=4, order=order)
+        sampler = ss.PredictorCorrector(SDE, corrector=corrector, steps=4, corrector_first=first)
         with pytest.raises(ss.errors.ShapeError, match="preconditioner"):
             sampler.sample(lambda x, t: calls.append(1) or -x, (2, 3))  # type: ignore[func-returns-value]
     assert not calls

@@ -65,12 +65,12 @@ def coefficients(sampler: ss.PredictorCorrector, data: Modes) -> np.ndarray:
     x[:, START] = 1.0
     history: list[np.ndarray] = []
     for row in program.rows:
-        if row.custom is not None:
+        if row.move.custom is not None:
             raise ValueError("a step that is not affine has no exact law")
-        known = [] if row.t == row.s else history  # a corrector's outputs are its own
+        known = [] if row.move.corrects else history  # a corrector's outputs are its own
         y = x
         for j, evaluation in enumerate(row.evaluations):
-            known.insert(0, data.output(row.output, y, *marginals[evaluation]))
+            known.insert(0, data.output(row.move.tableau.output, y, *marginals[evaluation]))
             y = row.a[j] * x
             for h, weight in enumerate(row.b[j]):
                 if weight != 0:

@@ -145,7 +145,7 @@ def test_ve_predictor_and_corrector(inner: int, monkeypatch: pytest.MonkeyPatch)
         sde,
         predictor=ss.ReverseDiffusion(),
         corrector=ss.Langevin(snr=snr, steps=inner, norm="batch") if inner else ss.NoCorrector(),
-        order="corrector-first",
+        corrector_first=True,
     )
     model = ss.ScoreModel(score_net, sde, "score", "sigma")
     got = sampler.sample(model, init=start, noise=ss.noise.ReplayNoise(z))

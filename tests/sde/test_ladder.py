@@ -391,7 +391,7 @@ def test_the_corrector_does_it_at_every_level(ratio: float, steps: int) -> None:
         sde,
         predictor=ss.NoPredictor(),
         corrector=corrector,
-        order="corrector-first",
+        corrector_first=True,
         denoise=False,
     )
     mean, variance = law(sampler, Modes.of((0.7, 0.0)), (np.array([0.7]), np.array([4.0])))

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.analysis.chain import Move, Spectrum, step_matrices
+from sdescore.analysis.chain import Spectrum, step_matrices
 from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.optimal_grid.surrogate import Surrogate
 from sdescore.analysis.optimal_grid.trajectories import PLAIN, TrajectoryError
@@ -112,9 +112,9 @@ def mode_errors(
     error: ModelError | None = None,
 ) -> Tensor:
     """Mean square distance to the SDE's path from the diffused data's law, ``(M,)``."""
-    moves = [Move(tableau, n, True) for n in range(len(tableau))] + [Move(ending, 0, True)]
-    past = max(move.tableau.b.shape[-1] - 1 for move in moves)
-    steps = [step_matrices(move, sde, spectrum, past, error) for move in moves]
+    past = max(tableau.b.shape[-1], ending.b.shape[-1]) - 1
+    rows = [*((tableau, n) for n in range(len(tableau))), (ending, 0)]
+    steps = [step_matrices(*row, sde, spectrum, past, error) for row in rows]
     arriving = arrivals(tableau, sde, times, spectrum.variance, eta)
     # From the end to the start: what the vector of the state and the outputs does to the sample.
     left = torch.zeros(len(spectrum.variance), 1 + past, dtype=torch.float64)

@@ -44,6 +44,7 @@ class BoundModel:
         dtype: torch.dtype,
         device: torch.device,
         label: Tensor | None = None,
+        needs_log_density: bool = False,
     ) -> None:
         self.sde, self.program = sde, program
         self._label = label
@@ -64,7 +65,7 @@ class BoundModel:
             require_times(model, times)
             self._inputs = times.to(device, dtype).unbind(0)
             self.call = self._call_score
-        self._log_density = log_density_of(model) if program.needs_log_density else None
+        self._log_density = log_density_of(model) if needs_log_density else None
         self.u, self.w = self.numbers(program.outputs)
         for t, u, w in zip(program.times, self.u, self.w, strict=True):
             if not math.isfinite(u + w):

@@ -1,14 +1,20 @@
-r"""A predictor and a corrector on a grid, as one list of steps with their numbers."""
+r"""A predictor and a corrector on a grid, as one sequence of moves.
+
+:func:`moves` says what happens in which order. Who wants numbers for a loop makes a
+:class:`Program` of it; who wants the chain's exact effect on Gaussian data reads the moves'
+tableaux as tensors (:mod:`sdescore.analysis.chain`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.correctors.base import Corrector, ScoreAt
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.noise.sources import Span
@@ -21,259 +27,251 @@ CustomStep = Callable[[Tensor, ScoreAt, Iterator[Tensor]], Tensor]
 """``(x, score, noises) -> x``, a step that no tableau describes."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """One step's numbers: see :mod:`sdescore.tableau.tableau` for a, b, c.
+@dataclass(frozen=True, eq=False)
+class Move:
+    """One move of the chain: row ``n`` of a tableau, or a step of its own.
 
     Attributes
     ----------
     step : int
-        The sampler step the row belongs to.
+        The sampler step that it belongs to.
     t, s : float
-        Time before and after.
-    evaluations : range
-        Which of the program's evaluations it makes.
-    draws : tuple of int
-        Which draw each noise is, −1 for a noise with no weight.
-    output : str
-        What the outputs are.
-    outputs : int
-        How many past outputs a stage may weigh; those of a corrector are its own alone.
-    start : (float, tuple of float) or None
-        Weights of the state and the noises in the first evaluation's state, or None where that
-        is the state itself.
-    custom : callable or None
-        Replaces the numbers.
+        Time before and after; a corrector's are equal.
+    tableau, n : Tableau or None, int
+        Its numbers; None where ``custom`` replaces them.
     corrects : bool
-        Whether it is a corrector's, which neither weighs nor leaves outputs of the predictor.
+        Whether it is a corrector's, which neither uses nor leaves outputs of the predictor.
+    custom : callable or None
+        A step that no tableau describes, with ``evaluations`` of the score, all at ``t``, and up
+        to ``noises`` draws.
     """
 
     step: int
     t: float
     s: float
-    evaluations: range
-    draws: tuple[int, ...]
-    a: tuple[float, ...] = ()
-    b: tuple[tuple[float, ...], ...] = ()
-    c: tuple[tuple[float, ...], ...] = ()
-    output: str = "score"
-    outputs: int = 1
-    start: tuple[float, tuple[float, ...]] | None = None
-    custom: CustomStep | None = None
+    tableau: Tableau | None
+    n: int = 0
     corrects: bool = False
+    custom: CustomStep | None = None
+    evaluations: int = 1
+    noises: int = 1
 
 
-class Rows(Protocol):
-    """What a chain's rows are added to."""
+def moves(
+    sde: SDE,
+    predictor: Predictor,
+    corrector: Corrector,
+    times: Tensor,
+    *,
+    corrector_first: bool,
+    denoise: bool | str,
+) -> Iterator[Move]:
+    """The moves of a predictor–corrector chain on falling ``times`` ``(n,)``, float64.
 
-    def add(
-        self, step: int, t: float, s: float, tableau: Tableau, n: int, *, corrects: bool = False
-    ) -> None:
-        """Step ``n`` of a tableau."""
+    The corrector acts after each predictor's move in the paper's algorithms (Song et al. 2021,
+    arXiv:2011.13456, algorithms 1–3), and before it in the paper's code.
 
-    def add_custom(
-        self, step: int, t: float, s: float, move: CustomStep, *, evaluations: int, noises: int
-    ) -> None:
-        """A step that no tableau describes."""
+    Raises
+    ------
+    IncompatibleError, ScheduleError
+        A method's tableau has another number of steps, or a number that is not finite.
+    """
+    predicts = corrects = None
+    if predictor.is_affine(sde):
+        predicts = predictor.tableau(sde, times)  # type: ignore[arg-type]
+        _require_usable(predicts, predictor, len(times) - 1)
+    if corrector.steps and corrector.is_affine():
+        corrects = corrector.tableau(sde, times)  # type: ignore[arg-type]
+        _require_usable(corrects, corrector, len(times))
+    clock = times.tolist()
+    last = len(clock) - 1
+    for n, t in enumerate(clock):
+        step = n if corrector_first else n - 1
+        for _ in range(corrector.calls if corrector.steps and step >= 0 else 0):
+            if corrects is not None:
+                yield Move(step, t, t, corrects, n, corrects=True)
+            else:
+                custom = partial(_correct, corrector, sde, t)
+                cost = corrector.evaluations, corrector.noises
+                yield Move(step, t, t, None, 0, True, custom, *cost)
+        if n == last:
+            break
+        if predicts is None:
+            custom = partial(_predict, predictor, sde, t, clock[n + 1])
+            yield Move(n, t, clock[n + 1], None, 0, False, custom, 1, int(predictor.stochastic))
+        elif predicts.times.shape[1]:  # a tableau without stages leaves the state as it is
+            yield Move(n, t, clock[n + 1], predicts, n)
+    if denoise:
+        ending = flow_ending if denoise == "flow" else predictor.ending
+        yield Move(last, clock[-1], 0.0, ending(sde, times[-1:]))  # type: ignore[arg-type]
 
 
-@dataclass
-class Program:
-    """All rows, the times of all evaluations, and what each draw is for.
+def _predict(
+    predictor: Predictor,
+    sde: SDE,
+    t: float,
+    s: float,
+    x: Tensor,
+    score: ScoreAt,
+    noises: Iterator[Tensor],
+) -> Tensor:
+    z = next(noises, None)
+    return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z)
 
-    ``spans[0]`` belongs to the draw that starts the chain. ``needs_log_density`` says whether
-    some row asks for the model's density.
+
+def _correct(
+    corrector: Corrector, sde: SDE, t: float, x: Tensor, score: ScoreAt, noises: Iterator[Tensor]
+) -> Tensor:
+    return corrector.correct(sde, x, score, t, noises)
+
+
+def _require_usable(tableau: Tableau, part: object, steps: int) -> None:
+    """Refuse numbers that are missing, or not finite on this grid."""
+    name = type(part).__name__
+    if len(tableau) != steps:
+        checks.refuse(
+            f"{name}.tableau to describe {steps} steps on this grid",
+            f"{len(tableau)}",
+            IncompatibleError,
+        )
+    extra = () if tableau.spans is None else (tableau.spans,)
+    numbers = (tableau.times, tableau.a, tableau.b, tableau.c, *(tableau.start or ()), *extra)
+    checks.that(
+        all(bool(number.isfinite().all()) for number in numbers),
+        f"finite numbers from {name} on this grid",
+        "NaN or infinity; keep the grid where sigma_t > 0",
+        ScheduleError,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A move's numbers for the loop: see :mod:`sdescore.tableau.tableau` for a, b, c.
+
+    Attributes
+    ----------
+    move : Move
+        Where the numbers come from.
+    evaluations : range
+        Which of the program's evaluations it makes.
+    draws : tuple of int
+        Which draw each noise is, −1 for a noise with no weight.
+    start : (float, list of float) or None
+        Weights of the state and the noises in the first evaluation's state, or None where that
+        is the state itself.
+    outputs : int
+        How many past outputs a stage may weigh.
     """
 
-    rows: list[Row] = field(default_factory=list)
-    times: list[float] = field(default_factory=list)
-    outputs: list[str] = field(default_factory=list)
-    spans: list[Span] = field(default_factory=lambda: [None])
-    needs_log_density: bool = False
-    _past_outputs: int = 0
+    move: Move
+    evaluations: range
+    draws: tuple[int, ...]
+    a: list[float]
+    b: list[list[float]]
+    c: list[list[float]]
+    start: tuple[float, list[float]] | None = None
+    outputs: int = 1
 
-    def add(
-        self, step: int, t: float, s: float, tableau: Tableau, n: int, *, corrects: bool = False
-    ) -> None:
-        """Append step ``n`` of a tableau.
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A chain as numbers for the loop.
+
+    Attributes
+    ----------
+    rows : list of Row
+        One a move.
+    times, outputs : list
+        The time of each evaluation, and what its output is.
+    spans : list
+        What each draw is for; ``spans[0]`` belongs to the draw that starts the chain.
+    """
+
+    rows: list[Row]
+    times: list[float]
+    outputs: list[str]
+    spans: list[Span]
+
+    @classmethod
+    def of(cls, chain: Iterable[Move]) -> Program:
+        """The program of a sequence of moves.
 
         Raises
         ------
         IncompatibleError
-            A stage weighs an output that does not exist yet.
+            A stage weighs an output that does not exist by then.
         """
-        times = tableau.times[n].tolist()
-        first = len(self.times)
-        weights, drawn, start = tableau.c[n], (tableau.c[n] != 0).any(0), None
-        if tableau.start is not None:
-            start_a, start_c = (v[n] for v in tableau.start)
-            start = start_a.item(), tuple(start_c.tolist())
-            drawn = drawn | (start_c != 0)
-        spans = [(t, s)] * len(drawn) if tableau.spans is None else tableau.spans[n].tolist()
-        past = 0 if corrects else self._past_outputs
-        for j, on_outputs in enumerate(tableau.b[n]):
-            if bool((on_outputs[past + j + 1 :] != 0).any()):
-                raise IncompatibleError(
-                    f"expected stage {j} of step {step} to weigh only the {past + j + 1} outputs "
-                    f"that exist by then, got weights {on_outputs.tolist()}; start a multistep "
-                    "method with fewer outputs"
+        program = cls([], [], [], [None])
+        numbers: dict[int, _Numbers] = {}
+        past = 0  # outputs that the predictor has left so far
+        for move in chain:
+            first = len(program.times)
+            tableau = move.tableau
+            if tableau is None:
+                made = range(first, first + move.evaluations)
+                program.times.extend([move.t] * len(made))
+                program.outputs.extend(["score"] * len(made))
+                draws = [program._draw(move.t, move.s) for _ in range(move.noises)]
+                program.rows.append(Row(move, made, tuple(draws), [], [], []))
+                continue
+            if id(tableau) not in numbers:
+                numbers[id(tableau)] = _Numbers(tableau)
+            table, n = numbers[id(tableau)], move.n
+            times, b = table.times[n], table.b[n]
+            _require_outputs(move, b, 0 if move.corrects else past)
+            past += 0 if move.corrects else len(times)
+            spans = [(move.t, move.s)] * len(table.drawn[n]) if not table.spans else table.spans[n]
+            draws = [
+                program._draw(*span) if used else -1
+                for span, used in zip(spans, table.drawn[n], strict=True)
+            ]
+            program.times.extend(times)
+            program.outputs.extend([tableau.output] * len(times))
+            program.rows.append(
+                Row(
+                    move,
+                    range(first, first + len(times)),
+                    tuple(draws),
+                    table.a[n],
+                    b,
+                    table.c[n],
+                    table.start[n] if table.start else None,
+                    tableau.b.shape[-1],
                 )
-        if not corrects:
-            self._past_outputs += len(times)
-        self.rows.append(
-            Row(
-                step=step,
-                t=t,
-                s=s,
-                evaluations=range(first, first + len(times)),
-                draws=tuple(
-                    self._draw(*span) if used else -1
-                    for span, used in zip(spans, drawn.tolist(), strict=True)
-                ),
-                a=tuple(tableau.a[n].tolist()),
-                b=tuple(map(tuple, tableau.b[n].tolist())),
-                c=tuple(map(tuple, weights.tolist())),
-                output=tableau.output,
-                outputs=tableau.b.shape[-1],
-                start=start,
-                corrects=corrects,
             )
-        )
-        self.times += times
-        self.outputs += [tableau.output] * len(times)
+        return program
 
-    def add_custom(
-        self, step: int, t: float, s: float, move: CustomStep, *, evaluations: int, noises: int
-    ) -> None:
-        """Append a step that no tableau describes: evaluations of the score, all at ``t``."""
-        first = len(self.times)
-        made = range(first, first + evaluations)
-        draws = tuple(self._draw(t, s) for _ in range(noises))
-        self.rows.append(Row(step, t, s, made, draws, custom=move))
-        self.times += [t] * evaluations
-        self.outputs += ["score"] * evaluations
+    @property
+    def affine(self) -> bool:
+        """Whether every row is numbers alone."""
+        return all(row.move.custom is None for row in self.rows)
 
     def _draw(self, t: float, s: float) -> int:
         self.spans.append((t, s) if s < t else None)
         return len(self.spans) - 1
 
 
-def build_program(
-    sde: SDE,
-    predictor: Predictor,
-    corrector: Corrector,
-    times: Tensor,
-    *,
-    corrector_first: bool,
-    denoise: bool | str,
-) -> Program:
-    """The rows of a predictor–corrector chain on falling ``times`` ``(n,)``, float64.
+class _Numbers:
+    """A tableau as lists: one conversion for all rows is far quicker than one for each."""
 
-    Predictor-first is the order of the paper's algorithms (Song et al. 2021,
-    arXiv:2011.13456, algorithms 1–3), corrector-first that of its code.
-    """
-    program = Program(needs_log_density=corrector.needs_log_density)
-    walk(
-        program,
-        sde,
-        predictor,
-        corrector,
-        times,
-        corrector_first=corrector_first,
-        denoise=denoise,
-    )
-    return program
-
-
-def walk(
-    program: Rows,
-    sde: SDE,
-    predictor: Predictor,
-    corrector: Corrector,
-    times: Tensor,
-    *,
-    corrector_first: bool,
-    denoise: bool | str,
-) -> None:
-    """Add the chain's rows to ``program`` in the order they are run."""
-    moves = _moves(sde, predictor, times)
-    corrections = _corrections(sde, corrector, times)
-    grid = times.tolist()
-    last = len(grid) - 1
-    for n, t in enumerate(grid):
-        if corrector_first or n > 0:
-            for _ in range(corrector.calls):
-                corrections(program, n if corrector_first else n - 1, n, t)
-        if n < last:
-            moves(program, n, t, grid[n + 1])
-    if denoise:
-        how = flow_ending if denoise == "flow" else predictor.ending
-        program.add(last, grid[-1], 0.0, how(sde, times[-1:]), 0)  # type: ignore[arg-type]
-
-
-def _moves(
-    sde: SDE, predictor: Predictor, times: Tensor
-) -> Callable[[Rows, int, float, float], None]:
-    if predictor.is_affine(sde):
-        tableau = predictor.tableau(sde, times)  # type: ignore[arg-type]
-        _require_usable(tableau, predictor, len(times) - 1)
-
-        def affine(program: Rows, n: int, t: float, s: float) -> None:
-            if tableau.times.shape[1]:
-                program.add(n, t, s, tableau, n)
-
-        return affine
-
-    def custom(program: Rows, n: int, t: float, s: float) -> None:
-        def move(x: Tensor, score: ScoreAt, noises: Iterator[Tensor]) -> Tensor:
-            z = next(noises, None)
-            return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z)
-
-        program.add_custom(n, t, s, move, evaluations=1, noises=int(predictor.stochastic))
-
-    return custom
-
-
-def _corrections(
-    sde: SDE, corrector: Corrector, times: Tensor
-) -> Callable[[Rows, int, int, float], None]:
-    if not corrector.steps:
-        return lambda program, step, n, t: None
-    if corrector.is_affine():
-        tableau = corrector.tableau(sde, times)  # type: ignore[arg-type]
-        _require_usable(tableau, corrector, len(times))
-        return lambda program, step, n, t: program.add(step, t, t, tableau, n, corrects=True)
-
-    def custom(program: Rows, step: int, n: int, t: float) -> None:
-        def move(x: Tensor, score: ScoreAt, noises: Iterator[Tensor]) -> Tensor:
-            return corrector.correct(sde, x, score, t, noises)
-
-        program.add_custom(
-            step, t, t, move, evaluations=corrector.evaluations, noises=corrector.noises
+    def __init__(self, tableau: Tableau) -> None:
+        drawn = (tableau.c != 0).any(1)
+        self.start: list[tuple[float, list[float]]] = []
+        if tableau.start is not None:
+            drawn = drawn | (tableau.start[1] != 0)
+            self.start = list(zip(*(v.tolist() for v in tableau.start), strict=True))
+        self.times, self.a, self.b, self.c, self.drawn = (
+            v.tolist() for v in (tableau.times, tableau.a, tableau.b, tableau.c, drawn)
         )
+        self.spans = None if tableau.spans is None else tableau.spans.tolist()
 
-    return custom
 
-
-def _require_usable(tableau: Tableau, part: object, steps: int) -> None:
-    """Refuse numbers that are missing, or not finite on this grid.
-
-    Raises
-    ------
-    IncompatibleError
-        A method's tableau has another number of steps.
-    ScheduleError
-        A number is NaN or infinite.
-    """
-    name = type(part).__name__
-    if len(tableau) != steps:
-        raise IncompatibleError(
-            f"expected {name}.tableau to describe {steps} steps on this grid, got {len(tableau)}"
-        )
-    extra = () if tableau.spans is None else (tableau.spans,)
-    numbers = (tableau.times, tableau.a, tableau.b, tableau.c, *(tableau.start or ()), *extra)
-    if not all(bool(number.isfinite().all()) for number in numbers):
-        raise ScheduleError(
-            f"expected finite numbers from {name} on this grid, got NaN or infinity; keep the "
-            "grid where sigma_t > 0"
-        )
+def _require_outputs(move: Move, b: list[list[float]], past: int) -> None:
+    """Refuse weights on outputs that do not exist by then."""
+    for j, weights in enumerate(b):
+        if any(weights[past + j + 1 :]):
+            raise IncompatibleError(
+                f"expected stage {j} of step {move.step} to weigh only the {past + j + 1} outputs "
+                f"that exist by then, got weights {weights}; start a multistep method with fewer "
+                "outputs"
+            )

@@ -91,14 +91,14 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
     past: list[float] = []
     for row in rows:
         k = row.evaluations.start
-        if row.custom is not None:
+        if row.move.custom is not None:
             steps.append(Weighed(row, tuple(row.evaluations), ()))
         elif row.start is None and row.outputs == len(row.a) == len(row.draws) == 1:
             b = row.b[0][0]
             a = row.a[0] + b * model.u[k]
             steps.append(Folded(k, a, b * model.w[k], row.draws[0], row.c[0][0]))
         else:
-            own = [] if row.corrects else past
+            own = [] if row.move.corrects else past
             scaled = []
             for k, weights in zip(row.evaluations, row.b, strict=True):
                 own.insert(0, model.factor(k))
@@ -130,15 +130,15 @@ def advance(
         x.add_(o, alpha=b)
         return x if draw < 0 else x.add_(noise.draw(draw), alpha=c)
     row, evaluations, b_all = step
-    if row.custom is not None:
+    if row.move.custom is not None:
         score = model.at(evaluations[0])
-        y = row.custom(x, score, (noise.draw(draw) for draw in row.draws))
+        y = row.move.custom(x, score, (noise.draw(draw) for draw in row.draws))
         require_same_shape(y, x, "a step's result", "its state")
         return y.to(x)
     # A draw is valid until the next, and a step's noises are shared by its stages.
     several = len(row.draws) > 1
     z = [None if d < 0 else noise.draw(d).clone() if several else noise.draw(d) for d in row.draws]
-    own = [] if row.corrects else outputs
+    own = [] if row.move.corrects else outputs
     y = x if row.start is None else _with_noises(row.start[0] * x, row.start[1], z)
     for j, k in enumerate(evaluations):
         room = own.pop() if reuse and len(own) == row.outputs else None
@@ -152,7 +152,7 @@ def advance(
     return y
 
 
-def _with_noises(y: Tensor, weights: tuple[float, ...], z: list[Tensor | None]) -> Tensor:
+def _with_noises(y: Tensor, weights: list[float], z: list[Tensor | None]) -> Tensor:
     for weight, noise in zip(weights, z, strict=True):
         if noise is not None and weight:
             y.add_(noise, alpha=weight)
@@ -172,11 +172,12 @@ def require_finite(row: Row, x: Tensor, first_sample: int) -> None:
         return
     samples = ((~finite).nonzero().flatten() + first_sample).tolist()
     shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
+    move = row.move
     raise DivergenceError(
-        f"the state is not finite after step {row.step} (t = {row.t:g} → {row.s:g}), in "
+        f"the state is not finite after step {move.step} (t = {move.t:g} → {move.s:g}), in "
         f"{len(samples)} of {len(x)} samples: {shown}. The score is not finite there, or the "
         "step is too large: check the model at this t, use more steps or a smaller corrector step",
-        step=row.step,
-        t=row.t,
+        step=move.step,
+        t=move.t,
         samples=samples,
     )

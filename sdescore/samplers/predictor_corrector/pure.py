@@ -68,7 +68,7 @@ def pure_function(
     """
     program, sde = sampler.program, sampler.sde
     linear = hasattr(sde, "marginal")
-    if not linear or any(row.custom is not None for row in program.rows):
+    if not linear or not program.affine:
         raise IncompatibleError(
             "expected a sampler on a LinearSDE with affine steps, whose numbers are known "
             f"beforehand, got {sampler!r:.200}; use its sample()"

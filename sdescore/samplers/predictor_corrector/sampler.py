@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import finite, require, require_same_shape
 from sdescore.correctors.base import Corrector
 from sdescore.correctors.none import NoCorrector
@@ -21,15 +22,13 @@ from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.samplers.model import Model
 from sdescore.samplers.predictor_corrector.binding import BoundModel
-from sdescore.samplers.predictor_corrector.chain import Program, build_program
+from sdescore.samplers.predictor_corrector.chain import Move, Program, moves
 from sdescore.samplers.predictor_corrector.loop import advance, fold, require_finite, run
 from sdescore.samplers.predictor_corrector.state import SamplerState, require_own
 from sdescore.samplers.request import Request, evaluating, make_request, progress_bar
 from sdescore.sde.base import SDE
 
 __all__ = ["PredictorCorrector"]
-
-ORDERS = ("predictor-first", "corrector-first")
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,9 @@ class PredictorCorrector:
     grid : Grid, tensor or sequence of float, optional
         Where; the SDE's own by default: uniform in t, the level table of a discrete SDE,
         Karras' for EDM.
-    order : str
-        ``"predictor-first"``, the paper's algorithms, or ``"corrector-first"``, its code,
-        which corrects at ``t_0`` as well.
+    corrector_first : bool
+        False: the corrector acts after each move, as in the paper's algorithms. True: before it,
+        as in the paper's code, and so at ``t_0`` as well.
     denoise : bool or "flow"
         Whether to end with the last denoise: Tweedie's mean :math:`(x + \sigma^2 s)/\alpha` at the
         last time, or the predictor's own. ``"flow"`` goes half as far,
@@ -95,7 +94,7 @@ class PredictorCorrector:
     corrector: Corrector = field(default_factory=NoCorrector)
     steps: int | None = None
     grid: Grid | Tensor | Sequence[float] | None = None
-    order: str = "predictor-first"
+    corrector_first: bool = False
     denoise: bool | str = True
     data_std: float = 0.0
 
@@ -111,12 +110,8 @@ class PredictorCorrector:
                 "expected the forward SDE, which the sampler reverses itself, got "
                 f"{type(self.sde).__name__}; use its .forward, or simulate it as it is"
             )
-        if self.order not in ORDERS:
-            raise IncompatibleError(f"expected order among {', '.join(ORDERS)}; got {self.order!r}")
-        if self.denoise not in (True, False, "flow"):
-            raise IncompatibleError(
-                f'expected denoise to be True, False or "flow", got {self.denoise!r}'
-            )
+        checks.choice("corrector_first", self.corrector_first, (False, True))
+        checks.choice("denoise", self.denoise, (True, False, "flow"))
         usable = finite(self.data_std) and self.data_std >= 0
         require(usable, "a finite data_std >= 0", f"data_std={self.data_std!r}")
         grid = self.grid
@@ -137,12 +132,16 @@ class PredictorCorrector:
     @cached_property
     def program(self) -> Program:
         """All rows, evaluation times and draws of the chain."""
-        return build_program(
+        return Program.of(self.moves())
+
+    def moves(self, times: Tensor | None = None) -> Iterator[Move]:
+        """The chain's moves, on other falling ``times`` ``(n,)`` float64 if some are given."""
+        return moves(
             self.sde,
             self.predictor,
             self.corrector,
-            self.times,
-            corrector_first=self.order == "corrector-first",
+            self.times if times is None else times,
+            corrector_first=self.corrector_first,
             denoise=self.denoise,
         )
 
@@ -273,7 +272,7 @@ class PredictorCorrector:
         state = SamplerState(0, self.times[0].item(), x, None, [])
         if start is not None:
             state = SamplerState(start.step, start.t, x, start.denoised, list(start.outputs))
-        done = sum(row.step < state.step for row in self.program.rows)
+        done = sum(row.move.step < state.step for row in self.program.rows)
         steps = fold(self.program.rows, bound)[done:]
         rows = self.program.rows[done:]
         linear = hasattr(self.sde, "marginal")
@@ -291,9 +290,9 @@ class PredictorCorrector:
             with evaluating(request.model), torch.no_grad():
                 state.x = advance(steps[i], state.x, state.outputs, bound, stream)
                 require_finite(row, state.x, 0)
-            state.t = row.s
-            if i + 1 == len(rows) or rows[i + 1].step > row.step:
-                state.step = row.step + 1
+            state.t = row.move.s
+            if i + 1 == len(rows) or rows[i + 1].move.step > row.move.step:
+                state.step = row.move.step + 1
                 yield state
                 # The state a caller has kept stays as it is.
                 require_same_shape(state.x, x, "state.x", "the chain's state")
@@ -345,5 +344,6 @@ class PredictorCorrector:
             dtype=request.dtype,
             device=request.device,
             label=None if request.label is None else request.label[part].to(request.device),
+            needs_log_density=self.corrector.needs_log_density,
         )
         return bound, stream, x.contiguous()

@@ -46,9 +46,9 @@ def require_own(state: SamplerState, program: Program, first_time: float) -> Non
     IncompatibleError
         Its step does not exist, or is at another time.
     """
-    done = [row for row in program.rows if row.step < state.step]
-    t = done[-1].s if done else first_time
-    last = program.rows[-1].step + 1 if program.rows else 0
+    done = [row for row in program.rows if row.move.step < state.step]
+    t = done[-1].move.s if done else first_time
+    last = program.rows[-1].move.step + 1 if program.rows else 0
     if not 0 <= state.step <= last or state.t != t:
         raise IncompatibleError(
             f"expected a state of this sampler, which after step {min(state.step, last)} of {last} "

@@ -64,7 +64,7 @@ def samplers(draw: st.DrawFn) -> ss.PredictorCorrector:
         corrector=draw(correctors(sde)),
         grid=grid,
         steps=draw(st.integers(1, min(12, longest))),
-        order=draw(st.sampled_from(["predictor-first", "corrector-first"])),
+        corrector_first=draw(st.booleans()),
         denoise=denoise,
     )
 
@@ -127,7 +127,7 @@ def test_langevin_with_norms_of_zero_noise_does_nothing(sampler, norm, shape) ->
         "grid": sampler.grid,
         "steps": sampler.steps,
         "denoise": sampler.denoise,
-        "order": sampler.order,
+        "corrector_first": sampler.corrector_first,
     }
     bare = ss.PredictorCorrector(sampler.sde, **options)
     corrected = ss.PredictorCorrector(

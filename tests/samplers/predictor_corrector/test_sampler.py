@@ -138,8 +138,8 @@ METHODS = [
     {"predictor": ss.DDIM(), "corrector": ss.Langevin(norm="sample")},
     {"predictor": Heun()},
     {"predictor": Multistep(), "corrector": ss.Langevin(0.1)},
-    {"predictor": ss.NoPredictor(), "order": "corrector-first"},
-    {"predictor": ss.Ancestral(), "order": "corrector-first"},
+    {"predictor": ss.NoPredictor(), "corrector_first": True},
+    {"predictor": ss.Ancestral(), "corrector_first": True},
     {"predictor": ss.Ancestral(), "denoise": False},
 ]
 
