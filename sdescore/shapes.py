@@ -23,15 +23,17 @@ from sdescore.errors import ShapeError
 def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
     """``value`` as a float64 tensor, on the device of ``like`` if given.
 
+    A number becomes a tensor on the CPU, which mixes with a state on any device.
+
     Raises
     ------
     ShapeError
         Not a number and not a tensor.
     """
-    device = None if like is None else like.device
     if isinstance(value, Tensor):
-        return value.to(dtype=torch.float64, device=device)
+        return value.to(dtype=torch.float64, device=None if like is None else like.device)
     try:
+        device = "cpu" if like is None else like.device
         return torch.tensor(value, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError):
         raise ShapeError(f"expected a number or a tensor, got {value!r:.100}") from None

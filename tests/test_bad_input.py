@@ -72,10 +72,10 @@ class NonLinear(ss.SDE):
         (ss.errors.ShapeError, "label", {"label": torch.zeros(2, 1, dtype=torch.int64)}),
         (ss.errors.ShapeError, "label", {"label": torch.tensor(1)}),
         (ss.errors.ShapeError, "label", {"label": [0, 1]}),
-        (ss.errors.ScheduleError, "seed", {"seed": 1.5}),
-        (ss.errors.ScheduleError, "seed", {"seed": "0"}),
-        (ss.errors.ScheduleError, "seed", {"seed": True}),
-        (ss.errors.ScheduleError, "seed", {"seed": None}),
+        (ss.errors.ParameterError, "seed", {"seed": 1.5}),
+        (ss.errors.ParameterError, "seed", {"seed": "0"}),
+        (ss.errors.ParameterError, "seed", {"seed": True}),
+        (ss.errors.ParameterError, "seed", {"seed": None}),
         (ss.errors.IncompatibleError, "NoiseSource", {"noise": torch.zeros(9, 2, 3)}),
         (
             ss.errors.ShapeError,
@@ -93,7 +93,7 @@ class NonLinear(ss.SDE):
             {"noise": ss.noise.ReplayNoise(torch.zeros(9, 2, 4))},
         ),
         (ss.errors.ShapeError, "replayed noise", {"noise": ss.noise.ReplayNoise(torch.zeros(9))}),
-        (ss.errors.ScheduleError, "Brownian", {"noise": ss.noise.BrownianNoise(0, T=0.5)}),
+        (ss.errors.TimeError, "Brownian", {"noise": ss.noise.BrownianNoise(0, T=0.5)}),
         (TypeError, "steps", {"steps": 3}),
         (TypeError, "sead", {"sead": 3}),
     ],
@@ -309,7 +309,7 @@ def test_samplers(error: type, match: str, options: dict) -> None:
             for v in ([[1.0]], None, X.long())
         ),
         *(
-            (ss.errors.ScheduleError, lambda v=v: ss.noise.SeededNoise(v))
+            (ss.errors.ParameterError, lambda v=v: ss.noise.SeededNoise(v))
             for v in (1.0, None, True)
         ),
     ],

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.noise.counter import NormalStream
+from sdescore import checks
+from sdescore.errors import IncompatibleError, TimeError
+from sdescore.noise.counter import Domain, NormalStream
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
 
 __all__ = ["BrownianNoise", "BrownianPath"]
@@ -25,6 +26,24 @@ class BrownianPath:
 
     with the normal of each tree node addressed by its number, so that ``W_t`` is a function
     of (seed, sample, t). Below depth 24 the Brownian bridge of the leaf is drawn once.
+
+    Parameters
+    ----------
+    seed : int
+        Any integer.
+    samples : sequence of int
+        Indices of the samples, each with a path of its own.
+    event_shape : tuple of int
+        Shape of one sample's ``W_t``.
+    T : float
+        End of the path, > 0.
+    device : torch.device or str
+        Where the path is made.
+
+    Raises
+    ------
+    ParameterError
+        The seed is no integer, or ``T`` is not a finite number > 0.
     """
 
     depth = 24
@@ -38,20 +57,28 @@ class BrownianPath:
         *,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.T = T
-        self._normals = NormalStream(seed, samples, event_shape, device=device, domain=1)
-        end = math.sqrt(T) * self._node(1)
+        self.T = checks.number("T", T, above=0)
+        self._normals = NormalStream(
+            seed, samples, event_shape, device=device, domain=Domain.BROWNIAN
+        )
+        end = math.sqrt(self.T) * self._node(1)
         # Each entry: node number, interval, W at both ends. The last descent is kept, for
         # the next query is usually near.
-        self._descent = [(2, 0.0, T, torch.zeros_like(end), end)]
+        self._descent = [(2, 0.0, self.T, torch.zeros_like(end), end)]
 
     def _node(self, number: int) -> Tensor:
         return self._normals.draw(range(number, number + 1))[0].double()
 
     def value(self, t: float) -> Tensor:
-        """``W_t``, ``(B, *E)`` float64."""
+        """``W_t``, ``(B, *E)`` float64.
+
+        Raises
+        ------
+        TimeError
+            ``t`` is outside [0, T].
+        """
         if not 0 <= t <= self.T:
-            raise ScheduleError(f"expected 0 <= t <= {self.T:g} on the Brownian path, got {t:g}")
+            checks.refuse(f"0 <= t <= {self.T:g} on the Brownian path", f"{t:g}", TimeError)
         while len(self._descent) > 1 and not self._descent[-1][1] <= t <= self._descent[-1][2]:
             self._descent.pop()
         while True:
@@ -98,32 +125,43 @@ class BrownianNoise(NoiseSource):
     seed : int
         Any integer.
     T : float
-        End of the path, the SDE's ``T``.
+        End of the path, the SDE's ``T``; > 0.
+
+    Raises
+    ------
+    ParameterError
+        The seed is no integer, or ``T`` is not a finite number > 0.
     """
 
     seed: int
     T: float = 1.0
+
+    def __post_init__(self) -> None:
+        vars(self).update(seed=checks.seed(self.seed), T=checks.number("T", self.T, above=0))
 
     def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
         """Refuse times the path does not have, and two noises over one stretch of time.
 
         Raises
         ------
-        ScheduleError
+        TimeError
             A time lies outside [0, T].
         IncompatibleError
-            A step weighs several noises: on one path they would be the same increment.
+            A step takes several noises: on one path they would be the same increment.
         """
         moves = [span for span in spans if span is not None]
         latest = max((t for t, _ in moves), default=0.0)
         if latest > self.T:
-            raise ScheduleError(
-                f"expected a Brownian path up to t = {latest:g}, got T = {self.T:g}; pass T=sde.T"
+            checks.refuse(
+                f"a Brownian path up to t = {latest:g}",
+                f"T = {self.T:g}; pass T=sde.T",
+                TimeError,
             )
         if len(set(moves)) < len(moves):
-            raise IncompatibleError(
-                "expected one noise a step for BrownianNoise, got a method with several; use "
-                "SeededNoise"
+            checks.refuse(
+                "one noise a step for BrownianNoise",
+                "a method with several; use SeededNoise",
+                IncompatibleError,
             )
 
     def open(
@@ -134,9 +172,10 @@ class BrownianNoise(NoiseSource):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        domain: int = Domain.SAMPLER,
     ) -> NoiseStream:
         path = BrownianPath(self.seed, samples, event_shape, self.T, device=device)
         seeded = SeededNoise(self.seed).open(
-            samples, event_shape, spans, dtype=dtype, device=device
+            samples, event_shape, spans, dtype=dtype, device=device, domain=domain
         )
         return _BrownianStream(path, spans, seeded, dtype)

@@ -22,13 +22,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError
+from sdescore import checks
 
-__all__ = ["NormalStream", "standard_normal"]
+__all__ = ["Domain", "NormalStream", "standard_normal"]
+
+
+class Domain(IntEnum):
+    """What the numbers of a seed are for; two roles of one seed never share a number.
+
+    Calls that are meant to be chained thus stay independent although every ``seed`` defaults to
+    0: a run started from the samples of another, or from :meth:`sdescore.LinearSDE.prior_sample`,
+    or a :func:`sdescore.samplers.simulate` before it.
+    """
+
+    SAMPLER = 0
+    """The start and the steps of a run from noise to data."""
+    BROWNIAN = 1
+    """The nodes of a Brownian path."""
+    CLEAN = 2
+    """Clean data drawn from an exact score."""
+    TRACE = 3
+    """The probes of Hutchinson's trace estimator."""
+    PRIOR = 4
+    """Draws from the prior at T."""
+    RESTART = 5
+    """A run that starts from ``init=``, or that rewinds."""
+    SIMULATE = 6
+    """An SDE run by hand, from data to noise as a rule."""
+    LANGEVIN = 7
+    """Langevin chains."""
+    ADAPTIVE = 8
+    """The steps of an adaptive sampler."""
+
 
 # int32 and int64 wrap around, so 64- and 32-bit constants are given as signed numbers.
 _GAMMA = 0x9E3779B97F4A7C15
@@ -88,7 +118,12 @@ class NormalStream:
     device : torch.device or str
         Where the numbers are made.
     domain : int
-        Separates uses of one seed (sampling, Brownian paths, …).
+        What the numbers are for, a :class:`Domain`; any integer >= 0.
+
+    Raises
+    ------
+    ParameterError
+        The seed is no integer.
     """
 
     def __init__(
@@ -98,13 +133,13 @@ class NormalStream:
         event_shape: tuple[int, ...],
         *,
         device: torch.device | str = "cpu",
-        domain: int = 0,
+        domain: int = Domain.SAMPLER,
     ) -> None:
         self.event_shape = tuple(event_shape)
         self.numel = math.prod(self.event_shape)
         self.block_length = block_length(self.numel)
         index = torch.as_tensor(samples, dtype=torch.int64, device=device)
-        start = _wrap64(seed + _GAMMA * (2 * domain + 1))
+        start = _wrap64(checks.seed(seed) + _GAMMA * (2 * domain + 1))
         root = _mix64(torch.tensor(start, dtype=torch.int64, device=device))
         # Nested: hashed side by side, (seed 1, sample 0) would be (seed 0, sample 1).
         self._sample_key = _mix64(root + (index + 1) * _wrap64(_GAMMA))
@@ -113,7 +148,8 @@ class NormalStream:
         pairs = max(1, _CHUNK // max(1, rows * self.numel))
         size = rows * self.numel * min(pairs, self.block_length // 2)
         self._words = [torch.empty(size, dtype=torch.int32, device=device) for _ in range(3)]
-        self._reals = [torch.empty(size, device=device) for _ in range(2)]
+        # float32 by name: the caller's default dtype must not change what a seed means.
+        self._reals = [torch.empty(size, dtype=torch.float32, device=device) for _ in range(2)]
 
     def __len__(self) -> int:
         return len(self._sample_key)
@@ -181,14 +217,15 @@ class NormalStream:
 
         Raises
         ------
-        ScheduleError
+        ParameterError
             The range's step is not 1, or it runs backwards.
         """
         if draws.step != 1 or draws.stop < draws.start:
-            raise ScheduleError(f"expected consecutive draws, range(first, last + 1), got {draws}")
+            checks.refuse("consecutive draws, range(first, last + 1)", draws)
         low = draws.start - draws.start % 2
         high = draws.stop + draws.stop % 2
-        out = torch.empty(high - low, len(self), *self.event_shape, device=self._words[0].device)
+        shape = (high - low, len(self), *self.event_shape)
+        out = torch.empty(shape, dtype=torch.float32, device=self.device)
         while low < high:
             end = min(high, (low // self.block_length + 1) * self.block_length)
             base = draws.start - draws.start % 2
@@ -204,8 +241,11 @@ def standard_normal(
     event_shape: tuple[int, ...],
     *,
     device: torch.device | str = "cpu",
+    domain: int = Domain.SAMPLER,
 ) -> Tensor:
     """``(len(draws), len(samples), *event_shape)`` float32 standard normals at these addresses.
+
+    The arguments are those of :class:`NormalStream` and of its :meth:`~NormalStream.draw`.
 
     Examples
     --------
@@ -215,4 +255,4 @@ def standard_normal(
     >>> bool((one[0, 0] == many[5, 3]).all())
     True
     """
-    return NormalStream(seed, samples, event_shape, device=device).draw(draws)
+    return NormalStream(seed, samples, event_shape, device=device, domain=domain).draw(draws)

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import require_state
-from sdescore.errors import ScheduleError, ShapeError
-from sdescore.noise.counter import NormalStream
+from sdescore.errors import ShapeError
+from sdescore.noise.counter import Domain, NormalStream
 
 __all__ = ["NoiseSource", "NoiseStream", "ReplayNoise", "SeededNoise"]
 
@@ -55,8 +56,13 @@ class NoiseSource(ABC):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        domain: int = Domain.SAMPLER,
     ) -> NoiseStream:
-        """The stream of ``samples``; ``spans[k]`` says what draw ``k`` is for."""
+        """The stream of ``samples``; ``spans[k]`` says what draw ``k`` is for.
+
+        ``domain`` is the :class:`~sdescore.noise.Domain` of a seed's numbers; a source that has
+        its numbers from elsewhere leaves it alone.
+        """
 
 
 class _SeededStream(NoiseStream):
@@ -77,7 +83,8 @@ class _SeededStream(NoiseStream):
     def _refill(self, first: int) -> None:
         if self._buffer is None:
             shape = (self._ahead, len(self._normals), *self._normals.event_shape)
-            self._buffer = torch.empty(shape, device=self._normals.device)
+            device = self._normals.device
+            self._buffer = torch.empty(shape, dtype=torch.float32, device=device)
         left_in_block = self._normals.block_length - first % self._normals.block_length
         left = self._draws + self._draws % 2 - first
         part = self._buffer[: max(2, min(self._ahead, left_in_block, left))]
@@ -93,13 +100,17 @@ class SeededNoise(NoiseSource):
     ----------
     seed : int
         Any integer; reduced modulo 2⁶⁴.
+
+    Raises
+    ------
+    ParameterError
+        The seed is no integer.
     """
 
     seed: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ScheduleError(f"expected an integer seed, got {self.seed!r}")
+        vars(self).update(seed=checks.seed(self.seed))
 
     def open(
         self,
@@ -109,8 +120,9 @@ class SeededNoise(NoiseSource):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        domain: int = Domain.SAMPLER,
     ) -> NoiseStream:
-        normals = NormalStream(self.seed, samples, event_shape, device=device)
+        normals = NormalStream(self.seed, samples, event_shape, device=device, domain=domain)
         return _SeededStream(normals, len(spans), dtype)
 
 
@@ -143,7 +155,7 @@ class ReplayNoise(NoiseSource):
         Raises
         ------
         ShapeError
-            See above.
+            The values have too few draws or samples, or another event shape.
         """
         have = tuple(self.values.shape)
         fits = len(have) >= 2 and have[2:] == tuple(shape[1:])
@@ -161,6 +173,7 @@ class ReplayNoise(NoiseSource):
         *,
         dtype: torch.dtype,
         device: torch.device,
+        domain: int = Domain.SAMPLER,
     ) -> NoiseStream:
         self.check((samples.stop, *event_shape), spans)
         return _ReplayStream(self.values[:, samples.start : samples.stop].to(device, dtype))

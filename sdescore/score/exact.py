@@ -23,16 +23,12 @@ from torch import Tensor
 
 from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
-from sdescore.noise.counter import NormalStream
+from sdescore.noise.counter import Domain, NormalStream
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Time
 
 __all__ = ["ExactScore"]
-
-# A domain of its own: the clean draws of a seed are independent of the noise of a sampler and
-# of a prior drawn with the same seed.
-_DOMAIN = 2
 
 _Law = TypeVar("_Law", bound="ExactScore")
 
@@ -171,7 +167,7 @@ class ExactScore(ABC):
         """
         if n < 0:
             raise ShapeError(f"expected n >= 0 samples, got {n}")
-        stream = NormalStream(seed, range(n), (self._normals,), domain=_DOMAIN)
+        stream = NormalStream(seed, range(n), (self._normals,), domain=Domain.CLEAN)
         clean = self._draw(stream.draw(range(1))[0].double())
         return clean.reshape(n, *self.event_shape).to(device=device, dtype=dtype)
 

@@ -22,9 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, is_count, named, require, require_same_shape, require_state
+from sdescore import checks
+from sdescore.checks import finite, named, require, require_same_shape, require_state
 from sdescore.errors import ShapeError, TimeError
-from sdescore.noise.counter import standard_normal
+from sdescore.noise.counter import Domain, standard_normal
 from sdescore.sde.base import SDE, check_time
 from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
 from sdescore.shapes import align, float64
@@ -197,7 +198,7 @@ class LinearSDE(SDE):
         data's own spread: for a VE SDE whose σ_max is not large beside the data, pass the
         data's standard deviation.
         """
-        require(finite(data_std) and data_std >= 0, "a finite data_std >= 0", f"{data_std!r}")
+        data_std = checks.number("data_std", data_std, at_least=0)
         alpha_T, sigma_T = (v.item() for v in self._marginal(float64(self.T)))
         return math.hypot(sigma_T, alpha_T * data_std)
 
@@ -212,22 +213,20 @@ class LinearSDE(SDE):
     ) -> Tensor:
         """Draw ``x_T ~ N(0, prior_std²)`` of ``shape`` ``(B, *E)``, one stream per sample.
 
+        A sampler of the same seed draws other numbers, for its start as for its steps.
+
         Raises
         ------
         ShapeError
             ``shape`` is no tuple of non-negative integers with a batch dimension.
-        ScheduleError
-            ``seed`` is no integer, or ``data_std`` negative.
+        ParameterError
+            ``seed`` is no integer, or ``data_std`` is not a finite number >= 0.
         """
-        if not isinstance(shape, tuple | list) or not shape or not all(map(is_count, shape)):
-            raise ShapeError(
-                "expected a shape (B, *E) with a batch dimension, non-negative integers, got "
-                f"{shape!r}"
-            )
-        whole = isinstance(seed, int) and not isinstance(seed, bool)
-        require(whole, "an integer seed", f"{seed!r}")
-        noise = standard_normal(seed, range(shape[0]), range(1), shape[1:], device=device)[0]
-        return self.prior_std(data_std) * noise.to(dtype)
+        batch, *event = checks.shape(shape)
+        noise = standard_normal(
+            seed, range(batch), range(1), tuple(event), device=device, domain=Domain.PRIOR
+        )
+        return self.prior_std(data_std) * noise[0].to(dtype)
 
     def prior_log_prob(self, x: Tensor, *, data_std: float = 0.0) -> Tensor:
         """Log density of ``x`` ``(B, *E)`` under the prior at ``T``, in nats: ``(B,)``."""

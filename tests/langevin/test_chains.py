@@ -701,7 +701,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"thin": 0, "return_path": True}, ss.errors.ScheduleError, "thin"),
     ({"thin": 6, "return_path": True}, ss.errors.ScheduleError, "thin"),
     ({"thin": 2}, ss.errors.IncompatibleError, "return_path"),
-    ({"seed": 0.5}, ss.errors.ScheduleError, "seed"),
+    ({"seed": 0.5}, ss.errors.ParameterError, "seed"),
     ({"noise": torch.zeros(9, 3, 2)}, ss.errors.IncompatibleError, "NoiseSource"),
     ({"noise": replay(5, 3, 2)}, ss.errors.ShapeError, "replayed"),
     ({"noise": replay(6, 2, 2)}, ss.errors.ShapeError, "replayed"),

@@ -119,7 +119,7 @@ def test_odd_ranges_and_empty_ones() -> None:
             part = standard_normal(0, range(3), range(low, high), (2,))
             assert torch.equal(part, whole[low:high])
     for draws in (range(0, 10, 2), range(5, 2), range(4, 0, -1)):
-        with pytest.raises(ss.errors.ScheduleError, match="consecutive"):
+        with pytest.raises(ss.errors.ParameterError, match="consecutive"):
             standard_normal(0, range(3), draws, (2,))
 
 

@@ -14,7 +14,8 @@ from scipy import stats
 
 import sdescore as ss
 from sdescore.noise import counter, sources
-from sdescore.noise.counter import NormalStream, standard_normal
+from sdescore.noise.counter import Domain, NormalStream, standard_normal
+from tests.helpers.state import torch_default, under_each_default
 
 ALPHA = 1e-6  # false-positive rate of each statistical test here
 
@@ -85,7 +86,7 @@ def test_the_numbers_stay_what_they_are() -> None:
 
 @pytest.mark.parametrize("draws", [range(0, 4, 2), range(4, 0, -1), range(3, 1)])
 def test_draws_must_be_consecutive(draws: range) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="consecutive"):
+    with pytest.raises(ss.errors.ParameterError, match="consecutive"):
         standard_normal(0, [0], draws, (1,))
 
 
@@ -266,5 +267,79 @@ def test_draws_without_time_are_seeded_and_not_the_path() -> None:
 def test_times_off_the_path_are_refused() -> None:
     path = ss.noise.BrownianPath(0, range(2), (), 1.0)
     for t in (-0.1, 1.1, math.nan):
-        with pytest.raises(ss.errors.ScheduleError, match="Brownian path"):
+        with pytest.raises(ss.errors.TimeError, match="Brownian path"):
             path.value(t)
+
+
+@pytest.mark.parametrize("T", [math.nan, math.inf, 0.0, -1.0, "1", True, None])
+def test_a_path_of_no_length_is_refused_at_the_door(T: object) -> None:
+    for make in (
+        lambda: ss.noise.BrownianNoise(0, T=T),
+        lambda: ss.noise.BrownianPath(0, range(2), (), T),
+    ):
+        with pytest.raises(ss.errors.ParameterError, match="T > 0"):
+            make()
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    source = ss.noise.BrownianNoise(np.int64(3), T=np.float32(0.5))
+    assert source == ss.noise.BrownianNoise(3, T=0.5)
+    assert (type(source.seed), type(source.T)) == (int, float)
+    assert type(ss.noise.SeededNoise(np.int64(2)).seed) is int
+    one = standard_normal(np.int64(3), [0], range(1), (4,))
+    assert torch.equal(one, standard_normal(3, [0], range(1), (4,)))
+
+
+# Domains and the caller's defaults.
+
+
+def numbers(source: ss.noise.NoiseSource, domain: Domain) -> torch.Tensor:
+    spans = [None, (1.0, 0.5), (0.5, 0.25), None]
+    stream = source.open(
+        range(2, 5), (3, 2), spans, dtype=torch.float32, device=torch.device("cpu"), domain=domain
+    )
+    return torch.stack([stream.draw(k).clone() for k in range(4)])
+
+
+def test_each_role_of_a_seed_has_numbers_of_its_own() -> None:
+    """Two roles share no number, and are uncorrelated at α = 1e-6 (Bonferroni over pairs)."""
+    roles = torch.stack([numbers(ss.noise.SeededNoise(7), domain).flatten() for domain in Domain])
+    assert len(roles.unique()) == roles.numel()
+    n = 20_000
+    x = torch.stack([standard_normal(0, [0], range(1), (n,), domain=d).flatten() for d in Domain])
+    correlation = np.corrcoef(x.double().numpy())[np.triu_indices(len(x), 1)]
+    assert abs(correlation).max() < stats.norm.isf(ALPHA / 2 / len(correlation)) / math.sqrt(n)
+
+
+def test_a_path_is_one_path_in_every_role_and_other_draws_are_not() -> None:
+    first, second = (
+        numbers(ss.noise.BrownianNoise(7), domain) for domain in (Domain.SAMPLER, Domain.RESTART)
+    )
+    assert torch.equal(first[1:3], second[1:3])
+    assert not (first[[0, 3]] == second[[0, 3]]).any()
+
+
+def test_replayed_numbers_have_no_role() -> None:
+    source = ss.noise.ReplayNoise(torch.arange(4.0 * 5 * 6).reshape(4, 5, 3, 2))
+    assert torch.equal(numbers(source, Domain.SAMPLER), numbers(source, Domain.RESTART))
+
+
+@under_each_default
+def test_a_seed_means_the_same_numbers_whatever_torchs_defaults(default) -> None:
+    def all_numbers() -> list[torch.Tensor]:
+        path = ss.noise.BrownianPath(5, range(3), (2,), 1.0)
+        return [
+            standard_normal(3, range(40), range(7), (5,)),
+            standard_normal(3, [1], range(1), (70_001,)),
+            numbers(ss.noise.SeededNoise(1), Domain.SAMPLER),
+            numbers(ss.noise.BrownianNoise(1), Domain.SAMPLER),
+            *(path.value(t) for t in (0.0, 0.3, 1.0)),
+            ss.VPSDE().prior_sample((6, 2), seed=4),
+        ]
+
+    expected = all_numbers()
+    with torch_default(default):
+        got = all_numbers()
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == other.dtype and one.device == other.device
+        assert torch.equal(one, other)

@@ -206,7 +206,7 @@ class Counted(ss.noise.NoiseSource):
     def __init__(self) -> None:
         self.asked: list[int] = []
 
-    def open(self, samples, event_shape, spans, *, dtype, device):
+    def open(self, samples, event_shape, spans, *, dtype, device, domain=0):
         source = self
 
         class Stream:

@@ -296,7 +296,7 @@ BAD = [
     (ss.errors.ScheduleError, {"times": [0.0, None]}),
     (ss.errors.ScheduleError, {"times": [0.0, 1.0], "end": 0.5}),
     (ss.errors.ScheduleError, {"times": [0.1, 1.0], "start": 0.1}),
-    (ss.errors.ScheduleError, {"steps": 3, "seed": "a"}),
+    (ss.errors.ParameterError, {"steps": 3, "seed": "a"}),
     (ss.errors.TimeError, {"times": [0.0, 0.5, 0.5]}),
     (ss.errors.TimeError, {"times": [1.0, 0.0]}),
     (ss.errors.TimeError, {"times": [0.0, 1.5]}),

@@ -163,7 +163,7 @@ def test_a_half_precision_network_and_a_float32_state(dtype: torch.dtype) -> Non
     sampler = ss.PredictorCorrector(sde, predictor=ss.DDIM(), steps=20)
     x = sampler.sample(model, (4, 2))
     assert x.dtype == torch.float32 and set(seen) == {(dtype, dtype)}
-    state = sde.prior_sample((4, 2))
+    state = sde.prior_std() * ss.noise.standard_normal(0, range(4), range(1), (2,))[0]
     for t, s in zip(sampler.times, sampler.times[1:], strict=False):
         alpha, sigma = (v.item() for v in sde.marginal(t))
         to_alpha, to_sigma = (v.item() for v in sde.marginal(s))

@@ -337,6 +337,18 @@ def test_prior_sample_is_scaled_noise_per_sample() -> None:
         sde.prior_log_prob(torch.ones(2, 3, dtype=torch.int64))
 
 
+def test_a_prior_sample_is_independent_of_the_run_that_starts_from_it() -> None:
+    """Equal seeds of ``prior_sample`` and ``sample`` share no number: |corr| at α = 1e-6."""
+    n, sde = 20_000, ss.VPSDE()
+    prior = sde.prior_sample((n,), seed=0)
+    start = ss.PredictorCorrector(sde, predictor=ss.NoPredictor(), denoise=False, steps=1)
+    x = start.sample(lambda x, t: -x, (n,), seed=0)
+    moved = ss.PredictorCorrector(sde, predictor=ss.Ancestral(), steps=2)
+    y = moved.sample(lambda x, t: 0 * x, init=torch.zeros(n), seed=0)
+    correlation = np.corrcoef(torch.stack([prior, x, y]).numpy())
+    assert abs(correlation[0, 1:]).max() < stats.norm.isf(5e-7 / 2) / math.sqrt(n)
+
+
 # Values.
 
 

@@ -14,11 +14,8 @@ from torch import Tensor
 
 from sdescore.checks import require
 from sdescore.errors import IncompatibleError
-from sdescore.noise.counter import NormalStream
+from sdescore.noise.counter import Domain, NormalStream
 from sdescore.score.divergence import PROBE_LAWS, exact_trace, probe_traces, probes_from_normal
-
-# Domain of the probes: independent of a sampler's noise of the same seed.
-_DOMAIN = 3
 
 DIVERGENCES = ("exact", "hutchinson")
 
@@ -75,7 +72,7 @@ class Trace:
         """The rule for these samples, fixed probes and all; ``x`` ``(B, *E)`` is their state."""
         if self.divergence == "exact":
             return lambda s, x: exact_trace(s, x).unsqueeze(1)
-        stream = NormalStream(self.seed, samples, x.shape[1:], device=x.device, domain=_DOMAIN)
+        stream = NormalStream(self.seed, samples, x.shape[1:], device=x.device, domain=Domain.TRACE)
         probes = probes_from_normal(self.probe_law, stream.draw(range(self.probes)).to(x))
         return lambda s, x: probe_traces(s, x, probes)
 

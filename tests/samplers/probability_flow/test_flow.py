@@ -106,7 +106,7 @@ def test_sampling_follows_the_flow_from_the_samplers_own_start() -> None:
     sde, t_min = ss.VPSDE(), 0.02
     score = ss.GaussianScore(M, STD**2, sde)
     flow = ss.ProbabilityFlow(sde, rtol=1e-8, atol=1e-8, t_min=t_min, data_std=1.5)
-    start = sde.prior_sample((6, 3), seed=11, data_std=1.5, dtype=F64)
+    start = sde.prior_std(1.5) * ss.noise.standard_normal(11, range(6), range(1), (3,))[0].double()
     end = gaussian_map(sde, start, M, STD, 1.0, t_min)[0]
     got = flow.sample(score, (6, 3), seed=11, dtype=F64, denoise=False)
     torch.testing.assert_close(got, end, rtol=1e-6, atol=1e-6)
@@ -373,7 +373,7 @@ def test_probes_are_not_the_samplers_noise() -> None:
     c = flow.log_likelihood(score, zeros).log_det
     options = {"divergence": "hutchinson", "probe_law": "gaussian", "seed": 8}
     estimate = flow.log_likelihood(score, zeros, **options).log_det / c
-    noise = sde.prior_sample((50, 2), seed=8, dtype=F64)[:, 0] / sde.prior_std()
+    noise = ss.noise.standard_normal(8, range(50), range(1), (2,))[0, :, 0].double()
     assert not torch.isclose(estimate, noise.square()).any()
 
 
