@@ -26,7 +26,7 @@ TABLES = {
     ),
 }
 
-# Steps at which an order is measured, in λ; and at twice as many.
+# Steps at which an order is measured, equal in λ; and at twice as many.
 STEPS = 256
 # Of families, the members that have a row each.
 MEMBERS: dict[str, list[dict[str, object]]] = {
@@ -147,7 +147,7 @@ OF = {
         corrector_rows,
     ),
     "sdes": (
-        "SDE, T, t_min, σ(0), α(T), σ(T), λ(T), λ(t_min), default grid",
+        "SDE, T, t_min, σ(0), α(T), σ(T), log-SNR at T, log-SNR at t_min, default grid",
         sde_rows,
     ),
 }

@@ -22,7 +22,7 @@ BANNED = {
     ),
     "λ for a weight": r"(?i)weight(ing)?s?,? [`$(]*(λ|\\lambda)",
 }
-LAMBDA = re.compile(r"(?:λ|\\lambda)(?:_\w|\(t\)|`)*\s*&?=\s*([^,;\n]*)")
+LAMBDA = re.compile(r"(?<![_\w])(?:λ|\\lambda)(?:_\w|\(t\)|`)*\s*&?=\s*([^,;\n]*)")
 HALF_LOG_SNR = re.compile(
     r"[`$(]*(\\log|log|half|½|0\.5|\\t?frac12|\\lambda|λ)"  # or the next of several times
 )
@@ -33,9 +33,9 @@ __main__ analysis checkpoint checks correctors datasets demo fokker_planck grids
 langevin losses metrics nets noise plotting predictors samplers score sde tableau training
 accuracy.py accuracy_report.py features.py mnist.py objectives.py overhead.py peers.py steps.py
 story.py tables.py targets.py trained.py trained_models.py trained_report.py weightings.py
-01-sde.md 02-kernels.md 03-scores.md 04-learning.md 05-reversal.md 06-predictors-correctors.md
-07-sampler.md 09-fokker-planck.md 10-low-density.md 11-exact-error.md CHANGELOG.md README.md
-adaptive.md energy-models.md errata.md langevin.md mnist.md objectives.md own-predictor.md
+
+ CHANGELOG.md README.md
+errata.md mnist.md objectives.md own-predictor.md
 steps.md trained.md weightings.md
 """.split()  # noqa: SIM905
 PROSE = sorted(
