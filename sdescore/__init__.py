@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from sdescore.samplers.probability_flow.flow import ProbabilityFlow as ProbabilityFlow
     from sdescore.samplers.probability_flow.likelihood import bits_per_dim as bits_per_dim
     from sdescore.samplers.simulate import simulate as simulate
+    from sdescore.score.change_of_sde import under as under
     from sdescore.score.empirical import EmpiricalScore as EmpiricalScore
     from sdescore.score.gaussian import GaussianScore as GaussianScore
     from sdescore.score.mixture import MixtureScore as MixtureScore
@@ -71,7 +72,6 @@ if TYPE_CHECKING:
     from sdescore.score.parameterization import convert as convert
     from sdescore.score.tweedie import tweedie_covariance as tweedie_covariance
     from sdescore.score.tweedie import tweedie_mean as tweedie_mean
-    from sdescore.score.under import under as under
     from sdescore.sde.base import SDE as SDE
     from sdescore.sde.cosine import CosineVPSDE as CosineVPSDE
     from sdescore.sde.discrete import DiscreteVESDE as DiscreteVESDE

@@ -26,7 +26,7 @@ from torch import Tensor
 from sdescore.analysis.model_error import ModelError
 from sdescore.errors import IncompatibleError
 from sdescore.samplers.predictor_corrector.chain import Move
-from sdescore.score.parameterization import conversion, pair
+from sdescore.score.convention import conversion, pair
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 

@@ -82,7 +82,7 @@ def save(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     ss.save(f"{folder}/vp.safetensors", model)
     ...     again = ss.load(f"{folder}/vp.safetensors")
-    >>> again.sde, again.time_input
+    >>> again.sde, again.convention.time_input
     (VPSDE(beta_min=0.1, beta_max=20.0), 'log_snr')
     """
     from sdescore import __version__

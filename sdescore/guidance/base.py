@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from sdescore.errors import IncompatibleError
-from sdescore.score.under import require_times
+from sdescore.score.change_of_sde import require_times
 from sdescore.sde.base import SDE
 
 __all__ = ["GuidedScore"]

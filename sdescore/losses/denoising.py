@@ -24,7 +24,7 @@ ours.) A constant factor leaves the optimum and Adam's steps unchanged.
 
 **Precision.** A network that estimates :math:`y = p x_0 + q \epsilon` has
 :math:`\hat\epsilon - \epsilon = w\,(y - p x_0 - q \epsilon)` with the ``w`` of
-:func:`sdescore.score.parameterization.conversion`: the target is formed from the x₀ and ε that are
+:func:`sdescore.score.convention.conversion`: the target is formed from the x₀ and ε that are
 known, never from :math:`x_t`, so nothing cancels as σ → 0. Everything outside the network
 is computed in at least float32, coefficients in float64.
 """
@@ -44,8 +44,8 @@ from sdescore.losses.importance import importance_weighted
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting
+from sdescore.score.convention import Pair, conversion, pair
 from sdescore.score.model import ScoreModel
-from sdescore.score.parameterization import Pair, conversion, pair
 from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
@@ -281,15 +281,15 @@ def _output(
     label: Tensor | None,
 ) -> tuple[Tensor, Pair]:
     """The model's own output ``y = p x₀ + q ε``, and ``(p, q)``."""
-    if isinstance(model, ScoreModel):
+    if isinstance(model, ScoreModel) and model.convention is not None:
         weights = next(model.parameters(), None)
         if weights is not None and weights.device != x_t.device:
             raise ShapeError(
                 f"expected x0 on the network's device {weights.device}, got {x_t.device}; move it "
                 "with x0.to(model.device)"
             )
-        y = model.predict(model.prediction, x_t, t, label)
-        return y, model.convention(t).pair
+        y, numbers = model.output(x_t, t, label)
+        return y, numbers.pair
     time = as_time(t, x_t)
     score = model(x_t, time) if label is None else model(x_t, time, label)
     require_same_shape(score, x_t, "the score", "x0")

@@ -14,7 +14,7 @@ from sdescore.checks import is_count, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.noise.sources import NoiseSource, SeededNoise
 from sdescore.samplers.model import Model, model_device, state_dtype, usable_device
-from sdescore.score.model import folds
+from sdescore.score.model import ScoreModel
 from sdescore.sde.base import SDE
 
 
@@ -128,7 +128,9 @@ def require_labels(model: Model) -> None:
     IncompatibleError
         See above.
     """
-    called = model.net if folds(model) else model
+    called: Model = model
+    if isinstance(model, ScoreModel) and model.convention is not None:
+        called = model.net
     # A module hides its signature behind __call__(*args, **kwargs).
     function = called.forward if isinstance(called, nn.Module) else called
     try:

@@ -6,14 +6,17 @@ given, how its input is scaled and in which precision it runs. Everything else s
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeGuard
+import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdescore.checks import finite, require, require_state
-from sdescore.errors import IncompatibleError, ShapeError, TimeError
-from sdescore.score.parameterization import KINDS, Pair, combine, conversion, pair
+from sdescore import checks
+from sdescore.checks import require_state
+from sdescore.errors import IncompatibleError, TimeError
+from sdescore.score.convention import Coefficients, Convention
+from sdescore.score.parameterization import combine
 from sdescore.sde.base import check_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
@@ -21,26 +24,7 @@ from sdescore.typing import Time
 
 __all__ = ["ScoreModel"]
 
-PREDICTIONS = (*KINDS, "velocity", "F")
-TIME_INPUTS = (
-    "t",
-    "999t",
-    "level",
-    "continuous_level",
-    "sigma",
-    "log_sigma",
-    "log_snr",
-    "quarter_log_sigma",
-)
-INPUT_SCALINGS = ("none", "unit")
-
-
-class Convention(NamedTuple):
-    """A network's convention at some times, as numbers; each ``(n,)`` or ``()``, float64."""
-
-    pair: Pair
-    time_value: Tensor
-    input_scale: Tensor
+_OPTIONS = ("prediction", "time_input", "input_scaling", "sigma_data")
 
 
 class ScoreModel(nn.Module):
@@ -98,87 +82,55 @@ class ScoreModel(nn.Module):
         sigma_data: float = 0.5,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("prediction", prediction, PREDICTIONS),
-            ("time_input", time_input, TIME_INPUTS),
-            ("input_scaling", input_scaling, INPUT_SCALINGS),
-        ):
-            if value not in allowed:
-                raise IncompatibleError(
-                    f"expected {name} among {', '.join(allowed)}; got {value!r}"
-                )
-        if isinstance(net, type) or not callable(net):
-            raise IncompatibleError(f"expected a callable network, got {net!r:.200}")
-        if isinstance(sde, type) or not hasattr(sde, "marginal"):
-            raise IncompatibleError(f"expected a LinearSDE with a marginal, got {sde!r:.200}")
-        if time_input in ("level", "continuous_level") and not hasattr(sde, "level"):
-            raise IncompatibleError(
-                f"expected a discrete SDE for time_input={time_input!r}, got "
-                f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or another time input"
-            )
-        require(finite(sigma_data) and sigma_data > 0, "sigma_data > 0", f"{sigma_data!r}")
-        self.net = net
-        self.sde = sde
-        self.prediction = prediction
-        self.time_input = time_input
-        self.input_scaling = "unit" if prediction == "F" else input_scaling
-        self.sigma_data = sigma_data
+        self.net = checks.function("net", net)
+        self._convention = Convention(sde, prediction, time_input, input_scaling, sigma_data)
+
+    @property
+    def convention(self) -> Convention | None:
+        """The network's convention, by which a sampler calls the network in the model's place.
+
+        None in a subclass with a ``forward`` or ``predict`` of its own: such a model must be
+        called, for its network alone does not say what the score is.
+        """
+        kind = type(self)
+        own = kind.forward is ScoreModel.forward and kind.predict is ScoreModel.predict
+        return self._convention if own else None
+
+    @property
+    def sde(self) -> LinearSDE:
+        """The SDE of the states and times that the model is called with."""
+        return self._convention.sde
+
+    @property
+    def prediction(self) -> str:
+        """What the network predicts, under the SDE that it was trained on."""
+        return self._convention.prediction
 
     @property
     def options(self) -> dict[str, str | float]:
-        """The convention as keyword arguments that rebuild it."""
-        return {
-            "prediction": self.prediction,
-            "time_input": self.time_input,
-            "input_scaling": self.input_scaling,
-            "sigma_data": self.sigma_data,
-        }
+        """The keyword arguments that rebuild the model from its network and its SDE.
+
+        Raises
+        ------
+        IncompatibleError
+            The model is under another SDE than its network was trained on.
+        """
+        convention = self._convention
+        checks.that(
+            convention.sde == convention.trained_on,
+            f"a ScoreModel on the SDE its network was trained on, {convention.trained_on!r:.200}",
+            f"one under {type(convention.sde).__name__}; take "
+            "model.under(model.convention.trained_on), and .under(sde) again later",
+            IncompatibleError,
+        )
+        return {name: getattr(convention, name) for name in _OPTIONS}
 
     def extra_repr(self) -> str:
         """Shown inside the module's repr."""
-        return ", ".join([repr(self.sde), *(f"{k}={v!r}" for k, v in self.options.items())])
-
-    def convention(self, t: Tensor) -> Convention:
-        """The numbers of this convention at float64 times ``()`` or ``(n,)``."""
-        alpha_t, sigma_t = self.sde.marginal(t)
-        data = alpha_t * self.sigma_data
-        scale = torch.ones_like(t) if self.input_scaling == "none" else 1 / data.hypot(sigma_t)
-        return Convention(self._pair(t, alpha_t, sigma_t), self._time_value(t), scale)
-
-    def _pair(self, t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Pair:
-        if self.prediction == "velocity":
-            # α̇ = f α and σ̇ = f σ + g²/(2σ), from d(σ²)/dt = 2 f σ² + g².
-            f, g2 = self.sde.rates(t)
-            return f * alpha_t, f * sigma_t + g2 / (2 * sigma_t)
-        if self.prediction == "F":
-            ratio = sigma_t / alpha_t
-            norm = ratio.square().add(self.sigma_data**2).sqrt()
-            return ratio / (self.sigma_data * norm), -self.sigma_data / norm
-        return pair(self.prediction, alpha_t, sigma_t)
-
-    def _time_value(self, t: Tensor) -> Tensor:
-        if self.time_input == "t":
-            return t
-        if self.time_input == "999t":
-            return 999 * t
-        if self.time_input == "log_snr":
-            return self.sde.log_snr(t)
-        if self.time_input == "quarter_log_sigma":
-            return -self.sde.log_snr(t) / 8
-        if self.time_input in ("sigma", "log_sigma"):
-            sigma_t = self.sde.marginal(t)[1]
-            return sigma_t if self.time_input == "sigma" else sigma_t.log()
-        level: Tensor = self.sde.level(t)  # type: ignore[attr-defined]
-        if self.time_input == "continuous_level":
-            return level
-        index = level.round()
-        if bool(((level - index).abs() > 1e-3).any()) or bool((index < 0).any()):
-            raise TimeError(
-                "expected times at the SDE's levels, for this network takes integer levels; got "
-                f"level {level.flatten()[(level - index).abs().flatten().argmax()].item():.4f}. "
-                "Use LevelGrid(), or time_input='continuous_level' if the network allows it"
-            )
-        return index.to(torch.int64)
+        trained_on = self._convention.trained_on
+        moved = [] if trained_on == self.sde else [f"trained_on={trained_on!r}"]
+        options = (f"{name}={getattr(self._convention, name)!r}" for name in _OPTIONS)
+        return ", ".join([repr(self.sde), *moved, *options])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -194,15 +146,35 @@ class ScoreModel(nn.Module):
         """Time values in the dtype the network takes: int64 levels stay, floats are cast."""
         return time_value if time_value.dtype == torch.int64 else time_value.to(self.dtype)
 
-    def _given(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Convention]:
-        """The network's own input and time input, the time in float64, and the convention."""
+    def require_times(self, t: Tensor) -> None:
+        """Refuse float64 times ``(n,)`` that the network does not cover.
+
+        Raises
+        ------
+        TimeError
+            The network takes integer levels and a time is between two, or its SDE does not
+            reach the log-SNR of a time.
+        """
+        self._convention.at(t)
+
+    def _inputs(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Coefficients]:
+        """What the network is given for ``x`` and ``t``, and the convention's numbers."""
         require_state(x)
         t64 = check_time(t, self.sde.T).to(x.device)
         align(t64, x)  # refuses a t that is neither one time nor one per sample
-        convention = self.convention(t64)
-        value = self.network_time(convention.time_value).expand(x.shape[0])
-        scaled = x if self.input_scaling == "none" else align(convention.input_scale.to(x), x) * x
-        return scaled.to(self.dtype), value, t64, convention
+        numbers = self._convention.at(t64)
+        value = self.network_time(numbers.time_value).expand(x.shape[0])
+        return (align(numbers.input_scale.to(x), x) * x).to(self.dtype), value, numbers
+
+    def output(
+        self, x: Tensor, t: Time, label: Tensor | None = None
+    ) -> tuple[Tensor, Coefficients]:
+        """The network's own output, like ``x``, and the convention's numbers at ``t``.
+
+        Parameters and errors are those of :meth:`predict`.
+        """
+        scaled, value, numbers = self._inputs(x, t)
+        return call_net(self.net, scaled, value, label).to(x.dtype), numbers
 
     def predict(self, kind: str, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """The prediction at ``x = x_t``, converted to ``kind``, like ``x``.
@@ -224,16 +196,14 @@ class ScoreModel(nn.Module):
             A bad state, time (σ_t = 0 where the conversion needs it not to be) or kind; or the
             network's output does not fit.
         """
-        given, value, t64, convention = self._given(x, t)
-        y = call_net(self.net, given, value, label).to(x.dtype)
-        alpha_t, sigma_t = self.sde.marginal(t64)
-        if kind == self.prediction:
+        y, numbers = self.output(x, t, label)
+        if kind == self.prediction and self.sde == self._convention.trained_on:
             return y
-        u, w = conversion(alpha_t, sigma_t, convention.pair, pair(kind, alpha_t, sigma_t))
+        u, w = numbers.to(kind)
         if not bool((u + w).isfinite().all()):
             raise TimeError(
-                f"expected t with sigma_t > 0 to get {kind} from {self.prediction}, got t down to "
-                f"{t64.min().item():g}"
+                f"expected t with sigma_t > 0 to get {kind} from {self.prediction}, got sigma_t "
+                f"down to {numbers.sigma.min().item():g}"
             )
         return combine(x, y, u, w)
 
@@ -278,14 +248,12 @@ class ScoreModel(nn.Module):
                 f"expected ScoreModel(EnergyModel(net), …) to have a log density, got "
                 f"{type(self.net).__name__}, whose output need not be a gradient"
             )
-        given, value, t64, convention = self._given(x, t)
+        scaled, value, numbers = self._inputs(x, t)
         energy: Any = self.net
-        f: Tensor = energy.log_density(given, value, label)
+        f: Tensor = energy.log_density(scaled, value, label)
         f = f.to(torch.promote_types(f.dtype, x.dtype))
-        alpha_t, sigma_t = self.sde.marginal(t64)
-        u, w = conversion(alpha_t, sigma_t, convention.pair, pair("score", alpha_t, sigma_t))
-        w = w / convention.input_scale
-        return combine(0.5 * sum_event(x.square()), f, u, w)
+        u, w = numbers.to("score")
+        return combine(0.5 * sum_event(x.square()), f, u, w / numbers.input_scale)
 
     def denoise(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """``E[x_0 | x_t = x]``, like ``x``; see :meth:`predict`."""
@@ -296,7 +264,11 @@ class ScoreModel(nn.Module):
         return self.predict("epsilon", x, t, label)
 
     def under(self, sde: LinearSDE) -> ScoreModel:
-        """The same network as a model under another linear SDE; see :mod:`sdescore.score.under`.
+        """The same network as a model under another linear SDE.
+
+        The network is shared, and a step of a sampler costs what it costs under the network's own
+        SDE. ``model.under(model.convention.trained_on)`` leads back. For the equations see
+        :mod:`sdescore.score.convention`.
 
         Raises
         ------
@@ -304,47 +276,29 @@ class ScoreModel(nn.Module):
             ``sde`` is not linear, or this is a subclass with a score of its own, which
             :func:`sdescore.under` takes.
         """
-        from sdescore.score.under import UnderModel
-
-        if not folds(self):
-            raise IncompatibleError(
-                f"expected a ScoreModel whose score is its network's, got {type(self).__name__}, "
-                "which overrides it; use under(model, sde)"
+        if self.convention is None:
+            checks.refuse(
+                "a ScoreModel whose score is its network's",
+                f"{type(self).__name__}, which overrides it; use under(model, sde)",
+                IncompatibleError,
             )
-        return self if sde == self.sde else UnderModel(self, sde)
-
-
-def folds(model: object) -> TypeGuard[ScoreModel]:
-    """Whether a model's numbers can stand in for calling it: a plain :class:`ScoreModel`.
-
-    A subclass that changes what the score is must be called.
-    """
-    return (
-        isinstance(model, ScoreModel)
-        and type(model).forward is ScoreModel.forward
-        and type(model).predict is ScoreModel.predict
-    )
+        if sde == self.sde:
+            return self
+        moved = copy.copy(self)
+        moved._modules = dict(self._modules)  # its own, as PyTorch's replicas have
+        moved._convention = self.convention.under(sde)
+        return moved
 
 
 def call_net(net: nn.Module, x: Tensor, time_value: Tensor, label: Tensor | None) -> Tensor:
-    """The network's raw output at ``x``, refused unless it is a tensor of ``x``'s shape.
+    """The network's raw output at ``x``, refused unless it is a real tensor of ``x``'s shape.
 
     Raises
     ------
     IncompatibleError
-        The network returned something else than a tensor.
+        The network returned something else than a tensor, or complex numbers.
     ShapeError
         The network returned another shape.
     """
     y = net(x, time_value) if label is None else net(x, time_value, label)
-    if not isinstance(y, Tensor):
-        raise IncompatibleError(
-            f"expected the network to return a tensor, got {type(y).__name__}; wrap it, e.g. "
-            "lambda x, c: net(x, c).sample"
-        )
-    if y.shape != x.shape:
-        raise ShapeError(
-            f"expected the network to return its input's shape {tuple(x.shape)}, got "
-            f"{tuple(y.shape)}"
-        )
-    return y
+    return checks.score_output(y, x, "the network")

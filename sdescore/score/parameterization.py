@@ -1,22 +1,6 @@
-r"""Score, ε, x₀, v and F: one formula for every conversion.
+"""Predictions converted from one kind to another: score, ε, x₀, v, or any pair ``(p, q)``.
 
-A prediction is a pair ``(p, q)``: the network estimates ``y = p x₀ + q ε``. With
-``x_t = α x₀ + σ ε`` the two equations are solved for any other pair
-(the determinant is :math:`D = \alpha q - \sigma p`):
-
-.. math:: y' = \frac{(p'q - q'p)\,x_t + (\alpha q' - \sigma p')\,y}{D} .
-
-========  =================  ==========================================================
-kind      (p, q)             source
-========  =================  ==========================================================
-score     (0, −1/σ)          Vincent 2011; Song et al. 2021, arXiv:2011.13456, eq. 7
-epsilon   (0, 1)             Ho et al. 2020, arXiv:2006.11239, eq. 12
-x0        (1, 0)             Ho et al. 2020, section 3.2
-v         (−σ, α)            Salimans & Ho 2022, arXiv:2202.00512, appendix D
-========  =================  ==========================================================
-
-Velocity and EDM's F depend on the SDE and on σ_data; :class:`sdescore.ScoreModel` makes
-their pairs, and ``convert`` takes any pair.
+The formula and the pairs are in :mod:`sdescore.score.convention`.
 """
 
 from __future__ import annotations
@@ -26,44 +10,11 @@ from torch import Tensor
 
 from sdescore.checks import require_same_shape
 from sdescore.errors import IncompatibleError
+from sdescore.score.convention import Pair, conversion, pair
 from sdescore.shapes import align, float64
 from sdescore.typing import Time
 
 __all__ = ["convert"]
-
-Pair = tuple[Tensor, Tensor]
-"""``(p, q)`` of a prediction ``y = p x₀ + q ε``; float64, ``()`` or ``(B,)``."""
-
-KINDS = ("score", "epsilon", "x0", "v")
-
-
-def pair(kind: str, alpha: Tensor, sigma: Tensor) -> Pair:
-    """``(p, q)`` of a kind that follows from (α, σ) alone.
-
-    Raises
-    ------
-    IncompatibleError
-        An unknown kind.
-    """
-    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
-    if kind == "score":
-        return zero, -1 / sigma
-    if kind == "epsilon":
-        return zero, one
-    if kind == "x0":
-        return one, zero
-    if kind == "v":
-        return -sigma, alpha
-    raise IncompatibleError(
-        f"expected a prediction among {', '.join(KINDS)} or a pair (p, q), got {kind!r}"
-    )
-
-
-def conversion(alpha: Tensor, sigma: Tensor, from_: Pair, to: Pair) -> tuple[Tensor, Tensor]:
-    """``(u, w)`` with ``y' = u x_t + w y``, in float64."""
-    (p, q), (p_to, q_to) = from_, to
-    determinant = alpha * q - sigma * p
-    return (p_to * q - q_to * p) / determinant, (alpha * q_to - sigma * p_to) / determinant
 
 
 def convert(

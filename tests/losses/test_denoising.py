@@ -288,10 +288,8 @@ def test_small_sigma_in_float32(prediction: str) -> None:
     x0, noise, miss = (draw(4, 8, seed=s).float() for s in range(3))
     t = torch.tensor([1e-5, 1e-4, 1e-2, 1.0], dtype=torch.float64)
     probe = ss.ScoreModel(Affine(8), sde, prediction)
-    p, q = probe.convention(t).pair
-    _, w = ss.score.parameterization.conversion(
-        *sde.marginal(t), (p, q), ss.score.parameterization.pair("epsilon", *sde.marginal(t))
-    )
+    numbers = probe.convention.at(t)
+    (p, q), (_, w) = numbers.pair, numbers.to("epsilon")
     target = p[:, None] * x0.double() + q[:, None] * noise.double()
     output = (target + miss.double() / w[:, None]).float()  # ε̂ is off by `miss`
     model = ss.ScoreModel(lambda x, c: output, sde, prediction)

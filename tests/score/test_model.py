@@ -144,7 +144,7 @@ def test_options_rebuild_the_convention() -> None:
     model = ss.ScoreModel(nn.Identity(), TABLE, "F", "level", sigma_data=0.3)
     again = ss.ScoreModel(model.net, model.sde, **model.options)
     assert again.options == model.options
-    assert model.input_scaling == "unit"
+    assert model.convention.input_scaling == "unit"
     assert "sigma_data=0.3" in repr(model) and "'level'" in repr(model)
 
 
@@ -303,7 +303,7 @@ REFUSING = ss.ScoreModel(lambda x, c: pytest.fail("called before it refused"), s
         (ss.errors.IncompatibleError, "discrete", {"time_input": "level"}),
         (ss.errors.IncompatibleError, "discrete", {"time_input": "continuous_level"}),
         *(
-            (ss.errors.ScheduleError, "sigma_data", {"sigma_data": v})
+            (ss.errors.ParameterError, "sigma_data", {"sigma_data": v})
             for v in (0.0, -1, NAN, INF, "1")
         ),
         (TypeError, "predicts", {"predicts": "x0"}),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdescore as ss
-from sdescore.score.parameterization import conversion, pair
+from sdescore.score.convention import conversion, pair
 from tests.helpers.strategies import (
     DTYPES,
     KINDS,

@@ -26,7 +26,7 @@ from torch import Tensor
 from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.optimal_grid.surrogate import Surrogate
 from sdescore.predictors.adams import ExponentialAdams
-from sdescore.score.parameterization import pair
+from sdescore.score.convention import pair
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.ending import mean_ending

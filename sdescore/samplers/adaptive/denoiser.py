@@ -6,9 +6,9 @@ from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.samplers.model import Model, version_of
-from sdescore.score.model import folds
+from sdescore.score.change_of_sde import require_times
+from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import convert
-from sdescore.score.under import require_times
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import flat
 
@@ -22,7 +22,7 @@ def denoised(model: Model, sde: LinearSDE, x: Tensor, t: Tensor, label: Tensor |
         The score returns no tensor, or another shape than its input's, or changes its input.
     """
     version = version_of(x)
-    if folds(model):
+    if isinstance(model, ScoreModel) and model.convention is not None:
         found = model.predict("x0", x, t, label).clone()
     else:
         given = (x, t.to(x)) if label is None else (x, t.to(x), label)
@@ -50,10 +50,7 @@ def require_any_time(model: Model, t: Tensor) -> None:
     TimeError
         A time that it cannot be given, such as one between the levels of a network of levels.
     """
-    if folds(model):
-        model.convention(t)
-    else:
-        require_times(model, t)
+    require_times(model, t)
 
 
 def require_finite(output: Tensor, t: Tensor, samples: Tensor, trial: int) -> None:

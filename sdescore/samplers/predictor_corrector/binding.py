@@ -1,7 +1,7 @@
 r"""A score model bound to a program: every number it needs, computed once for all steps.
 
 The raw output of a network is ``o``, and the output a tableau asks for is ``u y + w o``
-(:func:`sdescore.score.parameterization.conversion`). Where a step weighs only the newest output,
+(:func:`sdescore.score.convention.conversion`). Where a step weighs only the newest output,
 u and w fold into the step's own numbers, and the conversion costs no pass over memory.
 """
 
@@ -18,10 +18,10 @@ from sdescore.correctors.base import ScoreAt
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.samplers.model import IN_A_GRAPH, UNCOUNTED, Model, version_of
 from sdescore.samplers.predictor_corrector.chain import Program
+from sdescore.score.change_of_sde import require_times
+from sdescore.score.convention import conversion, pair
 from sdescore.score.density import log_density_of
-from sdescore.score.model import call_net, folds
-from sdescore.score.parameterization import conversion, pair
-from sdescore.score.under import require_times
+from sdescore.score.model import ScoreModel, call_net
 from sdescore.sde.base import SDE
 
 
@@ -53,12 +53,12 @@ class BoundModel:
         self._times = times
         self._model: Any = model
         self._from = None
-        if folds(model):
-            convention = model.convention(times)
-            self._from = convention.pair
+        if isinstance(model, ScoreModel) and model.convention is not None:
+            numbers = model.convention.at(times)
+            self._from = numbers.pair
             self._net, self._net_dtype = model.net, model.dtype
-            self._scales = convention.input_scale.tolist()
-            value = model.network_time(convention.time_value).to(device)
+            self._scales = numbers.input_scale.tolist()
+            value = model.network_time(numbers.time_value).to(device)
             self._inputs = value[:, None].expand(len(times), batch).unbind(0)
             self.call = self._call_network
         else:
@@ -164,7 +164,7 @@ class BoundModel:
                 "False; set it in the class"
             )
         # A ScoreModel takes the time in float64, other scores in the state's dtype.
-        t = self._times[k].to(x.device) if folds(self._model) else self._inputs[k]
+        t = self._times[k].to(x.device) if isinstance(self._model, ScoreModel) else self._inputs[k]
         given = (x, t) if self._label is None else (x, t, self._label)
         return self._log_density(*given)
 

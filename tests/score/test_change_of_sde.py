@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.score.under import UnderModel, UnderScore, under
+from sdescore.score.change_of_sde import ScoreUnderSDE, under
+from sdescore.score.convention import Convention
 from tests.helpers.strategies import REPRESENTATIVES, linear_sdes, ordered_times, shapes, states
 
 VP, VE, EDM = ss.VPSDE(), ss.VESDE(sigma_min=0.01, sigma_max=50.0), ss.EDMSDE()
@@ -67,7 +68,7 @@ def test_any_score_under_any_sde_is_the_exact_score_there(
     torch.testing.assert_close(wrapped(x, t), exact(x, t), rtol=1e-8, atol=1e-10)
     one = wrapped(x[:1], t[0])  # one time for all samples, and a float
     torch.testing.assert_close(one, exact(x[:1], t[0].item()), rtol=1e-8, atol=1e-10)
-    density = UnderScore(law, own, other).log_density(x, t)
+    density = ScoreUnderSDE(law, own, other).log_density(x, t)
     torch.testing.assert_close(density, exact.log_prob(x, t), rtol=1e-8, atol=1e-8)
 
 
@@ -181,7 +182,7 @@ def test_a_network_is_asked_at_the_closed_form_time_and_scale() -> None:
         torch.testing.assert_close(
             model.under(EDM)(x, sigma, label), expected, rtol=1e-9, atol=1e-11
         )
-        wrapped = UnderScore(plain(model), VP, EDM)
+        wrapped = ScoreUnderSDE(plain(model), VP, EDM)
         torch.testing.assert_close(wrapped(x, sigma, label), expected, rtol=1e-9, atol=1e-11)
         assert not torch.allclose(wrapped(x, sigma, label), wrapped(x, sigma, label.flip(0)))
 
@@ -267,7 +268,7 @@ def test_a_range_that_is_not_covered_is_refused_before_the_first_call() -> None:
         wide,
         ss.guidance.condition(wide, 1),
         ss.classifier_free(ss.GaussianScore([0.0], 1.0, VE), model.under(VE), 2.0),
-        UnderScore(ss.classifier_free(model.under(EDM), model.under(EDM), 2.0), EDM, VE),
+        ScoreUnderSDE(ss.classifier_free(model.under(EDM), model.under(EDM), 2.0), EDM, VE),
     )
     last_too_late = torch.tensor([0.7, 0.5, 0.2])  # σ = 3.9, 0.7, 0.055
     first_too_early = torch.tensor([1.0, 0.5])
@@ -305,14 +306,18 @@ def test_ends_that_match_survive_times_in_float32() -> None:
 
 def test_round_trips() -> None:
     model = exact_model("v", VP)
-    assert model.under(VP) is model and model.under(VE).under(VP) is model
+    assert model.under(VP) is model
+    back = model.under(VE).under(VP)
+    assert back.convention == model.convention and back.net is model.net
+    assert back.options == model.options
     moved = model.under(VE)
     assert moved.under(VE) is moved
     again = moved.under(EDM)
-    assert isinstance(again, UnderModel) and again.own is model and again.sde == EDM
+    assert again.net is model.net and again.sde == EDM
+    assert again.convention == model.under(EDM).convention
     law = plain(ss.GaussianScore([0.0], 1.0, VP))
     wrapped = under(law, VE, own=VP)
-    assert isinstance(wrapped, UnderScore)
+    assert isinstance(wrapped, ScoreUnderSDE)
     assert under(wrapped, EDM).score is law and under(wrapped, EDM).own_sde == VP
     back = under(wrapped, VP)
     x = torch.ones(1, 1, dtype=DOUBLE)
@@ -329,13 +334,13 @@ def test_a_moved_model_shares_the_network_and_registers_it_once() -> None:
     moved.to(DOUBLE)
     assert model.dtype == moved.dtype == DOUBLE
     twin = copy.deepcopy(moved)
-    assert twin.own.net is twin.net and twin.net is not moved.net
+    assert twin.net is not moved.net and twin.convention == moved.convention
     assert "VPSDE" in repr(moved) and "VESDE" in repr(moved) and "'v'" in repr(moved)
 
 
 def test_a_moved_model_is_not_saved_as_if_it_were_on_its_own_sde(tmp_path) -> None:
     moved = ss.ScoreModel(ss.MLP(1, hidden=4), VP).under(VE)
-    with pytest.raises(ss.errors.IncompatibleError, match="own"):
+    with pytest.raises(ss.errors.IncompatibleError, match="trained_on"):
         ss.save(tmp_path / "model.safetensors", moved)
 
 
@@ -365,9 +370,14 @@ def test_a_subclass_with_its_own_score_is_called() -> None:
         model.under(VE)
     torch.testing.assert_close(under(model, VE)(x, t), 2 * base.under(VE)(x, t))
 
-    class Late(ss.ScoreModel):  # another convention, which still folds
-        def convention(self, t: Tensor):
-            return super().convention(t)._replace(time_value=0.5 * t)
+    class Halved(Convention):  # another time input: of the network's own, half
+        def time_value(self, t: Tensor) -> Tensor:
+            return 0.5 * super().time_value(t)
+
+    class Late(ss.ScoreModel):
+        def __init__(self, net: nn.Module, sde: ss.LinearSDE) -> None:
+            super().__init__(net, sde)
+            self._convention = Halved(sde)
 
         def network_time(self, value: Tensor) -> Tensor:
             return super().network_time(2 * value)
@@ -392,11 +402,11 @@ def test_densities() -> None:
         t = torch.tensor([0.1, 0.5, 0.8])
         (gradient,) = torch.autograd.grad(moved.log_density(x, t).sum(), x)
         torch.testing.assert_close(gradient, moved(x, t), rtol=1e-5, atol=1e-6)
-    wrapped = UnderScore(ss.ScoreModel(Quadratic(), VP, "score"), VP, VE)
+    wrapped = ScoreUnderSDE(ss.ScoreModel(Quadratic(), VP, "score"), VP, VE)
     (gradient,) = torch.autograd.grad(wrapped.log_density(x, t).sum(), x)
     torch.testing.assert_close(gradient, wrapped(x, t), rtol=1e-5, atol=1e-6)
     assert wrapped.has_log_density and wrapped.log_density(x[:0], t[:0]).shape == (0,)
-    silent = UnderScore(lambda x, t: -x, VP, VE)
+    silent = ScoreUnderSDE(lambda x, t: -x, VP, VE)
     assert not silent.has_log_density
     with pytest.raises(ss.errors.IncompatibleError, match="log density"):
         silent.log_density(x, t)
@@ -405,7 +415,7 @@ def test_densities() -> None:
     law = ss.GaussianScore([0.1, 0.2], 0.5, VP)
     got, expected = (
         sampler.sample(score, shape=(9, 2), dtype=DOUBLE)
-        for score in (UnderScore(law, VP, VE), law.under(VE))
+        for score in (ScoreUnderSDE(law, VP, VE), law.under(VE))
     )
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
@@ -421,11 +431,11 @@ def test_dtype_device_and_times_of_a_wrapped_score() -> None:
         x = torch.ones(2, dtype=dtype)  # an empty event
         assert under(score, VE, own=VP)(x, 0.5).dtype == dtype
         assert seen[-2:] == [dtype, time]
-    assert UnderScore(score, VP, VE).dtype == torch.float32
-    assert UnderScore(exact_model("v", VP), VP, VE).dtype == DOUBLE
-    assert torch.device(UnderScore(score, VP, VE).device) == torch.device("cpu")
+    assert ScoreUnderSDE(score, VP, VE).dtype == torch.float32
+    assert ScoreUnderSDE(exact_model("v", VP), VP, VE).dtype == DOUBLE
+    assert torch.device(ScoreUnderSDE(score, VP, VE).device) == torch.device("cpu")
     score.device = "meta"
-    assert UnderScore(score, VP, VE).device == "meta"
+    assert ScoreUnderSDE(score, VP, VE).device == "meta"
     with pytest.raises(ss.errors.ShapeError, match="one per sample"):
         under(score, VE, own=VP)(torch.ones(2, 3), torch.tensor([0.1, 0.2, 0.3]))
     with pytest.raises(ss.errors.TimeError, match="<= T"):

@@ -1,0 +1,198 @@
+r"""One score, any SDE: a change of time and of scale.
+
+For why, see :mod:`sdescore.score.convention`. A :class:`sdescore.ScoreModel` and an exact score
+change their SDE themselves; this file does it for any callable, by calling it at another time and
+scale: :math:`\nabla \log p_t(x) = k\, \nabla \log p'_{t'}(k x)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdescore import checks
+from sdescore.checks import require_state
+from sdescore.errors import IncompatibleError
+from sdescore.score.convention import matched, require_log_snr
+from sdescore.score.density import knows_density, log_density_of
+from sdescore.score.exact import ExactScore
+from sdescore.score.model import ScoreModel
+from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import align
+from sdescore.typing import Time
+
+__all__ = ["under"]
+
+AnyScore = Callable[..., Tensor]
+"""``score(x, t)`` or ``score(x, t, label)``, like ``x``."""
+
+
+def under(score: AnyScore, sde: LinearSDE, *, own: LinearSDE | None = None) -> AnyScore:
+    """Any score, as the score of the same data under another linear SDE.
+
+    Parameters
+    ----------
+    score : callable
+        ``(x, t)`` or ``(x, t, label)``, on its own SDE.
+    sde : LinearSDE
+        The other SDE. Log-SNRs that its own does not reach are refused, by a sampler before it
+        calls the score.
+    own : LinearSDE, optional
+        The score's SDE, where the score has no ``.sde``.
+
+    Returns
+    -------
+    callable
+        For a :class:`sdescore.ScoreModel` again one, for an exact score the exact score under
+        ``sde``, else a module around the score.
+
+    Raises
+    ------
+    IncompatibleError
+        A score that is not callable or on an unknown SDE, an ``own`` that differs from the
+        score's, or an SDE that is not linear.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> from sdescore.score.change_of_sde import under
+    >>> vp, ve = ss.VPSDE(), ss.VESDE()
+    >>> score = under(lambda x, t: -x, ve, own=vp)  # N(0, I) has the score −x at all times of VP
+    >>> x, sigma = torch.ones(1, 1), ve.marginal(0.5)[1]
+    >>> bool(torch.isclose(score(x, 0.5), -x / (1 + sigma**2).float()))
+    True
+    """
+    checks.function("the score", score)
+    known: LinearSDE | None = getattr(score, "sde", own)
+    if known is None:
+        checks.refuse(
+            "own=, the SDE that the score is on",
+            f"{type(score).__name__}, which has no .sde",
+            IncompatibleError,
+        )
+    checks.that(
+        own is None or own == known,
+        f"own= to be the score's SDE {known!r:.200}",
+        f"{own!r:.200}; leave it out",
+        IncompatibleError,
+    )
+    by_itself = isinstance(score, ExactScore | ScoreUnderSDE) or (
+        isinstance(score, ScoreModel) and score.convention is not None
+    )
+    if by_itself:
+        changed: AnyScore = score.under(sde)  # type: ignore[attr-defined]
+        return changed
+    return ScoreUnderSDE(score, known, sde)
+
+
+class ScoreUnderSDE(nn.Module):
+    r"""``k s(k x, t′)``: any callable score under another SDE; see :func:`sdescore.under`.
+
+    The score is called at t′ in the dtype of ``x``, at least float32.
+
+    Parameters
+    ----------
+    score : callable
+        ``(x, t)`` or ``(x, t, label)``.
+    own_sde, sde : LinearSDE
+        The SDE that it is on, and the other one.
+
+    Raises
+    ------
+    IncompatibleError
+        An SDE without log-SNR.
+    """
+
+    def __init__(self, score: AnyScore, own_sde: LinearSDE, sde: LinearSDE) -> None:
+        super().__init__()
+        require_log_snr(own_sde)
+        require_log_snr(sde)
+        self.score, self.own_sde, self.sde = score, own_sde, sde
+
+    def extra_repr(self) -> str:
+        """Shown inside the module's repr."""
+        return f"own_sde={self.own_sde!r}, sde={self.sde!r}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The score's, float32 where it has none."""
+        return getattr(self.score, "dtype", torch.float32)
+
+    @property
+    def device(self) -> torch.device | str:
+        """The score's, the CPU where it has none."""
+        return getattr(self.score, "device", "cpu")
+
+    def _arguments(
+        self, x: Tensor, t: Time, label: Tensor | None
+    ) -> tuple[tuple[Any, ...], Tensor]:
+        """What the score is called with, and k."""
+        require_state(x)
+        own_t, k = matched(self.own_sde, self.sde, t)
+        own_t, k = own_t.to(x.device), k.to(x.device)
+        scaled = align(k.to(x), x) * x
+        time = own_t.to(torch.promote_types(x.dtype, torch.float32))
+        return (scaled, time) if label is None else (scaled, time, label), k
+
+    def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+        r""":math:`\nabla_x \log p_t(x)`, like ``x`` ``(B, *E)``.
+
+        Raises
+        ------
+        ShapeError
+            No state, or a time that is neither one nor one per sample.
+        TimeError
+            A time outside [0, T], or one whose log-SNR the score's SDE does not reach.
+        """
+        arguments, k = self._arguments(x, t, label)
+        return align(k.to(x), x) * self.score(*arguments)
+
+    @property
+    def has_log_density(self) -> bool:
+        """Whether the score knows its log density."""
+        return knows_density(self.score)
+
+    def log_density(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+        """``log p_t(x) = log p′_t′(k x) + d log k``, ``(B,)``, normalised where the score's is.
+
+        Raises
+        ------
+        IncompatibleError
+            The score does not know its log density.
+        ShapeError, TimeError
+            As the score's.
+        """
+        log_density = log_density_of(self.score)
+        arguments, k = self._arguments(x, t, label)
+        value = log_density(*arguments)
+        return value + (x[0].numel() if len(x) else 0) * k.log().to(value)
+
+    def require_times(self, t: Tensor) -> None:
+        """Refuse times ``(n,)`` whose log-SNR the score's SDE does not reach.
+
+        Raises
+        ------
+        TimeError
+            It does not reach one of them.
+        """
+        require_times(self.score, matched(self.own_sde, self.sde, t)[0])
+
+    def under(self, sde: LinearSDE) -> AnyScore:
+        """The score under a third SDE, straight from its own."""
+        return under(self.score, sde, own=self.own_sde)
+
+
+def require_times(score: object, t: Tensor) -> None:
+    """Refuse times ``(n,)`` that a score says it does not cover, before it is called.
+
+    Raises
+    ------
+    TimeError
+        The score's own refusal.
+    """
+    own_check = getattr(score, "require_times", None)
+    if callable(own_check):
+        own_check(t)

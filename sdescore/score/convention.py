@@ -1,0 +1,298 @@
+r"""What a network's output, input and time mean: its convention, as a value.
+
+Every prediction is a pair ``(p, q)``: the network estimates ``y = p x₀ + q ε``. With
+``x_t = α x₀ + σ ε`` the two equations are solved for any other pair
+(the determinant is :math:`D = \alpha q - \sigma p`):
+
+.. math:: y' = \frac{(p'q - q'p)\,x_t + (\alpha q' - \sigma p')\,y}{D} .
+
+========  =================  ==========================================================
+kind      (p, q)             source
+========  =================  ==========================================================
+score     (0, −1/σ)          Vincent 2011; Song et al. 2021, arXiv:2011.13456, eq. 7
+epsilon   (0, 1)             Ho et al. 2020, arXiv:2006.11239, eq. 12
+x0        (1, 0)             Ho et al. 2020, section 3.2
+v         (−σ, α)            Salimans & Ho 2022, arXiv:2202.00512, appendix D
+velocity  (α̇, σ̇)             Lipman et al. 2023, arXiv:2210.02747, eq. 15
+F         below              Karras et al. 2022, arXiv:2206.00364, eq. 7
+========  =================  ==========================================================
+
+EDM's F has, with :math:`r = \sigma/\alpha` and :math:`n^2 = r^2 + \sigma_{data}^2`, the pair
+:math:`(r/(\sigma_{data} n),\, -\sigma_{data}/n)`.
+
+**One network, any linear SDE.** Under a linear SDE
+:math:`x_t/\alpha_t = x_0 + (\sigma_t/\alpha_t)\,\epsilon`, so two SDEs, the network's own (a prime)
+and another, have the same distribution of :math:`x/\alpha` wherever their log-SNRs agree:
+
+.. math::
+   \frac{\alpha'_{t'}}{\sigma'_{t'}} = \frac{\alpha_t}{\sigma_t}, \qquad
+   k = \frac{\alpha'_{t'}}{\alpha_t} = \frac{\sigma'_{t'}}{\sigma_t} \quad\Longrightarrow\quad
+   p_t(x) = k^d\, p'_{t'}(k x), \qquad \nabla \log p_t(x) = k\, \nabla \log p'_{t'}(k x)
+
+(Kingma et al. 2021, arXiv:2107.00630, section 5.1; Karras et al. 2022, section 2 and appendix B,
+with :math:`s = \alpha` and the VE SDE as the one in common). :math:`E[x_0 | x_t]` and
+:math:`E[\epsilon | x_t]` do not change. So a network under another SDE keeps the pair
+:math:`(p, q)` and the time input of t′, and its input is scaled by k.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sdescore import checks
+from sdescore.errors import IncompatibleError, TimeError
+from sdescore.sde.base import check_time
+from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import float64
+from sdescore.typing import Time
+
+__all__ = ["Convention"]
+
+Pair = tuple[Tensor, Tensor]
+"""``(p, q)`` of a prediction ``y = p x₀ + q ε``; float64, ``()`` or ``(B,)``."""
+
+KINDS = ("score", "epsilon", "x0", "v")
+PREDICTIONS = (*KINDS, "velocity", "F")
+TIME_INPUTS = (
+    "t",
+    "999t",
+    "level",
+    "continuous_level",
+    "sigma",
+    "log_sigma",
+    "log_snr",
+    "quarter_log_sigma",
+)
+INPUT_SCALINGS = ("none", "unit")
+
+
+def pair(kind: str, alpha: Tensor, sigma: Tensor) -> Pair:
+    """``(p, q)`` of a kind that follows from (α, σ) alone.
+
+    Raises
+    ------
+    IncompatibleError
+        The kind is not one of :data:`KINDS`.
+    """
+    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+    if kind == "score":
+        return zero, -1 / sigma
+    if kind == "epsilon":
+        return zero, one
+    if kind == "x0":
+        return one, zero
+    if kind == "v":
+        return -sigma, alpha
+    expected = f"a prediction among {', '.join(KINDS)} or a pair (p, q)"
+    checks.refuse(expected, repr(kind), IncompatibleError)
+
+
+def conversion(alpha: Tensor, sigma: Tensor, from_: Pair, to: Pair) -> tuple[Tensor, Tensor]:
+    """``(u, w)`` with ``y' = u x_t + w y``, in float64."""
+    (p, q), (p_to, q_to) = from_, to
+    determinant = alpha * q - sigma * p
+    return (p_to * q - q_to * p) / determinant, (alpha * q_to - sigma * p_to) / determinant
+
+
+class Coefficients(NamedTuple):
+    """A convention at some times, as numbers; each is float64, ``()`` or ``(n,)``.
+
+    Attributes
+    ----------
+    alpha, sigma : Tensor
+        Of the SDE that the states are on.
+    pair : (Tensor, Tensor)
+        The network's output is ``p x₀ + q ε``.
+    time_value : Tensor
+        What the network is given as time; int64 for integer levels.
+    input_scale : Tensor
+        What the state is multiplied with before the network.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    pair: Pair
+    time_value: Tensor
+    input_scale: Tensor
+
+    def to(self, kind: str) -> tuple[Tensor, Tensor]:
+        """``(u, w)`` that turn the network's output ``y`` into ``u x_t + w y`` of a kind."""
+        return conversion(self.alpha, self.sigma, self.pair, pair(kind, self.alpha, self.sigma))
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a network's output, input and time relate to a score under an SDE.
+
+    Parameters
+    ----------
+    trained_on : LinearSDE
+        The SDE that the network was trained on.
+    prediction, time_input, input_scaling, sigma_data
+        As :class:`sdescore.ScoreModel` takes them.
+    sde : LinearSDE, optional
+        The SDE of the states and times that the network is to be asked for; by default the one
+        that it was trained on.
+
+    Raises
+    ------
+    IncompatibleError
+        An unknown option, an SDE that is not linear, or levels asked of a continuous SDE.
+    ParameterError
+        ``sigma_data`` is not a finite number > 0.
+    """
+
+    trained_on: LinearSDE
+    prediction: str = "epsilon"
+    time_input: str = "t"
+    input_scaling: str = "none"
+    sigma_data: float = 0.5
+    sde: LinearSDE = None  # type: ignore[assignment]  # never None after __post_init__
+
+    def __post_init__(self) -> None:
+        checks.choice("prediction", self.prediction, PREDICTIONS)
+        checks.choice("time_input", self.time_input, TIME_INPUTS)
+        checks.choice("input_scaling", self.input_scaling, INPUT_SCALINGS)
+        checks.linear(self.trained_on, "ScoreModel")
+        if self.time_input in ("level", "continuous_level"):
+            checks.that(
+                hasattr(self.trained_on, "level"),
+                f"a discrete SDE for time_input={self.time_input!r}",
+                f"{type(self.trained_on).__name__}; use DiscreteVPSDE or DiscreteVESDE, or "
+                "another time input",
+                IncompatibleError,
+            )
+        sigma_data = checks.number("sigma_data", self.sigma_data, above=0)
+        vars(self).update(sigma_data=sigma_data)
+        if self.prediction == "F":  # whose input is scaled by definition
+            vars(self).update(input_scaling="unit")
+        if vars(self)["sde"] is None:
+            vars(self).update(sde=self.trained_on)
+
+    def under(self, sde: LinearSDE) -> Convention:
+        """The same network's convention for states on another linear SDE.
+
+        Raises
+        ------
+        IncompatibleError
+            ``sde``, or the SDE that the network was trained on, has no log-SNR.
+        """
+        require_log_snr(self.trained_on)
+        require_log_snr(sde)
+        return replace(self, sde=sde)
+
+    def at(self, t: Tensor) -> Coefficients:
+        """The convention's numbers at float64 times of :attr:`sde`, ``()`` or ``(n,)``.
+
+        Raises
+        ------
+        TimeError
+            The network takes integer levels and a time is between two, or the SDE that it was
+            trained on does not reach the log-SNR of a time.
+        """
+        alpha_t, sigma_t = self.sde.marginal(t)
+        own_t, own_alpha, own_sigma, scale = t, alpha_t, sigma_t, torch.ones_like(t)
+        if self.sde != self.trained_on:
+            own_t, scale = matched(self.trained_on, self.sde, t)
+            own_alpha, own_sigma = self.trained_on.marginal(own_t)
+        if self.input_scaling == "unit":
+            scale = scale / (own_alpha * self.sigma_data).hypot(own_sigma)
+        own_pair = self._pair(own_t, own_alpha, own_sigma)
+        return Coefficients(alpha_t, sigma_t, own_pair, self.time_value(own_t), scale)
+
+    def _pair(self, t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Pair:
+        if self.prediction == "velocity":
+            # α̇ = f α and σ̇ = f σ + g²/(2σ), from d(σ²)/dt = 2 f σ² + g².
+            f, g2 = self.trained_on.rates(t)
+            return f * alpha_t, f * sigma_t + g2 / (2 * sigma_t)
+        if self.prediction == "F":
+            noise_ratio = sigma_t / alpha_t
+            norm = noise_ratio.square().add(self.sigma_data**2).sqrt()
+            return noise_ratio / (self.sigma_data * norm), -self.sigma_data / norm
+        return pair(self.prediction, alpha_t, sigma_t)
+
+    def time_value(self, t: Tensor) -> Tensor:
+        """What the network is given at float64 times of the SDE that it was trained on, like ``t``.
+
+        A subclass overrides it for a time input that is not in the list.
+
+        Raises
+        ------
+        TimeError
+            The network takes integer levels and a time is between two.
+        """
+        sde = self.trained_on
+        if self.time_input == "t":
+            return t
+        if self.time_input == "999t":
+            return 999 * t
+        if self.time_input == "log_snr":
+            return sde.log_snr(t)
+        if self.time_input == "quarter_log_sigma":
+            return -sde.log_snr(t) / 8  # ¼ log(σ/α)
+        if self.time_input in ("sigma", "log_sigma"):
+            sigma_t = sde.marginal(t)[1]
+            return sigma_t if self.time_input == "sigma" else sigma_t.log()
+        level: Tensor = sde.level(t)  # type: ignore[attr-defined]
+        if self.time_input == "continuous_level":
+            return level
+        index = level.round()
+        if bool(((level - index).abs() > 1e-3).any()) or bool((index < 0).any()):
+            raise TimeError(
+                "expected times at the SDE's levels, for this network takes integer levels; got "
+                f"level {level.flatten()[(level - index).abs().flatten().argmax()].item():.4f}. "
+                "Use LevelGrid(), or time_input='continuous_level' if the network allows it"
+            )
+        return index.to(torch.int64)
+
+
+def require_log_snr(sde: LinearSDE) -> None:
+    """Refuse an SDE without marginal and log-SNR.
+
+    Raises
+    ------
+    IncompatibleError
+        It lacks one of the two, or the inverse of the log-SNR.
+    """
+    needed = ("marginal", "log_snr", "time_at_log_snr")
+    checks.that(
+        not isinstance(sde, type) and all(callable(getattr(sde, name, None)) for name in needed),
+        "linear SDEs, which differ by time and scale alone",
+        f"{sde!r:.200}",
+        IncompatibleError,
+    )
+
+
+def matched(own: LinearSDE, other: LinearSDE, t: Time) -> tuple[Tensor, Tensor]:
+    """The times t′ of ``own`` at the log-SNRs of ``other`` at ``t``, and k; both float64.
+
+    A log-SNR may lie outside the range of ``own`` by as much as rounding ``t`` to float32 (or to
+    the dtype of ``t``, if that is coarser) moves it. Such a log-SNR is taken as the range's end.
+
+    Raises
+    ------
+    TimeError
+        ``t`` is outside [0, T], or ``own`` does not reach its log-SNR.
+    """
+    t64 = check_time(t, other.T)
+    log_snr = other.log_snr(t64)
+    low, high = (own.log_snr(float64(end)).item() for end in (own.T, 0.0))
+    coarse = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float32
+    eps = max(torch.finfo(coarse).eps, torch.finfo(torch.float32).eps)
+    slack = 8 * eps * (1 + log_snr.abs().nan_to_num(posinf=0.0))
+    if not bool(((log_snr >= low - slack) & (log_snr <= high + slack)).all()):
+        raise TimeError(
+            f"expected times of {type(other).__name__} with a log-SNR in [{low:g}, {high:g}], "
+            f"which {type(own).__name__}, the score's own SDE, covers; got [{log_snr.min():g}, "
+            f"{log_snr.max():g}] at t in [{t64.min():g}, {t64.max():g}]. Keep the grid inside, or "
+            "choose the SDE's range to fit"
+        )
+    own_t = own.time_at_log_snr(log_snr.clamp(low, high))
+    # k = α′/α = σ′/σ = √(α′²+σ′²)/√(α²+σ²), which amplifies no rounding of t′ where α′ or σ′ is
+    # small.
+    (own_alpha, own_sigma), (alpha, sigma) = own.marginal(own_t), other.marginal(t64)
+    return own_t, own_alpha.hypot(own_sigma) / alpha.hypot(sigma)
