@@ -12,6 +12,7 @@ from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from typing import TYPE_CHECKING, NoReturn, TypeGuard, TypeVar
 
+import torch
 from torch import Tensor
 
 from sdescore.errors import (
@@ -20,6 +21,7 @@ from sdescore.errors import (
     ScheduleError,
     SDEScoreError,
     ShapeError,
+    TimeError,
 )
 
 if TYPE_CHECKING:
@@ -129,6 +131,52 @@ def linear(sde: object, user: str, advice: str = "use LinearSDE.from_marginal") 
         got = f"{sde!r:.200}" if isinstance(sde, type) else type(sde).__name__
         refuse(f"a LinearSDE for {user}, an instance", f"{got}, {advice}", IncompatibleError)
     return sde
+
+
+def numbers(
+    name: str, values: object, *, at_least: int = 1, error: Error = ParameterError
+) -> tuple[float, ...]:
+    """``values`` as floats, refused unless they are ``at_least`` finite numbers in a row."""
+    # Numbers without a dtype of their own must not pass through the caller's default one.
+    dtype = None if hasattr(values, "dtype") else torch.float64
+    try:
+        row = torch.as_tensor(values, dtype=dtype, device="cpu").detach()
+        usable = row.ndim == 1 and len(row) >= at_least and not row.is_complex()
+        if usable and bool(row.isfinite().all()):
+            return tuple(row.to(torch.float64).tolist())
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    expected = f"{name} as a one-dimensional sequence of at least {at_least} finite numbers"
+    refuse(expected, f"{values!r:.200}", error)
+
+
+def time(t: object, T: float, name: str = "t") -> Tensor:
+    """``t`` as a float64 tensor, refused outside ``[0, T]``.
+
+    ``T`` rounded to float32 (or to the dtype of ``t``, if coarser) may lie above ``T``; it is
+    taken for ``T``.
+    """
+    if isinstance(t, Tensor) and not t.is_complex():
+        t64 = t.to(torch.float64)
+    elif is_number(t):
+        t64 = torch.tensor(t, dtype=torch.float64, device="cpu")
+    else:
+        refuse(f"{name} to be a finite number or a real tensor", f"{t!r:.100}", TimeError)
+    if torch.compiler.is_compiling():  # a graph cannot look at a value
+        return t64.clamp(max=T)
+    # One time is by far the most common, and comparing it as a Python float the cheapest.
+    if t64.numel() == 1 and 0.0 <= t64.item() <= T:
+        return t64
+    coarse = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
+    slack = T * max(torch.finfo(coarse).eps, torch.finfo(torch.float32).eps)
+    if not bool(((t64 >= 0.0) & (t64 <= T + slack)).all()):
+        worst = f"values in [{t64.min().item():g}, {t64.max().item():g}]"
+        refuse(
+            f"0 <= {name} <= T = {T:g}",
+            f"{worst}; data is at t = 0 and noise at t = T",
+            TimeError,
+        )
+    return t64.clamp(max=T)
 
 
 def shape(value: object) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import finite, is_count, named, require, require_same_shape
 from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError, ShapeError
 from sdescore.fokker_planck.box import Box
@@ -37,7 +38,7 @@ from sdescore.fokker_planck.density import (
 from sdescore.fokker_planck.evolve import Propagator, adaptive, equal_steps
 from sdescore.fokker_planck.generator import Array, Sparse, chain_generator
 from sdescore.fokker_planck.stationary import stationary_law
-from sdescore.sde.base import SDE, check_time, check_times
+from sdescore.sde.base import SDE, check_times
 
 __all__ = ["Evolution", "FokkerPlanck"]
 
@@ -310,7 +311,7 @@ class FokkerPlanck:
         return self._generator(t, self.sde.backward)
 
     def _generator(self, t: float, down: bool) -> Sparse:
-        time = check_time(t, self.sde.T)
+        time = checks.time(t, self.sde.T)
         faces = [self._box.faces(axis) for axis in range(len(self._box.cells))]
         points = torch.cat(faces)
         with torch.no_grad(), float64_states("the SDE's drift"):

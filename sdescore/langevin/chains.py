@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import finite, is_count, named, require, require_same_shape, require_state
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError, TimeError
 from sdescore.langevin import diagnostics
@@ -29,7 +30,7 @@ from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Numbers, Preconditioner, as_preconditioner
 from sdescore.noise.sources import NoiseSource, SeededNoise
 from sdescore.score.density import log_density_of
-from sdescore.sde.base import as_time, check_time
+from sdescore.sde.base import as_time
 from sdescore.shapes import align, flat
 
 __all__ = ["LangevinRun", "chains"]
@@ -251,7 +252,7 @@ def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> 
     if not bool(time.isfinite().all()):
         raise TimeError(f"expected a finite t, got {t!r:.100}")
     if sde is not None:
-        check_time(t, sde.T)
+        checks.time(t, sde.T)
     align(time, x)  # refuses a time that is neither one nor one per chain
     return (time.expand(len(x)).clone(),)
 

@@ -15,12 +15,12 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.checks import finite, is_count, require, require_same_shape, require_state
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
 from sdescore.score.density import log_density_of, require_scalars
 from sdescore.score.divergence import PROBE_LAWS, probes_from_normal
-from sdescore.sde.base import check_time
 from sdescore.shapes import align, float64
 from sdescore.typing import Time
 
@@ -133,7 +133,7 @@ def per_sample_time(x: Tensor, t: Time, T: float | None) -> Tensor:
     TimeError
         ``t`` is not finite, or outside [0, T] where T is given.
     """
-    t64 = float64(t if T is None else check_time(t, T), like=x)
+    t64 = float64(t if T is None else checks.time(t, T), like=x)
     if not bool(t64.isfinite().all()):
         raise TimeError(f"expected a finite t, got {t!r:.100}")
     align(t64, x)

@@ -45,7 +45,6 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, TimeError
-from sdescore.sde.base import check_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
 from sdescore.typing import Time
@@ -278,7 +277,7 @@ def matched(own: LinearSDE, other: LinearSDE, t: Time) -> tuple[Tensor, Tensor]:
     TimeError
         ``t`` is outside [0, T], or ``own`` does not reach its log-SNR.
     """
-    t64 = check_time(t, other.T)
+    t64 = checks.time(t, other.T)
     log_snr = other.log_snr(t64)
     low, high = (own.log_snr(float64(end)).item() for end in (own.T, 0.0))
     coarse = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float32

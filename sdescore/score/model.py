@@ -17,7 +17,6 @@ from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention
 from sdescore.score.parameterization import combine
-from sdescore.sde.base import check_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Time
@@ -160,7 +159,7 @@ class ScoreModel(nn.Module):
     def _inputs(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Coefficients]:
         """What the network is given for ``x`` and ``t``, and the convention's numbers."""
         require_state(x)
-        t64 = check_time(t, self.sde.T).to(x.device)
+        t64 = checks.time(t, self.sde.T).to(x.device)
         align(t64, x)  # refuses a t that is neither one time nor one per sample
         numbers = self._convention.at(t64)
         value = self.network_time(numbers.time_value).expand(x.shape[0])

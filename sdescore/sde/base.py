@@ -21,48 +21,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import finite, named, require, require_same_shape
 from sdescore.errors import IncompatibleError, ScheduleError, TimeError
 from sdescore.grids.base import Grid
 from sdescore.grids.spaced import UniformGrid
-from sdescore.shapes import align, float64
+from sdescore.shapes import align
 from sdescore.typing import Score, Time
 
 __all__ = ["SDE", "ReverseSDE"]
-
-
-def check_time(t: Time, T: float, name: str = "t") -> Tensor:
-    """``t`` as a float64 tensor, refused outside ``[0, T]``.
-
-    ``T`` rounded to float32 (or to the dtype of ``t``, if coarser) may lie above ``T``; it is
-    taken for ``T``.
-
-    Raises
-    ------
-    TimeError
-        Some time is negative, beyond ``T`` or not a number.
-    """
-    if not isinstance(t, (Tensor, Real)):
-        raise TimeError(f"expected {name} to be a number or a tensor, got {type(t).__name__}")
-    t64 = float64(t)
-    if torch.compiler.is_compiling():  # a graph cannot look at a value
-        return t64.clamp(max=T)
-    coarse = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
-    slack = T * max(torch.finfo(coarse).eps, torch.finfo(torch.float32).eps)
-    # One time is by far the most common, and comparing it as a Python float the cheapest.
-    if t64.numel() == 1 and 0.0 <= t64.item() <= T:
-        return t64
-    if not bool(((t64 >= 0.0) & (t64 <= T + slack)).all()):
-        worst = f"values in [{t64.min().item():g}, {t64.max().item():g}]"
-        raise TimeError(
-            f"expected 0 <= {name} <= T = {T:g}, got {worst}; data is at t = 0 and noise at t = T"
-        )
-    return t64.clamp(max=T)
 
 
 def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
@@ -81,7 +52,7 @@ def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
         raise ScheduleError(f"expected times as numbers (n,), got {times!r:.100}") from None
     if grid.ndim != 1 or len(grid) < 2:
         raise ScheduleError(f"expected times of shape (n,) with n >= 2, got {tuple(grid.shape)}")
-    grid = check_time(grid, sde.T, "times")
+    grid = checks.time(grid, sde.T, "times")
     up, down = bool((grid.diff() > 0).all()), bool((grid.diff() < 0).all())
     if (down if sde.backward else up) or (sde.deterministic and (up or down)):
         return grid

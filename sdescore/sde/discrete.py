@@ -15,10 +15,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import finite, is_count, named, require, require_state
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.levels import LevelGrid
-from sdescore.sde.base import check_time
 from sdescore.sde.interpolation import MonotoneCubic
 from sdescore.sde.ladder import (
     MAX_LEVELS,
@@ -123,7 +123,7 @@ class DiscreteVPSDE(IntegratedBetaSDE):
 
     def level(self, t: Time) -> Tensor:
         """The chain's index at ``t``, ``N t − 1``: 0 … N−1 at the levels, −1 at t = 0."""
-        return at_levels(check_time(t, self.T) * self.levels - 1, t, self.levels)
+        return at_levels(checks.time(t, self.T) * self.levels - 1, t, self.levels)
 
     @cached_property
     def _interpolant(self) -> MonotoneCubic:
@@ -284,7 +284,7 @@ class DiscreteVESDE(LinearSDE):
 
     def level(self, t: Time) -> Tensor:
         """The ladder's index at ``t``, ``(L − 1)(1 − t)``: 0 at σ_1, L−1 at σ_L."""
-        level = (self.levels - 1) * (1 - check_time(t, self.T))
+        level = (self.levels - 1) * (1 - checks.time(t, self.T))
         return at_levels(level, t, self.levels)
 
     @cached_property

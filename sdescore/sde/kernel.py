@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError
 from sdescore.shapes import align, sum_event
@@ -126,6 +127,21 @@ class Bridge:
     added_variance: Tensor
     sigma: Tensor
 
+    @classmethod
+    def of(
+        cls, transition: AffineKernel, alpha_s: Tensor, sigma_s: Tensor, sigma_t: Tensor
+    ) -> Bridge:
+        """The bridge from ``α_s, σ_s``, ``σ_t > 0`` and the kernel from s to t."""
+        shrink = transition.variance / sigma_t.square()
+        return cls(
+            weight_t=transition.scale * (sigma_s / sigma_t).square(),
+            weight_0=alpha_s * shrink,
+            variance=sigma_s.square() * shrink,
+            scale=transition.scale,
+            added_variance=transition.variance,
+            sigma=sigma_t,
+        )
+
     def __call__(
         self,
         x: Tensor,
@@ -134,7 +150,7 @@ class Bridge:
         epsilon: Tensor | None = None,
         score: Tensor | None = None,
     ) -> Gaussian:
-        r"""The law of ``x_s`` given ``x = x_t`` and exactly one of ``x0``, ``epsilon``, ``score``.
+        r"""The distribution of ``x_s`` given ``x = x_t`` and exactly one prediction.
 
         The three forms of the mean agree when the three describe one datum:
 
@@ -150,10 +166,12 @@ class Bridge:
         ShapeError
             It is not shaped like ``x``, or the times do not fit the batch.
         """
-        given = [p for p in (x0, epsilon, score) if p is not None]
-        if len(given) != 1:
-            raise IncompatibleError(
-                f"expected exactly one of x0=, epsilon=, score=; got {len(given)} of them"
+        predictions = [p for p in (x0, epsilon, score) if p is not None]
+        if len(predictions) != 1:
+            checks.refuse(
+                "exactly one of x0=, epsilon=, score=",
+                f"{len(predictions)} of them",
+                IncompatibleError,
             )
         if x0 is not None:
             on_x, on_prediction = self.weight_t, self.weight_0
@@ -161,6 +179,6 @@ class Bridge:
             on_x, on_prediction = 1 / self.scale, -self.added_variance / (self.sigma * self.scale)
         else:
             on_x, on_prediction = 1 / self.scale, self.added_variance / self.scale
-        require_same_shape(given[0], x, "the prediction")
-        mean = align(on_x.to(x), x) * x + align(on_prediction.to(x), x) * given[0].to(x)
+        require_same_shape(predictions[0], x, "the prediction")
+        mean = align(on_x.to(x), x) * x + align(on_prediction.to(x), x) * predictions[0].to(x)
         return Gaussian(mean, align(self.variance.to(x.device), x))

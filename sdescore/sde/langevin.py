@@ -9,9 +9,10 @@ from dataclasses import KW_ONLY, dataclass
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import finite, named, require, require_same_shape
 from sdescore.errors import IncompatibleError
-from sdescore.sde.base import SDE, check_time
+from sdescore.sde.base import SDE
 from sdescore.typing import Time
 
 __all__ = ["LangevinSDE"]
@@ -90,4 +91,4 @@ class LangevinSDE(SDE):
 
     def diffusion(self, t: Time) -> Tensor:
         """``√(2ϑ)``, shaped like ``t``, float64."""
-        return torch.full_like(check_time(t, self.T), math.sqrt(2.0 * self.temperature))
+        return torch.full_like(checks.time(t, self.T), math.sqrt(2.0 * self.temperature))

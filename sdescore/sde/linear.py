@@ -4,12 +4,12 @@ r"""Linear SDEs: everything that follows from the pair :math:`(\alpha_t, \sigma_
    \quad\Longleftrightarrow\quad x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad
    f = \frac{\dot\alpha}{\alpha}, \quad
    g^2 = \frac{\mathrm{d}\sigma^2}{\mathrm{d}t} - 2 f \sigma^2
-   = -\sigma^2 \frac{\mathrm{d}\lambda}{\mathrm{d}t}, \quad
-   \lambda = \log\frac{\alpha^2}{\sigma^2}
+   = -2 \sigma^2 \frac{\mathrm{d}\lambda}{\mathrm{d}t}, \quad
+   \lambda = \log\frac{\alpha}{\sigma}
 
 (Kingma et al. 2021, arXiv:2107.00630, eqs. 1–2; Lu et al. 2022, arXiv:2206.00927, eq. 2.3).
-A subclass gives ``_marginal``; every other hook has a default built on it, and a closed
-form that does not cancel is worth overriding it with.
+A subclass gives ``_marginal``; every other hook has a default built on it. Override a hook where
+there is a closed form that does not cancel.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import finite, named, require, require_same_shape, require_state
-from sdescore.errors import ShapeError, TimeError
+from sdescore.checks import require_same_shape, require_state
+from sdescore.errors import ScheduleError, ShapeError, TimeError
 from sdescore.noise.counter import Domain, standard_normal
-from sdescore.sde.base import SDE, check_time
+from sdescore.sde.base import SDE
 from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
 from sdescore.shapes import align, float64
 from sdescore.typing import Time
@@ -55,7 +55,7 @@ class LinearSDE(SDE):
         return 2 * (alpha_t.log() - sigma_t.log())
 
     def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        # Where σ(0) = 0 the limit t → 0 is meant: λ and its derivative are infinite there.
+        # Where σ(0) = 0 the log-SNR and its derivative are infinite: take the limit t → 0.
         t = t.clamp(min=1e-12 * self.T)
         f = rate_of_change(self._log_alpha, t)
         return f, -self._marginal(t)[1].square() * rate_of_change(self._log_snr, t)
@@ -68,7 +68,7 @@ class LinearSDE(SDE):
 
     def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
         low, high = torch.zeros_like(log_snr), torch.full_like(log_snr, self.T)
-        # λ falls with t. 110 halvings reach neighbouring floats down to t = 1e-17 T.
+        # The log-SNR falls with t. 110 halvings reach neighbouring floats down to t = 1e-17 T.
         for _ in range(110):
             middle = 0.5 * (low + high)
             above = self._log_snr(middle) > log_snr
@@ -85,7 +85,7 @@ class LinearSDE(SDE):
         TimeError
             ``t`` is outside [0, T].
         """
-        return self._marginal(check_time(t, self.T))
+        return self._marginal(checks.time(t, self.T))
 
     def rates(self, t: Time) -> tuple[Tensor, Tensor]:
         """``(f, g²)`` of ``dx = f x dt + g dw``.
@@ -95,14 +95,26 @@ class LinearSDE(SDE):
         TimeError
             ``t`` is outside [0, T].
         """
-        return self._rates(check_time(t, self.T))
+        return self._rates(checks.time(t, self.T))
 
     def log_snr(self, t: Time) -> Tensor:
-        """``λ_t = log(α_t²/σ_t²)``, strictly falling in ``t``; infinite where σ_t = 0."""
-        return self._log_snr(check_time(t, self.T))
+        """``log(α_t²/σ_t²)``, strictly falling in ``t``; infinite where σ_t = 0."""
+        return self._log_snr(checks.time(t, self.T))
+
+    def half_log_snr(self, t: Time) -> Tensor:
+        """``λ_t = log(α_t/σ_t)``, the clock of the exponential methods."""
+        return 0.5 * self.log_snr(t)
+
+    def noise_ratio(self, t: Time) -> Tensor:
+        """``σ_t/α_t``, the noise-to-signal ratio; Karras et al.'s σ of ``x_t/α_t``."""
+        alpha_t, sigma_t = self.marginal(t)
+        return sigma_t / alpha_t
 
     def time_at_log_snr(self, log_snr: Time) -> Tensor:
-        """The ``t`` at which ``log_snr(t)`` has the given value.
+        """The ``t`` at which ``log_snr(t)`` has this value.
+
+        First derivatives flow through it on every SDE, where :attr:`rates` gives
+        ``d log_snr/dt = −g²/σ²``.
 
         Raises
         ------
@@ -113,12 +125,28 @@ class LinearSDE(SDE):
         highest, lowest = self._log_snr(float64(0.0)), self._log_snr(float64(self.T))
         slack = 1e-9 * (1.0 + lowest.abs().item())
         if not bool(((value >= lowest - slack) & (value <= highest + slack)).all()):
-            raise TimeError(
-                f"expected a log-SNR in [{lowest.item():g}, {highest.item():g}], the range of "
-                f"{type(self).__name__}, got values in [{value.min().item():g}, "
-                f"{value.max().item():g}]"
+            checks.refuse(
+                f"a log-SNR in [{lowest:g}, {highest:g}], the range of {type(self).__name__}",
+                f"values in [{value.min():g}, {value.max():g}]",
+                TimeError,
             )
-        return self._time_at_log_snr(value).clamp(0.0, self.T)
+        t = self._time_at_log_snr(value.detach()).clamp(0.0, self.T)
+        if not (value.requires_grad and torch.is_grad_enabled()):
+            return t
+        # The default bisects, which autodiff cannot see through, and some closed forms have a
+        # NaN derivative at their ends: the derivative is that of the inverse function.
+        slope = -self._rates(t)[1] / self._marginal(t)[1].square()
+        return t + (value - value.detach()) / slope
+
+    def time_at_half_log_snr(self, half_log_snr: Time) -> Tensor:
+        """The ``t`` at which ``half_log_snr(t)`` has this value; see :meth:`time_at_log_snr`.
+
+        Raises
+        ------
+        TimeError
+            No time in [0, T] has that ratio.
+        """
+        return self.time_at_log_snr(2 * float64(half_log_snr))
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """``f(t) x``, like ``x``."""
@@ -146,7 +174,7 @@ class LinearSDE(SDE):
         TimeError
             A time is outside [0, T], or ``s > t``.
         """
-        s64, t64 = check_order(check_time(s, self.T, "s"), check_time(t, self.T))
+        s64, t64 = check_order(checks.time(s, self.T, "s"), checks.time(t, self.T))
         return AffineKernel(*self._transition(s64, t64))
 
     def bridge(self, s: Time, t: Time) -> Bridge:
@@ -157,24 +185,12 @@ class LinearSDE(SDE):
         TimeError
             A time is outside [0, T], ``s > t``, or ``σ_t = 0``, where x_t is x_0 itself.
         """
-        s64, t64 = check_order(check_time(s, self.T, "s"), check_time(t, self.T))
-        a, added_variance = self._transition(s64, t64)
-        alpha_s, sigma_s = self._marginal(s64)
-        sigma_t = self._marginal(t64)[1]
+        transition, (alpha_s, sigma_s) = self.transition(s, t), self.marginal(s)
+        sigma_t = self.marginal(t)[1]
         if not bool((sigma_t > 0).all()):
-            raise TimeError(
-                f"expected t with σ_t > 0 for a bridge, got t from {t64.min().item():g}, where "
-                "x_t carries no noise; use a later t"
-            )
-        shrink = added_variance / sigma_t.square()
-        return Bridge(
-            weight_t=a * (sigma_s / sigma_t).square(),
-            weight_0=alpha_s * shrink,
-            variance=sigma_s.square() * shrink,
-            scale=a,
-            added_variance=added_variance,
-            sigma=sigma_t,
-        )
+            got = "a time at which x_t carries no noise; use a later t"
+            checks.refuse("t with σ_t > 0 for a bridge", got, TimeError)
+        return Bridge.of(transition, alpha_s, sigma_s, sigma_t)
 
     def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """``α_t x_0 + σ_t · noise``, like ``x_0`` ``(B, *E)``.
@@ -249,12 +265,14 @@ class LinearSDE(SDE):
         alpha, sigma : callable
             Elementwise functions of a float64 time tensor; α > 0 and σ/α rising on [0, T].
         T, t_min : float
-            End of the forward time, and where sampling stops.
+            End of the forward time, and where sampling stops; ``0 <= t_min < T``.
 
         Raises
         ------
         ScheduleError
-            α is not positive, σ is negative, or σ/α does not rise.
+            α is not positive, σ is negative, σ/α does not rise, or a time is out of range.
+        IncompatibleError
+            ``alpha`` or ``sigma`` cannot be called.
         """
         return MarginalSDE(alpha=alpha, sigma=sigma, T=T, t_min=t_min)
 
@@ -262,16 +280,10 @@ class LinearSDE(SDE):
 @dataclass(frozen=True, kw_only=True)
 class MarginalSDE(LinearSDE):
     r"""``dx = f x dt + g dw`` with :math:`f = \dot\alpha/\alpha`,
-    :math:`g^2 = -\sigma^2 \dot\lambda` by automatic differentiation.
+    :math:`g^2 = -\sigma^2\, \mathrm{d} \log(\alpha^2/\sigma^2) / \mathrm{d}t` by automatic
+    differentiation.
 
-    Made by :meth:`sdescore.LinearSDE.from_marginal`.
-
-    Parameters
-    ----------
-    alpha, sigma : callable
-        Elementwise functions of a float64 time tensor.
-    T, t_min : float
-        ``0 <= t_min < T``.
+    :meth:`sdescore.LinearSDE.from_marginal` makes it and says what the parameters are.
     """
 
     alpha: Callable[[Tensor], Tensor]
@@ -280,47 +292,40 @@ class MarginalSDE(LinearSDE):
     t_min: float = 1e-3
 
     def __post_init__(self) -> None:
-        require(
-            finite(self.T, self.t_min) and 0 <= self.t_min < self.T,
-            "0 <= t_min < T",
-            f"{named('t_min', self.t_min)}, {named('T', self.T)}",
-        )
-        require(
-            callable(self.alpha) and callable(self.sigma),
-            "alpha and sigma to be functions of t",
-            f"alpha={self.alpha!r:.100}, sigma={self.sigma!r:.100}",
-        )
-        t = torch.linspace(0.0, self.T, 257, dtype=torch.float64)
-        alpha_t, sigma_t = self._marginal(t)
-        require(
-            isinstance(alpha_t, Tensor) and isinstance(sigma_t, Tensor),
-            "alpha and sigma to return tensors (a constant as torch.ones_like(t))",
-            f"{type(alpha_t).__name__} and {type(sigma_t).__name__}",
-        )
-        require(
-            alpha_t.shape == t.shape and sigma_t.shape == t.shape,
-            "alpha and sigma to be elementwise functions of t",
-            f"shapes {tuple(alpha_t.shape)} and {tuple(sigma_t.shape)} for t of {tuple(t.shape)}",
-        )
-        require(bool((alpha_t > 0).all()), "alpha(t) > 0 on [0, T]", f"min {alpha_t.min():g}")
-        require(bool((sigma_t >= 0).all()), "sigma(t) >= 0 on [0, T]", f"min {sigma_t.min():g}")
-        require(
-            bool((torch.diff(sigma_t / alpha_t) > 0).all()),
-            "sigma/alpha to rise strictly on [0, T]",
-            "a pair that falls somewhere",
-        )
+        T = checks.number("T", self.T, above=0, error=ScheduleError)
+        t_min = checks.number("t_min", self.t_min, at_least=0, below=T, error=ScheduleError)
+        vars(self).update(T=T, t_min=t_min)
+        t = torch.linspace(0.0, T, 257, dtype=torch.float64, device="cpu")
+        alpha_t = elementwise("alpha", checks.function("alpha", self.alpha)(t), t)
+        sigma_t = elementwise("sigma", checks.function("sigma", self.sigma)(t), t)
+        for name, values, holds in (
+            ("alpha(t) > 0", alpha_t, alpha_t > 0),
+            ("sigma(t) >= 0", sigma_t, sigma_t >= 0),
+            ("sigma/alpha to rise strictly", rises := (sigma_t / alpha_t).diff(), rises > 0),
+        ):
+            least = f"a least value or rise of {values.min():g}"
+            checks.that(bool(holds.all()), f"{name} on [0, T]", least, ScheduleError)
         try:
             g2 = self._rates(t)[1]
         except RuntimeError:  # numpy, or .item(), of a value that carries a derivative
             g2 = torch.zeros_like(t)
-        require(
+        checks.that(
             bool((g2 > 0).any()),
             "alpha and sigma that autodiff can differentiate, written in torch",
             "derivatives of 0 everywhere; no numpy, detach() or new tensors inside",
+            ScheduleError,
         )
 
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.alpha(t), self.sigma(t)
+
+
+def elementwise(name: str, value: object, t: Tensor) -> Tensor:
+    """``value``, refused unless it is a real tensor like ``t``."""
+    if not isinstance(value, Tensor) or value.is_complex() or value.shape != t.shape:
+        expected = f"{name} to be elementwise: real, one number a time (as torch.ones_like(t))"
+        checks.refuse(expected, f"{type(value).__name__}, {value!r:.100}", ScheduleError)
+    return value
 
 
 def rate_of_change(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
@@ -332,13 +337,9 @@ def rate_of_change(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
 def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """``(s, t)``, refused unless ``s <= t`` everywhere."""
     if s.ndim and t.ndim and s.shape != t.shape:
-        raise ShapeError(
-            f"expected s and t of one shape, or one of them a single time; got {tuple(s.shape)} "
-            f"and {tuple(t.shape)}"
-        )
+        got = f"{tuple(s.shape)} and {tuple(t.shape)}"
+        checks.refuse("s and t of one shape, or one of them a single time", got, ShapeError)
     if not bool((s <= t).all()):
-        raise TimeError(
-            "expected s <= t, for the forward kernel runs from s to t; "
-            f"got s up to {s.max().item():g} and t from {t.min().item():g}"
-        )
+        got = f"s up to {s.max().item():g} and t from {t.min().item():g}"
+        checks.refuse("s <= t, for the forward kernel runs from s to t", got, TimeError)
     return s, t

@@ -349,6 +349,43 @@ def test_a_prior_sample_is_independent_of_the_run_that_starts_from_it() -> None:
     assert abs(correlation[0, 1:]).max() < stats.norm.isf(5e-7 / 2) / math.sqrt(n)
 
 
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_half_log_snr_and_noise_ratio_name_the_same_time(name: str) -> None:
+    """``λ = log(α/σ)``, half the log-SNR and minus the logarithm of σ/α; the inverse is one."""
+    sde = REPRESENTATIVES[name]
+    t = sde.T * torch.linspace(0.05, 0.95, 7, dtype=torch.float64)
+    alpha, sigma = sde.marginal(t)
+    lam = sde.half_log_snr(t)
+    torch.testing.assert_close(lam, torch.log(alpha / sigma), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(sde.noise_ratio(t), sigma / alpha, rtol=0, atol=0)
+    torch.testing.assert_close(sde.time_at_half_log_snr(lam), t, rtol=1e-10, atol=0)
+    assert sde.time_at_half_log_snr(lam[0].item()).item() == pytest.approx(t[0].item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_the_time_of_a_log_snr_has_the_derivative_of_an_inverse(name: str) -> None:
+    """dt/dλ by autograd against the central difference, on SDEs that bisect as well."""
+    sde = REPRESENTATIVES[name]
+    lam = sde.half_log_snr(torch.tensor([0.31, 0.77], dtype=torch.float64) * sde.T)
+    lam.requires_grad_()
+    t = sde.time_at_half_log_snr(lam)
+    assert t.requires_grad
+    slope = torch.autograd.grad(t.sum(), lam)[0]
+    h = 1e-4
+    rise = sde.time_at_half_log_snr(lam.detach() + h) - sde.time_at_half_log_snr(lam.detach() - h)
+    torch.testing.assert_close(slope, rise / (2 * h), rtol=1e-5, atol=0)
+    with torch.no_grad():
+        assert not sde.time_at_half_log_snr(lam).requires_grad
+
+
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_complex_times_are_refused(name: str) -> None:
+    sde = REPRESENTATIVES[name]
+    for t in (torch.tensor(0.5 + 0.1j), 0.5 + 0.1j, 10**400):
+        with pytest.raises(ss.errors.TimeError, match="real tensor"):
+            sde.marginal(t)
+
+
 # Values.
 
 
