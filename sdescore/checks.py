@@ -120,6 +120,20 @@ def function(name: str, value: T) -> T:
     return value
 
 
+def device(value: torch.device | str) -> torch.device:
+    """``value`` as a device, refused unless this machine has it and it holds data."""
+    try:
+        found = torch.device(value)
+        torch.empty(0, dtype=torch.float32, device=found)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        reason = f"{value!r:.100} ({str(error).splitlines()[0]:.100})"
+        raise ParameterError(
+            f'expected a device of this machine, "cpu" for one; got {reason}'
+        ) from error
+    that(found.type != "meta", "a device that holds data", f"{value!r}")
+    return found
+
+
 def is_linear(sde: object) -> TypeGuard[LinearSDE]:
     """Whether this is an SDE with a marginal kernel: the one place that asks."""
     return not isinstance(sde, type) and hasattr(sde, "marginal")

@@ -1,37 +1,110 @@
-r"""A safetensors file with a manifest and a digest, written atomically.
+r"""A safetensors file with a manifest and digests, read and written piece by piece.
 
 safetensors alone does not notice a flipped bit in the data. Here the metadata holds
 
 ``manifest``
     JSON, see :mod:`sdescore.checkpoint.manifest`;
+``manifest_sha256``
+    64 hex digits, SHA-256 of the manifest's text in UTF-8;
 ``sha256``
     64 hex digits, SHA-256 over every byte of the file with these 64 written as ``0``.
+
+Neither writing nor reading holds the file in memory: tensors go to the disk one at a time, and
+digests are computed in blocks. How the file gets its name is :mod:`sdescore.checkpoint.replace`'s
+matter.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
+import torch
 from torch import Tensor
 
+from sdescore.checkpoint.replace import previous_path, replacing
 from sdescore.errors import CheckpointError
+
+# safetensors' names of the dtypes that a checkpoint may hold.
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+BLOCK = 2**20  # bytes read at a time; a multiple of every item's size
+LONGEST_HEADER = 10**8  # safetensors' own limit, in bytes
 
 _EMPTY = b"0" * 64
 # Inside the manifest, itself a JSON string, every quote is escaped: this cannot match there.
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
-def previous_path(path: str | os.PathLike[str]) -> Path:
-    """Where the version before the last save is kept: ``vp.previous.safetensors``."""
-    path = Path(path)
-    return path.with_name(f"{path.stem}.previous{path.suffix}")
+def header(tensors: Mapping[str, Any], manifest: Mapping[str, Any]) -> bytes:
+    """The file's first bytes, up to the first tensor, with an empty digest.
+
+    Building it answers whether a checkpoint can be saved, without writing anything.
+
+    Raises
+    ------
+    CheckpointError
+        The manifest is not JSON, or a value is no tensor that the format can hold.
+    """
+    text = to_json(manifest)
+    entries: dict[str, Any] = {
+        "__metadata__": {
+            "manifest": text,
+            "manifest_sha256": _sha256(text),
+            "sha256": _EMPTY.decode(),
+        }
+    }
+    end = 0
+    for name, value in _in_order(tensors):
+        begin, end = end, end + value.numel() * value.element_size()
+        entries[name] = {
+            "dtype": CODES[value.dtype],
+            "shape": list(value.shape),
+            "data_offsets": [begin, end],
+        }
+    encoded = json.dumps(entries, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    if len(encoded) > LONGEST_HEADER:
+        raise CheckpointError(
+            f"expected a manifest and names of tensors within {LONGEST_HEADER} bytes, got "
+            f"{len(encoded)}; shorten info="
+        )
+    return len(encoded).to_bytes(8, "little") + encoded
+
+
+def _in_order(tensors: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+    """The tensors as the file holds them: the widest items first, so that all are aligned."""
+    for name, value in tensors.items():
+        dense = isinstance(value, Tensor) and value.layout == torch.strided
+        if not dense or value.dtype not in CODES or value.is_meta:
+            got = type(value).__name__
+            if isinstance(value, Tensor):
+                got = f"{value.dtype}, {value.layout}, on {value.device}"
+            raise CheckpointError(
+                f"expected {name} to be a dense tensor in memory, of a real, integer or boolean "
+                f"dtype of 8 to 64 bits, to save it; got {got}. Convert it, or take it out of the "
+                "network's state_dict()"
+            )
+    return sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
 
 
 def write(
@@ -39,104 +112,191 @@ def write(
 ) -> None:
     """Write the file, or leave the one that was there: a crash at any point loses neither.
 
-    The version before becomes :func:`~sdescore.checkpoint.container.previous_path`.
+    The version before becomes :func:`~sdescore.checkpoint.replace.previous_path`.
 
     Raises
     ------
     CheckpointError
-        The manifest is not JSON.
+        The manifest is not JSON; a tensor is NaN somewhere, or the format cannot hold it; or the
+        system does not let the file be written.
     """
-    from safetensors.torch import save
-
-    path = Path(path)
-    owned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    data = save(owned, {"manifest": to_json(manifest), "sha256": _EMPTY.decode()})
-    _, start = _digest(data, path)
-    digest = hashlib.sha256(data).hexdigest().encode()
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.new")  # a fixed name: the next save reuses it
-    with open(temporary, "wb") as file:
-        file.write(data[:start] + digest + data[start + 64 :])
-        file.flush()
-        os.fsync(file.fileno())
-    if path.exists():
-        _keep_previous(path)
-    os.replace(temporary, path)
-    _sync_directory(path.parent)
-
-
-def _keep_previous(path: Path) -> None:
-    """Give the present file a second name, so that it stays at the first one meanwhile."""
-    second = path.with_name(f".{path.name}.previous")
-    second.unlink(missing_ok=True)
-    try:
-        os.link(path, second)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, second)
-    os.replace(second, previous_path(path))
-    # A rename between two names of one file does nothing: so after a crash right here.
-    second.unlink(missing_ok=True)
+    first = header(tensors, manifest)
+    start = _digest_start(first, Path(path))
+    with replacing(path) as file:
+        digest = hashlib.sha256(first)
+        file.write(first)
+        for name, value in _in_order(tensors):
+            # One tensor at a time is copied, if it has to be, from a device or a view.
+            data = value.detach().cpu().resolve_neg().contiguous()
+            data = data.as_strided((data.numel(),), (1,))  # one item alone keeps an odd stride
+            if _has_nan(data):
+                raise CheckpointError(
+                    f"expected numbers to save, got NaN in {name}; save the model from before it "
+                    "diverged"
+                )
+            raw = data.view(torch.uint8).numpy().data
+            digest.update(raw)
+            file.write(raw)
+        file.seek(start)
+        file.write(digest.hexdigest().encode())
 
 
-def _sync_directory(folder: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a directory cannot be opened, and the rename is durable by itself
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _has_nan(data: Tensor) -> bool:
+    """Whether a flat tensor has a NaN, looked for in blocks."""
+    return data.is_floating_point() and any(
+        bool(part.isnan().any()) for part in torch.split(data, BLOCK)
+    )
 
 
-def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """``(manifest, tensors)`` of a file that is whole, to the last bit.
+class Container:
+    """An open checkpoint file: its manifest, and its tensors to be read one at a time.
+
+    Attributes
+    ----------
+    manifest : dict
+        The manifest.
+    tensors : dict[str, Tensor]
+        A tensor on the device "meta" for each one in the file: its shape and dtype without data.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path = path
+        self._file = file
+        self._size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        self._data = 8 + length
+        if length > LONGEST_HEADER or self._data > self._size:
+            raise damaged(path, "it is cut short, or was not written by sdescore")
+        self._header = length.to_bytes(8, "little") + file.read(length)
+        self._digest = _digest_start(self._header, path)
+        try:
+            entries = from_json(self._header[8:])
+            metadata = entries.pop("__metadata__")
+            text = metadata["manifest"]
+            self.manifest = from_json(text)
+            seal = metadata.get("manifest_sha256")
+            self._sealed = None if seal is None else seal == _sha256(text)
+            self._offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+            self.tensors = {name: _described(entry) for name, entry in entries.items()}
+        except (
+            ValueError,  # and what no Unicode is
+            TypeError,
+            LookupError,
+            RecursionError,
+            OverflowError,
+            AttributeError,
+            RuntimeError,  # torch's, for a shape that no tensor has
+        ) as error:
+            raise damaged(path, f"its contents do not parse ({error})") from error
+        if not isinstance(self.manifest, dict):
+            raise damaged(path, "its manifest is not an object")
+        self._require_contiguous()
+
+    def _require_contiguous(self) -> None:
+        """Refuse tensors that overlap, leave gaps, or end elsewhere than the file does."""
+        end = 0
+        for name, (begin, stop) in sorted(self._offsets.items(), key=lambda item: item[1]):
+            size = self.tensors[name].numel() * self.tensors[name].element_size()
+            if begin != end or stop != begin + size:
+                raise damaged(self.path, f"the place of {name} does not fit its shape")
+            end = stop
+        if self._data + end != self._size:
+            raise damaged(self.path, f"it has {self._size} bytes, not {self._data + end}")
+
+    def verify(self) -> None:
+        """Refuse a file of which a bit differs from what was written, or a tensor that is NaN.
+
+        The whole file is read once, in blocks.
+
+        Raises
+        ------
+        CheckpointError
+            One of the two.
+        """
+        start = self._digest
+        digest = hashlib.sha256(self._header[:start] + _EMPTY + self._header[start + 64 :])
+        nan = ""
+        self._file.seek(self._data)
+        for name, (begin, end) in sorted(self._offsets.items(), key=lambda item: item[1]):
+            dtype = self.tensors[name].dtype
+            for at in range(begin, end, BLOCK):
+                # A bytearray, for torch warns of memory that it could not write to.
+                block = bytearray(self._file.read(min(BLOCK, end - at)))
+                digest.update(block)
+                whole = len(block) == min(BLOCK, end - at)
+                if dtype.is_floating_point and not nan and whole:
+                    nan = name if bool(torch.frombuffer(block, dtype=dtype).isnan().any()) else ""
+        if digest.hexdigest().encode() != self._header[start : start + 64]:
+            raise damaged(self.path, "its SHA-256 does not match")
+        if nan:
+            raise CheckpointError(
+                f"expected numbers in {self.path}, got NaN in {nan}; the model had diverged before "
+                "it was saved: load an earlier one"
+            )
+
+    def verify_manifest(self) -> None:
+        """Refuse a manifest that is not the one written; the tensors' bytes are not looked at.
+
+        Raises
+        ------
+        CheckpointError
+            It is another one.
+        """
+        if self._sealed is None:  # written before files had this digest
+            self.verify()
+        elif not self._sealed:
+            raise damaged(self.path, "the SHA-256 of its manifest does not match")
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, on the CPU."""
+        like = self.tensors[name]
+        value = torch.empty(like.shape, dtype=like.dtype, device="cpu")
+        if value.numel():
+            self._file.seek(self._data + self._offsets[name][0])
+            raw = value.reshape(-1).view(torch.uint8).numpy().data
+            if self._file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
+                raise damaged(self.path, "it became shorter while it was read")
+        return value
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Container]:
+    """A checkpoint file, open while the block runs; :meth:`Container.verify` is the caller's.
+
+    The file stays the one opened, even if another is saved under its name meanwhile.
 
     Raises
     ------
     CheckpointError
-        Some bit differs from what was written, or sdescore did not write it.
+        The file is cut short, or sdescore did not write it.
     FileNotFoundError
         There is no such file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    path = Path(path)
-    data = path.read_bytes()
-    digest, start = _digest(data, path)
-    blank = hashlib.sha256(data[:start])
-    blank.update(_EMPTY)
-    blank.update(data[start + 64 :])
-    if blank.hexdigest().encode() != digest:
-        raise damaged(path, "its SHA-256 does not match")
-    # Whole, but perhaps not ours: from here on the contents may still be malicious.
-    try:
-        header = from_json(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        manifest = from_json(header["__metadata__"]["manifest"])
-        tensors: dict[str, Tensor] = load(data)
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        RecursionError,
-        SafetensorError,
-        OverflowError,
-        AttributeError,
-    ) as error:
-        raise damaged(path, f"its contents do not parse ({error})") from error
-    if not isinstance(manifest, dict):
-        raise damaged(path, "its manifest is not an object")
-    return manifest, tensors
+    with open(path, "rb") as file:
+        yield Container(Path(path), file)
 
 
-def _digest(data: bytes, path: Path) -> tuple[bytes, int]:
-    """The digest in the header, and where it stands."""
-    length = int.from_bytes(data[:8], "little")
-    match = _DIGEST.search(data, 8, 8 + length) if 8 + length <= len(data) else None
+def _described(entry: Mapping[str, Any]) -> Tensor:
+    """A tensor without data, as one entry of the header describes it."""
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    for numbers in (shape, offsets):
+        if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
+            raise ValueError(f"{numbers!r:.80} instead of non-negative integers")
+    if len(offsets) != 2 or math.prod(shape) > 2**62:
+        raise ValueError(f"shape {shape!r:.80} at {offsets!r:.80}")
+    return torch.empty(shape, dtype=DTYPES[entry["dtype"]], device="meta")
+
+
+def _digest_start(first: bytes, path: Path) -> int:
+    """Where the 64 digits of the digest stand in a header."""
+    match = _DIGEST.search(first)
     if match is None:
         raise damaged(path, "it is cut short, or was not written by sdescore")
-    return match.group(1), match.start(1)
+    return match.start(1)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def damaged(path: Path, what: str) -> CheckpointError:
@@ -151,15 +311,23 @@ def damaged(path: Path, what: str) -> CheckpointError:
 
 
 def to_json(value: object) -> str:
-    """JSON text, with sorted keys and without NaN.
+    """JSON text, with sorted keys and without NaN; numpy's scalars are numbers.
 
     Raises
     ------
     CheckpointError
         Something in it is no JSON.
     """
+
+    def number(part: object) -> float:
+        if isinstance(part, Integral):
+            return int(part)
+        if isinstance(part, Real):
+            return float(part)
+        raise TypeError(f"an object of type {type(part).__name__}")
+
     try:
-        return json.dumps(value, sort_keys=True, allow_nan=False)
+        return json.dumps(value, sort_keys=True, allow_nan=False, default=number)
     except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"expected JSON values (str, int, finite float, bool, None, list, dict) in the "

@@ -8,23 +8,26 @@
      "net": {"class": "MLP", "config": {"dim": 2, "...": "..."}, "dtype": "float32"},
      "ema": {"decay": 0.999, "warmup": true}, "training": {"step": 10, "options": {}}, "info": {}}
 
-Classes are looked up in two fixed tables. A class outside them is saved by name alone
-(``fields`` or ``config`` is null), and its object must be given again when loading.
+Classes are looked up in two tables: the SDEs of :mod:`sdescore.sde`, and the networks of
+:mod:`sdescore.nets` that declare a ``config``. A class outside them is saved by name alone
+(``fields`` or ``config`` is null), and its object must be passed again when loading.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from operator import index
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from inspect import get_annotations
 from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sdescore.errors import CheckpointError, SDEScoreError
-from sdescore.nets.mlp import MLP
-from sdescore.nets.unet import UNet
+from sdescore.noise.torch_global import borrowed_generator
 from sdescore.rooms import members
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE, MarginalSDE
@@ -37,15 +40,11 @@ SDES = {
     for kind in members("sdescore.sde", LinearSDE)  # type: ignore[type-abstract]
     if kind is not MarginalSDE  # whose functions are no JSON
 }
-NETS: dict[str, type[nn.Module]] = {"MLP": MLP, "UNet": UNet}
-# How many layers a network's arguments ask for, each of which has at least one tensor, and how
-# wide the widest is.
-SIZES: dict[str, Callable[[dict[str, Any]], tuple[int, int]]] = {
-    "MLP": lambda config: (index(config["depth"]), index(config["hidden"])),
-    "UNet": lambda config: (
-        index(config["blocks"]) * len(config["multipliers"]),
-        index(config["width"]) * max(map(index, config["multipliers"])),
-    ),
+# A network that a file in nets/ declares ``config`` for: the arguments that build it again.
+NETS = {
+    kind.__name__: kind
+    for kind in members("sdescore.nets", nn.Module)
+    if "config" in get_annotations(kind)
 }
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
@@ -85,7 +84,7 @@ def build_model(
     net: nn.Module | None,
     sde: LinearSDE | None,
 ) -> ScoreModel:
-    """The model of a manifest, its network not yet loaded; ``tensors`` are that network's.
+    """The model of a manifest, without its weights; ``tensors`` are its network's, without data.
 
     Raises
     ------
@@ -107,48 +106,69 @@ def build_model(
     return _attempt("convention", lambda: ScoreModel(network, built, **options))
 
 
-def _build_sde(entry: Mapping[str, Any], given: LinearSDE | None) -> LinearSDE:
+def _build_sde(entry: Mapping[str, Any], own: LinearSDE | None) -> LinearSDE:
     name = _get(entry, "class", str)
     fields = entry.get("fields")
     if fields is None or name not in SDES:
-        if given is None:
+        if own is None:
             _need("sde", name, SDES)
-        return given
+        return own
     for key, value in _get(entry, "fields", dict).items():
         numbers = value if isinstance(value, list) else [value]
         if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers):
             _refuse(f"numbers for the SDE's {key}", value)
     sde = _attempt(name, lambda: SDES[name](**fields))
-    if given is not None and given != sde:
+    if own is not None and own != sde:
         raise CheckpointError(
-            f"expected the SDE of the checkpoint, {sde!r}, got sde={given!r}; leave sde= out"
+            f"expected the SDE of the checkpoint, {sde!r}, got sde={own!r}; leave sde= out"
         )
     return sde
 
 
 def _build_net(
-    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], given: nn.Module | None
+    entry: Mapping[str, Any], tensors: Mapping[str, Tensor], own: nn.Module | None
 ) -> nn.Module:
     name = _get(entry, "class", str)
-    if given is not None:
-        return given
+    if own is not None:
+        return own
     if entry.get("config") is None or name not in NETS:
         _need("net", name, NETS)
     config = _get(entry, "config", dict)
     dtype = DTYPES.get(_get(entry, "dtype", str))
     if dtype is None:
         _refuse(f"a dtype among {', '.join(DTYPES)}", entry["dtype"])
-    # A small file cannot ask for a big network: its size is bounded by what the file holds, then
-    # shapes are compared on the meta device, where tensors take no memory.
-    weights = sum(value.numel() for value in tensors.values())
-    layers, width = _attempt(name, lambda: SIZES[name](config))
-    if layers > len(tensors) or width > weights:
-        _refuse(f"a network of {len(tensors)} tensors and {weights} weights", config)
-    with torch.device("meta"):
+    # A small file cannot ask for a big network. It is first built on the meta device, where tensors
+    # take no memory, and only until it has more weights than the file; then shapes are compared.
+    with torch.device("meta"), _no_larger_than(tensors):
         shapes = _attempt(name, lambda: NETS[name](**config)).to(dtype)
     require_tensors(shapes.state_dict(), tensors, "net/")
-    with torch.random.fork_rng(devices=[]):  # the initial weights are drawn in vain
+    # Its initial weights are drawn in vain. The caller's default device is not asked.
+    with borrowed_generator(), torch.device("cpu"):
         return _attempt(name, lambda: NETS[name](**config)).to(dtype)
+
+
+@contextmanager
+def _no_larger_than(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Stop the building of a network that comes to have more parameters than ``tensors`` hold."""
+    weights = sum(value.numel() for value in tensors.values())
+    count = size = 0
+    thread = threading.get_ident()  # networks that other threads build are not our business
+
+    def add(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal count, size
+        if parameter is not None and threading.get_ident() == thread:
+            count, size = count + 1, size + parameter.numel()
+            if count > len(tensors) or size > weights:
+                raise CheckpointError(
+                    f"expected a network of {len(tensors)} tensors and {weights} weights, as the "
+                    "checkpoint holds them, got a manifest that asks for a larger one"
+                )
+
+    hook = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def require_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], prefix: str) -> None:
@@ -185,6 +205,8 @@ def _attempt(what: str, make: Callable[[], T]) -> T:
     """Call a constructor with arguments from a file."""
     try:
         return make()
+    except CheckpointError:
+        raise
     except (
         SDEScoreError,
         ValueError,

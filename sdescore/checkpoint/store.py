@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-from sdescore.checkpoint.container import from_json, read, to_json, write
+from sdescore import checks
+from sdescore.checkpoint.container import Container, from_json, opened, to_json, write
 from sdescore.checkpoint.manifest import FORMAT, build_model, describe_model, require_tensors
-from sdescore.errors import CheckpointError, IncompatibleError, ScheduleError
-from sdescore.nets.ema import EMA
+from sdescore.errors import CheckpointError, IncompatibleError, ParameterError
+from sdescore.nets.ema import COUNT, EMA, PREFIX, averaged_dtype, network_tensors
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 
@@ -51,8 +52,9 @@ def save(
 ) -> None:
     """Write one safetensors file that :func:`sdescore.load` needs nothing beside.
 
-    The write is atomic and synced to disk; the version before is kept as
-    ``<stem>.previous.safetensors``.
+    The write is atomic and synced to disk: of several processes that save to one path the last
+    one wins, whole. The version before is kept as ``<stem>.previous.safetensors``. A symbolic link
+    of the user's own stays, and the file that it leads to is replaced.
 
     Parameters
     ----------
@@ -71,9 +73,11 @@ def save(
     Raises
     ------
     CheckpointError
-        ``info`` or the network's ``config`` is not JSON.
+        ``info`` or the network's ``config`` is not JSON; a tensor is NaN somewhere, or of a kind
+        that the format cannot hold (sparse, complex, float8, on the device "meta"); or the system
+        refuses to write. The file that was there is untouched, and nothing else is left.
     IncompatibleError
-        ``model`` is no ScoreModel with an ``nn.Module`` inside.
+        ``model`` is no ScoreModel with an ``nn.Module`` inside, or ``info`` is no dict.
 
     Examples
     --------
@@ -85,6 +89,23 @@ def save(
     >>> again.sde, again.convention.time_input
     (VPSDE(beta_min=0.1, beta_max=20.0), 'log_snr')
     """
+    write(path, *contents(model, ema=ema, training=training, info=info))
+
+
+def contents(
+    model: ScoreModel,
+    *,
+    ema: EMA | None = None,
+    training: TrainingRecord | None = None,
+    info: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint, not copied, and its manifest.
+
+    Raises
+    ------
+    IncompatibleError
+        ``model`` is no ScoreModel with an ``nn.Module`` inside, or ``info`` is no dict.
+    """
     from sdescore import __version__
 
     if not isinstance(model, ScoreModel) or not isinstance(model.net, nn.Module):
@@ -92,6 +113,8 @@ def save(
             f"expected a ScoreModel around an nn.Module, got {type(model).__name__}; wrap the "
             "network: ScoreModel(net, sde)"
         )
+    if info is not None and not isinstance(info, Mapping):
+        checks.refuse('info as a dict, such as {"epochs": 3}', f"{info!r:.100}", IncompatibleError)
     tensors = {f"net/{name}": value for name, value in model.net.state_dict().items()}
     manifest = {
         "format": FORMAT,
@@ -102,12 +125,15 @@ def save(
         "info": dict(info or {}),
     }
     if ema is not None:
-        tensors |= {f"ema/{name}": value for name, value in ema.state_dict().items()}
+        # What ema.state_dict() returns, without the copies.
+        tensors |= {f"ema/{PREFIX}{name}": value for name, value in ema.shadow.items()}
+        count = torch.tensor(ema.num_updates, dtype=torch.int64, device="cpu")
+        tensors[f"ema/{COUNT}"] = count
         manifest["ema"] = {"decay": ema.decay, "warmup": ema.warmup}
     if training is not None:
         tensors |= {f"optim/{name}": value for name, value in training.optimizer.items()}
         manifest["training"] = {"step": training.step, "options": training.options}
-    write(path, tensors, manifest)
+    return tensors, manifest
 
 
 def load(
@@ -139,54 +165,57 @@ def load(
     Raises
     ------
     CheckpointError
-        The file is damaged, foreign or inconsistent, or needs ``net=`` or ``sde=``.
+        The file is damaged, foreign or inconsistent, holds NaN, or needs ``net=`` or ``sde=``. A
+        network passed as ``net=`` is not changed then.
     FileNotFoundError
         There is no such file.
-    ScheduleError
-        ``weights`` is neither.
+    ParameterError
+        ``weights`` is neither, or this machine has no such device.
     """
-    if weights not in ("ema", "raw"):
-        raise ScheduleError(f"expected weights='ema' or 'raw', got {weights!r}")
-    manifest, tensors = read(path)
-    parts = _parts(tensors)
-    model = build_model(manifest, parts["net/"], net=net, sde=sde)
-    require_tensors(model.net.state_dict(), parts["net/"], "net/")
-    ema = _saved_ema(manifest, parts["ema/"], model.net)
-    model.net.load_state_dict(parts["net/"])
-    if weights == "ema" and ema is not None:
-        ema.copy_to(model.net)
+    checks.choice("weights", weights, ("ema", "raw"), ParameterError)
+    device = checks.device(device)
+    with opened(path) as file:
+        file.verify()
+        parts = _parts(file.tensors)
+        model = build_model(file.manifest, parts["net/"], net=net, sde=sde)
+        require_tensors(model.net.state_dict(), parts["net/"], "net/")
+        averaged = _has_average(file, parts["ema/"], model.net)
+        # The file is whole and fits: from here on nothing is refused, and a net= may change.
+        read_net(file, model.net)
+        if weights == "ema" and averaged:
+            read_into(file, f"ema/{PREFIX}", network_tensors(model.net))
     return model.to(device).eval()
 
 
 def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The manifest of an intact checkpoint: ``sde``, ``net``, ``training``, ``info``, ….
+    """The manifest of a checkpoint: ``sde``, ``net``, ``training``, ``info``, ….
+
+    Only the file's first part is read. The manifest is checked against a SHA-256 of its own and
+    the file against its length; whether the weights are intact is :func:`sdescore.load`'s question.
 
     Raises
     ------
     CheckpointError
-        The file is damaged or foreign.
+        The manifest is damaged, the file is cut short, or sdescore did not write it.
+    FileNotFoundError
+        There is no such file.
     """
-    return read(path)[0]
+    with opened(path) as file:
+        file.verify_manifest()
+        manifest: dict[str, Any] = file.manifest
+    return manifest
 
 
-class SavedTraining(NamedTuple):
-    """A run in a file: where it stands, the raw weights, the average's state."""
-
-    record: TrainingRecord
-    net: dict[str, Tensor]
-    ema: dict[str, Tensor]
-
-
-def read_training(path: str | os.PathLike[str], model: ScoreModel, ema: EMA) -> SavedTraining:
-    """What resuming ``model`` and ``ema`` from a file needs; both are only compared with it.
+def training_record(file: Container, model: ScoreModel, ema: EMA) -> TrainingRecord:
+    """The run in a checkpoint, its optimiser's tensors without data; nothing is changed.
 
     Raises
     ------
     CheckpointError
         The file is damaged, belongs to another model, or holds no training state.
     """
-    manifest, tensors = read(path)
-    parts = _parts(tensors)
+    file.verify()
+    manifest, parts = file.manifest, _parts(file.tensors)
     for key, mine in from_json(to_json(describe_model(model))).items():
         if manifest.get(key) != mine:
             raise CheckpointError(
@@ -198,13 +227,41 @@ def read_training(path: str | os.PathLike[str], model: ScoreModel, ema: EMA) -> 
     if not _is_training(training) or manifest.get("ema") != averaging:
         raise CheckpointError(
             f"expected a checkpoint of train() with an average {averaging}, got "
-            f"training={training!r} and ema={manifest.get('ema')!r} in {path}; start anew with "
-            "resume=False"
+            f"training={training!r} and ema={manifest.get('ema')!r} in {file.path}; start anew "
+            "with resume=False"
         )
     require_tensors(model.net.state_dict(), parts["net/"], "net/")
-    require_tensors(ema.state_dict(), parts["ema/"], "ema/")
-    record = TrainingRecord(training["step"], training["options"], parts["optim/"])
-    return SavedTraining(record, parts["net/"], parts["ema/"])
+    _has_average(file, parts["ema/"], model.net)
+    return TrainingRecord(training["step"], training["options"], parts["optim/"])
+
+
+def read_net(file: Container, net: nn.Module) -> None:
+    """Load a network's raw weights from the file, one at a time where the network allows it."""
+    state = net.state_dict()
+    parameters = net.named_parameters(remove_duplicate=False)
+    own = {**dict(parameters), **dict(net.named_buffers(remove_duplicate=False))}
+    if all(
+        type(module)._load_from_state_dict is nn.Module._load_from_state_dict
+        for module in net.modules()
+    ) and all(
+        name in own and value.data_ptr() == own[name].data_ptr() for name, value in state.items()
+    ):
+        read_into(file, "net/", state)
+    else:  # it loads in a way of its own
+        net.load_state_dict({name: file.read(f"net/{name}") for name in state})
+
+
+@torch.no_grad()
+def read_into(file: Container, prefix: str, targets: Mapping[str, Tensor]) -> None:
+    """Overwrite tensors with those of the file, one at a time, cast to their dtypes."""
+    for name, target in targets.items():
+        target.copy_(file.read(prefix + name))
+
+
+def read_ema(file: Container, ema: EMA) -> None:
+    """Continue an average from the file."""
+    read_into(file, f"ema/{PREFIX}", ema.shadow)
+    ema.num_updates = int(file.read(f"ema/{COUNT}"))
 
 
 def _is_training(entry: Any) -> TypeGuard[dict[str, Any]]:
@@ -229,12 +286,24 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def _saved_ema(
-    manifest: Mapping[str, Any], tensors: dict[str, Tensor], net: nn.Module
-) -> EMA | None:
-    if not tensors and manifest.get("ema") is None:
-        return None
-    ema = EMA(net)
-    require_tensors(ema.state_dict(), tensors, "ema/")
-    ema.load_state_dict(tensors)
-    return ema
+def _has_average(file: Container, tensors: Mapping[str, Tensor], net: nn.Module) -> bool:
+    """Whether the file holds an average; refused if it is not one of this network.
+
+    Raises
+    ------
+    CheckpointError
+        Its tensors are others, or its count is negative.
+    """
+    if not tensors and file.manifest.get("ema") is None:
+        return False
+    expected = {
+        PREFIX + name: torch.empty(value.shape, dtype=averaged_dtype(value), device="meta")
+        for name, value in network_tensors(net).items()
+    }
+    expected[COUNT] = torch.empty((), dtype=torch.int64, device="meta")
+    require_tensors(expected, tensors, "ema/")
+    if int(file.read(f"ema/{COUNT}")) < 0:
+        raise CheckpointError(
+            f"expected a number of updates >= 0 in {file.path}, got {COUNT} < 0; the file is forged"
+        )
+    return True

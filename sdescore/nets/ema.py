@@ -76,8 +76,8 @@ class EMA:
         self.warmup = warmup
         self.num_updates = 0
         self.shadow = {
-            name: value.detach().to(_kept(value), copy=True)
-            for name, value in _tensors(net).items()
+            name: value.detach().to(averaged_dtype(value), copy=True)
+            for name, value in network_tensors(net).items()
         }
 
     @torch.no_grad()
@@ -138,16 +138,18 @@ class EMA:
         self.num_updates = int(count)
 
     def _matching(self, net: nn.Module) -> dict[str, Tensor]:
-        current = _tensors(net)
+        current = network_tensors(net)
         _require_same(current, self.shadow, IncompatibleError)
         return current
 
 
-def _tensors(net: nn.Module) -> dict[str, Tensor]:
+def network_tensors(net: nn.Module) -> dict[str, Tensor]:
+    """The tensors that an average follows: parameters and buffers, by name."""
     return {**dict(net.named_parameters()), **dict(net.named_buffers())}
 
 
-def _kept(value: Tensor) -> torch.dtype:
+def averaged_dtype(value: Tensor) -> torch.dtype:
+    """The dtype of a tensor's average: at least float32, or an integer buffer's own."""
     if not value.is_floating_point():
         return value.dtype
     return torch.promote_types(value.dtype, torch.float32)

@@ -64,6 +64,8 @@ class MLP(nn.Module):
     torch.Size([5, 2])
     """
 
+    config: dict[str, Any]
+
     def __init__(
         self,
         dim: int,
@@ -81,7 +83,7 @@ class MLP(nn.Module):
         self.condition = Conditioning(
             embedding, embedding_dim, scale=embedding_scale, classes=classes
         )
-        self.config: dict[str, Any] = {
+        self.config = {
             "dim": dim,
             "hidden": hidden,
             "depth": depth,

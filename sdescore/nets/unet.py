@@ -97,6 +97,8 @@ class UNet(nn.Module):
     torch.Size([2, 1, 8, 8])
     """
 
+    config: dict[str, Any]
+
     def __init__(
         self,
         channels: int,
@@ -114,7 +116,7 @@ class UNet(nn.Module):
         _require_arguments(channels, width, multipliers, blocks, attention, dropout)
         dim = 2 * width if embedding_dim is None else embedding_dim
         self.condition = Conditioning(embedding, dim, scale=embedding_scale, classes=classes)
-        self.config: dict[str, Any] = {
+        self.config = {
             "channels": channels,
             "width": width,
             "multipliers": list(multipliers),

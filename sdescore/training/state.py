@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdescore.checkpoint.store import read_training
+from sdescore.checkpoint.container import opened
+from sdescore.checkpoint.store import read_ema, read_net, training_record
 from sdescore.errors import CheckpointError
 from sdescore.nets.ema import EMA
 from sdescore.score.model import ScoreModel
 
 ADAM = ("exp_avg", "exp_avg_sq", "step")
+COUNTS = (torch.float32, torch.float64)  # torch's choice follows the caller's default dtype
 
 
 def optimizer_tensors(
@@ -28,32 +30,27 @@ def optimizer_tensors(
     }
 
 
-def adam_state(
-    named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
-) -> dict[nn.Parameter, dict[str, Tensor]]:
-    """The inverse of :func:`optimizer_tensors`, for ``optimizer.state``.
+def check_optimizer(named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that are not AdamW's for these parameters.
 
     Raises
     ------
     CheckpointError
-        The tensors are not AdamW's for these parameters.
+        With the first that is none.
     """
     left = dict(tensors)
-    state: dict[nn.Parameter, dict[str, Tensor]] = {}
     for name, parameter in named.items():
         if not any(f"{name}/{what}" in left for what in ADAM):
             continue
-        state[parameter] = {}
         for what in ADAM:
             value = left.pop(f"{name}/{what}", None)
-            # AdamW counts its steps in float32, on the CPU.
-            like = torch.empty(()) if what == "step" else parameter
-            if value is None or value.shape != like.shape or value.dtype != like.dtype:
+            # AdamW counts its steps in a float, on the CPU.
+            shape = () if what == "step" else parameter.shape
+            dtypes = COUNTS if what == "step" else (parameter.dtype,)
+            if value is None or value.shape != shape or value.dtype not in dtypes:
                 raise _foreign(f"{name}/{what}")
-            state[parameter][what] = value.to(like.device, copy=True)
     if left:
         raise _foreign(next(iter(left)))
-    return state
 
 
 def _foreign(name: str) -> CheckpointError:
@@ -79,8 +76,26 @@ def resume_run(
         The file is damaged, or of another model or of a run with other options. Nothing is
         changed then.
     """
-    saved = read_training(path, model, ema)
-    theirs = saved.record.options
+    with opened(path) as file:
+        record = training_record(file, model, ema)
+        _check_options(path, options, record.options)
+        check_optimizer(named, record.optimizer)
+        # The file is whole and fits: from here on nothing is refused.
+        read_net(file, model.net)
+        read_ema(file, ema)
+        for name, parameter in named.items():
+            for what in ADAM:
+                if f"{name}/{what}" in record.optimizer:
+                    value = file.read(f"optim/{name}/{what}")
+                    home = "cpu" if what == "step" else parameter.device
+                    optimizer.state[parameter][what] = value.to(home)
+    return record.step
+
+
+def _check_options(
+    path: str | os.PathLike[str], options: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> None:
+    """Refuse to go on with a run under other options than it began with."""
     keys = options.keys() | theirs.keys()
     different = [key for key in sorted(keys) if options.get(key) != theirs.get(key)]
     if different:
@@ -90,9 +105,3 @@ def resume_run(
             f"first {key}: expected {theirs.get(key)!r}, got {options.get(key)!r}. Pass the same, "
             "or start anew with resume=False"
         )
-    state = adam_state(named, saved.record.optimizer)
-    model.net.load_state_dict(saved.net)
-    ema.load_state_dict(saved.ema)
-    for parameter, tensors in state.items():
-        optimizer.state[parameter] = tensors
-    return saved.record.step

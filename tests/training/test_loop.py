@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.checkpoint.container import read, write
+from sdescore.checkpoint.container import write
 from sdescore.checkpoint.store import read_manifest
 from sdescore.training.steps import learning_rate, step_seed
 from tests.helpers import ROOT
+from tests.helpers.checkpoints import read
 
 
 def cloud(n: int = 64, seed: int = 0) -> Tensor:

@@ -1,0 +1,44 @@
+"""torch's global generator, borrowed and given back.
+
+Dropout and the initial weights of torch's layers are drawn from one generator that all threads of
+a process share. Who needs these numbers to be reproducible seeds that generator, and puts it back
+into its old state, so that the caller's own numbers do not change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def borrowed_generator(
+    seed: int | None = None, device: torch.device | None = None
+) -> Iterator[None]:
+    """The global generators of the CPU and of a CUDA ``device``; afterwards as they were.
+
+    Only one thread at a time is inside: others wait, so neither sees the numbers of the other, and
+    the state that is put back is the one before both. A thread that draws from the global
+    generator without this function is not stopped: what it draws meanwhile repeats numbers.
+
+    Parameters
+    ----------
+    seed : int, optional
+        What to seed both with, from 0 to 2³² − 1; by default they go on from where they are.
+    device : torch.device, optional
+        A CUDA device of which the generator is borrowed too; other kinds of device have no effect.
+    """
+    cuda = [device] if device is not None and device.type == "cuda" else []
+    with _LOCK, torch.random.fork_rng(devices=cuda):
+        if seed is not None:
+            # torch.manual_seed would seed every other device as well, and nobody put it back.
+            torch.default_generator.manual_seed(seed)
+            for one in cuda:
+                with torch.cuda.device(one):
+                    torch.cuda.manual_seed(seed)
+        yield
