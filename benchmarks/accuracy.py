@@ -1,4 +1,4 @@
-"""How close samplers come to three known laws for a number of evaluations, ours and our peers'.
+"""How close samplers come to three known distributions, ours and our peers', by evaluations.
 
 The score is exact, so all error is the sampler's. 20,000 samples are judged by two figures:
 
@@ -15,7 +15,7 @@ noise and one SDE, VPSDE(0.1, 20) on [1e-3, 1], for all. Evaluations are counted
 a method with several a step makes the largest number that is at most N.
 
 Grids of ours that are fitted see 4,000 exact draws of their own seed, and never the score, the
-reference or a peer; but for one row, they reckon with an exact score. Their fit is timed apart
+reference or a peer; but for one row, they assume an exact score. Their fit is timed apart
 (``fit_seconds``), and made for N in FITTED only: beyond, the equal steps in log-SNR of the same
 predictor are there to read.
 
@@ -174,11 +174,11 @@ class Judge:
 
     @property
     def w2_bar(self) -> float:
-        """The most W2, in floors, that is inside the bar."""
+        """The largest relative W2 that is inside the bar."""
         return W2_BAR * self.floor_max / self.floor
 
     def __call__(self, x: Tensor) -> dict[str, float | None]:
-        """W2 in floors, the NLL gap and its standard error in nats per dimension.
+        """Relative W2, the NLL gap and its standard error in nats per dimension.
 
         All are None where a sample is not finite.
         """
@@ -267,7 +267,7 @@ def methods(only: str = "") -> list[Method]:
 
 
 def run(
-    names: Sequence[str], steps: Sequence[int], n: int, chosen: Sequence[Method]
+    names: Sequence[str], steps: Sequence[int], n: int, selected: Sequence[Method]
 ) -> dict[str, Any]:
     """Every cell: ``{target: {floor …, rows: [{library, method, cells: {N: …}}]}}``.
 
@@ -279,10 +279,10 @@ def run(
         judge = Judge(target, n)
         z = torch.randn(n, target.dim, generator=torch.Generator().manual_seed(SEED))
         rows: list[dict[str, Any]] = [
-            {"library": library, "method": method, "cells": {}} for library, method, _ in chosen
+            {"library": library, "method": method, "cells": {}} for library, method, _ in selected
         ]
         for steps_here in steps:
-            for row, (library, method, sample) in zip(rows, chosen, strict=True):
+            for row, (library, method, sample) in zip(rows, selected, strict=True):
                 if not runs(method, steps_here):
                     continue
                 before = time.process_time()

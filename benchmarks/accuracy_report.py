@@ -85,7 +85,8 @@ def best_of_peers(part: dict[str, Any], n: int) -> dict[str, float]:
 def table(part: dict[str, Any], steps: Sequence[int]) -> str:
     """One target's table in Markdown."""
     lines = [
-        f"**{part['title']}**: W2 in floors of {part['floor']:.4f} \\| NLL gap in nats/dim. "
+        f"**{part['title']}**: W2 relative to real against real ({part['floor']:.4f}) \\| "
+        "NLL gap in nats/dim. "
         f"Exact draws read 1 ± {part['exact_std_in_floors']:.2f} \\| 0; inside the bar are W2 up "
         f"to {part['w2_bar_in_floors']:.2f}.",
         "",
@@ -205,7 +206,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         top.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
         for axes, height in ((top, 0.63), (bottom, 1.1e-3)):
             axes.text(900, height, "inside the bar", fontsize=8, color="#444444", ha="right")
-    panels[0, 0].set_ylabel("sliced W2 in floors")
+    panels[0, 0].set_ylabel("sliced W2 / real against real")
     panels[1, 0].set_ylabel("|NLL gap| in nats per dimension")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     order = [labels.index(f"{library}: {method}") for library, method in named]

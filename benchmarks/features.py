@@ -111,7 +111,7 @@ class Judge:
         return torch.cdist(x.flatten(1), self.seen.flatten(1)).min(1)
 
     def __call__(self, x: Tensor) -> dict[str, Any]:
-        """Distances in floors, distances to the nearest digit trained on, and its classes."""
+        """Relative distances, distances to the nearest digit trained on, and its classes."""
         distance, index = self.nearest(x)
         return {
             **self._in_floors(x),

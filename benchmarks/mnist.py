@@ -1,7 +1,7 @@
 """NCSN and DDPM on real 28×28 digits: one network, one budget, two models of the noise.
 
 Both networks predict ε from the same architecture, told the log-SNR, and are fitted by the same
-loss (λ = σ² over the levels of their own SDE) with the same steps, batches and seed. The NCSN is
+loss (weight σ² over the levels of their own SDE) with the same steps, batches and seed. The NCSN is
 sampled by annealed Langevin dynamics on its ladder, the DDPM by ancestral steps, with the same
 number of evaluations. 4,000 digits are trained on; the samples are compared with 1,000 others.
 
@@ -131,9 +131,9 @@ def langevin_step(sde: ss.DiscreteVESDE, inner: int) -> float:
     after a level that was left exact. None is: the excess adds up, to the fixed point in u.
     """
     r = torch.linspace(0.001, 0.999, 999, dtype=torch.float64)
-    kept, limit = (1 - r) ** (2 * inner), 2 / (2 - r)
-    growth = kept * (sde.sigmas[0] / sde.sigmas[1]) ** 2
-    left = torch.where(growth < 1, limit * (1 - kept) / (1 - growth), torch.inf)
+    remaining, limit = (1 - r) ** (2 * inner), 2 / (2 - r)
+    growth = remaining * (sde.sigmas[0] / sde.sigmas[1]) ** 2
+    left = torch.where(growth < 1, limit * (1 - remaining) / (1 - growth), torch.inf)
     return r[left.argmin()].item()
 
 
@@ -246,11 +246,11 @@ def run(budget: Budget, device: str, out: Path, reuse: bool) -> tuple[dict[str, 
 
 
 def table(report: dict[str, Any]) -> str:
-    """Distances to the held-out digits in floors, and to the nearest digit trained on."""
+    """Relative distances to the held-out digits, and distances to the nearest digit trained on."""
     lines = [
         "| | FD-EffNetLite0 | sliced W2 | nearest trained on: median | least |",
         "|---|---|---|---|---|",
-        "| real digits trained on, the floor | 1.00 | 1.00 | – | – |",
+        "| real digits trained on (the unit) | 1.00 | 1.00 | – | – |",
     ]
     rows = {model["title"]: model for model in report["models"].values()}
     for name, row in {**report["yardsticks"], **rows}.items():
@@ -291,8 +291,8 @@ def sentences(report: dict[str, Any]) -> list[str]:
         f"{budget['inner']} steps at each",
         f"τ = {ncsn['langevin_step']:.3f} σ²",
         f"{budget['samples']} samples of each model",
-        f"{digits['trained_on']} digits are trained on, {digits['held_out']} held out",
-        f"the floor is {fd['mean']:.1f} ± {fd['std']:.1f} in FD-EffNetLite0 and "
+        f"{digits['trained_on']} digits; {digits['held_out']} are held out",
+        f"That distance is {fd['mean']:.1f} ± {fd['std']:.1f} in FD-EffNetLite0 and "
         f"{sw['mean']:.4f} ± {sw['std']:.4f} in sliced W2",
     ]
     for model in report["models"].values():

@@ -57,7 +57,7 @@ EDM = ss.EDMSDE(sigma_min=SMALL / 2, sigma_max=5.0)
 
 
 def ones(sde: ss.LinearSDE, t: Tensor) -> Tensor:
-    """λ = 1: the plain error of the score."""
+    """Weight 1: the plain error of the score."""
     return torch.ones_like(t)
 
 
@@ -114,27 +114,27 @@ def network(d: int, kind: str) -> nn.Module:
 
 
 class Truth(nn.Module):
-    """The law's score, or log density, plus a network less its frozen copy."""
+    """The true score, or log density, plus a network less its frozen copy."""
 
-    def __init__(self, law: Mixture, net: nn.Module, kind: str, leveled: bool) -> None:
+    def __init__(self, mixture: Mixture, net: nn.Module, kind: str, leveled: bool) -> None:
         super().__init__()
-        self.law, self.kind, self.leveled = law, kind, leveled
+        self.mixture, self.kind, self.leveled = mixture, kind, leveled
         self.net, self.frozen = net, copy.deepcopy(net).requires_grad_(False)
 
     def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
         sigma = 0.0
         if self.leveled and t is not None:
             sigma = t.to(x).reshape(-1, 1)
-        known = self.law.log_density if self.kind == "energy" else self.law.score
+        known = self.mixture.log_density if self.kind == "energy" else self.mixture.score
         return known(x, sigma) + self.net(x) - self.frozen(x)
 
 
 Objective = Callable[[Any, Tensor, torch.Generator], Loss]
 
 
-def objectives(law: Mixture, kind: str) -> dict[str, Objective]:
+def objectives(mixture: Mixture, kind: str) -> dict[str, Objective]:
     """Each as a function of (score, clean data, generator)."""
-    points = law.sample(KDE_POINTS, torch.Generator().manual_seed(99))
+    points = mixture.sample(KDE_POINTS, torch.Generator().manual_seed(99))
     kde = kernel_density_score(points)
 
     def denoising(sigma: float) -> Objective:
@@ -149,7 +149,7 @@ def objectives(law: Mixture, kind: str) -> dict[str, Objective]:
         f"denoising, σ = {SMALL}": denoising(SMALL),
         f"denoising, σ = {LARGE}": denoising(LARGE),
         "denoising, all σ": levels,
-        "explicit, true score": lambda s, x, g: explicit_loss(s, x, law.score),
+        "explicit, true score": lambda s, x, g: explicit_loss(s, x, mixture.score),
         "explicit, kernel density": lambda s, x, g: explicit_loss(s, x, kde),
         EXACT: lambda s, x, g: implicit_loss(s, x),
         "implicit, Hutchinson (= SSM-VR)": lambda s, x, g: implicit_loss(
@@ -175,19 +175,19 @@ def gradient(model: nn.Module, loss: Tensor) -> Tensor:
     return torch.cat([part.flatten() for part in parts])
 
 
-def bias_and_noise(law: Mixture, d: int, kind: str, name: str, objective: Objective):
+def bias_and_noise(mixture: Mixture, d: int, kind: str, name: str, objective: Objective):
     """(bias², its standard error, in batch variances; variance of one sample's gradient)."""
     _, _, _, count, size = CASES[d]
     if name == EXACT and d == max(CASES):
         count = min(count, EXACT_COUNT)
     inner = network(d, kind)
     net = inner.net if kind == "energy" else inner
-    truth = Truth(law, net, kind, leveled=name == "denoising, all σ")
+    truth = Truth(mixture, net, kind, leveled=name == "denoising, all σ")
     model = ss.EnergyModel(truth) if kind == "energy" else truth
     generator = torch.Generator().manual_seed(1)
     batches = torch.stack(
         [
-            gradient(model, objective(model, law.sample(size, generator), generator).mean)
+            gradient(model, objective(model, mixture.sample(size, generator), generator).mean)
             for _ in range(count)
         ]
     ).double()
@@ -204,9 +204,9 @@ def bias_and_noise(law: Mixture, d: int, kind: str, name: str, objective: Object
 
 def step(d: int, kind: str, name: str, batch: int) -> Callable[[], None]:
     """Forward and backward of the bare network, ready to run."""
-    law, model = Mixture(d), network(d, kind)
-    objective, generator = objectives(law, kind)[name], torch.Generator().manual_seed(2)
-    x = law.sample(batch, generator)
+    mixture, model = Mixture(d), network(d, kind)
+    objective, generator = objectives(mixture, kind)[name], torch.Generator().manual_seed(2)
+    x = mixture.sample(batch, generator)
 
     def run() -> None:
         gradient(model, objective(model, x, generator).mean)
@@ -242,7 +242,7 @@ def measure() -> list[dict[str, Any]]:
     ]
     memory = {job: peak_memory(*job) for job in jobs}
     for d in CASES:
-        law = Mixture(d)
+        mixture = Mixture(d)
         for kind in ("score", "energy"):
             names = [name for e, k, name in jobs if (e, k) == (d, kind)]
             seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -256,8 +256,8 @@ def measure() -> list[dict[str, Any]]:
                         seconds[name].append(time.process_time() - start)
             base = seconds[names[0]]
             found = {
-                name: bias_and_noise(law, d, kind, name, objective)
-                for name, objective in objectives(law, kind).items()
+                name: bias_and_noise(mixture, d, kind, name, objective)
+                for name, objective in objectives(mixture, kind).items()
                 if name in names
             }
             # Where the exact trace is left out, Hutchinson's noise is the unit.

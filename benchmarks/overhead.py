@@ -157,9 +157,9 @@ def measure_samplers(device: str, turns: int) -> list[dict[str, object]]:
     for shape, steps in (((64, 3, 32, 32), 100), ((64, 2), 1000)):
         parts = {name: parts for name, (parts, _) in METHODS.items()}
         parts |= {name: {"predictor": p} for name, (p, _) in HIGH_ORDER.items()}
-        for name, chosen in parts.items():
+        for name, selected in parts.items():
             sampler = ss.PredictorCorrector(
-                SDE, steps=steps, denoise=False, grid=ss.LogSNRGrid(), **chosen
+                SDE, steps=steps, denoise=False, grid=ss.LogSNRGrid(), **selected
             )
             seconds = interleaved(
                 {

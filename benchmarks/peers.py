@@ -10,7 +10,7 @@ own numbers (its sigmas, its float32 tables); the denoiser is exact at the level
   each with its own ``alphas_cumprod``.
 - **k-diffusion**: its ``get_sigmas_exponential`` and ``get_sigmas_karras`` between our s(t_min) and
   s(T), and the 0 that it appends. Noise of ``dpmpp_2m_sde`` is drawn step by step from a generator:
-  of the same law as its Brownian tree on disjoint intervals, and cheaper.
+  of the same distribution as its Brownian tree on disjoint intervals, and cheaper.
 - **azula**: two of its schedules. ``VESchedule`` between our s(t_min) and s(T): a grid uniform in
   log-SNR. ``RectifiedSchedule`` up to our s(T), with its own smallest σ of 1e-3. Its samplers make
   no last denoise: they end at the smallest s, and the exponential grid does best with ours (its
@@ -126,8 +126,8 @@ def with_diffusers(scheduler_name: str, **options: Any) -> Run:
             levels = scheduler.sigmas.double()
             scheduler.set_begin_index(0)  # or it looks its place up by a rounded timestep
         else:
-            kept = scheduler.alphas_cumprod[scheduler.timesteps].double()
-            levels = ((1 - kept) / kept).sqrt()
+            alpha_bar = scheduler.alphas_cumprod[scheduler.timesteps].double()
+            levels = ((1 - alpha_bar) / alpha_bar).sqrt()
         x = z * scheduler.init_noise_sigma
         for t, s in zip(scheduler.timesteps, levels.tolist(), strict=False):  # and the last, 0
             y = scheduler.scale_model_input(x, t) * (1 + s**2) ** 0.5

@@ -157,16 +157,16 @@ def run(
     recipes = {name: made.get for name, made in found.items()}
     figure = plot_error_against_steps(recipes, steps, power.spectrum)
     figure.savefig(path / "against-steps.png", dpi=110)
-    chosen = {name: made[BY_MODE] for name, made in found.items()}
-    figure = plot_error_by_mode(chosen, power.rings, wavelength=power.wavelength)
+    selected = {name: made[BY_MODE] for name, made in found.items()}
+    figure = plot_error_by_mode(selected, power.rings, wavelength=power.wavelength)
     figure.axes[0].set_xlabel("wavelength in pixels")
     figure.savefig(path / "by-mode.png", dpi=110)
     by_mode = {
         name: ss.analysis.gaussian_error(sampler, power.rings).relative_std.tolist()
-        for name, sampler in chosen.items()
+        for name, sampler in selected.items()
     }
     # The same patches' true eigenvalues: what leaving out the cosines' correlations changes.
-    pca = ss.analysis.gaussian_error(chosen["DDIM"], data=torch.from_numpy(patches)).data_variance
+    pca = ss.analysis.gaussian_error(selected["DDIM"], data=torch.from_numpy(patches)).data_variance
     return {
         "command": "python benchmarks/steps.py --save",
         **conditions(),
@@ -179,7 +179,7 @@ def run(
         "total_variance": rounded(power.spectrum.sum()),
         "errors": measure(found, power.spectrum),
         "errors_on_principal_components": measure(
-            {name: {BY_MODE: sampler} for name, sampler in chosen.items()}, pca
+            {name: {BY_MODE: sampler} for name, sampler in selected.items()}, pca
         ),
         "by_mode": {
             "evaluations": BY_MODE,

@@ -53,11 +53,11 @@ def mixture(sde: ss.LinearSDE) -> ss.MixtureScore:
     return ss.MixtureScore([0.2, 0.8], [[-5.0, -5.0], [5.0, 5.0]], [1.0, 1.0], sde)
 
 
-CLEAN = mixture(ss.VPSDE())  # at t = 0 a VP SDE has σ = 0: the law of the data themselves
+CLEAN = mixture(ss.VPSDE())  # at t = 0 a VP SDE has σ = 0: the data themselves
 
 
 def true_score(x: Tensor) -> Tensor:
-    """The score of the data's own law."""
+    """The score of the data themselves."""
     return CLEAN(x, 0.0)
 
 

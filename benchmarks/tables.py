@@ -42,7 +42,7 @@ def noise_sentence(report: dict[str, Any]) -> str:
 
 
 def demo_table(results: dict[str, Any]) -> str:
-    """Sliced W2 in floors and mean confidence, one row a sampler."""
+    """Relative sliced W2 and mean confidence, one row a sampler."""
     models = results["models"]
     names = list(dict.fromkeys(n for m in models.values() for n in m["samplers"]))
     lines = [

@@ -1,6 +1,6 @@
-"""Three laws whose diffused scores are exact: Gaussian mixtures in 2, 10 and 64 dimensions.
+"""Three targets whose diffused scores are exact: Gaussian mixtures in 2, 10 and 64 dimensions.
 
-A law is in the units of its data: nothing is centred or scaled. Standard deviations are those of
+A target is in the units of its data: nothing is centred or scaled. Standard deviations are those of
 a component along its principal axes.
 
 =============  ==  ==========  ===========  ====================================================
@@ -54,7 +54,7 @@ class Target:
 
     @functools.cached_property
     def _clean(self) -> ss.MixtureScore:
-        return self.score(ss.VPSDE())  # α(0) = 1, σ(0) = 0: its law at t = 0 is the data's
+        return self.score(ss.VPSDE())  # α(0) = 1, σ(0) = 0: at t = 0 it is the data
 
     def sample(self, n: int, seed: int) -> Tensor:
         """``n`` exact draws, ``(n, d)`` float64."""
@@ -66,7 +66,7 @@ class Target:
 
 
 def ring() -> Target:
-    """Eight equal modes of std 0.2 on a circle of radius 4: the law of ``datasets.ring``."""
+    """Eight equal modes of std 0.2 on a circle of radius 4, as ``datasets.ring``."""
     angle = torch.arange(8, dtype=torch.float64) * (2 * math.pi / 8)
     means = 4 * torch.stack([angle.cos(), angle.sin()], 1)
     covariances = (0.2**2 * torch.eye(2, dtype=torch.float64)).expand(8, 2, 2)

@@ -7,14 +7,14 @@ one on 8×8 digits with another prediction and schedule. Each is sampled under i
 peers.py's samplers ask the same network on the same range of noise levels. Every method starts from
 one z, at σ(T) z, and its evaluations are counted at the network.
 
-Two figures, both to held-out digits and in floors, multiples of what disjoint parts of the
-training digits of that size read on average:
+Two figures, both to held-out digits relative to the mean distance of disjoint parts of the
+training digits of that size:
 
 - **FD**: the Fréchet distance (squared); of raw pixels at 8×8, of features.py's features at 28×28.
 - **W2**: sliced W2 of pixels.
 
-At 8×8 they are means over parts of 400 samples, as large as the floor's. ``recommended`` is fitted
-on the training digits (``fit_seconds``, apart), up to 20 evaluations.
+At 8×8 they are means over parts of 400 samples, as large as those of the unit. ``recommended`` is
+fitted on the training digits (``fit_seconds``, apart), up to 20 evaluations.
 
     python benchmarks/trained.py --save                     # all: half an hour of one core
     python benchmarks/trained.py --save --resume            # go on after a break
@@ -22,8 +22,8 @@ on the training digits (``fit_seconds``, apart), up to 20 evaluations.
     python benchmarks/trained.py --models digits --steps 5,10 --only DDIM    # a part, to look at
     python benchmarks/trained.py --plot                     # the picture of the saved results
 
-Every cell is kept in out/trained when it is done. --resume takes it from there where checkpoint and
-number of samples are the same, whatever the library was then: each row says how and when it was
+Every cell is saved in out/trained when it is done. --resume takes it from there where checkpoint
+and number of samples are the same, whatever the library was then: each row says how and when it was
 made. mnist.py's checkpoints are expected in out/mnist (``python benchmarks/mnist.py``, half an
 hour), and what features.py and peers.py name installed; peers that are not are left out by name.
 """
@@ -228,7 +228,9 @@ def measure(subject: Subject, method: Method, n: int) -> dict[str, Any]:
     shape = (subject.samples, *subject.held.shape[1:])
     z = torch.randn(shape, generator=torch.Generator().manual_seed(SEED))
     sizes: list[int] = []
-    hook = subject.model.net.register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    hook = subject.model.net.register_forward_hook(
+        lambda _, inputs, __: sizes.append(len(inputs[0]))
+    )
     before = time.process_time()
     drawn = sample(subject, z, n)
     seconds = time.process_time() - before - drawn.fit_seconds
@@ -253,7 +255,7 @@ def measure(subject: Subject, method: Method, n: int) -> dict[str, Any]:
     return found
 
 
-def kept(path: Path, key: dict[str, Any], make: Callable[[], Any], resume: bool) -> Any:
+def cached(path: Path, key: dict[str, Any], make: Callable[[], Any], resume: bool) -> Any:
     """``make()``, written to ``path``; read from there where ``resume`` and the key is the same."""
     if resume and path.exists():
         found = json.loads(path.read_text())
@@ -280,19 +282,19 @@ def run(
     name: str,
     subject: Subject,
     steps: Sequence[int],
-    chosen: Sequence[Method],
+    selected: Sequence[Method],
     resume: bool = False,
 ) -> dict[str, Any]:
     """Every cell of a model, few evaluations first: ``{title, …, rows: [{…, cells}]}``."""
     key = {"checkpoint": subject.checkpoint, "samples": subject.samples}
-    cells: dict[tuple[str, str], dict[str, Any]] = {method[:2]: {} for method in chosen}
+    cells: dict[tuple[str, str], dict[str, Any]] = {method[:2]: {} for method in selected}
     for n in steps:
-        for method in chosen:
+        for method in selected:
             library, called, _ = method
             if not runs(name, called, n):
                 continue
             path = OUT / "cells" / name / f"{n} {library} {called}.json"
-            found = kept(path, key, lambda m=method, n=n: measure(subject, m, n), resume)
+            found = cached(path, key, lambda m=method, n=n: measure(subject, m, n), resume)
             cells[library, called][str(n)] = found
             print(f"{name:8s}{n:4d}  {library:12s}{called:36s}{cell(found)}", flush=True)
     installed = {"sdescore": ss.__version__, **libraries()}
@@ -343,10 +345,10 @@ def main() -> None:
     steps = tuple(int(n) for n in arguments.steps.split(",")) if arguments.steps else STEPS
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    chosen = methods(arguments.only)
+    selected = methods(arguments.only)
     report = {}
     for name in names:
-        report[name] = run(name, SUBJECTS[name](), steps, chosen, arguments.resume)
+        report[name] = run(name, SUBJECTS[name](), steps, selected, arguments.resume)
     if arguments.save:
         report = merged(json.loads(target.read_text()) if target.exists() else {}, report)
         target.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")

@@ -127,10 +127,10 @@ def first_error(model: ss.ScoreModel, data: Tensor, count: int = 400) -> float:
     noise = torch.randn(data[:count].shape, generator=torch.Generator().manual_seed(SEED))
     x = alpha * data[:count] + sigma * noise
     noisy = covariance + (sigma / alpha) ** 2 * torch.eye(len(covariance)).double()
-    shrunk = torch.linalg.solve(noisy, covariance)  # C and C + ϱ² I commute
+    shrunk = torch.linalg.solve(noisy, covariance)  # C and C + (σ/α)² I commute
     x0 = mean + (x.flatten(1).double() / alpha - mean) @ shrunk
-    given = torch.cat([model.denoise(part, sde.T) for part in x.split(100)])
-    off = (given.flatten(1).double() - x0).square().mean().sqrt()
+    denoised = torch.cat([model.denoise(part, sde.T) for part in x.split(100)])
+    off = (denoised.flatten(1).double() - x0).square().mean().sqrt()
     return off.item() * alpha / sigma
 
 
@@ -156,7 +156,7 @@ class Judge:
         }
 
     def __call__(self, x: Tensor) -> dict[str, float | None]:
-        """FD and W2 in floors, None where a sample is not finite."""
+        """FD and W2 relative to real against real, None where a sample is not finite."""
         if not bool(x.isfinite().all()):
             return {"fd": None, "w2": None}
         found = self._of_parts(x)

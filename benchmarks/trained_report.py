@@ -45,7 +45,9 @@ def merged(saved: dict[str, Any], fresh: dict[str, Any]) -> dict[str, Any]:
                 )
         for key, floor in old["floors"].items():
             if not math.isclose(floor["mean"], part["floors"][key]["mean"], rel_tol=1e-3):
-                raise SystemExit(f"expected the saved floors of {name}, got {part['floors']}")
+                raise SystemExit(
+                    f"expected the saved distances of real data of {name}, got {part['floors']}"
+                )
         rows = {(row["library"], row["method"]): row for row in old["rows"]}
         rows |= {(row["library"], row["method"]): row for row in part["rows"]}
         report[name] = {**part, "floors": old["floors"], "rows": sorted(rows.values(), key=place)}
@@ -99,11 +101,11 @@ def table(part: dict[str, Any]) -> str:
 
 
 def floor_sentence(part: dict[str, Any]) -> str:
-    """What a floor is, and by how much it varies."""
+    """The distance of real from real data, and by how much it varies."""
     fd, w2 = (part["floors"][key] for key in ("fd", "w2"))
     return (
         f"{part['trained_on']} digits trained on, {part['held_out']} held out, {part['samples']} "
-        f"samples a cell; floors {fd['mean']:.3g} ± {fd['std'] / fd['mean']:.0%} and "
+        f"samples a cell; real against real is {fd['mean']:.3g} ± {fd['std'] / fd['mean']:.0%} and "
         f"{w2['mean']:.3g} ± {w2['std'] / w2['mean']:.0%}"
     )
 
@@ -180,7 +182,10 @@ def versions(report: dict[str, Any]) -> str:
 
 def markdown(report: dict[str, Any]) -> str:
     """All tables."""
-    text = ["FD \\| sliced W2, in floors, to held-out digits; bold: the least of a column."]
+    text = [
+        "FD \\| sliced W2 to held-out digits, relative to real against real; bold: the least of a "
+        "column."
+    ]
     for part in report.values():
         title = f"**{part['title']}** ({part['sde']}): {floor_sentence(part)}."
         title += f" Root mean square error of ε at T: {part['first_error']:.3f}."
@@ -255,7 +260,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axes.minorticks_off()
         handles, names = axes.get_legend_handles_labels()
         labels |= dict(zip(names, handles, strict=True))
-    panels[0].set_ylabel("Fréchet distance in floors")
+    panels[0].set_ylabel("Fréchet distance / real against real")
     order = [f"{library}: {method}" for library, method in named]
     order = [name for name in order if name in labels]
     figure.legend(

@@ -1,9 +1,9 @@
-"""How noisy a minibatch's gradient is, by weighting and by law of the times.
+"""How noisy a minibatch's gradient is, by weighting and by distribution of the times.
 
 A small network is trained for a while with the default loss; then, its weights held, many
-minibatches are drawn for each pair of a weighting and a law. The figure of a pair is the trace
-of the covariance of the minibatch gradient over the squared norm of its mean. Laws that share
-an objective share its mean, so their figures compare as variances do.
+minibatches are drawn for each pair of a weighting and a distribution. The figure of a pair is the
+trace of the covariance of the minibatch gradient over the squared norm of its mean. Distributions
+that share an objective share its mean, so their figures compare as variances do.
 
     python benchmarks/weightings.py                    # prints the tables
     python benchmarks/weightings.py --save             # and writes benchmarks/results/
@@ -94,7 +94,7 @@ def spread(rows: Tensor) -> dict[str, float]:
 
 
 def measure(batches: int) -> list[dict[str, Any]]:
-    """One row per column, weighting and law."""
+    """One row per column, weighting and distribution of times."""
     rows = []
     for column, (sde, data) in setups().items():
         model = trained(sde, data)
@@ -106,19 +106,19 @@ def measure(batches: int) -> list[dict[str, Any]]:
         }
         for name, weighting in weightings.items():
             found = {
-                law: spread(gradients(model, data, weighting, times, batches))
-                for law, times in (SAME | OTHER).items()
+                name: spread(gradients(model, data, weighting, times, batches))
+                for name, times in (SAME | OTHER).items()
             }
-            # The law with the least noise knows their common mean best.
-            best = min(SAME, key=lambda law: found[law]["trace"])
+            # The times with the least noise know their common mean best.
+            best = min(SAME, key=lambda name: found[name]["trace"])
             base = found["uniform"]
-            for law, figures in found.items():
-                shared = law in SAME
-                signal = found[best if shared else law]["squared_mean"]
+            for name, figures in found.items():
+                shared = name in SAME
+                signal = found[best if shared else name]["squared_mean"]
                 row = {
                     "column": column,
                     "weighting": name,
-                    "times": law,
+                    "times": name,
                     "trace_over_squared_mean": float(f"{figures['trace'] / signal:.3g}"),
                     "relative_error_of_trace": float(
                         f"{figures['standard_error'] / figures['trace']:.2g}"
@@ -131,16 +131,16 @@ def measure(batches: int) -> list[dict[str, Any]]:
 
 
 def same_objective_table(report: dict[str, Any]) -> str:
-    """Variance over that of uniform times, one row a law and weighting."""
+    """Variance over that of uniform times, one row a distribution and weighting."""
     return _table(
         report,
         "trace_over_uniform",
-        [(w, law) for w in ("likelihood", "sigma2") for law in SAME if law != "uniform"],
+        [(w, name) for w in ("likelihood", "sigma2") for name in SAME if name != "uniform"],
     )
 
 
 def noise_table(report: dict[str, Any]) -> str:
-    """Trace of the covariance over the squared mean, one row a weighting and law."""
+    """Trace of the covariance over the squared mean, one row a weighting and times."""
     wanted = [
         ("sigma2", "uniform"),
         ("sigma2", "log-SNR"),
@@ -160,18 +160,18 @@ def _table(report: dict[str, Any], figure: str, wanted: list[tuple[str, str]]) -
     found = {(r["column"], r["weighting"], r["times"]): r for r in report["rows"]}
     lines = ["| weighting | times | " + " | ".join(columns) + " |"]
     lines.append("|---|---|" + "---|" * len(columns))
-    for weighting, law in wanted:
-        cells = " | ".join(_cell(found[c, weighting, law], figure) for c in columns)
-        lines.append(f"| {weighting} | {law} | {cells} |")
+    for weighting, name in wanted:
+        cells = " | ".join(_cell(found[c, weighting, name], figure) for c in columns)
+        lines.append(f"| {weighting} | {name} | {cells} |")
     return "\n".join(lines)
 
 
 def _cell(row: dict[str, Any], figure: str) -> str:
     """The figure, with its standard error where that is more than a tenth of it."""
     value, relative = row[figure], row["relative_error_of_trace"]
-    places = 2 if value < 10 else 0
-    error = f" ± {relative * value:.{places}f}" if relative > 0.1 else ""
-    return f"{value:.{places}f}{error}"
+    digits = 2 if value < 10 else 0
+    error = f" ± {relative * value:.{digits}f}" if relative > 0.1 else ""
+    return f"{value:.{digits}f}{error}"
 
 
 def main() -> None:

@@ -320,7 +320,7 @@ def test_a_cell_is_kept_for_its_checkpoint_and_taken_only_when_asked(
         return {"fd": next(made)}
 
     found = [
-        trained.kept(path, {"checkpoint": key}, make, resume)
+        trained.cached(path, {"checkpoint": key}, make, resume)
         for key, resume in (("a", True), ("a", True), ("a", False), ("b", True), ("b", True))
     ]
     assert [cell["fd"] for cell in found] == [0, 0, 1, 2, 2]
