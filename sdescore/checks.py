@@ -208,7 +208,11 @@ def shape(value: object) -> tuple[int, ...]:
 def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:
     """What a score or network returned at ``x``, refused unless it is a real tensor like ``x``."""
     if not isinstance(y, Tensor):
-        refuse(f"{who} to return a tensor", f"{type(y).__name__}", IncompatibleError)
+        refuse(
+            f"{who} to return a tensor",
+            f"{type(y).__name__}; wrap it in a module that returns the tensor, such as .sample",
+            IncompatibleError,
+        )
     if y.is_complex():
         refuse(
             f"{who} to return real numbers",
