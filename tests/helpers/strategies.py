@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdescore as ss
+from sdescore.rooms import members
 
 EPS = torch.finfo(torch.float64).eps
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -144,6 +145,12 @@ REPRESENTATIVES: dict[str, ss.LinearSDE] = {
     "marginal-power": _power(2.0, 1.5),
 }
 """One of each, for tests too slow to run on random ones."""
+# An SDE that a file in the room adds is tested with its defaults.
+REPRESENTATIVES |= {
+    kind.__name__: kind()
+    for kind in members("sdescore.sde", ss.LinearSDE)
+    if kind not in map(type, REPRESENTATIVES.values())
+}
 
 
 # Times, shapes, grids, predictions.
