@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -12,7 +13,8 @@ Time: TypeAlias = float | Tensor
 """A time, as a Python float, 0-dim tensor, or one per sample ``(B,)``."""
 
 
-class Score(Protocol):
-    r"""Any callable ``score(x, t) -> like x`` that estimates :math:`\nabla_x \log p_t(x)`."""
+Score: TypeAlias = Callable[..., Tensor]
+r"""Any callable ``score(x, t)``, or ``score(x, t, label)``, that returns a tensor like ``x``.
 
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor: ...
+It estimates :math:`\nabla_x \log p_t(x)`. A :class:`sdescore.ScoreModel` is one.
+"""

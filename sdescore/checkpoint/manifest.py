@@ -101,7 +101,7 @@ def build_model(
     network = _build_net(_get(manifest, "net", dict), tensors, net)
     options = dict(_get(manifest, "convention", dict))
     expected = {"prediction": str, "time_input": str, "input_scaling": str, "sigma_data": float}
-    for key, kind in expected.items():
+    for key, kind in {**expected, "label_required": bool}.items():
         _get(options, key, kind)
     return _attempt("convention", lambda: ScoreModel(network, built, **options))
 

@@ -217,10 +217,14 @@ def training_record(file: Container, model: ScoreModel, ema: EMA) -> TrainingRec
     file.verify()
     manifest, parts = file.manifest, _parts(file.tensors)
     for key, mine in from_json(to_json(describe_model(model))).items():
-        if manifest.get(key) != mine:
+        theirs = manifest.get(key)
+        if key == "convention" and isinstance(theirs, dict):
+            # Whether a label is required follows from the run's options, which are compared too.
+            theirs = {**theirs, "label_required": mine["label_required"]}
+        if theirs != mine:
             raise CheckpointError(
                 f"expected a checkpoint of this model, whose {key} is {mine}, got "
-                f"{manifest.get(key)}; make the model as it was, or start anew with resume=False"
+                f"{theirs}; make the model as it was, or start anew with resume=False"
             )
     training = manifest.get("training")
     averaging = {"decay": ema.decay, "warmup": ema.warmup}

@@ -12,7 +12,7 @@ whose w is ω − 1):
 .. math:: s_\omega = \omega\, s(x | y) + (1 - \omega)\, s(x) .
 
 ω = 1 is the conditional score and ω = 0 the unconditional one. Beyond 1 the result is sharper,
-and it is the score of no diffused density: a sampler then draws from no law that is known.
+and it is the score of no diffused density: a sampler then draws from no known distribution.
 
 Every guided score is a module that holds its parts, so a sampler finds their parameters, device,
 dtype and SDE, and puts them in eval mode.
@@ -20,22 +20,26 @@ dtype and SDE, and puts them in eval mode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.score.change_of_sde import require_times
+from sdescore.score.interface import require_third_argument, require_times, sde_of
 from sdescore.sde.base import SDE
+from sdescore.typing import Score
 
 __all__ = ["GuidedScore"]
-
-AnyScore = Callable[..., Tensor]
-"""``score(x, t)`` or ``score(x, t, label)``, like ``x``."""
 
 
 class GuidedScore(nn.Module):
     """A score made of others; call it as ``score(x, t)`` or ``score(x, t, label)``.
+
+    Parameters
+    ----------
+    parts : sequence of callable
+        The scores and other functions of ``(x, t)`` that it is made of.
 
     Attributes
     ----------
@@ -50,16 +54,16 @@ class GuidedScore(nn.Module):
 
     sde: SDE
 
-    def __init__(self, parts: Sequence[AnyScore]) -> None:
+    def __init__(self, parts: Sequence[Score]) -> None:
         super().__init__()
-        for part in parts:
-            if isinstance(part, type) or not callable(part):
-                raise IncompatibleError(f"expected a callable score, got {part!r:.200}")
-        sdes = [part.sde for part in parts if hasattr(part, "sde")]
-        if any(sde != sdes[0] for sde in sdes):
-            raise IncompatibleError(
-                f"expected scores on one SDE, got {sdes[0]!r:.200} and {sdes[-1]!r:.200}"
-            )
+        sdes = [sde_of(checks.function("the score", part)) for part in parts]
+        sdes = [sde for sde in sdes if sde is not None]
+        checks.that(
+            all(sde == sdes[0] for sde in sdes),
+            "scores on one SDE",
+            " and ".join(f"{sde!r:.200}" for sde in (sdes[:1] + sdes[-1:])),
+            IncompatibleError,
+        )
         if sdes:
             self.sde = sdes[0]
         self._parts = tuple(parts)  # a tuple registers no module twice
@@ -70,12 +74,23 @@ class GuidedScore(nn.Module):
         Raises
         ------
         TimeError
-            See above.
+            The part's own refusal.
         """
         for part in self._parts:
             require_times(part, t)
 
+    def require_label(self, label: object) -> None:
+        """Refuse a label that no part takes, or None where one needs it; a sampler asks first.
 
-def call(score: AnyScore, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        Raises
+        ------
+        IncompatibleError
+            See :func:`sdescore.score.interface.require_label`.
+        """
+        if label is not None:
+            require_third_argument(self)
+
+
+def call(score: Score, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
     """``score(x, t, label)``, or ``score(x, t)`` without a label."""
     return score(x, t) if label is None else score(x, t, label)

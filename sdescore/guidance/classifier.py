@@ -2,56 +2,66 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, require
-from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.guidance.base import AnyScore, GuidedScore, call
+from sdescore import checks
+from sdescore.errors import IncompatibleError
+from sdescore.guidance.base import GuidedScore, call
+from sdescore.score.interface import require_label, require_scalars
+from sdescore.typing import Score
 
 __all__ = ["classifier_guidance"]
 
 
 class _ClassifierGuidance(GuidedScore):
-    def __init__(self, score: AnyScore, log_prob_y: AnyScore, scale: float) -> None:
+    def __init__(self, score: Score, log_prob_y: Score, scale: float) -> None:
         super().__init__([score, log_prob_y])
-        require(finite(scale), "a finite guidance scale", f"scale={scale!r}")
-        self.score, self.log_prob_y, self.scale = score, log_prob_y, float(scale)
+        require_label(score, None)
+        self.score, self.log_prob_y = score, log_prob_y
+        self.scale = checks.number("scale", scale)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
+
+    def require_label(self, label: object) -> None:
+        if label is not None:
+            require_label(self.log_prob_y, label)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         return self.score(x, t) + self.scale * self._gradient(x, t, label).to(x.dtype)
 
     def _gradient(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """``∇ₓ log p(y | x_t)``, like ``x``; differentiable in turn where ``x`` asks for it."""
-        outer = torch.is_grad_enabled() and x.requires_grad
-        # A sampler runs without gradients; tensors of inference mode cannot enter autograd.
-        with torch.inference_mode(False), torch.enable_grad():
-            y = x if outer else x.clone().detach().requires_grad_()
-            given = None if label is None else label.clone()
-            log_prob = call(self.log_prob_y, y, torch.as_tensor(t).clone(), given)
-            if not isinstance(log_prob, Tensor) or log_prob.shape != x.shape[:1]:
-                got = tuple(log_prob.shape) if isinstance(log_prob, Tensor) else type(log_prob)
-                raise ShapeError(
-                    f"expected log_prob_y(x, t) of shape ({x.shape[0]},), one log probability "
-                    f"per sample, got {got}"
-                )
-            gradient = None
-            if log_prob.requires_grad:
-                (gradient,) = torch.autograd.grad(
-                    log_prob.sum(), y, create_graph=outer, allow_unused=True
-                )
-        if gradient is None:
-            raise IncompatibleError(
-                "expected log_prob_y to be differentiable in x, got a result that does not "
-                "depend on x; compute it with torch, without detach() or no_grad()"
+
+        def log_prob_of(y: Tensor) -> Tensor:
+            log_prob = call(self.log_prob_y, y, time, own_label)
+            require_scalars(log_prob, x, "log_prob_y(x, t)")
+            # Of what vjp's own level records, not of the classifier's weights.
+            checks.that(
+                log_prob.requires_grad,
+                "log_prob_y to be differentiable in x",
+                "a result that does not depend on x; compute it with torch, without detach() or "
+                "no_grad()",
+                IncompatibleError,
             )
+            return log_prob
+
+        # A sampler runs without gradients. Tensors of inference mode cannot enter autograd. vjp
+        # works under both, and inside the transforms of torch.func too.
+        with torch.inference_mode(False):
+            y = x.clone() if x.is_inference() else x
+            time = torch.as_tensor(t).clone()
+            own_label = None if label is None else label.clone()
+            derivative: tuple[Any, ...] = torch.func.vjp(log_prob_of, y)
+            log_prob, pull_back = derivative
+            gradient: Tensor = pull_back(torch.ones_like(log_prob))[0]
         return gradient
 
 
-def classifier_guidance(score: AnyScore, log_prob_y: AnyScore, scale: float = 1.0) -> GuidedScore:
+def classifier_guidance(score: Score, log_prob_y: Score, scale: float = 1.0) -> GuidedScore:
     r"""Classifier guidance, :math:`s(x) + \text{scale} \cdot \nabla_x \log p_t(y | x)`.
 
     Song et al. 2021, arXiv:2011.13456, eq. 14; the scale is that of Dhariwal & Nichol 2021,
@@ -74,7 +84,7 @@ def classifier_guidance(score: AnyScore, log_prob_y: AnyScore, scale: float = 1.
     IncompatibleError
         Parts that are not callable or belong to different SDEs; when called, a ``log_prob_y``
         without a gradient.
-    ScheduleError
+    ParameterError
         A scale that is not finite.
     ShapeError
         When called: ``log_prob_y`` is not ``(B,)``.

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdescore.checks import finite, require
-from sdescore.guidance.base import AnyScore, GuidedScore, call
+from sdescore import checks
+from sdescore.guidance.base import GuidedScore, call
+from sdescore.score.interface import require_label
+from sdescore.typing import Score
 
 __all__ = ["classifier_free"]
 
 
 class _ClassifierFree(GuidedScore):
-    def __init__(self, conditional: AnyScore, unconditional: AnyScore, weight: float) -> None:
+    def __init__(self, conditional: Score, unconditional: Score, weight: float) -> None:
         super().__init__([conditional, unconditional])
-        require(finite(weight), "a finite guidance weight", f"weight={weight!r}")
+        require_label(unconditional, None)
         self.conditional, self.unconditional = conditional, unconditional
-        self.weight = float(weight)
+        self.weight = checks.number("weight", weight)
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}"
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        given = call(self.conditional, x, t, label)
-        return self.weight * given + (1 - self.weight) * self.unconditional(x, t)
+        conditional = call(self.conditional, x, t, label)
+        return self.weight * conditional + (1 - self.weight) * self.unconditional(x, t)
+
+    def require_label(self, label: object) -> None:
+        require_label(self.conditional, label)
 
 
-def classifier_free(conditional: AnyScore, unconditional: AnyScore, weight: float) -> GuidedScore:
+def classifier_free(conditional: Score, unconditional: Score, weight: float) -> GuidedScore:
     r"""Classifier-free guidance, :math:`\omega\, s(x|y) + (1 - \omega)\, s(x)`.
 
     Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with :math:`\omega = 1 + w`.
@@ -36,25 +41,26 @@ def classifier_free(conditional: AnyScore, unconditional: AnyScore, weight: floa
         Called as ``(x, t, label)`` where a label is given, else as ``(x, t)``.
     unconditional : callable
         Called as ``(x, t)``. One network that was trained with dropped labels is both:
-        ``classifier_free(model, model, 3.0)`` with ``sample(..., label=labels)``; where its
-        null class has a number of its own, ``condition(model, number)``.
+        ``classifier_free(model, model, 3.0)`` with ``sample(..., label=labels)``. Where its null
+        class has a number of its own, pass ``condition(model, number)``.
     weight : float
         ω, finite.
 
     Raises
     ------
     IncompatibleError
-        Scores that are not callable or belong to different SDEs.
-    ScheduleError
+        Scores that are not callable or belong to different SDEs; or an unconditional model whose
+        network was never trained without a label.
+    ParameterError
         A weight that is not finite.
 
     Examples
     --------
     >>> import torch, sdescore as ss
     >>> sde = ss.VPSDE()
-    >>> given, any_ = ss.GaussianScore([2.0], 0.1, sde), ss.GaussianScore([0.0], 1.0, sde)
+    >>> class_a, any_class = ss.GaussianScore([2.0], 0.1, sde), ss.GaussianScore([0.0], 1.0, sde)
     >>> sampler = ss.PredictorCorrector(sde, steps=100)
-    >>> x = sampler.sample(ss.classifier_free(given, any_, 1.0), shape=(2000, 1))
+    >>> x = sampler.sample(ss.classifier_free(class_a, any_class, 1.0), shape=(2000, 1))
     >>> bool((x.mean() - 2).abs() < 0.05)
     True
     """

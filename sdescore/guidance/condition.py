@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.guidance.base import AnyScore, GuidedScore
+from sdescore.guidance.base import GuidedScore
+from sdescore.score.interface import require_label
+from sdescore.typing import Score
 
 __all__ = ["condition"]
 
 
 class _Conditioned(GuidedScore):
-    def __init__(self, score: AnyScore, label: int) -> None:
+    def __init__(self, score: Score, label: object) -> None:
         super().__init__([score])
-        if isinstance(label, bool) or not isinstance(label, int):
-            raise IncompatibleError(
-                f"expected an integer label for all samples, got {label!r:.200}; labels that "
-                "differ between samples go to sample(..., label=)"
+        if isinstance(label, bool) or not isinstance(label, Integral):
+            checks.refuse(
+                "an integer label for all samples",
+                f"{label!r:.200}; labels that differ between samples go to sample(..., label=)",
+                IncompatibleError,
             )
-        self.score, self.label = score, label
+        require_label(score, label)
+        self.score, self.label = score, int(label)
 
     def extra_repr(self) -> str:
         return f"label={self.label}"
@@ -29,12 +36,12 @@ class _Conditioned(GuidedScore):
         return self.score(x, t, label)
 
 
-def condition(score: AnyScore, label: int) -> GuidedScore:
+def condition(score: Score, label: int) -> GuidedScore:
     """``score(x, t, label)`` with one integer label for all samples, as a score ``(x, t)``.
 
     Raises
     ------
     IncompatibleError
-        The score is not callable, or the label no integer.
+        The score is not callable or takes no label, or the label is no integer.
     """
     return _Conditioned(score, label)

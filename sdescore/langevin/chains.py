@@ -29,7 +29,7 @@ from sdescore.langevin.baoab import baoab
 from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Numbers, Preconditioner, as_preconditioner
 from sdescore.noise.sources import NoiseSource, SeededNoise
-from sdescore.score.density import log_density_of
+from sdescore.score.interface import log_density_of, sde_of
 from sdescore.sde.base import as_time
 from sdescore.shapes import align, flat
 
@@ -239,7 +239,7 @@ class _Target:
 
 def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> tuple[Tensor, ...]:
     """What a score is given beside ``x``: nothing, or a time a chain, ``(B,)``."""
-    sde = getattr(score, "sde", None)
+    sde = sde_of(score)
     if t is None:
         if sde is not None:
             raise IncompatibleError(

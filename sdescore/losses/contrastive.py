@@ -34,7 +34,7 @@ from sdescore.checks import finite, is_count, require, require_same_shape, requi
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.losses.given import check_samples, density, score_time
 from sdescore.losses.loss import Loss
-from sdescore.score.density import log_density_of
+from sdescore.score.interface import log_density_of
 from sdescore.typing import Time
 
 __all__ = ["ReplayBuffer", "contrastive_divergence_loss"]

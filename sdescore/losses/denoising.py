@@ -45,6 +45,7 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.score.convention import Pair, conversion, pair
+from sdescore.score.interface import sde_of
 from sdescore.score.model import ScoreModel
 from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
@@ -166,7 +167,7 @@ def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
     IncompatibleError
         There is none, or there are two that differ.
     """
-    own: Any = getattr(model, "sde", None)
+    own = sde_of(model)
     if own is not None and sde is not None and own != sde:
         raise IncompatibleError(
             f"expected the model's own SDE, {own!r}, got sde={sde!r}; leave sde= out"

@@ -46,7 +46,7 @@ from sdescore.losses.given import (
     weighted,
 )
 from sdescore.losses.loss import Loss
-from sdescore.score.density import knows_density
+from sdescore.score.interface import knows_density
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Time
 
@@ -77,7 +77,7 @@ def finite_difference_loss(
 ) -> Loss:
     r"""``vᵀ∇s v + ½ (vᵀs)²`` by differences of step ε: sliced score matching to O(ε²).
 
-    A score that knows its log density (see :mod:`sdescore.score.density`) is not called at all:
+    A score that knows its log density (see :mod:`sdescore.score.interface`) is not called at all:
     2K + 1 values of the density are. Any other score is called 2K times.
 
     Parameters

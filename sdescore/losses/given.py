@@ -19,8 +19,8 @@ from sdescore import checks
 from sdescore.checks import finite, is_count, require, require_same_shape, require_state
 from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
-from sdescore.score.density import log_density_of, require_scalars
 from sdescore.score.divergence import PROBE_LAWS, probes_from_normal
+from sdescore.score.interface import log_density_of, require_scalars, sde_of
 from sdescore.shapes import align, float64
 from sdescore.typing import Time
 
@@ -111,7 +111,7 @@ def score_time(score: object, x: Tensor, t: Time | None) -> tuple[Tensor, ...]:
     ShapeError, TimeError
         As :func:`per_sample_time`.
     """
-    sde = getattr(score, "sde", None)
+    sde = sde_of(score)
     if t is None:
         if sde is not None:
             raise IncompatibleError(

@@ -31,7 +31,7 @@ from sdescore.losses.importance import importance_weighted
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting, named_weighting
-from sdescore.score.density import knows_density, log_density_of
+from sdescore.score.interface import knows_density, log_density_of
 from sdescore.score.model import ScoreModel
 
 __all__ = ["Objective", "at_levels"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError
-from sdescore.score.density import require_scalars
+from sdescore.score.interface import require_scalars
 
 __all__ = ["EnergyModel"]
 

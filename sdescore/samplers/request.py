@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from sdescore.checks import is_count, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.noise.sources import NoiseSource, SeededNoise
 from sdescore.samplers.model import Model, model_device, state_dtype, usable_device
-from sdescore.score.model import ScoreModel
+from sdescore.score.interface import require_label, sde_of
 from sdescore.sde.base import SDE
 
 
@@ -81,8 +80,7 @@ def make_request(
     if label is not None and (not isinstance(label, Tensor) or label.shape != tuple(shape[:1])):
         got = f"{tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
         raise ShapeError(f"expected label to be a tensor of shape ({shape[0]},), got {got}")
-    if label is not None:
-        require_labels(model)
+    require_label(model, label)
     if noise is not None and not isinstance(noise, NoiseSource):
         raise IncompatibleError(f"expected a NoiseSource, got {type(noise).__name__}")
     dtype = state_dtype(model) if dtype is None else dtype
@@ -113,37 +111,11 @@ def require_model(model: Model, sde: SDE) -> None:
     """
     if not callable(model):
         raise IncompatibleError(f"expected a callable score, got {type(model).__name__}")
-    own = getattr(model, "sde", sde)
-    if own != sde:
+    own = sde_of(model)
+    if own is not None and own != sde:
         raise IncompatibleError(
             f"expected a model on the sampler's SDE {sde!r:.200}, got one on {own!r:.200}"
         )
-
-
-def require_labels(model: Model) -> None:
-    """Refuse a model that cannot be called as ``model(x, t, label)``.
-
-    Raises
-    ------
-    IncompatibleError
-        See above.
-    """
-    called: Model = model
-    if isinstance(model, ScoreModel) and model.convention is not None:
-        called = model.net
-    # A module hides its signature behind __call__(*args, **kwargs).
-    function = called.forward if isinstance(called, nn.Module) else called
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
-        return  # some functions in C tell none
-    try:
-        signature.bind(None, None, None)
-    except TypeError:
-        raise IncompatibleError(
-            "expected a score or network that takes (x, t, label) where label= is given, got "
-            f"{type(called).__name__} with {signature}; leave label= out"
-        ) from None
 
 
 @contextmanager

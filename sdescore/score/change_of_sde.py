@@ -7,7 +7,6 @@ scale: :math:`\nabla \log p_t(x) = k\, \nabla \log p'_{t'}(k x)`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,20 +16,23 @@ from sdescore import checks
 from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError
 from sdescore.score.convention import matched, require_log_snr
-from sdescore.score.density import knows_density, log_density_of
 from sdescore.score.exact import ExactScore
+from sdescore.score.interface import (
+    knows_density,
+    log_density_of,
+    require_label,
+    require_times,
+    sde_of,
+)
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
-from sdescore.typing import Time
+from sdescore.typing import Score, Time
 
 __all__ = ["under"]
 
-AnyScore = Callable[..., Tensor]
-"""``score(x, t)`` or ``score(x, t, label)``, like ``x``."""
 
-
-def under(score: AnyScore, sde: LinearSDE, *, own: LinearSDE | None = None) -> AnyScore:
+def under(score: Score, sde: LinearSDE, *, own: LinearSDE | None = None) -> Score:
     """Any score, as the score of the same data under another linear SDE.
 
     Parameters
@@ -66,7 +68,7 @@ def under(score: AnyScore, sde: LinearSDE, *, own: LinearSDE | None = None) -> A
     True
     """
     checks.function("the score", score)
-    known: LinearSDE | None = getattr(score, "sde", own)
+    known: LinearSDE | None = sde_of(score) or own
     if known is None:
         checks.refuse(
             "own=, the SDE that the score is on",
@@ -83,7 +85,7 @@ def under(score: AnyScore, sde: LinearSDE, *, own: LinearSDE | None = None) -> A
         isinstance(score, ScoreModel) and score.convention is not None
     )
     if by_itself:
-        changed: AnyScore = score.under(sde)  # type: ignore[attr-defined]
+        changed: Score = score.under(sde)  # type: ignore[attr-defined]
         return changed
     return ScoreUnderSDE(score, known, sde)
 
@@ -106,7 +108,7 @@ class ScoreUnderSDE(nn.Module):
         An SDE without log-SNR.
     """
 
-    def __init__(self, score: AnyScore, own_sde: LinearSDE, sde: LinearSDE) -> None:
+    def __init__(self, score: Score, own_sde: LinearSDE, sde: LinearSDE) -> None:
         super().__init__()
         require_log_snr(own_sde)
         require_log_snr(sde)
@@ -180,19 +182,10 @@ class ScoreUnderSDE(nn.Module):
         """
         require_times(self.score, matched(self.own_sde, self.sde, t)[0])
 
-    def under(self, sde: LinearSDE) -> AnyScore:
+    def require_label(self, label: object) -> None:
+        """Refuse what the score refuses; see :func:`sdescore.score.interface.require_label`."""
+        require_label(self.score, label)
+
+    def under(self, sde: LinearSDE) -> Score:
         """The score under a third SDE, straight from its own."""
         return under(self.score, sde, own=self.own_sde)
-
-
-def require_times(score: object, t: Tensor) -> None:
-    """Refuse times ``(n,)`` that a score says it does not cover, before it is called.
-
-    Raises
-    ------
-    TimeError
-        The score's own refusal.
-    """
-    own_check = getattr(score, "require_times", None)
-    if callable(own_check):
-        own_check(t)

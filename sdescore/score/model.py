@@ -16,14 +16,13 @@ from sdescore import checks
 from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention
+from sdescore.score.interface import require_label, require_third_argument
 from sdescore.score.parameterization import combine
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Time
 
 __all__ = ["ScoreModel"]
-
-_OPTIONS = ("prediction", "time_input", "input_scaling", "sigma_data")
 
 
 class ScoreModel(nn.Module):
@@ -53,11 +52,17 @@ class ScoreModel(nn.Module):
         implies it.
     sigma_data : float
         Standard deviation of the data, > 0; used by ``"F"`` and ``"unit"``.
+    label_required : bool
+        Whether the network was trained with labels and never without. Then a call without a label
+        would use weights that no training step has touched, and it is refused.
+        :func:`sdescore.train` sets it, and a checkpoint keeps it.
 
     Raises
     ------
     IncompatibleError
         An unknown option, an SDE without kernels, or levels asked of a continuous SDE.
+    ParameterError
+        ``sigma_data`` is not a finite number > 0.
 
     Examples
     --------
@@ -79,10 +84,12 @@ class ScoreModel(nn.Module):
         *,
         input_scaling: str = "none",
         sigma_data: float = 0.5,
+        label_required: bool = False,
     ) -> None:
         super().__init__()
         self.net = checks.function("net", net)
         self._convention = Convention(sde, prediction, time_input, input_scaling, sigma_data)
+        self.label_required = checks.choice("label_required", label_required, (False, True))
 
     @property
     def convention(self) -> Convention | None:
@@ -106,7 +113,7 @@ class ScoreModel(nn.Module):
         return self._convention.prediction
 
     @property
-    def options(self) -> dict[str, str | float]:
+    def options(self) -> dict[str, str | float | bool]:
         """The keyword arguments that rebuild the model from its network and its SDE.
 
         Raises
@@ -122,13 +129,18 @@ class ScoreModel(nn.Module):
             "model.under(model.convention.trained_on), and .under(sde) again later",
             IncompatibleError,
         )
-        return {name: getattr(convention, name) for name in _OPTIONS}
+        return self._options()
+
+    def _options(self) -> dict[str, str | float | bool]:
+        names = ("prediction", "time_input", "input_scaling", "sigma_data")
+        options = {name: getattr(self._convention, name) for name in names}
+        return {**options, "label_required": self.label_required}
 
     def extra_repr(self) -> str:
         """Shown inside the module's repr."""
         trained_on = self._convention.trained_on
         moved = [] if trained_on == self.sde else [f"trained_on={trained_on!r}"]
-        options = (f"{name}={getattr(self._convention, name)!r}" for name in _OPTIONS)
+        options = (f"{name}={value!r}" for name, value in self._options().items())
         return ", ".join([repr(self.sde), *moved, *options])
 
     @property
@@ -156,6 +168,26 @@ class ScoreModel(nn.Module):
         """
         self._convention.at(t)
 
+    def require_label(self, label: object) -> None:
+        """Refuse a label that the network does not take, or None where it needs one.
+
+        Raises
+        ------
+        IncompatibleError
+            See :attr:`label_required`; or the network's signature takes no label.
+        """
+        if label is None:
+            checks.that(
+                not self.label_required,
+                "a label for a network that was trained with labels alone",
+                "none; pass label=, or train it with label_dropout > 0",
+                IncompatibleError,
+            )
+        elif self.convention is None:
+            require_third_argument(self)
+        else:
+            require_label(self.net, label)
+
     def _inputs(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Coefficients]:
         """What the network is given for ``x`` and ``t``, and the convention's numbers."""
         require_state(x)
@@ -172,6 +204,8 @@ class ScoreModel(nn.Module):
 
         Parameters and errors are those of :meth:`predict`.
         """
+        if label is None:
+            self.require_label(None)
         scaled, value, numbers = self._inputs(x, t)
         return call_net(self.net, scaled, value, label).to(x.dtype), numbers
 

@@ -212,6 +212,8 @@ def train(
     step = 0
     if resume and path is not None and os.path.exists(path):
         step = resume_run(path, model, ema, optimizer, named, options)
+    # Without dropout no step trains what the network does without a label.
+    model.label_required = labels is not None and label_dropout == 0
     saved = step
     losses: list[float] = []
 

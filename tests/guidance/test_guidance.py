@@ -184,7 +184,8 @@ def test_guidance_knows_its_sde() -> None:
     score = ss.GaussianScore(MEAN, COVARIANCE, sde)
     assert ss.classifier_free(score, score, 1.0).sde == sde
     assert ss.classifier_guidance(score, log_prob_y(sde)).sde == sde
-    assert ss.guidance.condition(score, 1).sde == sde
+    model = ss.ScoreModel(ss.MLP(2, hidden=4, classes=2), sde)
+    assert ss.guidance.condition(model, 1).sde == sde
     assert not hasattr(ss.guidance.condition(Labelled(), 1), "sde")
     with pytest.raises(ss.errors.IncompatibleError, match="SDE"):
         ss.PredictorCorrector(ss.VESDE(), steps=3).sample(
@@ -194,6 +195,7 @@ def test_guidance_knows_its_sde() -> None:
 
 SCORE = ss.GaussianScore(MEAN, COVARIANCE, ss.VPSDE())
 OTHER = ss.GaussianScore(MEAN, COVARIANCE, ss.VESDE())
+WEIGHT = nn.Parameter(torch.tensor(2.0))
 
 
 @pytest.mark.parametrize(
@@ -202,13 +204,14 @@ OTHER = ss.GaussianScore(MEAN, COVARIANCE, ss.VESDE())
         (ss.errors.IncompatibleError, lambda: ss.classifier_free(SCORE, OTHER, 2.0)),
         (ss.errors.IncompatibleError, lambda: ss.classifier_free(3, SCORE, 2.0)),
         (ss.errors.IncompatibleError, lambda: ss.classifier_free(SCORE, Labelled, 2.0)),
-        (ss.errors.ScheduleError, lambda: ss.classifier_free(SCORE, SCORE, math.nan)),
-        (ss.errors.ScheduleError, lambda: ss.classifier_free(SCORE, SCORE, "2")),
+        (ss.errors.ParameterError, lambda: ss.classifier_free(SCORE, SCORE, math.nan)),
+        (ss.errors.ParameterError, lambda: ss.classifier_free(SCORE, SCORE, "2")),
         (ss.errors.IncompatibleError, lambda: ss.classifier_guidance(SCORE, None)),
-        (ss.errors.ScheduleError, lambda: ss.classifier_guidance(SCORE, SCORE, math.inf)),
+        (ss.errors.ParameterError, lambda: ss.classifier_guidance(SCORE, SCORE, math.inf)),
         (ss.errors.IncompatibleError, lambda: ss.guidance.condition(SCORE, torch.tensor([1, 2]))),
         (ss.errors.IncompatibleError, lambda: ss.guidance.condition(SCORE, True)),
         (ss.errors.IncompatibleError, lambda: ss.guidance.condition("score", 1)),
+        (ss.errors.IncompatibleError, lambda: ss.guidance.condition(SCORE, 1)),
     ],
 )
 def test_bad_parts_are_refused(error: type[Exception], make) -> None:
@@ -223,9 +226,91 @@ def test_bad_parts_are_refused(error: type[Exception], make) -> None:
         (ss.errors.ShapeError, lambda x, t: x.sum()),
         (ss.errors.ShapeError, lambda x, t: 1.0),
         (ss.errors.IncompatibleError, lambda x, t: x.detach().sum(1)),
-        (ss.errors.IncompatibleError, lambda x, t: torch.zeros(len(x), requires_grad=True)),
+        (ss.errors.IncompatibleError, lambda x, t: (WEIGHT * x.detach()).sum(1)),
     ],
 )
 def test_a_bad_classifier_is_refused(error: type[Exception], log_prob) -> None:
     with pytest.raises(error, match="expected"):
         ss.classifier_guidance(SCORE, log_prob)(torch.zeros(3, 2), torch.tensor(0.5))
+
+
+# What guidance asks of its parts before a sampler calls them.
+
+
+class Alone(nn.Module):
+    """A network without labels that may not be called."""
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        raise AssertionError("called")
+
+
+def test_a_label_that_no_part_takes_is_refused_before_the_first_call() -> None:
+    model = ss.ScoreModel(Alone(), ss.VPSDE())
+    sampler, label = ss.PredictorCorrector(ss.VPSDE(), steps=2), torch.zeros(2, dtype=torch.int64)
+    for score in (
+        ss.classifier_free(model, model, 2.0),
+        ss.classifier_guidance(model, lambda x, t: x.sum(1)),
+        ss.under(ss.classifier_free(model, model, 2.0), ss.VPSDE()),
+        nn.DataParallel(model),
+        nn.DataParallel(ss.classifier_free(nn.DataParallel(model), model, 2.0)),
+    ):
+        with pytest.raises(ss.errors.IncompatibleError, match="label"):
+            sampler.sample(score, shape=(2, 1), label=label)
+        with pytest.raises(AssertionError, match="called"):
+            sampler.sample(score, shape=(2, 1))
+
+
+def test_a_network_that_never_went_without_a_label_is_not_asked_without() -> None:
+    """Nothing trained the row of its null label."""
+    model = ss.ScoreModel(ss.MLP(1, hidden=4, classes=2), ss.VPSDE(), label_required=True)
+    label = torch.zeros(2, dtype=torch.int64)
+    sampler, x = ss.PredictorCorrector(ss.VPSDE(), steps=2), torch.ones(2, 1)
+    flow = ss.ProbabilityFlow(ss.VPSDE(), method="euler", steps=2)
+    moved = model.under(ss.VESDE())
+    calls = [lambda: ss.classifier_free(model, model, 2.0), lambda: model(x, 0.5)]
+    calls += [lambda: moved.denoise(x, 0.5), lambda: flow.log_likelihood(model, x)]
+    calls += [lambda: ss.classifier_guidance(model, lambda x, t: x.sum(1))]
+    calls += [
+        lambda score=score: ss.PredictorCorrector(score.sde, steps=2).sample(score, (2, 1))
+        for score in (model, moved, ss.under(nn.DataParallel(model), ss.VESDE()))
+    ]
+    calls += [lambda: sampler.sample(nn.DataParallel(model), (2, 1))]
+    free = ss.classifier_free(model, ss.guidance.condition(model, 1), 2.0)
+    calls += [lambda: sampler.sample(free, (2, 1))]
+    for call in calls:
+        with pytest.raises(ss.errors.IncompatibleError, match="label_dropout"):
+            call()
+    for score in (model, nn.DataParallel(model), free):
+        assert sampler.sample(score, (2, 1), label=label).isfinite().all()
+    assert sampler.sample(ss.guidance.condition(model, 1), (2, 1)).isfinite().all()
+    assert ss.ScoreModel(model.net, model.sde, **model.options).label_required
+    assert moved.label_required
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel])
+def test_a_wrapper_does_not_hide_the_sde(wrap: type) -> None:
+    """A model sampled on another SDE than its own came out 0.25 wide for 0.316."""
+    model = ss.ScoreModel(ss.MLP(1, hidden=4), ss.VPSDE())
+    wrapped = wrap(wrap(model))
+    with pytest.raises(ss.errors.IncompatibleError, match="VPSDE"):
+        ss.PredictorCorrector(ss.VESDE(), steps=2).sample(wrapped, (2, 1))
+    with pytest.raises(ss.errors.IncompatibleError, match="one SDE"):
+        ss.classifier_free(wrapped, ss.GaussianScore([0.0], 1.0, ss.VESDE()), 2.0)
+    assert ss.under(wrapped, ss.VESDE()).own_sde == ss.VPSDE()
+    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=5)
+    torch.testing.assert_close(sampler.sample(wrapped, (4, 1)), sampler.sample(model, (4, 1)))
+
+
+@pytest.mark.parametrize("form", ["full", "diagonal"])
+def test_the_posterior_covariance_of_a_guided_score(form: str) -> None:
+    """Of a Gaussian given y it is exact, by forward mode over the classifier's own gradient."""
+    sde, t = SDES[0], torch.tensor(0.4, dtype=F64)
+    guided = ss.classifier_guidance(ss.GaussianScore(MEAN, COVARIANCE, sde), log_prob_y(sde))
+    exact = ss.GaussianScore(*posterior(), sde)
+    x = torch.tensor([[0.3, -1.0], [2.0, 0.1]], dtype=F64)
+    covariance = exact.covariance(x, t)
+    expected = covariance if form == "full" else covariance.diagonal(dim1=1, dim2=2)
+    for context in (torch.no_grad(), torch.enable_grad()):
+        with context:
+            got = ss.tweedie_covariance(lambda x: guided(x, t), x, *sde.marginal(t), form=form)
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.datasets import ring
-from sdescore.score.density import log_density_of
+from sdescore.score.interface import log_density_of
 from sdescore.sde.discrete import largest_distance
 
 SDE = ss.VPSDE()

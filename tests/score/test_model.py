@@ -319,10 +319,10 @@ def test_score_models(error: type, match: str, options: dict) -> None:
     [
         (ss.errors.TimeError, "T = 1", lambda m: m(X, 1.1)),
         (ss.errors.TimeError, "T = 1", lambda m: m(X, -0.1)),
-        (ss.errors.TimeError, "T = 1", lambda m: m(X, NAN)),
+        (ss.errors.TimeError, "finite number", lambda m: m(X, NAN)),
         (ss.errors.TimeError, "T = 1", lambda m: m(X, torch.tensor([0.5, 1.5]))),
-        (ss.errors.TimeError, "number or a tensor", lambda m: m(X, "0.5")),
-        (ss.errors.TimeError, "number or a tensor", lambda m: m(X, None)),
+        (ss.errors.TimeError, "number or a real tensor", lambda m: m(X, "0.5")),
+        (ss.errors.TimeError, "number or a real tensor", lambda m: m(X, None)),
         (ss.errors.ShapeError, "time", lambda m: m(X, torch.tensor([0.5, 0.5, 0.5]))),
         (ss.errors.ShapeError, "time", lambda m: m(X, torch.full((2, 1), 0.5))),
         (ss.errors.ShapeError, "floating", lambda m: m(X.long(), 0.5)),

@@ -639,3 +639,21 @@ def test_label_dropout_needs_a_null_label() -> None:
     labels = torch.zeros(64, dtype=torch.int64)
     with pytest.raises(ss.errors.IncompatibleError, match="null label"):
         ss.train(model, cloud(), labels=labels, label_dropout=0.1, steps=1, progress=False)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_model_says_whether_it_was_trained_without_labels(tmp_path: Path, dropout: float) -> None:
+    """What it does without one is untrained where none was dropped; a checkpoint keeps that."""
+    model, path = make(), tmp_path / "m.safetensors"
+    labels = torch.arange(64) % 3
+    run(model, path, steps=2, labels=labels, label_dropout=dropout)
+    sampler = ss.PredictorCorrector(model.sde, steps=2)
+    for trained in (model, ss.load(path, net=Dropping())):
+        assert trained.label_required == (dropout == 0)
+        assert sampler.sample(trained, (3, 2), label=labels[:3]).isfinite().all()
+        if dropout == 0:
+            with pytest.raises(ss.errors.IncompatibleError, match="label_dropout"):
+                sampler.sample(trained, (3, 2))
+    resumed = make()
+    run(resumed, path, steps=4, labels=labels, label_dropout=dropout, resume=True)
+    assert resumed.label_required == (dropout == 0)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sdescore.errors import DivergenceError, IncompatibleError
 from sdescore.samplers.model import Model, version_of
-from sdescore.score.change_of_sde import require_times
+from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import convert
 from sdescore.sde.linear import LinearSDE

@@ -18,9 +18,8 @@ from sdescore.correctors.base import ScoreAt
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.samplers.model import IN_A_GRAPH, UNCOUNTED, Model, version_of
 from sdescore.samplers.predictor_corrector.chain import Program
-from sdescore.score.change_of_sde import require_times
 from sdescore.score.convention import conversion, pair
-from sdescore.score.density import log_density_of
+from sdescore.score.interface import log_density_of, require_times
 from sdescore.score.model import ScoreModel, call_net
 from sdescore.sde.base import SDE
 

@@ -25,7 +25,7 @@ from sdescore.samplers.probability_flow.ode import FlowODE, Solver
 from sdescore.samplers.probability_flow.request import bind, given_request
 from sdescore.samplers.probability_flow.trace import Trace
 from sdescore.samplers.request import Request, evaluating, make_request, require_mean_or_none
-from sdescore.score.change_of_sde import require_times
+from sdescore.score.interface import require_times
 from sdescore.score.tweedie import tweedie_mean
 from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE

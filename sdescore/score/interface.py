@@ -1,0 +1,139 @@
+"""What can be asked of any score: its SDE, its density, the times it covers, its labels.
+
+A score is any callable. One that knows more about itself says so by an attribute ``sde`` or by
+a method ``log_density`` or ``log_prob``, ``require_times`` or ``require_label``. PyTorch's
+wrappers (``DataParallel``, ``DistributedDataParallel``, ``torch.compile``) hide these, so the
+functions here look through the wrappers. What calls a score still calls the wrapper.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from sdescore import checks
+from sdescore.errors import IncompatibleError, ShapeError
+
+
+def unwrapped(score: object) -> Any:
+    """The score inside PyTorch's wrappers, or the score itself."""
+    while isinstance(score, nn.Module) and not hasattr(score, "sde"):
+        inside = getattr(score, "module", None) or getattr(score, "_orig_mod", None)
+        if not isinstance(inside, nn.Module):
+            break
+        score = inside
+    return score
+
+
+def sde_of(score: object) -> Any:
+    """The SDE that a score says it is on, or None."""
+    return getattr(unwrapped(score), "sde", None)
+
+
+def log_density_of(score: object) -> Callable[..., Tensor]:
+    """The score's ``log_density`` (known up to a constant in ``x``), or else its ``log_prob``.
+
+    Raises
+    ------
+    IncompatibleError
+        The score has neither, or wraps a network that is no energy.
+    """
+    score = unwrapped(score)
+    ready = getattr(score, "has_log_density", True)
+    found = getattr(score, "log_density", None) or getattr(score, "log_prob", None)
+    if not ready or not callable(found):
+        checks.refuse(
+            "a score that knows its log density",
+            f"{type(score).__name__} without; use EnergyModel(f), a ScoreModel of one, an exact "
+            "score, or an object with log_density(x, t)",
+            IncompatibleError,
+        )
+    method: Callable[..., Tensor] = found
+    return method
+
+
+def knows_density(score: object) -> bool:
+    """Whether the score has a log density."""
+    try:
+        log_density_of(score)
+    except IncompatibleError:
+        return False
+    return True
+
+
+def require_scalars(value: object, x: Tensor, name: str) -> None:
+    """Refuse anything but one floating-point number per sample of ``x`` ``(B, *E)``.
+
+    Raises
+    ------
+    ShapeError
+        Another type, dtype or shape.
+    """
+    if isinstance(value, Tensor):
+        if value.is_floating_point() and value.shape == x.shape[:1]:
+            return
+        got = f"{value.dtype} of shape {tuple(value.shape)}"
+    else:
+        got = type(value).__name__
+    checks.refuse(
+        f"{name} as one scalar per sample, floating point of shape ({len(x)},)",
+        f"{got}; squeeze it or sum it over the event",
+        ShapeError,
+    )
+
+
+def require_times(score: object, t: Tensor) -> None:
+    """Refuse times ``(n,)`` that a score says it does not cover, before it is called.
+
+    Raises
+    ------
+    TimeError
+        The score's own refusal.
+    """
+    own_check = getattr(unwrapped(score), "require_times", None)
+    if callable(own_check):
+        own_check(t)
+
+
+def require_label(score: object, label: object) -> None:
+    """Refuse a score that cannot be called with ``label``, or without one where it is None.
+
+    Raises
+    ------
+    IncompatibleError
+        There is a label and the score takes none, or there is none and the score's network was
+        never trained without.
+    """
+    score = unwrapped(score)
+    own_check = getattr(score, "require_label", None)
+    if callable(own_check):
+        own_check(label)
+    elif label is not None:
+        require_third_argument(score)
+
+
+def require_third_argument(score: object) -> None:
+    """Refuse a score or network that cannot be called as ``score(x, t, label)``.
+
+    Raises
+    ------
+    IncompatibleError
+        Its signature takes two arguments.
+    """
+    # A module hides its signature behind __call__(*args, **kwargs).
+    function: Any = score.forward if isinstance(score, nn.Module) else score
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # some functions in C tell none
+    try:
+        signature.bind(None, None, None)
+    except TypeError:
+        checks.refuse(
+            "a score or network that takes (x, t, label) where a label is given",
+            f"{type(score).__name__} with {signature}; leave the label out",
+            IncompatibleError,
+        )
