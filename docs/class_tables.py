@@ -12,10 +12,11 @@ from sphinx.application import Sphinx
 import sdescore as ss
 from sdescore.rooms import members
 from sdescore.sde.linear import MarginalSDE
+from sdescore.tableau.method import Method
 
 Row = list[str]
 
-# Any linear SDE will do to count a tableau's stages, outputs and noises.
+# Any linear SDE will do to count a tableau's outputs.
 SDE = ss.VPSDE()
 # A table and a ladder, for the two classes that cannot be made without one.
 TABLES = {
@@ -26,24 +27,8 @@ TABLES = {
     ),
 }
 
-# Steps at which an order is measured, equal in λ; and at twice as many.
+# Steps at which an order is measured, equal in λ; and at twice and at four times as many.
 STEPS = 256
-# Of families, the members that have a row each.
-MEMBERS: dict[str, list[dict[str, object]]] = {
-    "ExponentialAdams": [
-        *({"points": p} for p in (1, 2, 3, 4)),
-        *({"points": p, "corrector_points": p + 1} for p in (2, 3)),
-        *({"eta": 1.0, "points": p} for p in (1, 2)),
-        {"eta": 1.0, "points": 2, "corrector_points": 3},
-    ],
-    "ExponentialRungeKutta": [
-        *({"stages": p, "output": o} for o in ("x0", "epsilon") for p in (1, 2, 3)),
-        *({"eta": 1.0, "stages": p, "output": "epsilon"} for p in (1, 2, 3)),
-        {"eta": 1.0, "stages": 2, "node": 0.4},
-    ],
-    "Heun": [{}, {"s_churn": 20.0}],
-    "Multistep": [{"weights": ((1.0,), (1.5, -0.5))}],
-}
 
 
 def public(room: str, base: type) -> Iterator[type]:
@@ -53,19 +38,17 @@ def public(room: str, base: type) -> Iterator[type]:
             yield kind
 
 
-def variants(kind: type) -> Iterator[tuple[str, object]]:
-    """``(call, instance)`` with default arguments; both ends of η where there is one."""
-    if kind.__name__ in MEMBERS:
-        for given in MEMBERS[kind.__name__]:
-            shown = (
-                f"{k}={v:g}" if isinstance(v, float) else f"{k}={v!r}" for k, v in given.items()
-            )
-            yield f"{kind.__name__}({', '.join(shown)})", kind(**given)
-    elif any(field.name == "eta" for field in dataclasses.fields(kind)):
-        for eta in (1.0, 0.0):
-            yield f"{kind.__name__}(eta={eta:g})", kind(eta=eta)
-    else:
-        yield f"{kind.__name__}()", kind()
+def call(method: Method) -> str:
+    """What makes a method: its class, with the arguments that are not the defaults."""
+    fields = dataclasses.fields(method)
+    values = {f.name: getattr(method, f.name) for f in fields if f.init}
+    defaults = {f.name: f.default for f in fields}
+    shown = (
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value!r}"
+        for name, value in values.items()
+        if value != defaults[name]
+    )
+    return f"{type(method).__name__}({', '.join(shown)})"
 
 
 def yes(value: bool) -> str:
@@ -74,45 +57,50 @@ def yes(value: bool) -> str:
 
 
 def predictor_rows() -> Iterator[Row]:
-    """Name, order declared and measured, evaluations, stages, outputs, noise."""
+    """Name, order declared and measured, evaluations, outputs, their kind, noises."""
     for kind in public("predictors", ss.Predictor):
-        for call, predictor in variants(kind):
-            times = ss.UniformGrid().times(SDE, len(getattr(predictor, "weights", range(8))))
-            row = [call, str(predictor.order), measured(predictor), str(predictor.evaluations)]
+        for predictor in kind.examples():
+            times = ss.UniformGrid().times(SDE, predictor.grid_times or 8)
+            outputs = ["—", "score"]
             if predictor.is_affine(SDE):
                 tableau = predictor.tableau(SDE, times)
-                stages, outputs = tableau.b.shape[1:]
-                row += [str(stages), *([str(outputs), tableau.output] if stages else ["—", "—"])]
-            else:
-                row += ["—", "—", "score"]
-            yield [*row, yes(predictor.stochastic)]
+                outputs = (
+                    [str(tableau.b.shape[-1]), tableau.output] if tableau.evaluations else 2 * ["—"]
+                )
+            yield [
+                call(predictor),
+                str(predictor.order),
+                measured(predictor),
+                str(predictor.evaluations),
+                *outputs,
+                str(predictor.noises),
+            ]
 
 
 def measured(predictor: ss.Predictor) -> str:
-    """The order that the error on Gaussian data has; none where the number of steps is fixed, or
-    the model not called."""
-    fixed = hasattr(predictor, "weights")
-    if fixed or not predictor.evaluations or not predictor.is_affine(SDE):
+    """The order that the error on Gaussian data has.
+
+    None where the number of steps is fixed, the model not called, or no tableau describes it.
+    """
+    if predictor.grid_times or not predictor.evaluations or not predictor.is_affine(SDE):
         return "—"
-    return f"{ss.analysis.order(predictor, SDE, steps=STEPS):.1f}"
+    coarse, fine = (ss.analysis.order(predictor, SDE, steps=n) for n in (STEPS, 2 * STEPS))
+    return f"{2 * fine - coarse:.1f}"  # Richardson's: what is off falls with the step
 
 
 def corrector_rows() -> Iterator[Row]:
     """Name, inner steps, evaluations, whether affine, and the first step over σ² on two SDEs."""
     for kind in public("correctors", ss.Corrector):
-        for call, corrector in variants(kind):
-            affine = corrector.is_affine()
-            stages = corrector.evaluations
-            if affine:
-                stages = corrector.tableau(SDE, ss.UniformGrid().times(SDE, 9)).times.shape[1]
-            row = [call, str(corrector.steps), str(corrector.calls * stages), yes(affine)]
+        for corrector in kind.examples():
+            affine = corrector.is_affine(SDE)
+            cost = corrector.calls * corrector.evaluations
+            row = [call(corrector), str(corrector.steps), str(cost), yes(affine)]
             for sde in (ss.VESDE(), SDE):
                 times = sde.default_grid.times(sde, 9)
-                tableau = corrector.tableau(sde, times) if affine else ()
-                if not len(tableau):
+                if not affine or not corrector.evaluations:
                     row.append("—")
                     continue
-                ratio = tableau.b[:, 0, 0] / sde.marginal(times)[1].square()
+                ratio = corrector.tableau(sde, times).b[:, 0, 0] / sde.marginal(times)[1].square()
                 ends = ratio[[0, -1]].tolist()
                 equal = abs(ends[0] - ends[1]) < 1e-9 * ends[0]
                 row.append(f"{ends[0]:.4g}" if equal else f"{ends[0]:.3g} … {ends[1]:.3g}")
@@ -139,7 +127,7 @@ def sde_rows() -> Iterator[Row]:
 # Heads and rows of each table.
 OF = {
     "predictors": (
-        "predictor, order, measured, evaluations, stages J, outputs H, output, noise",
+        "predictor, order, measured, evaluations, outputs H, output, noises",
         predictor_rows,
     ),
     "correctors": (

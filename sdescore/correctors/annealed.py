@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
-from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
+from sdescore import checks
+from sdescore.correctors.base import Corrector, inner_steps, langevin_tableau
 from sdescore.errors import IncompatibleError
 from sdescore.sde.ladder import langevin_step
 from sdescore.sde.linear import LinearSDE
@@ -38,7 +38,7 @@ class AnnealedLangevin(Corrector):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         ``epsilon`` or ``steps`` out of range.
     """
 
@@ -46,9 +46,8 @@ class AnnealedLangevin(Corrector):
     steps: int = 100
 
     def __post_init__(self) -> None:
-        usable = finite(self.epsilon) and self.epsilon > 0
-        require(usable, "epsilon > 0", named("epsilon", self.epsilon))
-        require_steps(self.steps)
+        epsilon = checks.number("epsilon", self.epsilon, above=0)
+        vars(self).update(epsilon=epsilon, steps=inner_steps(self.steps))
 
     @classmethod
     def for_ladder(cls, sde: LinearSDE, steps: int = 5) -> AnnealedLangevin:
@@ -75,7 +74,7 @@ class AnnealedLangevin(Corrector):
 
         Raises
         ------
-        ScheduleError
+        ParameterError
             ``steps`` below 1.
         IncompatibleError
             The SDE has no ladder of levels.
@@ -101,7 +100,7 @@ class AnnealedLangevin(Corrector):
                 f"DiscreteVESDE has, got {type(sde).__name__}"
             )
         ratio = (sigma[:-1] / sigma[1:]).max().item()
-        return cls(2 * langevin_step(ratio, steps) * sigma[-1].item() ** 2, steps)
+        return cls(2 * langevin_step(ratio, inner_steps(steps)) * sigma[-1].item() ** 2, steps)
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         sigma_t = sde.marginal(times)[1]

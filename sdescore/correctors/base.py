@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from abc import ABC
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from torch import Tensor
 
-from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.predictors.base import require_linear
+from sdescore import checks
+from sdescore.errors import IncompatibleError
 from sdescore.sde.base import SDE
-from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Method
 from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["Corrector", "ScoreAt"]
@@ -27,13 +26,14 @@ class ScoreAt(Protocol):
         """``log p_t(x)`` up to a constant, ``(B,)``; see ``needs_log_density``."""
 
 
-class Corrector(ABC):
+class Corrector(Method):
     """Improves ``x`` at one ``t``.
 
-    To add one, subclass and give ``steps`` and :meth:`tableau`. A rule that is not
-    affine returns False from :meth:`is_affine` and gives :meth:`step` instead; one that
-    evaluates the score several times, or wants several noises, gives :meth:`correct` and says
-    what it costs.
+    To add one, subclass and give ``steps`` and :meth:`tableau`, the numbers of one inner step at
+    each time: ``evaluations`` and ``noises`` are read off it. A rule that is not affine gives
+    :meth:`step` instead; one that evaluates the score several times, or wants several noises,
+    gives :meth:`correct` and declares ``evaluations`` and ``noises``. A rule that has numbers for
+    some of its parameters alone gives both, and :meth:`is_affine` says when it has them.
 
     Attributes
     ----------
@@ -49,44 +49,8 @@ class Corrector(ABC):
 
     @property
     def calls(self) -> int:
-        """How often a sampler runs tableau() or correct() at one time, by default ``steps``."""
+        """How often a sampler runs the tableau or correct() at one time, by default ``steps``."""
         return self.steps
-
-    @property
-    def evaluations(self) -> int:
-        """Score evaluations of one correct()."""
-        return 1
-
-    @property
-    def noises(self) -> int:
-        """Noises that one correct() may take."""
-        return 1
-
-    def check(self, sde: SDE) -> None:
-        """Refuse an SDE the corrector cannot run on.
-
-        Raises
-        ------
-        IncompatibleError
-            The SDE has no kernels.
-        """
-        require_linear(self, sde)
-
-    def is_affine(self) -> bool:
-        """Whether tableau() describes the corrector."""
-        return True
-
-    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        """The numbers of one inner step at each of ``times`` ``(n,)``, falling, float64.
-
-        Raises
-        ------
-        IncompatibleError
-            The corrector is not affine, so no numbers describe it.
-        """
-        raise IncompatibleError(
-            f"expected {type(self).__name__} to give tableau(), or step() and is_affine() False"
-        )
 
     def step(
         self, sde: SDE, x: Tensor, score: Callable[[Tensor], Tensor], t: float, z: Tensor
@@ -102,8 +66,8 @@ class Corrector(ABC):
     ) -> Tensor:
         """What a sampler runs where the corrector is not affine; by default one step().
 
-        ``x`` is ``(B, *E)`` and not to be written to; each of ``noises`` is like it, and valid
-        until the next is asked for.
+        ``x`` ``(B, *E)`` must not be written to. Each of ``noises`` is like ``x`` and valid until
+        the next is asked for.
         """
         return self.step(sde, x, score, t, next(noises))
 
@@ -113,9 +77,9 @@ class Corrector(ABC):
         Raises
         ------
         ShapeError
-            See above.
+            The corrector holds tensors, such as a preconditioner, of another event shape.
         """
-        return  # numbers know no shape
+        return  # a tableau's numbers fit every event
 
 
 def langevin_tableau(times: Tensor, tau: Tensor) -> Tableau:
@@ -123,15 +87,16 @@ def langevin_tableau(times: Tensor, tau: Tensor) -> Tableau:
     return one_stage(times, times.new_ones(()), tau, (2 * tau).sqrt())
 
 
-def require_steps(steps: int) -> None:
-    """Refuse a number of inner steps below 1.
+def inner_steps(steps: object) -> int:
+    """``steps`` as an int, refused below 1.
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         Not a positive integer.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ScheduleError(
-            f"expected a positive number of inner steps, got {steps!r}; for none use NoCorrector()"
-        )
+    usable = checks.is_count(steps) and steps >= 1
+    checks.that(
+        usable, "a positive number of inner steps", f"{steps!r}; for none use NoCorrector()"
+    )
+    return int(steps)  # type: ignore[call-overload, no-any-return]

@@ -2,15 +2,14 @@ r"""Langevin dynamics as a corrector, with the step set by a signal-to-noise rat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
-from sdescore.correctors.base import Corrector, langevin_tableau, require_steps
-from sdescore.errors import IncompatibleError
+from sdescore import checks
+from sdescore.correctors.base import Corrector, inner_steps, langevin_tableau
 from sdescore.langevin.preconditioner import Preconditioner, require_preconditioner
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
@@ -20,7 +19,7 @@ from sdescore.tableau.tableau import Tableau
 __all__ = ["Langevin"]
 
 NORMS = ("expected", "sample", "batch")
-_ZERO = Preconditioner(torch.zeros((), dtype=torch.float64))
+_ZERO = Preconditioner(torch.zeros((), dtype=torch.float64, device="cpu"))
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Langevin(Corrector):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         ``snr`` or ``steps`` out of range.
     IncompatibleError
         An unknown norm, or a preconditioner of another type.
@@ -78,14 +77,18 @@ class Langevin(Corrector):
     preconditioner: Preconditioner | None = None
 
     def __post_init__(self) -> None:
-        require(finite(self.snr) and self.snr > 0, "snr > 0", named("snr", self.snr))
-        require_steps(self.steps)
-        if self.norm not in NORMS:
-            raise IncompatibleError(f"expected norm among {', '.join(NORMS)}; got {self.norm!r}")
+        snr = checks.number("snr", self.snr, above=0)
+        vars(self).update(snr=snr, steps=inner_steps(self.steps))
+        checks.choice("norm", self.norm, NORMS)
         require_preconditioner(self.preconditioner)
 
-    def is_affine(self) -> bool:
-        return self.norm == "expected" and self.preconditioner is None
+    @classmethod
+    def examples(cls) -> Sequence[Langevin]:
+        return [cls(), cls(norm="sample"), cls(norm="batch")]
+
+    def is_affine(self, sde: SDE) -> bool:
+        plain = self.norm == "expected" and self.preconditioner is None
+        return plain and super().is_affine(sde)
 
     def check_event(self, event_shape: tuple[int, ...]) -> None:
         if self.preconditioner is not None:

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
-from sdescore.correctors.base import Corrector, ScoreAt, require_steps
+from sdescore import checks
+from sdescore.correctors.base import Corrector, ScoreAt, inner_steps
 from sdescore.correctors.langevin import expected_step
-from sdescore.errors import IncompatibleError
 from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.sde.base import SDE
@@ -43,7 +42,7 @@ class MALA(Corrector):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         ``snr`` or ``steps`` out of range.
     IncompatibleError
         ``report`` cannot be called.
@@ -56,10 +55,10 @@ class MALA(Corrector):
     needs_log_density = True
 
     def __post_init__(self) -> None:
-        require(finite(self.snr) and self.snr > 0, "snr > 0", named("snr", self.snr))
-        require_steps(self.steps)
-        if self.report is not None and not callable(self.report):
-            raise IncompatibleError(f"expected report(t, acceptance), got {self.report!r:.100}")
+        snr = checks.number("snr", self.snr, above=0)
+        vars(self).update(snr=snr, steps=inner_steps(self.steps))
+        if self.report is not None:
+            checks.function("report", self.report)
 
     @property
     def calls(self) -> int:
@@ -73,9 +72,6 @@ class MALA(Corrector):
     @property
     def noises(self) -> int:
         return 2 * self.steps
-
-    def is_affine(self) -> bool:
-        return False
 
     def correct(
         self, sde: SDE, x: Tensor, score: ScoreAt, t: float, noises: Iterator[Tensor]

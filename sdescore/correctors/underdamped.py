@@ -3,13 +3,14 @@ r"""Underdamped Langevin trajectories as a corrector."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, is_count, named, require
-from sdescore.correctors.base import Corrector, require_steps
+from sdescore import checks
+from sdescore.correctors.base import Corrector, inner_steps
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
@@ -44,7 +45,7 @@ class Underdamped(Corrector):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         A parameter out of range.
     """
 
@@ -54,12 +55,16 @@ class Underdamped(Corrector):
     length: int = 5
 
     def __post_init__(self) -> None:
-        require(finite(self.snr) and self.snr > 0, "snr > 0", named("snr", self.snr))
-        usable = finite(self.friction) and self.friction >= 0
-        require(usable, "a finite friction >= 0", named("friction", self.friction))
-        require_steps(self.steps)
-        usable = is_count(self.length) and self.length >= 1
-        require(usable, "length >= 1", f"length={self.length!r}")
+        vars(self).update(
+            snr=checks.number("snr", self.snr, above=0),
+            friction=checks.number("friction", self.friction, at_least=0),
+            steps=inner_steps(self.steps),
+            length=checks.count("length", self.length),
+        )
+
+    @classmethod
+    def examples(cls) -> Sequence[Underdamped]:
+        return [cls(), cls(friction=0.0)]
 
     @property
     def kappa(self) -> float:

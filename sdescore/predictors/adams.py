@@ -18,19 +18,20 @@ SA-Solver            x0        p       any  q
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sdescore.checks import is_count, require
+from sdescore import checks
 from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.exponential import (
+    OUTPUTS,
     ExponentialStep,
     exponential_step,
     half_log_snr,
-    require_output,
 )
 from sdescore.tableau.tableau import Tableau
 
@@ -74,7 +75,7 @@ class ExponentialAdams(EtaPredictor):
 
     Raises
     ------
-    ScheduleError, IncompatibleError
+    ParameterError, IncompatibleError
         A parameter out of range.
     """
 
@@ -86,18 +87,26 @@ class ExponentialAdams(EtaPredictor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        usable = is_count(self.points) and 1 <= self.points <= HIGHEST
-        require(usable, f"an integer from 1 to {HIGHEST}", f"points={self.points!r}")
-        q = self.corrector_points
-        usable = is_count(q) and (q == 0 or 2 <= q <= HIGHEST + 1)
-        require(usable, f"0 or an integer from 2 to {HIGHEST + 1}", f"corrector_points={q!r}")
-        require_output(self.output)
-        fits = not self.midpoint or (self.points == 2 and not self.corrector_points)
-        require(fits, "points=2 without a correction for midpoint=True", repr(self))
+        points = checks.count("points", self.points, at_most=HIGHEST)
+        q = checks.count("corrector_points", self.corrector_points, at_least=0, at_most=HIGHEST + 1)
+        checks.that(q != 1, "corrector_points of 0, or from 2 to 5", "corrector_points=1")
+        checks.choice("output", self.output, OUTPUTS)
+        fits = not self.midpoint or (points == 2 and not q)
+        checks.that(fits, "points=2 without a correction for midpoint=True", repr(self))
+        vars(self).update(points=points, corrector_points=q)
+
+    @classmethod
+    def examples(cls) -> Sequence[ExponentialAdams]:
+        return [
+            *(cls(points=p) for p in (1, 2, 3, 4)),
+            *(cls(points=p, corrector_points=p + 1) for p in (2, 3)),
+            *(cls(eta=1.0, points=p) for p in (1, 2)),
+            cls(eta=1.0, corrector_points=3),
+        ]
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """Of the error of the law on Gaussian data."""
+        """Of the error of the distribution on Gaussian data."""
         p, q = self.points, self.corrector_points
         deterministic = min(p + 1, q) if q else min(p, STARTED)
         return min(deterministic, NOISY if self.eta else STARTED)
@@ -119,7 +128,7 @@ class ExponentialAdams(EtaPredictor):
         """The weights of each step taken again, its end's output being known and the newest."""
         if self.corrector_points:
             return pad(step.adams_weights(lam, self.corrector_points, ahead=1), 0, width)
-        starting = torch.arange(len(step.h)) < self.points - 2
+        starting = torch.arange(len(step.h), device=lam.device) < self.points - 2
         corrected = pad(step.adams_weights(lam, self.points, ahead=1), 0, width)
         plain = pad(step.adams_weights(lam, self.points), 1, width)
         return torch.where(starting[:, None], corrected, plain)

@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, require
+from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.ending import mean_ending
+from sdescore.tableau.method import Method
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Predictor"]
 
 
-class Predictor(ABC):
+class Predictor(Method):
     """Moves ``x`` from ``t`` to ``s < t``.
 
-    To add one, subclass and give :meth:`tableau`, the method's numbers on a linear SDE. A
-    rule that is not affine, or that runs on any SDE, returns False from :meth:`is_affine`
-    and gives :meth:`step` instead.
+    To add one, subclass, declare ``order`` and give :meth:`tableau`, the method's numbers on a
+    linear SDE: ``evaluations`` and ``noises`` are read off it. A rule that is not affine gives
+    :meth:`step` instead, and declares ``evaluations`` and ``noises`` where they are not 1. A rule
+    that has numbers on some SDEs alone gives both, and :meth:`is_affine` says where it has them.
 
     Attributes
     ----------
     order : int
-        Declared order of the error of the law of ``x`` on Gaussian data; a test measures it.
-    evaluations : int
-        Score evaluations a step.
+        Declared order of the error of the distribution of ``x`` on Gaussian data;
+        :func:`sdescore.analysis.order` measures it.
     """
 
     order: ClassVar[int]
-    evaluations: ClassVar[int] = 1
-
-    @property
-    def stochastic(self) -> bool:
-        """Whether a step draws noise."""
-        return True
 
     @property
     def eta(self) -> float:
@@ -51,36 +45,10 @@ class Predictor(ABC):
         """
         return 1.0
 
-    def check(self, sde: SDE) -> None:
-        """Refuse an SDE the predictor cannot run on.
-
-        Raises
-        ------
-        IncompatibleError
-            The SDE has no kernels.
-        """
-        require_linear(self, sde)
-
-    def is_affine(self, sde: SDE) -> bool:
-        """Whether :meth:`tableau` describes the predictor on this SDE."""
-        return True
-
-    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        """The numbers of the ``n`` moves between ``times`` ``(n + 1,)``, falling, float64.
-
-        Raises
-        ------
-        IncompatibleError
-            The predictor is not affine, so no numbers describe it.
-        """
-        raise IncompatibleError(
-            f"expected {type(self).__name__} to give tableau(), or step() and is_affine() False"
-        )
-
     def ending(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        """The last denoise as one row, at ``times[-1]``: Tweedie's mean, where not said otherwise.
+        """The last denoise as one row at ``times[-1]``; by default Tweedie's mean.
 
-        More weights than one are of the predictor's own outputs.
+        A row with more weights than one weighs the predictor's own past outputs.
         """
         return mean_ending(sde, times[-1:])
 
@@ -96,17 +64,21 @@ class Predictor(ABC):
         """One move by hand, from ``x`` ``(B, *E)`` at ``t`` to ``s``, with noise ``z`` like ``x``.
 
         ``score`` is the score at ``t``. One-stage predictors only.
+
+        Raises
+        ------
+        IncompatibleError
+            The SDE is not linear, or the method has more than one stage or output.
         """
-        require_linear(self, sde)
-        numbers = self.tableau(sde, torch.tensor([t, s], dtype=torch.float64))  # type: ignore[arg-type]
+        linear = checks.linear(sde, type(self).__name__, "use EulerMaruyama()")
+        numbers = self.tableau(linear, torch.tensor([t, s], dtype=torch.float64, device="cpu"))
         plain = numbers.output == "score" and numbers.start is None
         if not plain or numbers.b.shape[1:] != (1, 1):
             raise IncompatibleError(
                 f"expected a one-stage, one-output method in score form to step by hand; "
                 f"{type(self).__name__} is not: use PredictorCorrector.iterate"
             )
-        a, b, c = (v.flatten()[0].item() for v in (numbers.a, numbers.b, numbers.c))
-        return a * x + b * score(x) + c * z
+        return numbers.step(0, x, [], lambda y, _: score(y), [z])
 
 
 @dataclass(frozen=True)
@@ -115,30 +87,15 @@ class EtaPredictor(Predictor):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         ``eta`` is outside [0, 1].
     """
 
     eta: float = 1.0
 
     def __post_init__(self) -> None:
-        require(finite(self.eta) and 0 <= self.eta <= 1, "0 <= eta <= 1", f"eta={self.eta!r}")
+        vars(self)["eta"] = checks.number("eta", self.eta, at_least=0, at_most=1)
 
-    @property
-    def stochastic(self) -> bool:
-        return self.eta > 0
-
-
-def require_linear(part: object, sde: SDE) -> None:
-    """Refuse an SDE without kernels.
-
-    Raises
-    ------
-    IncompatibleError
-        The SDE is not a :class:`sdescore.LinearSDE`.
-    """
-    if not hasattr(sde, "transition"):
-        raise IncompatibleError(
-            f"expected a LinearSDE for {type(part).__name__}, got {type(sde).__name__}, which has "
-            "no transition kernel; use EulerMaruyama() and NoCorrector()"
-        )
+    @classmethod
+    def examples(cls) -> Sequence[Self]:
+        return [cls(eta=eta) for eta in (1.0, 0.0)]

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.base import SDE, as_time
 from sdescore.sde.linear import LinearSDE
@@ -40,7 +41,7 @@ class EulerMaruyama(EtaPredictor):
         """Any SDE will do."""
 
     def is_affine(self, sde: SDE) -> bool:
-        return hasattr(sde, "rates")
+        return checks.is_linear(sde)
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         t, h = times[:-1], -times.diff()

@@ -2,21 +2,23 @@ r"""Exponential Runge–Kutta methods in log-SNR: DPM-Solver, DPM-Solver++ (S) a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, is_count, named, require
+from sdescore import checks
 from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.exponential import exponential_step, half_log_snr, require_output
+from sdescore.tableau.exponential import OUTPUTS, exponential_step, half_log_snr
 from sdescore.tableau.nodes import time_at
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["ExponentialRungeKutta"]
 
 HIGHEST, NOISY = 3, 2
+NEAREST = 0.01  # The weights of two outputs grow like 1/node, and with them the model's error.
 
 
 @dataclass(frozen=True)
@@ -51,19 +53,19 @@ class ExponentialRungeKutta(EtaPredictor):
     output : {"x0", "epsilon"}
         What is put in place of the integrand. x₀ stays bounded where σ → 0.
     node : float, optional
-        For two stages: call the model at :math:`\lambda_t + r_1 h` with this :math:`r_1` in (0, 1),
-        and end with the line through both outputs. All are of order 2; at η = 1 and 2/5 little of
-        the law's error is left on Gaussian data.
+        For two stages: call the model at :math:`\lambda_t + r_1 h` with this :math:`r_1` in
+        [0.01, 1), and end with the line through both outputs. All are of order 2; at η = 1 and
+        2/5 little error of the distribution is left on Gaussian data.
 
     Attributes
     ----------
     order : int
-        On Gaussian data, of the error of the law: ``stages``, and at η > 0 at most 2. On one
-        Brownian path it is 1 there.
+        Of the error of the distribution on Gaussian data: ``stages``, and at η > 0 at most 2. On
+        one Brownian path it is 1 there.
 
     Raises
     ------
-    ScheduleError, IncompatibleError
+    ParameterError, IncompatibleError
         A parameter out of range.
     """
 
@@ -74,41 +76,47 @@ class ExponentialRungeKutta(EtaPredictor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        usable = is_count(self.stages) and 1 <= self.stages <= HIGHEST
-        require(usable, f"an integer from 1 to {HIGHEST}", named("stages", self.stages))
-        require_output(self.output)
-        r = self.node
-        usable = r is None or (self.stages == 2 and finite(r) and 0 < r < 1)
-        require(usable, "stages=2 and 0 < node < 1, or node=None", f"node={r!r} in {self!r}")
+        stages = checks.count("stages", self.stages, at_most=HIGHEST)
+        checks.choice("output", self.output, OUTPUTS)
+        node = self.node
+        if node is not None:
+            checks.that(stages == 2, "stages=2 beside node=", f"stages={stages}")
+            node = checks.number("node", node, at_least=NEAREST, below=1)
+        vars(self).update(stages=stages, node=node)
+
+    @classmethod
+    def examples(cls) -> Sequence[ExponentialRungeKutta]:
+        return [
+            *(cls(stages=p, output=o) for o in OUTPUTS for p in (1, 2, 3)),
+            *(cls(eta=1.0, stages=p, output="epsilon") for p in (1, 2, 3)),
+            cls(eta=1.0, node=0.4),
+        ]
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """Of the error of the law on Gaussian data."""
+        """Of the error of the distribution on Gaussian data."""
         return min(self.stages, NOISY) if self.eta else self.stages
-
-    @property
-    def evaluations(self) -> int:  # type: ignore[override]
-        return self.stages
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         p, first, last = self.stages, times[:-1], times[1:]
         lam = half_log_snr(sde, times)
-        shares = [j / p for j in range(1, p)] if self.node is None else [self.node]
-        inner = [time_at(sde, torch.lerp(lam[:-1], lam[1:], share)) for share in shares]
+        shares = [j / p for j in range(p)] if self.node is None else [0.0, self.node]
+        inner = [time_at(sde, torch.lerp(lam[:-1], lam[1:], share)) for share in shares[1:]]
         nodes = torch.stack([first, *inner, last], 1)
-        offsets = half_log_snr(sde, nodes[:, :-1]) - lam[:-1, None]
+        offsets = lam.diff()[:, None] * times.new_tensor(shares)
         a, b, c = [], [], []
-        noise = torch.zeros(len(first), p if self.eta else 0, dtype=torch.float64)
+        noise = times.new_zeros(len(first), p if self.eta else 0)
         for j in range(p):
             move = exponential_step(sde, first, nodes[:, j + 1], self.output, self.eta)
             used = [0, j] if j and (p == 3 or self.node is not None) else [j]
             a.append(move.a)
-            weights = torch.zeros(len(first), p, dtype=torch.float64)
+            weights = times.new_zeros(len(first), p)
             weights[:, [j - i for i in used]] = move.weights(offsets[:, used])
             b.append(weights)
             if self.eta:
                 part = exponential_step(sde, nodes[:, j], nodes[:, j + 1], self.output, self.eta)
-                own = torch.nn.functional.one_hot(torch.tensor(j), p) * part.c[:, None]
+                own = times.new_zeros(len(first), p)
+                own[:, j] = part.c
                 noise = part.a[:, None] * noise + own
             c.append(noise)
         spans = torch.stack([nodes[:, :-1], nodes[:, 1:]], -1) if self.eta else None

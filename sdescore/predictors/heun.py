@@ -3,13 +3,14 @@ r"""Heun's method in EDM's variables, with EDM's churn."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
+from sdescore import checks
 from sdescore.predictors.base import Predictor
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
@@ -54,7 +55,7 @@ class Heun(Predictor):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         A parameter out of range.
     """
 
@@ -63,42 +64,39 @@ class Heun(Predictor):
     s_max: float = math.inf
     s_noise: float = 1.0
     order: ClassVar[int] = 2
-    evaluations: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        usable = finite(self.s_churn) and self.s_churn >= 0
-        require(usable, "a finite s_churn >= 0", named("s_churn", self.s_churn))
-        usable = finite(self.s_min) and self.s_min >= 0
-        require(usable, "a finite s_min >= 0", named("s_min", self.s_min))
-        usable = (finite(self.s_max) or self.s_max == math.inf) and self.s_max >= self.s_min
-        require(usable, f"s_max >= s_min = {self.s_min:g}", named("s_max", self.s_max))
-        usable = finite(self.s_noise) and self.s_noise > 0
-        require(usable, "a finite s_noise > 0", named("s_noise", self.s_noise))
+        s_min = checks.number("s_min", self.s_min, at_least=0)
+        s_max = self.s_max
+        if s_max != math.inf:
+            s_max = checks.number("s_max", s_max, at_least=s_min)
+        vars(self).update(
+            s_churn=checks.number("s_churn", self.s_churn, at_least=0),
+            s_min=s_min,
+            s_max=float(s_max),
+            s_noise=checks.number("s_noise", self.s_noise, above=0),
+        )
 
-    @property
-    def stochastic(self) -> bool:
-        return self.s_churn > 0
+    @classmethod
+    def examples(cls) -> Sequence[Heun]:
+        return [cls(), cls(s_churn=20.0)]
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         t, s = times[:-1], times[1:]
         nodes, weights = (0.0, 1.0), ((1.0,), (0.5, 0.5))
-        if not self.stochastic:
-            none = torch.zeros(len(t), 2, 0, dtype=torch.float64)
-            return Tableau(*runge_kutta(sde, t, s, nodes, weights), none, "epsilon")
+        if not self.s_churn:
+            return runge_kutta(sde, t, s, nodes, weights)
         later = self.churned(sde, times)
         kick = sde.transition(t, later)
         start = kick.scale, self.s_noise * kick.variance.sqrt()[:, None]
-        at, a, b = runge_kutta(sde, later, s, nodes, weights)
-        # The kick is undone before the next draw: it is no move along the chain's path.
-        spans = t[:, None, None].expand(-1, 1, 2)
-        return Tableau(
-            at,
-            a * start[0][:, None],
-            b,
-            a[..., None] * start[1][:, None],
-            "epsilon",
-            start,
-            spans,
+        heun = runge_kutta(sde, later, s, nodes, weights)
+        return replace(
+            heun,
+            a=heun.a * start[0][:, None],
+            c=heun.a[..., None] * start[1][:, None],
+            start=start,
+            # The kick is undone before the next draw: it is no move along the chain's path.
+            spans=t[:, None, None].expand(-1, 1, 2),
         )
 
     def churned(self, sde: LinearSDE, times: Tensor) -> Tensor:
@@ -109,4 +107,5 @@ class Heun(Predictor):
         gamma = min(self.s_churn / len(times), LARGEST_CHURN)
         lowest = half_log_snr(sde, float64(sde.T))
         target = (lam - math.log1p(gamma)).maximum(lowest)
-        return torch.where(inside & (target < lam), time_at(sde, target).maximum(t), t)
+        back: Tensor = torch.where(inside & (target < lam), time_at(sde, target).maximum(t), t)
+        return back

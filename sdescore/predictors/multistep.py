@@ -20,10 +20,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, require
+from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.predictors.base import Predictor, require_linear
-from sdescore.sde.base import SDE
+from sdescore.predictors.base import Predictor
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
@@ -48,7 +47,7 @@ class Multistep(Predictor):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         Rows that do not sum to 1, weigh what does not exist yet, or are not numbers.
 
     Examples
@@ -65,31 +64,31 @@ class Multistep(Predictor):
     order: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        given = self.weights
-        rows = isinstance(given, Sequence) and all(isinstance(row, Sequence) for row in given)
-        require(rows and len(given) > 0, "a row of weights for each grid time", repr(given))
-        for n, row in enumerate(given):
-            require(all(finite(w) for w in row), f"numbers in row {n}", repr(row))
-            require(
+        rows = self.weights
+        usable = isinstance(rows, Sequence) and all(isinstance(row, Sequence) for row in rows)
+        checks.that(usable and len(rows) > 0, "a row of weights for each grid time", repr(rows))
+        for n, row in enumerate(rows):
+            checks.that(all(map(checks.is_number, row)), f"numbers in row {n}", repr(row))
+            checks.that(
                 abs(sum(row) - 1) <= TOLERANCE,
                 f"weights that sum to 1 in row {n}",
                 f"{sum(row)!r}, of {tuple(row)!r}",
             )
-            require(
+            checks.that(
                 not any(row[n + 1 :]),
                 f"at most {n + 1} weights in row {n}, which has {n + 1} outputs to weigh",
                 repr(tuple(row)),
             )
-        object.__setattr__(self, "weights", tuple(tuple(map(float, row)) for row in given))
+        vars(self)["weights"] = tuple(tuple(map(float, row)) for row in rows)
+
+    @classmethod
+    def examples(cls) -> Sequence[Multistep]:
+        return [cls(((1.0,), (1.5, -0.5)))]
 
     @property
-    def stochastic(self) -> bool:
-        """No noise is drawn."""
-        return False
-
-    def check(self, sde: SDE) -> None:
-        """Refuse an SDE without kernels."""
-        require_linear(self, sde)
+    def grid_times(self) -> int:  # type: ignore[override]
+        """A grid time for each row of weights."""
+        return len(self.weights)
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         """One stage; as many outputs as the longest row has.
@@ -113,7 +112,9 @@ class Multistep(Predictor):
     def _table(self) -> Tensor:
         width = max(map(len, self.weights))
         return torch.tensor(
-            [[*row, *[0.0] * (width - len(row))] for row in self.weights], dtype=torch.float64
+            [[*row, *[0.0] * (width - len(row))] for row in self.weights],
+            dtype=torch.float64,
+            device="cpu",
         )
 
 
@@ -122,14 +123,13 @@ def moves(sde: LinearSDE, times: Tensor, weights: Tensor) -> Tableau:
     alpha, sigma = sde.marginal(times)
     a = sigma[1:] / sigma[:-1]
     b = (alpha[1:] - a * alpha[:-1])[:, None] * weights[:-1]
-    return Tableau(
-        times[:-1, None], a[:, None], b[:, None], torch.zeros_like(a)[:, None, None], "x0"
-    )
+    no_noise = times.new_zeros(len(a), 1, 1)
+    return Tableau(times[:-1, None], a[:, None], b[:, None], no_noise, "x0")
 
 
 def weighted_mean(times: Tensor, weights: Tensor) -> Tableau:
     """The last denoise at ``times`` ``(1,)`` with ``weights`` ``(H,)``."""
-    zero = torch.zeros(1, 1, dtype=torch.float64)
+    zero = times.new_zeros(1, 1)
     return Tableau(times[:, None], zero, weights[None, None], zero[..., None], "x0")
 
 
@@ -142,7 +142,7 @@ def shares(predictor: Predictor, sde: LinearSDE, times: Tensor, count: int) -> T
         The predictor is not of that form.
     """
     own = predictor.tableau(sde, times)
-    found = torch.zeros(len(times), count, dtype=torch.float64)
+    found = times.new_zeros(len(times), count)
     found[-1, 0] = 1
     fits = own.output == "x0" and own.b.shape[1] == 1 and not bool(own.b[..., count:].any())
     if fits:
@@ -152,7 +152,7 @@ def shares(predictor: Predictor, sde: LinearSDE, times: Tensor, count: int) -> T
         found[:-1, : b.shape[1]] = b / total[:, None]
         again = moves(sde, times, found)
         fits = torch.allclose(again.a, own.a, rtol=1e-6) and torch.allclose(
-            found.sum(1), torch.ones(len(times), dtype=torch.float64), atol=1e-6
+            found.sum(1), torch.ones_like(times), atol=1e-6
         )
     if not fits:
         raise IncompatibleError(

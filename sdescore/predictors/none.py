@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from sdescore.predictors.base import Predictor
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.tableau import Tableau
+from sdescore.tableau.tableau import Tableau, no_stages
 
 __all__ = ["NoPredictor"]
 
@@ -24,13 +23,7 @@ class NoPredictor(Predictor):
     """
 
     order: ClassVar[int] = 0
-    evaluations: ClassVar[int] = 0
-
-    @property
-    def stochastic(self) -> bool:
-        return False
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         """No stages at all."""
-        none = torch.zeros(len(times) - 1, 0, dtype=torch.float64)
-        return Tableau(none, none, none[..., None], none[..., None])
+        return no_stages(len(times) - 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from sdescore.predictors.base import Predictor
@@ -25,14 +24,8 @@ class RungeKutta4(Predictor):
     """
 
     order: ClassVar[int] = 4
-    evaluations: ClassVar[int] = 4
-
-    @property
-    def stochastic(self) -> bool:
-        return False
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         nodes = (0.0, 0.5, 0.5, 1.0)
         weights = ((1 / 2,), (0.0, 1 / 2), (0.0, 0.0, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
-        numbers = runge_kutta(sde, times[:-1], times[1:], nodes, weights)
-        return Tableau(*numbers, torch.zeros(len(times) - 1, 4, 0, dtype=torch.float64), "epsilon")
+        return runge_kutta(sde, times[:-1], times[1:], nodes, weights)

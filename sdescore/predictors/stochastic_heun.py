@@ -36,7 +36,6 @@ class StochasticHeun(EtaPredictor):
     """
 
     order: ClassVar[int] = 2
-    evaluations: ClassVar[int] = 2
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         t, s = times[:-1], times[1:]

@@ -30,5 +30,5 @@ def flow_ending(sde: LinearSDE, times: Tensor) -> Tableau:
 
 def _ending(sde: LinearSDE, times: Tensor, share: float) -> Tableau:
     alpha_t, sigma_t = sde.marginal(times)
-    zero = torch.zeros((), dtype=torch.float64)
-    return one_stage(times, 1 / alpha_t, share * sigma_t.square() / alpha_t, zero)
+    on_score = share * sigma_t.square() / alpha_t
+    return one_stage(times, 1 / alpha_t, on_score, torch.zeros_like(times))

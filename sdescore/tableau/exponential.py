@@ -25,25 +25,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.errors import IncompatibleError
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.phi import phi
 
 __all__ = ["exponential_step"]
 
 OUTPUTS = ("x0", "epsilon")
-
-
-def require_output(output: str) -> None:
-    """Refuse a representation without an exponential form.
-
-    Raises
-    ------
-    IncompatibleError
-        It is not ``"x0"`` or ``"epsilon"``.
-    """
-    if output not in OUTPUTS:
-        raise IncompatibleError(f"expected output among {', '.join(OUTPUTS)}; got {output!r}")
 
 
 def half_log_snr(sde: LinearSDE, t: Tensor) -> Tensor:
@@ -83,17 +70,17 @@ class ExponentialStep:
         Returns
         -------
         Tensor
-            ``(N, p)``; at p = 0 nothing is weighed.
+            ``(N, p)``.
         """
         p = nodes.shape[-1]
         # ∫₀ʰ e^{κ(h−τ)} (τ/h)^m dτ = h m! φ_{m+1}(κh), and the weights reproduce it.
         moments = phi(self.kappa * self.h, p)[..., 1:]
         if midpoint:
-            moments = moments[..., :1] * 0.5 ** torch.arange(p, dtype=torch.float64)
-        factorials = torch.tensor([math.factorial(m) for m in range(p)], dtype=torch.float64)
-        powers = torch.arange(p, dtype=torch.float64)[:, None]
+            right = moments[..., :1] * moments.new_tensor([0.5**m for m in range(p)])
+        else:
+            right = moments * moments.new_tensor([math.factorial(m) for m in range(p)])
+        powers = moments.new_tensor(range(p))[:, None]
         system = (nodes / self.h[:, None])[:, None, :] ** powers
-        right = moments if midpoint else moments * factorials
         solved: Tensor = torch.linalg.solve(system, right[..., None])[..., 0]
         return (self.gamma * self.h)[:, None] * solved
 
@@ -123,12 +110,13 @@ class ExponentialStep:
         Tensor
             ``(N, count)``, newest first.
         """
-        n = torch.arange(len(self.h))
+        n = torch.arange(len(self.h), device=lam.device)
         used = (n + ahead + 1).clamp(max=count)
-        found = torch.zeros(len(n), count, dtype=torch.float64)
+        found = lam.new_zeros(len(n), count)
         for m in sorted(set(used.tolist())):
             rows = n[used == m]
-            nodes = lam[rows[:, None] + ahead - torch.arange(m)] - lam[rows, None]
+            newest_first = torch.arange(m, device=lam.device)
+            nodes = lam[rows[:, None] + ahead - newest_first] - lam[rows, None]
             found[rows, :m] = self.rows(rows).weights(nodes, midpoint=midpoint)
         return found
 

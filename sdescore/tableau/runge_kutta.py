@@ -1,7 +1,7 @@
-r"""Classical Runge–Kutta methods on the probability flow, in EDM's variables.
+r"""Runge–Kutta methods on the probability flow, in EDM's variables.
 
-With :math:`\bar x = x/\alpha` and :math:`\rho = \sigma/\alpha` the probability-flow ODE of every
-linear SDE is
+With :math:`\bar x = x/\alpha` and the noise-to-signal ratio :math:`\rho = \sigma/\alpha` of the
+paper, the probability-flow ODE of every linear SDE is
 
 .. math:: \frac{d\bar x}{d\rho} = \hat\epsilon(x, t)
 
@@ -14,43 +14,102 @@ Meng & Ermon 2021, arXiv:2010.02502, eq. 14). A method of Butcher's table :math:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.nodes import time_at
+from sdescore.tableau.tableau import Tableau
 
 __all__ = ["runge_kutta"]
+
+TOLERANCE = 1e-12
 
 
 def runge_kutta(
     sde: LinearSDE,
     t: Tensor,
     s: Tensor,
-    nodes: tuple[float, ...],
-    weights: tuple[tuple[float, ...], ...],
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``(times, a, b)`` of the method with this Butcher's table from ``t`` to ``s``, ``(N,)``.
+    nodes: Sequence[float],
+    weights: Sequence[Sequence[float]],
+) -> Tableau:
+    r"""The explicit Runge–Kutta method of Butcher's table, from each ``t`` to ``s < t``.
 
     Parameters
     ----------
-    nodes : tuple of float
-        ``c_j`` of the J evaluations, in [0, 1].
-    weights : tuple of tuple of float
-        ``w_ji`` of outputs ``i <= j`` in the state after evaluation ``j``; the last are those of
-        the step.
+    sde : LinearSDE
+        Any.
+    t, s : Tensor
+        ``(N,)`` float64: where the N steps start and end.
+    nodes : sequence of float
+        :math:`c_j` of the J evaluations, in [0, 1]; the first is 0.
+    weights : sequence of sequences of float
+        Row ``j`` has the ``j + 1`` weights :math:`w_{ji}` of the outputs so far, oldest first, in
+        the state after evaluation ``j``; it sums to the next node, and the last row to 1.
+
+    Returns
+    -------
+    Tableau
+        J stages without noise, on outputs ε.
+
+    Raises
+    ------
+    ParameterError
+        Nodes and weights are no explicit method's.
+    TimeError
+        A step ends where no time of the SDE has the noise-to-signal ratio of a node.
+
+    Examples
+    --------
+    Ralston's method (1962) is the two-stage method of second order with the least error bound:
+
+    >>> import sdescore as ss
+    >>> class Ralston(ss.Predictor):
+    ...     order = 2
+    ...
+    ...     def tableau(self, sde, times):
+    ...         nodes, weights = (0, 2 / 3), [[2 / 3], [1 / 4, 3 / 4]]
+    ...         return ss.tableau.runge_kutta(sde, times[:-1], times[1:], nodes, weights)
+    >>> Ralston().evaluations, Ralston().noises
+    (2, 0)
+    >>> f"{ss.analysis.order(Ralston(), ss.VPSDE()):.1f}"
+    '2.0'
     """
+    check_table(nodes, weights)
     backward = sde.transition(s, t)
     alpha_t, sigma_t = sde.marginal(t)
     alpha_s, sigma_s = sde.marginal(s)
     # α_s (ρ_s − ρ_t) = σ_s − σ_t/a, rationalised: its square root terms nearly cancel.
     V = backward.variance / backward.scale.square()
     on_epsilon = -V / (sigma_t / backward.scale + sigma_s)
-    rho_t, change = sigma_t / alpha_t, on_epsilon / alpha_s
-    inner = {c: time_at(sde, -(rho_t + c * change).log()) for c in nodes if 0 < c < 1}
+    ratio_t, change = sigma_t / alpha_t, on_epsilon / alpha_s
+    inner = {c: time_at(sde, -(ratio_t + c * change).log()) for c in nodes if 0 < c < 1}
     times = torch.stack([({0.0: t, 1.0: s} | inner)[c] for c in nodes], 1)
     # α where each stage leads to: the next evaluation, and the end of the step.
     alpha = torch.cat([sde.marginal(times)[0][:, 1:], alpha_s[:, None]], 1)
     newest_first = [[*reversed(row), *[0.0] * (len(nodes) - len(row))] for row in weights]
-    table = torch.tensor(newest_first, dtype=torch.float64)
-    return times, alpha / alpha_t[:, None], (alpha * change[:, None])[..., None] * table
+    b = (alpha * change[:, None])[..., None] * times.new_tensor(newest_first)
+    none = times.new_zeros(*times.shape, 0)
+    return Tableau(times, alpha / alpha_t[:, None], b, none, "epsilon")
+
+
+def check_table(nodes: Sequence[float], weights: Sequence[Sequence[float]]) -> None:
+    """Refuse numbers that are no Butcher's table of an explicit method.
+
+    Raises
+    ------
+    ParameterError
+        Nodes outside [0, 1], rows of another length, or rows that do not sum to the next node.
+    """
+    usable = len(nodes) > 0 and all(checks.is_number(c) and 0 <= c <= 1 for c in nodes)
+    checks.that(usable and nodes[0] == 0, "nodes in [0, 1], the first of them 0", tuple(nodes))
+    lengths = [len(row) for row in weights]
+    rows = f"{len(nodes)} rows of weights with 1, 2, … entries, one row a node"
+    checks.that(lengths == list(range(1, len(nodes) + 1)), rows, f"rows of lengths {lengths}")
+    for row, node in zip(weights, [*nodes[1:], 1.0], strict=True):
+        usable = all(map(checks.is_number, row)) and abs(math.fsum(row) - node) <= TOLERANCE
+        checks.that(usable, f"weights that sum to the next node, {node:g}", tuple(row))

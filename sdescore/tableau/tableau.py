@@ -11,12 +11,17 @@ outputs and the noise. Step ``n`` starts at :math:`y_{n,0} = x_n` and runs stage
 and ends at :math:`x_{n+1} = y_{n,J}`. :math:`o_0` is the newest output and older ones follow,
 across steps: a multistep method has H > 1, a multistage one J > 1. A method that adds noise
 before it first calls the model starts at
-:math:`y_{n,0} = a_{n,0}\, x_n + \sum_k c_{n,0,k}\, z_{n,k}` instead. This is Butcher's table
-for linear SDEs. A method is a function (SDE, times) → tableau, vectorised over the steps.
+
+.. math:: y_{n,0} = a'_n\, x_n + \sum_k c'_{n,k}\, z_{n,k}
+
+instead. This is Butcher's table for linear SDEs. A method is a function (SDE, times) → tableau,
+vectorised over the steps. :meth:`Tableau.step` is these equations in code; the samplers' loop
+computes the same with fewer passes over memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +29,7 @@ from torch import Tensor
 
 from sdescore.errors import ShapeError
 
-__all__ = ["Tableau", "one_stage"]
+__all__ = ["Tableau", "no_stages", "one_stage"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +100,86 @@ class Tableau:
     def __len__(self) -> int:
         return len(self.times)
 
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the model a step: the number of stages, J."""
+        return self.times.shape[1]
+
+    @property
+    def noises(self) -> int:
+        """Noises a step: those with a weight other than 0 in some step."""
+        weights = self.c if self.start is None else torch.cat([self.c, self.start[1][:, None]], 1)
+        return int((weights != 0).flatten(0, 1).any(0).sum())
+
+    def step(
+        self,
+        n: int,
+        x: Tensor,
+        outputs: list[Tensor],
+        model: Callable[[Tensor, Tensor], Tensor],
+        z: Sequence[Tensor],
+    ) -> Tensor:
+        """The state after step ``n``: what the numbers mean, as the formula says it.
+
+        Parameters
+        ----------
+        n : int
+            The step, 0 to N − 1.
+        x : Tensor
+            ``(B, *E)``, the state at the start of the step; it is not written to.
+        outputs : list of Tensor
+            The outputs of the steps before, each like ``x``, newest first; ``[]`` at the first
+            step. The step puts its own in front and removes those that no later step can weigh.
+        model : callable
+            ``model(y, t)`` for a state ``y`` like ``x`` and a time ``t`` ``()``: the output in the
+            representation that the tableau asks for, like ``y``.
+        z : sequence of Tensor
+            The step's K noises, standard normal, each like ``x``.
+
+        Returns
+        -------
+        Tensor
+            Like ``x``.
+
+        Examples
+        --------
+        >>> import torch, sdescore as ss
+        >>> sde, times = ss.VPSDE(), torch.tensor([1.0, 0.5], dtype=torch.float64)
+        >>> numbers = ss.DDIM().tableau(sde, times)
+        >>> x, z = torch.randn(2, 4, 3, dtype=torch.float64)
+        >>> score = ss.GaussianScore(torch.zeros(3), 1.0, sde)
+        >>> numbers.step(0, x, [], score, [z]).shape
+        torch.Size([4, 3])
+        """
+        y = x
+        if self.start is not None:
+            y = self.start[0][n] * x + weighted_sum(self.start[1][n], z, x)
+        for j, t in enumerate(self.times[n]):
+            outputs.insert(0, model(y, t))
+            y = (
+                self.a[n, j] * x
+                + weighted_sum(self.b[n, j], outputs, x)
+                + weighted_sum(self.c[n, j], z, x)
+            )
+        del outputs[self.b.shape[-1] :]
+        return y
+
+
+def weighted_sum(weights: Tensor, values: Sequence[Tensor], x: Tensor) -> Tensor:
+    """``Σ_k weights[k] values[k]``, like ``x``. Values that do not exist yet have weight 0."""
+    total = torch.zeros_like(x)
+    for weight, value in zip(weights, values, strict=False):
+        total = total + weight * value
+    return total
+
 
 def one_stage(times: Tensor, a: Tensor, b: Tensor, c: Tensor, output: str = "score") -> Tableau:
     """The tableau ``x ← a x + b o + c z`` of N one-stage steps, from ``(N,)`` numbers."""
     a, b, c = (v.expand(times.shape) for v in (a, b, c))
-    if not len(times):
-        empty = torch.zeros(0, 1, dtype=torch.float64)
-        return Tableau(empty, empty, empty[..., None], empty[..., None], output)
     return Tableau(times[:, None], a[:, None], b[:, None, None], c[:, None, None], output)
+
+
+def no_stages(n: int) -> Tableau:
+    """``n`` steps that leave the state as it is and do not call the model."""
+    none = torch.zeros(n, 0, dtype=torch.float64, device="cpu")
+    return Tableau(none, none, none[..., None], none[..., None])

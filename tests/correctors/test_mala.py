@@ -397,7 +397,7 @@ def test_the_preconditioned_step_is_the_plain_one_of_whitened_states(full: bool,
     x, s, z = torch.randn(3, B, d, dtype=torch.float64)
     given = Preconditioner.full(C) if full else Preconditioner.diagonal(C.diagonal())
     corrector = ss.Langevin(snr=snr, norm=norm, preconditioner=given)
-    assert not corrector.is_affine()
+    assert not corrector.is_affine(SDE)
     got = corrector.step(SDE, x, lambda _: s, t, z)
 
     tilde, white = torch.linalg.solve(root, x.T).T, s @ root
@@ -471,18 +471,18 @@ def test_a_preconditioner_of_another_shape_is_refused(first: bool) -> None:
     [
         (lambda: ss.Langevin(preconditioner=torch.ones(2)), ss.errors.IncompatibleError),  # type: ignore[arg-type]
         (lambda: ss.Langevin(preconditioner=0.3), ss.errors.IncompatibleError),  # type: ignore[arg-type]
-        (lambda: MALA(snr=0.0), ss.errors.ScheduleError),
-        (lambda: MALA(snr=math.nan), ss.errors.ScheduleError),
-        (lambda: MALA(steps=0), ss.errors.ScheduleError),
-        (lambda: MALA(steps=True), ss.errors.ScheduleError),
+        (lambda: MALA(snr=0.0), ss.errors.ParameterError),
+        (lambda: MALA(snr=math.nan), ss.errors.ParameterError),
+        (lambda: MALA(steps=0), ss.errors.ParameterError),
+        (lambda: MALA(steps=True), ss.errors.ParameterError),
         (lambda: MALA(report="print"), ss.errors.IncompatibleError),  # type: ignore[arg-type]
-        (lambda: Underdamped(snr=-1.0), ss.errors.ScheduleError),
-        (lambda: Underdamped(friction=-0.1), ss.errors.ScheduleError),
-        (lambda: Underdamped(friction=math.inf), ss.errors.ScheduleError),
-        (lambda: Underdamped(steps=0), ss.errors.ScheduleError),
-        (lambda: Underdamped(length=0), ss.errors.ScheduleError),
-        (lambda: Underdamped(length=2.0), ss.errors.ScheduleError),  # type: ignore[arg-type]
-        (lambda: Underdamped(length=True), ss.errors.ScheduleError),
+        (lambda: Underdamped(snr=-1.0), ss.errors.ParameterError),
+        (lambda: Underdamped(friction=-0.1), ss.errors.ParameterError),
+        (lambda: Underdamped(friction=math.inf), ss.errors.ParameterError),
+        (lambda: Underdamped(steps=0), ss.errors.ParameterError),
+        (lambda: Underdamped(length=0), ss.errors.ParameterError),
+        (lambda: Underdamped(length=2.0), ss.errors.ParameterError),  # type: ignore[arg-type]
+        (lambda: Underdamped(length=True), ss.errors.ParameterError),
         (lambda: ss.PredictorCorrector(NonLinear(), corrector=MALA()), ss.errors.IncompatibleError),
         (
             lambda: ss.PredictorCorrector(NonLinear(), corrector=Underdamped()),
@@ -505,7 +505,7 @@ def test_a_tensor_is_no_python_number() -> None:
         lambda: ss.AnnealedLangevin(epsilon=one),  # type: ignore[arg-type]
     ):
         with pytest.raises(
-            ss.errors.ScheduleError, match=r"tensor\(0.1000\), which is no Python number"
+            ss.errors.ParameterError, match=r"tensor\(0.1000\), which is no Python number"
         ):
             make()
 
@@ -541,9 +541,6 @@ class Midpoint(ss.Corrector):
     @property
     def noises(self) -> int:
         return 3
-
-    def is_affine(self) -> bool:
-        return False
 
     def correct(
         self, sde: ss.SDE, x: Tensor, score: Any, t: float, noises: Iterator[Tensor]

@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 import sdescore as ss
 from sdescore.rooms import members
+from tests.helpers.methods import CORRECTORS, PREDICTORS
 from tests.helpers.strategies import REPRESENTATIVES
 
 here = Path.cwd()
@@ -65,6 +66,7 @@ samples = sampler.sample(ss.GaussianScore([0.0], 0.25, sde), shape=(2000, 1), se
 print(json.dumps({
     "tables": found,
     "members": [kind.__name__ for kind in members("sdescore.sde", ss.LinearSDE)],
+    "methods": [type(method).__name__ for method in PREDICTORS + CORRECTORS],
     "strategies": [type(sde).__name__ for sde in REPRESENTATIVES.values()],
     "rates": [f.item(), g2.item()],
     "loaded": [repr(loaded.sde), same],
@@ -114,6 +116,7 @@ def test_the_tables_checkpoints_and_strategies_find_them(seen: dict[str, Any]) -
     assert "TrigonometricSDE" in seen["members"]
     assert "TrigonometricSDE" in seen["strategies"]
     assert "TrigonometricSDE" in seen["tables"]["sdes"]
+    assert {"WideAncestral", "GaussianCorrector"} <= set(seen["methods"])
     assert "WideAncestral" in seen["tables"]["predictors"]
     assert "GaussianCorrector" in seen["tables"]["correctors"]
     assert seen["loaded"] == ["TrigonometricSDE(T=0.9)", True]

@@ -1,4 +1,4 @@
-"""Methods as a user would write them."""
+"""All methods of the package, and some as a user would write them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
+from sdescore.rooms import members
+
+# Whatever is in the rooms: a file that is put there is tested by being there.
+PREDICTORS = [p for kind in members("sdescore.predictors", ss.Predictor) for p in kind.examples()]
+CORRECTORS = [c for kind in members("sdescore.correctors", ss.Corrector) for c in kind.examples()]
 
 
 @dataclass(frozen=True)
@@ -16,8 +21,6 @@ class Heun(ss.Predictor):
     """Heun's method on the probability flow: two stages in score form."""
 
     order: ClassVar[int] = 2
-    evaluations: ClassVar[int] = 2
-    stochastic = False
 
     def tableau(self, sde: ss.LinearSDE, times: Tensor) -> ss.Tableau:
         t, s = times[:-1], times[1:]
@@ -40,7 +43,6 @@ class Multistep(ss.Predictor):
 
     output: str = "x0"
     order: ClassVar[int] = 2
-    stochastic = False
 
     def tableau(self, sde: ss.LinearSDE, times: Tensor) -> ss.Tableau:
         (alpha, sigma), half = sde.marginal(times), 0.5 * sde.log_snr(times)

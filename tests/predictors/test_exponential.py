@@ -348,7 +348,7 @@ def test_three_points_and_four_are_unipc_of_order_three() -> None:
     ],
 )
 def test_bad_parameters(arguments: dict[str, float]) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="expected"):
+    with pytest.raises(ss.errors.ParameterError, match="expected"):
         ss.ExponentialAdams(**arguments)  # type: ignore[arg-type]
 
 

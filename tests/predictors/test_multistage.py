@@ -733,7 +733,7 @@ BAD += [(StochasticHeun, {"eta": value}) for value in (-0.1, 1.1, NAN, None)]
 
 @pytest.mark.parametrize(("kind", "options"), BAD, ids=lambda v: getattr(v, "__name__", str(v)))
 def test_parameters_out_of_range(kind: type, options: dict) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="expected"):
+    with pytest.raises(ss.errors.ParameterError, match="expected"):
         kind(**options)
 
 
@@ -791,7 +791,7 @@ def test_starts_and_spans_that_do_not_fit(fields: dict) -> None:
 class Started(ss.Predictor):
     """The step of DDIM, with a given start and spans."""
 
-    order, stochastic = 0, True
+    order = 0
 
     def __init__(self, a: float = 1.0, c: float = 0.0, spans: Tensor | None = None) -> None:
         self.a, self.c, self.spans = a, c, spans

@@ -106,7 +106,7 @@ def test_the_exact_law_is_that_of_the_chain_run() -> None:
     ],
 )
 def test_bad_weights(weights: object, match: str) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match=match):
+    with pytest.raises(ss.errors.ParameterError, match=match):
         ss.predictors.Multistep(weights)
 
 

@@ -30,11 +30,11 @@ from sdescore.analysis.optimal_grid.search import POINTS, Judge, Search
 from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.optimal_grid.trajectories import Flow, TrajectoryError, trajectory_error
 from sdescore.analysis.pca import local_spectra, principal_axes
-from sdescore.checks import finite, is_count, require
+from sdescore.checks import finite, is_count, linear, require
 from sdescore.errors import IncompatibleError
 from sdescore.grids.base import Grid, Timeline
 from sdescore.grids.custom import CustomGrid
-from sdescore.predictors.base import Predictor, require_linear
+from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep, shares
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.linear import LinearSDE
@@ -174,7 +174,7 @@ def optimal_grid(
     >>> sampler.evaluations, grid.held_out_loss < grid.log_snr_loss
     (6, True)
     """
-    require_linear(predictor, sde)
+    linear(sde, type(predictor).__name__)
     if not predictor.is_affine(sde):
         raise IncompatibleError(f"expected a predictor with a tableau, got {predictor!r}")
     require(is_count(steps) and steps >= 2, "an integer steps >= 2", f"steps={steps!r}")

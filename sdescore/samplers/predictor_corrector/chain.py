@@ -80,7 +80,7 @@ def moves(
     if predictor.is_affine(sde):
         predicts = predictor.tableau(sde, times)  # type: ignore[arg-type]
         _require_usable(predicts, predictor, len(times) - 1)
-    if corrector.steps and corrector.is_affine():
+    if corrector.steps and corrector.is_affine(sde):
         corrects = corrector.tableau(sde, times)  # type: ignore[arg-type]
         _require_usable(corrects, corrector, len(times))
     clock = times.tolist()
@@ -98,8 +98,9 @@ def moves(
             break
         if predicts is None:
             custom = partial(_predict, predictor, sde, t, clock[n + 1])
-            yield Move(n, t, clock[n + 1], None, 0, False, custom, 1, int(predictor.stochastic))
-        elif predicts.times.shape[1]:  # a tableau without stages leaves the state as it is
+            cost = predictor.evaluations, predictor.noises
+            yield Move(n, t, clock[n + 1], None, 0, False, custom, *cost)
+        elif predicts.evaluations:  # a tableau without stages leaves the state as it is
             yield Move(n, t, clock[n + 1], predicts, n)
     if denoise:
         ending = flow_ending if denoise == "flow" else predictor.ending
