@@ -6,8 +6,9 @@ become Python numbers. Each message says what was expected, what came, and what 
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
 from typing import TYPE_CHECKING, NoReturn, TypeGuard, TypeVar
@@ -94,6 +95,13 @@ def seed(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         refuse("an integer seed", named("seed", value))
     return int(value)
+
+
+def flag(name: str, value: bool) -> bool:
+    """``value``, refused unless it is True or False."""
+    if not isinstance(value, bool):
+        refuse(f"{name} as True or False", f"{value!r:.100}")
+    return value
 
 
 def choice(name: str, value: T, allowed: Sequence[T], error: Error = IncompatibleError) -> T:
@@ -203,6 +211,47 @@ def shape(value: object) -> tuple[int, ...]:
             ShapeError,
         )
     return tuple(map(int, sizes))
+
+
+def generator(value: torch.Generator | None) -> torch.Generator | None:
+    """``value``, refused unless it is None or a generator of random numbers."""
+    if value is None:
+        return None
+    return instance("generator", value, torch.Generator, "torch.Generator().manual_seed(0)")
+
+
+def label(value: Tensor, samples: int) -> Tensor:
+    """``value``, refused unless it is one int64 class index per sample."""
+    if isinstance(value, Tensor) and value.dtype == torch.int64 and value.shape == (samples,):
+        return value
+    got, advice = type(value).__name__, "pass a tensor of class indices"
+    if isinstance(value, Tensor):
+        got = f"{value.dtype} of shape {tuple(value.shape)}"
+        if value.is_floating_point() or value.is_complex():
+            advice = "number the classes from 0, as whole numbers"
+        elif value.dtype != torch.int64:
+            advice = "convert it with label.long()"
+    refuse(f"one label per sample, int64 of shape ({samples},)", f"{got}; {advice}", ShapeError)
+
+
+def accepts(
+    function: Callable[..., object],
+    positional: Sequence[str],
+    keywords: Sequence[str] = (),
+    *,
+    expected: str,
+    got: str,
+    unreadable: bool = False,
+) -> None:
+    """Refuse a function whose signature rules this call out.
+
+    ``unreadable`` says whether a builtin, whose signature cannot be read, is let through.
+    """
+    try:
+        inspect.signature(function).bind(*positional, **dict.fromkeys(keywords))
+    except (TypeError, ValueError) as error:
+        if not (unreadable and isinstance(error, ValueError)):
+            raise IncompatibleError(f"expected {expected}; got {got}: {error}") from None
 
 
 def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:

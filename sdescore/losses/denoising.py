@@ -25,29 +25,27 @@ ours.) A constant factor leaves the optimum and Adam's steps unchanged.
 **Precision.** A network that estimates :math:`y = p x_0 + q \epsilon` has
 :math:`\hat\epsilon - \epsilon = w\,(y - p x_0 - q \epsilon)` with the ``w`` of
 :func:`sdescore.score.convention.conversion`: the target is formed from the x₀ and ε that are
-known, never from :math:`x_t`, so nothing cancels as σ → 0. Everything outside the network
-is computed in at least float32, coefficients in float64.
+known, never from :math:`x_t`, so nothing cancels as σ → 0. Everything outside the network is
+computed in at least float32, coefficients in float64. The network runs under the caller's
+``torch.autocast``; nothing else here is of a kind that autocast changes.
 """
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.checks import require_same_shape, require_state
-from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
-from sdescore.losses.given import check_generator, draw_normal, per_sample_time
-from sdescore.losses.importance import importance_weighted
+from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
-from sdescore.losses.weighting import Weighting, named_weighting
-from sdescore.score.convention import Pair, conversion, pair
-from sdescore.score.interface import sde_of
+from sdescore.losses.weighting import Weighting, per_sample_number, weights_at
+from sdescore.score.convention import Pair, pair
+from sdescore.score.interface import knows_density, sde_of
 from sdescore.score.model import ScoreModel
-from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Score, Time
@@ -59,12 +57,13 @@ def denoising_loss(
     model: ScoreModel | Score,
     x0: Tensor,
     *,
-    weighting: str | Weighting = "sigma2",
-    times: TimeDistribution | None = None,
-    label: Tensor | None = None,
-    generator: torch.Generator | None = None,
     t: Time | None = None,
+    times: TimeDistribution | None = None,
+    weighting: str | Weighting = "sigma2",
+    weight: float | Tensor | None = None,
+    label: Tensor | None = None,
     noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,
 ) -> Loss:
     r"""``½ λ(t) ‖s_θ(x_t, t) − ∇log p(x_t|x_0)‖²`` for a batch of clean data.
@@ -76,26 +75,28 @@ def denoising_loss(
     Parameters
     ----------
     model : ScoreModel or callable
-        Or any score ``score(x, t)``, called ``score(x, t, label)`` where a label is given.
+        Or any score ``score(x, t)``, called ``score(x, t, label)`` where a label is passed.
     x0 : Tensor
-        Clean data ``(B, *E)``, B >= 1.
+        Clean data ``(B, *E)``, B >= 1, finite.
+    t : float or Tensor, optional
+        The times themselves, ``()`` or ``(B,)``, in place of ``times``; σ_t > 0. They carry no
+        importance weight.
+    times : TimeDistribution, optional
+        :class:`sdescore.losses.UniformTimes`, :class:`sdescore.losses.LevelTimes`, … or your own;
+        by default the levels of a discrete SDE, else uniform on [t_min, T]. λ is multiplied by the
+        weight of a proposal (:class:`sdescore.losses.ImportanceTimes`).
     weighting : str or callable
         ``"sigma2"``, ``"likelihood"`` (g²), :class:`sdescore.losses.MinSNR`,
         :class:`sdescore.losses.EDMWeighting`, or a function ``(sde, t) -> λ`` of float64 times
         ``(B,)``.
-    times : TimeDistribution, optional
-        :class:`sdescore.losses.UniformTimes`, :class:`sdescore.losses.LevelTimes`, … or your own;
-        by default the levels of a discrete SDE, else uniform on [t_min, T]. λ is multiplied by the
-        weight of a law that has one (:class:`sdescore.losses.ImportanceTimes`).
+    weight : float or Tensor, optional
+        ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
     label : Tensor, optional
         ``(B,)`` int64, handed to the network.
-    generator : torch.Generator, optional
-        Draws the times, then the noise; the global generator by default.
-    t : float or Tensor, optional
-        The times themselves, ``()`` or ``(B,)``, in place of ``times``; σ_t > 0. They carry no
-        importance weight.
     noise : Tensor, optional
         ε itself, like ``x0``.
+    generator : torch.Generator, optional
+        Draws the times, then the noise; the global generator by default.
     sde : LinearSDE, optional
         For a score that has no ``.sde`` of its own.
 
@@ -107,15 +108,15 @@ def denoising_loss(
     Raises
     ------
     ShapeError
-        ``x0`` is not ``(B, *E)`` in floating point with B >= 1; ``noise``, ``t``, ``label``, λ or
-        the score's output does not fit it.
+        ``x0`` is not ``(B, *E)`` in floating point with B >= 1; ``noise``, ``t``, ``label``, λ,
+        ``weight`` or the score's output does not fit it.
     TimeError
         A time lies outside [0, T], or σ_t = 0 there.
-    ScheduleError
-        λ is negative or not finite.
+    ParameterError
+        NaN or infinity in ``x0`` or ``noise``; λ or ``weight`` is negative or not finite.
     IncompatibleError
         No SDE, two different ones, both ``t`` and ``times``, an unknown weighting, a label for a
-        score that takes none, or a ``generator`` that is none.
+        score that takes none, or something of another kind than its parameter.
 
     Examples
     --------
@@ -129,38 +130,116 @@ def denoising_loss(
     One level of Vincent's loss is ``denoising_loss(score, x0, t=0.3, weighting=lambda sde, t:
     torch.ones_like(t))``.
     """
+    noised = add_noise(model, x0, t, times, weighting, weight, label, noise, generator, sde)
+    y, (p, q) = _output(model, noised, label)
+    # ε̂ − ε = w (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.
+    w = noised.alpha / (noised.alpha * q - noised.sigma * p)
+    p, q, w = (align(c.to(noised.x), noised.x) for c in (p, q, w))
+    error = w * (y.to(noised.x) - (p * noised.x0 + q * noised.noise))
+    return Loss.of(0.5 * noised.weight.to(noised.x) * sum_event(error.square()))
+
+
+class Noised(NamedTuple):
+    """Data at noise levels: ``x = α x₀ + σ ε`` in at least float32, the numbers ``(B,)`` float64.
+
+    ``weight`` is that of the squared error of ε: λ/σ², times the sample's own.
+    """
+
+    sde: LinearSDE
+    t: Tensor
+    x: Tensor
+    x0: Tensor
+    noise: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    weight: Tensor
+
+
+def add_noise(
+    model: object,
+    x0: Tensor,
+    t: Time | None,
+    times: TimeDistribution | None,
+    weighting: str | Weighting,
+    weight: float | Tensor | None,
+    label: Tensor | None,
+    noise: Tensor | None,
+    generator: torch.Generator | None,
+    sde: LinearSDE | None,
+) -> Noised:
+    """The noised data of an objective; refuses what :func:`denoising_loss` refuses."""
+    check_data(model, x0)
+    checks.generator(generator)
+    sde = model_sde(model, sde)
+    if label is not None:
+        check_label(model, label, x0)
+    importance = None
+    if t is None:
+        times = default_times(sde) if times is None else times
+        kind: Any = TimeDistribution
+        checks.instance("times", times, kind, "UniformTimes()")
+        t = times.sample(sde, len(x0), generator, x0.device)
+        importance = times.importance_weight(sde, t)
+    elif times is not None:
+        checks.refuse("t= or times=", "both; leave one of them out", IncompatibleError)
+    t64 = per_sample_time(x0, t, sde)
+    alpha, sigma = sde.marginal(t64)
+    if not bool((sigma > 0).all()):
+        raise TimeError(
+            f"expected times with σ_t > 0, got t = {t64[sigma <= 0][0].item():g} where the datum "
+            f"carries no noise and its score is undefined; start at t_min = {sde.t_min:g}"
+        )
+    factor = weights_at(weighting, importance, sde, t64, sigma)
+    if weight is not None:
+        factor = factor * per_sample_number("weight", weight, x0)
+    clean = x0.to(torch.promote_types(x0.dtype, torch.float32))
+    if noise is None:
+        noise = draw_normal(clean.shape, clean, generator)
+    else:
+        require_same_shape(noise, x0, "noise", "x0")
+        check_finite(noise, "noise")
+        noise = noise.to(clean)
+    x = align(alpha.to(clean), clean) * clean + align(sigma.to(clean), clean) * noise
+    return Noised(sde, t64, x, clean, noise, alpha, sigma, factor)
+
+
+def check_data(model: object, x0: Tensor) -> None:
+    """Refuse data that the model cannot be trained on.
+
+    Raises
+    ------
+    ShapeError
+        ``x0`` is not ``(B, *E)`` in floating point with B >= 1 on the network's device.
+    ParameterError
+        NaN or infinity in ``x0``.
+    IncompatibleError
+        ``model`` can neither be called nor knows its density.
+    """
+    if isinstance(model, type) or not (callable(model) or knows_density(model)):
+        checks.function("the model", model)
     require_state(x0, "x0")
-    if x0.shape[0] == 0:
+    if len(x0) == 0:
         raise ShapeError(
             f"expected at least one sample, got x0 of shape {tuple(x0.shape)}; the mean of no "
             "losses is undefined"
         )
-    check_generator(generator)
-    sde = model_sde(model, sde)
-    weigh = named_weighting(weighting) if times is None else importance_weighted(weighting, times)
-    if noise is not None:
-        require_same_shape(noise, x0, "noise", "x0")
-    if label is not None:
-        check_label(model, label, x0)
-    t64 = _times(sde, x0, times, t, generator)
-    alpha_t, sigma_t = sde.marginal(t64)
-    weight = _weight(weigh, sde, t64, sigma_t)
+    if isinstance(model, nn.Module):
+        home = next((p.device for p in model.parameters()), x0.device)
+        if home != x0.device:
+            raise ShapeError(
+                f"expected x0 on the network's device {home}, got {x0.device}; move it with "
+                "x0.to(device)"
+            )
+    check_finite(x0, "x0")
 
-    working = torch.promote_types(x0.dtype, torch.float32)
-    clean = x0.to(working)
-    noise = noise.to(clean) if noise is not None else draw_normal(clean.shape, clean, generator)
-    x_t = sde.perturb(clean, t64, noise)
 
-    y, (p, q) = _output(model, x_t, t64, alpha_t, sigma_t, label)
-    w = conversion(alpha_t, sigma_t, (p, q), pair("epsilon", alpha_t, sigma_t))[1]
-    target = align(p.to(clean), clean) * clean + align(q.to(clean), clean) * noise
-    error = align(w.to(clean), clean) * (y.to(working) - target)
-    per_sample = 0.5 * weight.to(clean) * sum_event(error.square())
-    return Loss(per_sample, per_sample.mean())
+def check_finite(x: Tensor, name: str) -> None:
+    """Refuse NaN and infinity: one such sample would spoil the mean and every weight."""
+    checks.that(bool(x.isfinite().all()), f"finite {name}", "NaN or infinity; remove those samples")
 
 
 def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
-    """The model's own SDE, or the one given for a score that has none.
+    """The model's own SDE, or ``sde`` for a score that has none.
 
     Raises
     ------
@@ -172,32 +251,7 @@ def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
         raise IncompatibleError(
             f"expected the model's own SDE, {own!r}, got sde={sde!r}; leave sde= out"
         )
-    found: LinearSDE | None = own if own is not None else sde
-    if found is None or not callable(getattr(found, "marginal", None)):
-        raise IncompatibleError(
-            f"expected a linear SDE for {type(model).__name__}, got {found!r}; pass sde="
-        )
-    return found
-
-
-def require_label(label: Tensor, x0: Tensor) -> None:
-    """Refuse anything but one int64 class index per sample.
-
-    Raises
-    ------
-    ShapeError
-        Another type, dtype or shape.
-    """
-    if not isinstance(label, Tensor) or label.dtype != torch.int64 or label.shape != x0.shape[:1]:
-        got = (
-            f"{label.dtype} of shape {tuple(label.shape)}"
-            if isinstance(label, Tensor)
-            else type(label).__name__
-        )
-        raise ShapeError(
-            f"expected one label per sample, int64 of shape ({x0.shape[0]},), got {got}; "
-            "convert it with label.long()"
-        )
+    return checks.linear(sde if own is None else own, type(model).__name__, "pass sde=")
 
 
 def check_label(score: object, label: Tensor, x0: Tensor) -> None:
@@ -206,92 +260,59 @@ def check_label(score: object, label: Tensor, x0: Tensor) -> None:
     Raises
     ------
     ShapeError
-        As :func:`require_label`.
+        As :func:`sdescore.checks.label`.
     IncompatibleError
         The score is not called as ``score(x, t, label)``, or a model's network as
         ``net(x, c, label)``.
     """
-    require_label(label, x0)
+    checks.label(label, len(x0))
     for part in (score, score.net) if isinstance(score, ScoreModel) else (score,):
         require_takes_label(part.forward if isinstance(part, nn.Module) else part, part)
 
 
 def require_takes_label(function: Any, owner: object) -> None:
-    """Refuse a function that cannot be called with a state, a time and a label.
+    """Refuse a function of a state, a time and a label that cannot be called so."""
+    checks.accepts(
+        function,
+        ("x", "t", "label"),
+        expected="a score of (x, t, label) for labelled data",
+        got=f"{type(owner).__name__}, which takes no label; leave label= out",
+        unreadable=True,
+    )
+
+
+def per_sample_time(x: Tensor, t: Time, sde: LinearSDE) -> Tensor:
+    """One time per sample of ``x``, ``(B,)`` float64, a copy.
 
     Raises
     ------
-    IncompatibleError
-        Its signature says so; one that cannot be read, a builtin's, says nothing.
+    ShapeError
+        ``t`` fits neither one time nor one per sample.
+    TimeError
+        ``t`` is outside [0, T].
     """
-    try:
-        inspect.signature(function).bind("x", "t", "label")
-    except TypeError:
-        raise IncompatibleError(
-            f"expected a score of (x, t, label) for labelled data, got {type(owner).__name__}, "
-            "which takes no label; leave label= out"
-        ) from None
-    except ValueError:
-        pass
+    t64 = checks.time(t, sde.T).to(x.device)
+    align(t64, x)
+    return t64.expand(len(x)).clone()
 
 
-def _times(
-    sde: LinearSDE,
-    x0: Tensor,
-    times: TimeDistribution | None,
-    t: Time | None,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """``(B,)`` float64 times on the device of ``x0``."""
-    if t is None:
-        times = default_times(sde) if times is None else times
-        t = times.sample(sde, len(x0), generator, x0.device)
-    elif times is not None:
-        raise IncompatibleError("expected t= or times=, got both; leave one of them out")
-    return per_sample_time(x0, t, sde.T)
+def score_time(model: object, t: Tensor, x: Tensor) -> Tensor:
+    """The times as a score takes them: with an SDE in full precision, else in ``x``'s dtype."""
+    return t if sde_of(model) is not None else t.to(x.dtype)
 
 
-def _weight(weigh: Weighting, sde: LinearSDE, t: Tensor, sigma_t: Tensor) -> Tensor:
-    """``λ/σ²``, ``(B,)`` float64."""
-    if not bool((sigma_t > 0).all()):
-        raise TimeError(
-            f"expected times with σ_t > 0, got t = {t[sigma_t <= 0][0].item():g} where the datum "
-            f"carries no noise and its score is undefined; start at t_min = {sde.t_min:g}"
-        )
-    weight = weigh(sde, t)
-    if not isinstance(weight, Tensor) or weight.shape != t.shape:
-        got = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
-        raise ShapeError(
-            f"expected the weighting to return a tensor of shape {tuple(t.shape)}, one λ per "
-            f"time, got {got}"
-        )
-    if not bool(((weight >= 0) & weight.isfinite()).all()):
-        raise ScheduleError(
-            f"expected 0 <= λ(t) < ∞, got values in [{weight.min().item():g}, "
-            f"{weight.max().item():g}]"
-        )
-    return weight.to(torch.float64) / sigma_t.square()
+def draw_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Standard normal numbers, made where the generator lives, on the device of ``like``."""
+    source = like.device if generator is None else generator.device
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(like)
 
 
-def _output(
-    model: Any,
-    x_t: Tensor,
-    t: Tensor,
-    alpha_t: Tensor,
-    sigma_t: Tensor,
-    label: Tensor | None,
-) -> tuple[Tensor, Pair]:
+def _output(model: Any, noised: Noised, label: Tensor | None) -> tuple[Tensor, Pair]:
     """The model's own output ``y = p x₀ + q ε``, and ``(p, q)``."""
     if isinstance(model, ScoreModel) and model.convention is not None:
-        weights = next(model.parameters(), None)
-        if weights is not None and weights.device != x_t.device:
-            raise ShapeError(
-                f"expected x0 on the network's device {weights.device}, got {x_t.device}; move it "
-                "with x0.to(model.device)"
-            )
-        y, numbers = model.output(x_t, t, label)
+        y, numbers = model.output(noised.x, noised.t, label)
         return y, numbers.pair
-    time = as_time(t, x_t)
-    score = model(x_t, time) if label is None else model(x_t, time, label)
-    require_same_shape(score, x_t, "the score", "x0")
-    return score, pair("score", alpha_t, sigma_t)
+    time = score_time(model, noised.t, noised.x)
+    y = model(noised.x, time) if label is None else model(noised.x, time, label)
+    return checks.score_output(y, noised.x), pair("score", noised.alpha, noised.sigma)

@@ -9,12 +9,17 @@ estimate (:func:`sdescore.losses.kernel_density.kernel_density_score`), whose sc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import require_same_shape
-from sdescore.losses.given import AnyScore, check_request, evaluate, weighted
 from sdescore.losses.loss import Loss
+from sdescore.losses.matching import matching
+from sdescore.losses.weighting import Weighting
+from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import sum_event
 from sdescore.typing import Time
 
@@ -22,33 +27,33 @@ __all__ = ["explicit_loss"]
 
 
 def explicit_loss(
-    score: AnyScore,
-    x: Tensor,
-    target: Tensor | AnyScore,
+    model: Callable[..., Tensor],
+    x0: Tensor,
+    target: Tensor | Callable[..., Tensor],
     *,
     t: Time | None = None,
+    weighting: str | Weighting = "sigma2",
     weight: float | Tensor | None = None,
+    label: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    sde: LinearSDE | None = None,
 ) -> Loss:
     r"""``½ ‖s(x) − target‖²``, summed over the event.
 
     Parameters
     ----------
-    score : callable
-        ``score(x)``, or ``score(x, t)`` with ``(B,)`` times where ``t`` is given.
-    x : Tensor
-        ``(B, *E)``, B >= 1.
+    model, x0, t, weighting, weight, label, noise, generator, sde
+        As in :func:`sdescore.losses.implicit_loss`.
     target : Tensor or callable
-        The score to match: like ``x``, or called as ``score`` is, without gradients. None flow into
-        ``x`` either.
-    t : float or Tensor, optional
-        ``()`` or ``(B,)``.
-    weight : float or Tensor, optional
-        ``()`` or ``(B,)``, >= 0: a factor of each sample's loss.
+        The score to match. A tensor is like ``x0``, and the score at the noised data where ``t`` is
+        passed. A function is called as the model is, with the state and the time if any, without
+        labels and without gradients.
 
     Raises
     ------
-    ShapeError, TimeError, ScheduleError, IncompatibleError
-        A bad argument, or a score or target that is not like ``x``.
+    ShapeError, TimeError, ParameterError, IncompatibleError
+        A bad argument, or a score or target that is not like ``x0``.
 
     Examples
     --------
@@ -57,14 +62,26 @@ def explicit_loss(
     >>> explicit_loss(lambda x: -x / 4, torch.ones(3, 2), lambda x: -x).mean.item()
     0.5625
     """
-    given = check_request(score, x, t, weight)
     if isinstance(target, Tensor):
-        require_same_shape(target, x, "target")
+        require_same_shape(target, x0, "target", "x0")
+    else:
+        checks.function("target", target)
+    score, x, factor = matching(
+        model,
+        x0,
+        t,
+        weighting=weighting,
+        weight=weight,
+        label=label,
+        noise=noise,
+        generator=generator,
+        sde=sde,
+    )
+    if isinstance(target, Tensor):
         wanted = target.to(x.device)
     else:
-        asked = check_request(target, x, t, weight)
         with torch.no_grad():
-            wanted = evaluate(target, asked, asked.x, "the target")
-    s = evaluate(score, given, given.x)
+            wanted = checks.score_output(target(x.clone(), *score.arguments[:1]), x, "the target")
     working = torch.promote_types(x.dtype, torch.float32)
-    return weighted(0.5 * sum_event((s.to(working) - wanted.to(working)).square()), given)
+    error = score(x).to(working) - wanted.to(working)
+    return Loss.of(0.5 * sum_event(error.square())).weighted(factor)

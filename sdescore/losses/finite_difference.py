@@ -25,28 +25,30 @@ and 0.005, are near the measured minima of the error of the parameters' gradient
 data of unit scale (docs/howto/objectives.md); multiply them by your data's. A constant added
 to f adds to its rounding, unless f is returned in float64. What is random in the network, as
 dropout, is divided by ε too and must be off.
+
+**At noise levels** the defaults are multiplied by :math:`\sigma_t`. Where :math:`p_t` has its mass,
+noise of that level leaves nothing narrower, so truncation stays small; and rounding of f, over ε²,
+is a fixed share of :math:`1/\sigma_t^2`. In units of that both are at every level what they are for
+data of unit scale. Only the rounding of x, u = 6e-8 of it in float32, counts for more at small
+levels: :math:`10^3 u \|x\|/\sigma_t` for an energy, :math:`200 u \|x\|/\sigma_t` for a score. That
+is 1 % at :math:`\|x\| = 150\,\sigma_t` and at :math:`800\,\sigma_t`. A number passed as
+``epsilon`` is one step for all levels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.losses.given import (
-    AnyScore,
-    Given,
-    check_law,
-    check_probes,
-    check_request,
-    density,
-    draw_probes,
-    evaluate,
-    per_sample_number,
-    weighted,
-)
 from sdescore.losses.loss import Loss
-from sdescore.score.interface import knows_density
+from sdescore.losses.matching import ScoreAt, matching
+from sdescore.losses.probes import check_probes, draw_probes
+from sdescore.losses.weighting import Weighting, per_sample_number
+from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Time
 
@@ -64,16 +66,20 @@ DROPOUTS = (
 
 
 def finite_difference_loss(
-    score: AnyScore,
-    x: Tensor,
+    model: Callable[..., Tensor],
+    x0: Tensor,
     *,
     t: Time | None = None,
+    weighting: str | Weighting = "sigma2",
+    weight: float | Tensor | None = None,
+    label: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    sde: LinearSDE | None = None,
     probes: int | Tensor = 1,
     probe_law: str = "sphere",
     epsilon: float | Tensor | None = None,
     reduced_variance: bool = False,
-    weight: float | Tensor | None = None,
-    generator: torch.Generator | None = None,
 ) -> Loss:
     r"""``vᵀ∇s v + ½ (vᵀs)²`` by differences of step ε: sliced score matching to O(ε²).
 
@@ -82,15 +88,15 @@ def finite_difference_loss(
 
     Parameters
     ----------
-    score, x, t, weight, generator
-        As in :func:`sdescore.losses.implicit_loss`; ``x`` in float32 or float64.
+    model, x0, t, weighting, weight, label, noise, generator, sde
+        As in :func:`sdescore.losses.implicit_loss`; the states are in float32 or float64.
     probes : int or Tensor
         K >= 1 directions per sample; or the directions themselves, ``(K, B, *E)``.
     probe_law : {"sphere", "rademacher", "gaussian"}
         The paper's is the sphere, here of radius √d.
     epsilon : float or Tensor, optional
-        ε > 0, in units of ``x``, ``()`` or ``(B,)``; by default 0.03 for a log density, 0.005 for
-        a score. :func:`sdescore.losses.at_levels` multiplies the default by the noise level.
+        ε > 0, in units of ``x0``, ``()`` or ``(B,)``; by default 0.03 for a log density, 0.005 for
+        a score, times σ_t where ``t`` is passed.
     reduced_variance : bool
         ``½ ‖(s₊ + s₋)/2‖²`` for ``½ (vᵀ(s₊ + s₋)/2)²``, as in :func:`sdescore.losses.sliced_loss`.
         Of a score that is no energy's alone: values of an energy do not know its gradient's norm.
@@ -98,8 +104,9 @@ def finite_difference_loss(
     Raises
     ------
     IncompatibleError
-        An unknown option, reduced variance asked of an energy, or a network with active dropout.
-    ShapeError, TimeError, ScheduleError
+        An unknown option, reduced variance asked of an energy, a network with active dropout, or
+        autocast in half precision.
+    ShapeError, TimeError, ParameterError
         A bad argument, or a score or density of the wrong shape.
 
     Examples
@@ -111,63 +118,82 @@ def finite_difference_loss(
     >>> round(finite_difference_loss(energy, x, probes=v).mean.item(), 6)  # −1 + ½·1
     -0.5
     """
-    given = check_request(score, x, t, weight, generator)
-    if torch.finfo(x.dtype).eps > torch.finfo(torch.float32).eps:
-        raise ShapeError(f"expected x in float32 or float64 for differences, got {x.dtype}")
-    check_probes(probes, x)
-    check_law(probe_law)
-    step = default_step(score) if epsilon is None else epsilon
-    step = per_sample_number(x, step, "epsilon", positive=True).to(x)
-    check_deterministic(score)
-    energy = knows_density(score)
-    if not isinstance(reduced_variance, bool) or (reduced_variance and energy):
-        raise IncompatibleError(
-            "expected reduced_variance as True or False, and False for a score with a log density; "
-            f"got {reduced_variance!r} for {type(score).__name__}"
+    score, x, factor = matching(
+        model,
+        x0,
+        t,
+        weighting=weighting,
+        weight=weight,
+        label=label,
+        noise=noise,
+        generator=generator,
+        sde=sde,
+    )
+    check_probes(probes, probe_law, x)
+    energy = score.has_log_density
+    step = step_size(score, energy, epsilon, x)
+    check_differentiable(score, x)
+    if checks.flag("reduced_variance", reduced_variance) and energy:
+        checks.refuse(
+            "reduced_variance=False for a score with a log density",
+            f"True for {type(model).__name__}",
+            IncompatibleError,
         )
     v = draw_probes(probes, probe_law, x, generator)
     if energy:
-        terms = from_density(score, given, v, step)
+        terms = from_density(score, x, v, step)
     else:
-        terms = from_score(score, given, v, step, reduced_variance)
-    return weighted(terms.mean(0).to(x.dtype), given)
+        terms = from_score(score, x, v, step, reduced_variance)
+    return Loss.of(terms.mean(0).to(x.dtype)).weighted(factor)
 
 
-def from_density(score: AnyScore, given: Given, probes: Tensor, epsilon: Tensor) -> Tensor:
+def from_density(score: ScoreAt, x: Tensor, probes: Tensor, epsilon: Tensor) -> Tensor:
     """The terms ``(K, B)`` from values of the log density, in their precision."""
-    centre = density(score, given.time, given.x)
+    centre = score.log_density(x)
     terms = []
     for v in probes:
         move = align(epsilon, v) * v
-        plus, minus = (density(score, given.time, given.x + h) for h in (move, -move))
+        plus, minus = (score.log_density(x + h) for h in (move, -move))
         curvature = ((plus - centre) + (minus - centre)) / epsilon**2
         terms.append(curvature + 0.5 * ((plus - minus) / (2 * epsilon)).square())
     return torch.stack(terms)
 
 
 def from_score(
-    score: AnyScore, given: Given, probes: Tensor, epsilon: Tensor, reduced_variance: bool
+    score: ScoreAt, x: Tensor, probes: Tensor, epsilon: Tensor, reduced_variance: bool
 ) -> Tensor:
     """The terms ``(K, B)`` from values of the score."""
     terms = []
     for v in probes:
         move = align(epsilon, v) * v
-        plus, minus = (evaluate(score, given, given.x + h).to(v) for h in (move, -move))
+        plus, minus = (score(x + h).to(v) for h in (move, -move))
         mean = (plus + minus) / 2
         square = sum_event(mean.square()) if reduced_variance else sum_event(v * mean).square()
         terms.append(sum_event(v * (plus - minus)) / (2 * epsilon) + 0.5 * square)
     return torch.stack(terms)
 
 
-def default_step(score: object) -> float:
-    """ε for data of unit scale: that of a log density where the score has one."""
-    return ENERGY_STEP if knows_density(score) else SCORE_STEP
+def step_size(score: ScoreAt, energy: bool, epsilon: float | Tensor | None, x: Tensor) -> Tensor:
+    """ε like ``x``, ``()`` or ``(B,)``: as passed, or the default times σ_t."""
+    if epsilon is None:
+        epsilon = ENERGY_STEP if energy else SCORE_STEP
+        if score.sigma is not None:
+            epsilon = epsilon * score.sigma
+    return per_sample_number("epsilon", epsilon, x, positive=True).to(x)
 
 
-def check_deterministic(score: object) -> None:
-    """Refuse dropout that is on: two values at neighbouring points would share no network."""
-    modules = score.modules() if isinstance(score, nn.Module) else ()
-    for module in modules:
+def check_differentiable(score: ScoreAt, x: Tensor) -> None:
+    """Refuse what two values at neighbouring points do not share: rounding and dropout."""
+    if torch.finfo(x.dtype).eps > torch.finfo(torch.float32).eps:
+        raise ShapeError(f"expected x in float32 or float64 for differences, got {x.dtype}")
+    if torch.is_autocast_enabled(x.device.type):
+        half = torch.get_autocast_dtype(x.device.type)
+        checks.refuse(
+            "differences in float32 or float64, for epsilon divides the rounding",
+            f"autocast to {half}; call the loss under torch.autocast(..., enabled=False)",
+            IncompatibleError,
+        )
+    for module in score.modules():
         if isinstance(module, DROPOUTS) and module.training and module.p > 0:
             raise IncompatibleError(
                 f"expected a network without active dropout, got {module}, whose noise a "

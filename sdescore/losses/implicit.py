@@ -15,22 +15,19 @@ The trace is taken exactly, at the price of d derivatives, or by Hutchinson's pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.losses.given import (
-    AnyScore,
-    check_law,
-    check_probes,
-    check_request,
-    draw_probes,
-    evaluate,
-    weighted,
-    with_gradients,
-)
 from sdescore.losses.loss import Loss
+from sdescore.losses.matching import matching, with_gradients
+from sdescore.losses.probes import check_probes, draw_probes
+from sdescore.losses.weighting import Weighting
 from sdescore.score.divergence import check_chunk_size, exact_trace, probe_traces
+from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import sum_event
 from sdescore.typing import Time
 
@@ -40,29 +37,48 @@ TRACES = ("exact", "hutchinson")
 
 
 def implicit_loss(
-    score: AnyScore,
-    x: Tensor,
+    model: Callable[..., Tensor],
+    x0: Tensor,
     *,
     t: Time | None = None,
+    weighting: str | Weighting = "sigma2",
+    weight: float | Tensor | None = None,
+    label: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    sde: LinearSDE | None = None,
     trace: str = "exact",
     probes: int | Tensor = 1,
     probe_law: str = "rademacher",
     chunk_size: int | None = None,
-    weight: float | Tensor | None = None,
-    generator: torch.Generator | None = None,
 ) -> Loss:
-    r"""``½ ‖s(x)‖² + tr ∇s(x)``.
+    r"""``½ ‖s(x)‖² + tr ∇s(x)``, at the data or at the data noised to ``t``.
 
     Parameters
     ----------
-    score : callable
-        ``score(x)``, or ``score(x, t)`` with ``(B,)`` times where ``t`` is given; differentiable in
-        ``x``, each sample by itself (no batch normalisation in training mode). A network or an
-        energy's gradient.
-    x : Tensor
-        ``(B, *E)``, B >= 1; samples of p. No gradient flows into them.
+    model : callable
+        A score ``score(x)``; with ``t``, a :class:`sdescore.ScoreModel` or another ``score(x, t)``,
+        called ``score(x, t, label)`` where a label is passed. It is differentiable in ``x``, each
+        sample by itself (no batch normalisation in training mode).
+    x0 : Tensor
+        Clean data ``(B, *E)``, B >= 1, finite. No gradient flows into them.
     t : float or Tensor, optional
-        ``()`` or ``(B,)``.
+        ``()`` or ``(B,)``, with σ_t > 0. The data are noised to :math:`x_t = \alpha_t x_0 +
+        \sigma_t \epsilon`, and the score of :math:`p_t` is matched. By default nothing is noised,
+        and the score of the data is matched. For states that are noised already, match
+        ``lambda x: score(x, t)``.
+    weighting : str or callable
+        λ(t), as in :func:`sdescore.denoising_loss`; without ``t`` there is none.
+    weight : float or Tensor, optional
+        ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
+    label : Tensor, optional
+        ``(B,)`` int64, handed to the model.
+    noise : Tensor, optional
+        ε itself, like ``x0``.
+    generator : torch.Generator, optional
+        Draws the noise, then the probes; the global generator by default.
+    sde : LinearSDE, optional
+        For a score of (x, t) that has no ``.sde`` of its own.
     trace : {"exact", "hutchinson"}
         d derivatives of the score, or one per probe.
     probes : int or Tensor
@@ -71,10 +87,6 @@ def implicit_loss(
         Rademacher's variance is the least of the three for a Jacobian near diagonal.
     chunk_size : int, optional
         Derivatives taken at a time, see :func:`sdescore.score.divergence.exact_trace`.
-    weight : float or Tensor, optional
-        ``()`` or ``(B,)``, >= 0: a factor of each sample's loss.
-    generator : torch.Generator, optional
-        Draws the probes; the global generator by default.
 
     Returns
     -------
@@ -86,8 +98,8 @@ def implicit_loss(
     IncompatibleError
         An unknown option, probes beside an exact trace, or a score that autograd cannot
         differentiate in ``x``.
-    ShapeError, TimeError, ScheduleError
-        A bad argument, or a score that is not like ``x``.
+    ShapeError, TimeError, ParameterError
+        A bad argument, or a score that is not like ``x0``.
 
     Examples
     --------
@@ -96,25 +108,36 @@ def implicit_loss(
     >>> implicit_loss(lambda x: -x, torch.ones(4, 2)).mean.item()  # ½·2 − 2
     -1.0
     """
-    if trace not in TRACES:
-        raise IncompatibleError(f"expected trace among {', '.join(TRACES)}; got {trace!r}")
+    checks.choice("trace", trace, TRACES)
     if trace == "exact" and (isinstance(probes, Tensor) or probes != 1):
-        raise IncompatibleError('expected no probes for trace="exact"; use trace="hutchinson"')
+        checks.refuse(
+            'no probes for trace="exact"',
+            f'{probes!r:.100}; use trace="hutchinson"',
+            IncompatibleError,
+        )
     with with_gradients() as differentiable:
-        given = check_request(score, x, t, weight, generator)
-        check_probes(probes, x)
-        check_law(probe_law)
+        score, x, factor = matching(
+            model,
+            x0,
+            t,
+            weighting=weighting,
+            weight=weight,
+            label=label,
+            noise=noise,
+            generator=generator,
+            sde=sde,
+        )
+        check_probes(probes, probe_law, x)
         check_chunk_size(chunk_size)
-        state = given.x.clone().requires_grad_()
-        s = evaluate(score, given, state)
+        x = x.clone().requires_grad_()
+        s = score(x)
         if trace == "exact":
-            tr = exact_trace(s, state, chunk_size=chunk_size, create_graph=differentiable)
+            divergence = exact_trace(s, x, chunk_size=chunk_size, create_graph=differentiable)
         else:
             v = draw_probes(probes, probe_law, x, generator)
-            estimates = probe_traces(
-                s, state, v, chunk_size=chunk_size, create_graph=differentiable
-            )
-            tr = estimates.mean(1)
+            divergence = probe_traces(
+                s, x, v, chunk_size=chunk_size, create_graph=differentiable
+            ).mean(1)
         working = torch.promote_types(x.dtype, torch.float32)
-        per_sample = 0.5 * sum_event(s.to(working).square()) + tr
-        return weighted(per_sample if differentiable else per_sample.detach(), given)
+        terms = 0.5 * sum_event(s.to(working).square()) + divergence
+        return Loss.of(terms if differentiable else terms.detach()).weighted(factor)

@@ -2,7 +2,7 @@ r"""The score of a kernel density estimate, a target for explicit score matching
 
 .. math:: p_h(x) = \frac1n \sum_j N(x;\, y_j, h^2 I)
 
-(Parzen 1962) is the law of a datum plus noise of standard deviation h, so its score is that of
+(Parzen 1962) is the density of a datum plus noise of standard deviation h, so its score is that of
 :class:`sdescore.EmpiricalScore` at one noise level. Two rules give h from the data's standard
 deviation :math:`s = \sqrt{\operatorname{tr} \mathrm{Cov}/d}`,
 
@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sdescore.checks import finite, require
-from sdescore.errors import IncompatibleError, ShapeError
+from sdescore import checks
+from sdescore.errors import ShapeError
 from sdescore.score.empirical import EmpiricalScore
 from sdescore.sde.edm import EDMSDE
 from sdescore.shapes import flat
@@ -67,7 +67,7 @@ def kernel_density_score(data: Tensor, bandwidth: float | str = "scott") -> Kern
 
     Raises
     ------
-    ShapeError, ScheduleError
+    ShapeError, ParameterError
         Bad data, or a bandwidth that is not positive.
     IncompatibleError
         An unknown rule.
@@ -80,16 +80,13 @@ def kernel_density_score(data: Tensor, bandwidth: float | str = "scott") -> Kern
     >>> score(torch.tensor([[0.0]])).abs()
     tensor([[0.]])
     """
+    if isinstance(data, Tensor):
+        checks.that(bool(data.isfinite().all()), "finite data", "NaN or infinity")
     if isinstance(bandwidth, str):
-        if bandwidth not in RULES:
-            raise IncompatibleError(
-                f"expected bandwidth as a number or among {', '.join(RULES)}; got {bandwidth!r}"
-            )
-        bandwidth = rule_bandwidth(data, bandwidth)
-    positive = finite(bandwidth) and bandwidth > 0
-    require(positive, "a bandwidth > 0 (a rule's, data that vary)", f"{bandwidth!r}")
-    h = float(bandwidth)
-    # On this SDE x_t = x_0 + t ε, so the law at t = h is the estimate.
+        bandwidth = rule_bandwidth(data, checks.choice("bandwidth", bandwidth, RULES))
+        checks.that(bandwidth > 0, "data that vary, for a rule's bandwidth", "data that do not")
+    h = checks.number("bandwidth", bandwidth, above=0)
+    # On this SDE x_t = x_0 + t ε, so its density at t = h is the estimate.
     return KernelDensityScore(h, EmpiricalScore(data, EDMSDE(sigma_min=h / 2, sigma_max=h)))
 
 

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from sdescore import checks
+from sdescore.errors import IncompatibleError
+
 __all__ = ["Loss"]
 
 
@@ -18,7 +21,53 @@ class Loss(NamedTuple):
         ``(B,)``, in at least float32.
     mean : Tensor
         ``()``; the one to call ``backward()`` on.
+
+    Examples
+    --------
+    >>> import torch
+    >>> loss = Loss.of(torch.tensor([1.0, 3.0]))
+    >>> loss.mean.item(), loss.weighted(torch.tensor([0.0, 2.0])).mean.item()
+    (2.0, 3.0)
     """
 
     per_sample: Tensor
     mean: Tensor
+
+    @classmethod
+    def of(cls, per_sample: Tensor) -> Loss:
+        """The loss of the values ``(B,)`` and their mean."""
+        return cls(per_sample, per_sample.mean())
+
+    def weighted(self, weight: Tensor | None) -> Loss:
+        """Each sample's value times its weight, ``()`` or ``(B,)``; None leaves the loss alone."""
+        if weight is None:
+            return self
+        return Loss.of(weight.to(self.per_sample) * self.per_sample)
+
+
+def trainable(loss: object, samples: int, objective: str) -> Loss:
+    """What an objective returned, refused unless a training step can use it.
+
+    Raises
+    ------
+    IncompatibleError
+        It is no :class:`Loss` with one value a sample, or autograd cannot differentiate it.
+    """
+    if (
+        not isinstance(loss, Loss)
+        or not all(isinstance(part, Tensor) for part in loss)
+        or loss.per_sample.shape != (samples,)
+        or loss.mean.ndim
+    ):
+        checks.refuse(
+            f"the objective to return a Loss with per_sample ({samples},) and a 0-dim mean",
+            f"{type(loss).__name__}; use Loss.of(per_sample)",
+            IncompatibleError,
+        )
+    checks.that(
+        loss.mean.requires_grad,
+        "a loss that autograd can differentiate in the model's weights",
+        f"one of {objective} without a gradient; compute it without detach() or no_grad()",
+        IncompatibleError,
+    )
+    return loss

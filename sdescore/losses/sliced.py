@@ -12,23 +12,19 @@ matching's; putting the right side in place of the left is the paper's reduced v
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from sdescore.errors import IncompatibleError
-from sdescore.losses.given import (
-    AnyScore,
-    check_law,
-    check_probes,
-    check_request,
-    draw_probes,
-    evaluate,
-    weighted,
-    with_gradients,
-)
+from sdescore import checks
 from sdescore.losses.implicit import implicit_loss
 from sdescore.losses.loss import Loss
+from sdescore.losses.matching import matching, with_gradients
+from sdescore.losses.probes import check_probes, draw_probes
+from sdescore.losses.weighting import Weighting
 from sdescore.score.divergence import check_chunk_size, probe_traces
+from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import sum_event
 from sdescore.typing import Time
 
@@ -36,22 +32,26 @@ __all__ = ["sliced_loss"]
 
 
 def sliced_loss(
-    score: AnyScore,
-    x: Tensor,
+    model: Callable[..., Tensor],
+    x0: Tensor,
     *,
     t: Time | None = None,
+    weighting: str | Weighting = "sigma2",
+    weight: float | Tensor | None = None,
+    label: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    sde: LinearSDE | None = None,
     probes: int | Tensor = 1,
     probe_law: str = "gaussian",
     reduced_variance: bool = False,
     chunk_size: int | None = None,
-    weight: float | Tensor | None = None,
-    generator: torch.Generator | None = None,
 ) -> Loss:
     r"""``vᵀ∇s v + ½ (vᵀs)²``, averaged over the probes.
 
     Parameters
     ----------
-    score, x, t, chunk_size, weight, generator
+    model, x0, t, weighting, weight, label, noise, generator, sde, chunk_size
         As in :func:`sdescore.losses.implicit_loss`.
     probes : int or Tensor
         K >= 1 directions per sample; or the directions themselves, ``(K, B, *E)``.
@@ -64,8 +64,8 @@ def sliced_loss(
     ------
     IncompatibleError
         An unknown option, or a score that autograd cannot differentiate in ``x``.
-    ShapeError, TimeError, ScheduleError
-        A bad argument, or a score that is not like ``x``.
+    ShapeError, TimeError, ParameterError
+        A bad argument, or a score that is not like ``x0``.
 
     Examples
     --------
@@ -75,32 +75,41 @@ def sliced_loss(
     >>> sliced_loss(lambda x: -x, x, probes=v).mean.item()  # −2 + ½·0
     -2.0
     """
-    if not isinstance(reduced_variance, bool):
-        raise IncompatibleError(
-            f"expected reduced_variance as True or False, got {reduced_variance!r}"
-        )
-    if reduced_variance:
+    if checks.flag("reduced_variance", reduced_variance):
         return implicit_loss(
-            score,
-            x,
+            model,
+            x0,
             t=t,
+            weighting=weighting,
+            weight=weight,
+            label=label,
+            noise=noise,
+            generator=generator,
+            sde=sde,
             trace="hutchinson",
             probes=probes,
             probe_law=probe_law,
             chunk_size=chunk_size,
-            weight=weight,
-            generator=generator,
         )
     with with_gradients() as differentiable:
-        given = check_request(score, x, t, weight, generator)
-        check_probes(probes, x)
-        check_law(probe_law)
+        score, x, factor = matching(
+            model,
+            x0,
+            t,
+            weighting=weighting,
+            weight=weight,
+            label=label,
+            noise=noise,
+            generator=generator,
+            sde=sde,
+        )
+        check_probes(probes, probe_law, x)
         check_chunk_size(chunk_size)
         v = draw_probes(probes, probe_law, x, generator)
-        state = given.x.clone().requires_grad_()
-        s = evaluate(score, given, state)
-        traces = probe_traces(s, state, v, chunk_size=chunk_size, create_graph=differentiable)
+        x = x.clone().requires_grad_()
+        s = score(x)
+        traces = probe_traces(s, x, v, chunk_size=chunk_size, create_graph=differentiable)
         working = torch.promote_types(x.dtype, torch.float32)
         along = torch.stack([sum_event(u * s.to(working)) for u in v], 1)
-        per_sample = (traces + 0.5 * along.square()).mean(1)
-        return weighted(per_sample if differentiable else per_sample.detach(), given)
+        terms = (traces + 0.5 * along.square()).mean(1)
+        return Loss.of(terms if differentiable else terms.detach()).weighted(factor)

@@ -31,11 +31,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
-from sdescore.checks import finite, require
-from sdescore.errors import IncompatibleError
+from sdescore import checks
+from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import float64
 
 __all__ = ["EDMWeighting", "MinSNR", "Weighting", "likelihood", "sigma2"]
 
@@ -88,8 +90,7 @@ class MinSNR:
     gamma: float = 5.0
 
     def __post_init__(self) -> None:
-        require(finite(self.gamma) and self.gamma > 0, "a finite gamma > 0", f"{self.gamma!r}")
-        object.__setattr__(self, "gamma", float(self.gamma))
+        vars(self).update(gamma=checks.number("gamma", self.gamma, above=0))
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         alpha_t, sigma_t = sde.marginal(t)
@@ -124,12 +125,7 @@ class EDMWeighting:
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        require(
-            finite(self.sigma_data) and self.sigma_data > 0,
-            "a finite sigma_data > 0",
-            f"{self.sigma_data!r}",
-        )
-        object.__setattr__(self, "sigma_data", float(self.sigma_data))
+        vars(self).update(sigma_data=checks.number("sigma_data", self.sigma_data, above=0))
 
     def __call__(self, sde: LinearSDE, t: Tensor) -> Tensor:
         alpha_t, sigma_t = sde.marginal(t)
@@ -155,3 +151,66 @@ def named_weighting(weighting: str | Weighting) -> Weighting:
             f"such as MinSNR(), got {weighting!r}"
         )
     return weighting
+
+
+def weights_at(
+    weighting: str | Weighting,
+    importance: Tensor | None,
+    sde: LinearSDE,
+    t: Tensor,
+    sigma: Tensor,
+) -> Tensor:
+    """``λ/σ²`` times an importance weight, ``(B,)`` float64: the weight of the ε error.
+
+    Raises
+    ------
+    IncompatibleError
+        An unknown weighting.
+    ShapeError
+        λ or the importance weight is not ``(B,)``.
+    ParameterError
+        λ or the importance weight is negative or not finite.
+    """
+    # λ/σ² of "sigma2" is 1, exactly.
+    plain = isinstance(weighting, str) and weighting == "sigma2"
+    weight = torch.ones_like(t)
+    if not plain:
+        weight = one_per_time("λ", named_weighting(weighting)(sde, t), t) / sigma.square()
+    return (
+        weight if importance is None else weight * one_per_time("importance weight", importance, t)
+    )
+
+
+def one_per_time(name: str, value: object, t: Tensor) -> Tensor:
+    """A weight at times ``(B,)``, refused unless there is a finite one, >= 0, for each time."""
+    if not isinstance(value, Tensor) or value.shape != t.shape:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        checks.refuse(f"one {name} per time, a tensor {tuple(t.shape)}", got, ShapeError)
+    return per_sample_number(name, value, t)
+
+
+def per_sample_number(
+    name: str, value: float | Tensor, x: Tensor, *, positive: bool = False
+) -> Tensor:
+    """A number for all samples or one for each, ``()`` or ``(B,)`` float64, on ``x``'s device.
+
+    Raises
+    ------
+    ShapeError
+        A tensor of another shape.
+    ParameterError
+        Not finite or negative; or 0, where it is to be positive.
+    """
+    if not isinstance(value, Tensor):
+        least, above = (None, 0.0) if positive else (0.0, None)
+        return float64(checks.number(name, value, at_least=least, above=above), like=x)
+    if value.shape not in ((), x.shape[:1]):
+        checks.refuse(
+            f"{name} as a number or one per sample, ({len(x)},)", tuple(value.shape), ShapeError
+        )
+    inside = value > 0 if positive else value >= 0
+    wanted = f"0 {'<' if positive else '<='} {name} < ∞"
+    if not bool((inside & value.isfinite()).all()):
+        checks.refuse(wanted, f"values in [{value.min().item():g}, {value.max().item():g}]")
+    # A tensor of inference mode cannot enter autograd; its copy can.
+    return float64(value.clone() if value.is_inference() else value, like=x)

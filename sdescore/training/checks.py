@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.checks import finite, require, require_state
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.losses.denoising import require_label
-from sdescore.losses.weighting import named_weighting
+from sdescore.losses.levels import part_name
+from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 
@@ -36,6 +37,32 @@ def check_model(model: ScoreModel) -> nn.Module:
     return net
 
 
+def check_objective(objective: Any, weighting: str | Weighting) -> None:
+    """Refuse an objective that training cannot call, or a weighting that it would not look at.
+
+    Raises
+    ------
+    IncompatibleError
+        One of the two.
+    """
+    expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
+    if isinstance(objective, type) or not callable(objective):
+        checks.refuse(f"{expected}, such as sliced_loss", f"{objective!r:.200}", IncompatibleError)
+    checks.accepts(
+        objective,
+        ("model", "x0"),
+        ("t", "label", "generator"),
+        expected=f"{expected}, or at_levels(…) of one of (score, x)",
+        got=part_name(objective),
+    )
+    checks.that(
+        weighting == "sigma2",
+        "no weighting= beside objective=, which has its own",
+        f"{weighting!r}; bind it with functools.partial(objective, weighting=…)",
+        IncompatibleError,
+    )
+
+
 def check_data(data: Tensor, labels: Tensor | None, label_dropout: float, net: nn.Module) -> None:
     """Refuse data or labels that no step could use."""
     require_state(data, "data")
@@ -53,7 +80,7 @@ def check_data(data: Tensor, labels: Tensor | None, label_dropout: float, net: n
                 f"expected labels= for label_dropout={label_dropout}, got none; pass both or none"
             )
         return
-    require_label(labels, data)
+    checks.label(labels, len(data))
     classes = _classes(net)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (classes is not None and high > classes):

@@ -9,6 +9,7 @@ interrupted.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import os
 import time
@@ -21,15 +22,16 @@ from torch import Tensor, nn
 
 from sdescore.checkpoint.store import TrainingRecord, save
 from sdescore.losses.denoising import denoising_loss
-from sdescore.losses.importance import importance_weighted
-from sdescore.losses.levels import Objective, check_objective, objective_loss, part_name
+from sdescore.losses.levels import Objective, part_name
+from sdescore.losses.loss import trainable
 from sdescore.losses.times import TimeDistribution, default_times
-from sdescore.losses.weighting import Weighting
+from sdescore.losses.weighting import Weighting, one_per_time
 from sdescore.nets.ema import EMA
 from sdescore.score.model import ScoreModel
 from sdescore.training.checks import (
     check_data,
     check_model,
+    check_objective,
     check_options,
     check_run,
     null_label,
@@ -119,10 +121,11 @@ def train(
     weighting, times
         As in :func:`sdescore.denoising_loss`.
     objective : callable, optional
-        Called as ``objective(model, x0, t=t, generator=generator, label=label)`` for a
-        :class:`sdescore.losses.Loss` in place of the denoising loss; the times are drawn as ever,
-        and an importance weight of theirs is applied. :func:`sdescore.losses.levels.at_levels`
-        makes one of any score-matching objective. ``weighting`` is the objective's own then. A
+        Called as ``objective(model, x0, t=t, label=label, generator=generator)`` for a
+        :class:`sdescore.losses.Loss` in place of the denoising loss: any objective of
+        :mod:`sdescore.losses`, such as :func:`sdescore.losses.sliced_loss`, or one of your own. The
+        times are drawn as ever, and an importance weight of theirs is applied.
+        ``functools.partial`` binds an objective's own options, ``weighting`` among them. A
         checkpoint records its name and the numbers and strings among its options: a resume does not
         tell two lambdas apart, nor what tensors, scores or closures within an objective hold.
     batch_size : int
@@ -201,7 +204,8 @@ def train(
     if objective is not None:  # a file without the entry is a run of the denoising loss
         options["objective"] = part_name(objective)
     check_run(steps, max_seconds, path, save_every, resume)
-    weigh = importance_weighted(weighting, times)
+    if objective is None:
+        objective = functools.partial(denoising_loss, weighting=weighting)
 
     began = time.monotonic()
     model.to(model.device if device is None else device)
@@ -243,12 +247,11 @@ def train(
                     label = label.masked_fill(dropped.to(label.device), null_label(net))
             t = times.sample(model.sde, batch_size, generator, model.device)
 
-            if objective is None:
-                per_sample, mean = denoising_loss(
-                    model, x0, weighting=weigh, t=t, label=label, generator=generator
-                )
-            else:
-                per_sample, mean = objective_loss(objective, model, x0, times, t, generator, label)
+            found = objective(model, x0, t=t, label=label, generator=generator)
+            importance = times.importance_weight(model.sde, t)
+            if importance is not None:
+                importance = one_per_time("importance weight", importance, t)
+            per_sample, mean = trainable(found, len(t), part_name(objective)).weighted(importance)
             optimizer.zero_grad(set_to_none=True)
             mean.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(weights, math.inf if clip is None else clip)

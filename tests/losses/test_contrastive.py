@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.langevin.chains import chains
-from sdescore.losses.contrastive import ReplayBuffer, contrastive_divergence_loss
+from sdescore.losses import ReplayBuffer, contrastive_divergence_loss
 
 NAN, INF = math.nan, math.inf
 
@@ -129,8 +129,10 @@ def test_no_gradient_flows_into_the_negatives() -> None:
 
 def test_an_energy_under_an_sde_is_given_the_time() -> None:
     score = ss.GaussianScore(torch.tensor([0.5, 0.0]), 2.0, sde := ss.VPSDE())
-    x, negatives, t = torch.randn(4, 2), torch.randn(4, 2), torch.tensor([0.1, 0.4, 0.6, 0.9])
-    got = contrastive_divergence_loss(score, x, negatives, t=t).per_sample
+    x0, negatives, noise = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.1, 0.4, 0.6, 0.9])
+    x = sde.perturb(x0, t, noise)
+    got = contrastive_divergence_loss(score, x0, negatives, t=t, noise=noise).per_sample
     alpha_t, sigma_t = (v.float()[:, None] for v in sde.marginal(t))
     law = torch.distributions.Normal(
         alpha_t * torch.tensor([0.5, 0.0]), (2 * alpha_t**2 + sigma_t**2).sqrt()
@@ -138,11 +140,16 @@ def test_an_energy_under_an_sde_is_given_the_time() -> None:
     expected = (law.log_prob(negatives) - law.log_prob(x)).sum(1)
     torch.testing.assert_close(got, expected)
     model = ss.ScoreModel(ss.EnergyModel(lambda x, c: c * x.sum(-1)), sde, prediction="score")
-    got = contrastive_divergence_loss(model, x, negatives, t=t).per_sample
+    got = contrastive_divergence_loss(model, x0, negatives, t=t, noise=noise).per_sample
     torch.testing.assert_close(got, t * (negatives - x).sum(1))
+    x = sde.perturb(x0, 0.3, noise)
     for energy in (model, model.net):  # one time for all, as a number; a plain energy gets (B,)
-        got = contrastive_divergence_loss(energy, x, negatives, t=0.3).per_sample
+        got = contrastive_divergence_loss(
+            energy, x0, negatives, t=0.3, noise=noise, sde=sde
+        ).per_sample
         torch.testing.assert_close(got, 0.3 * (negatives - x).sum(1))
+    weighted = contrastive_divergence_loss(model, x0, negatives, t=0.3, noise=noise, weight=2.0)
+    torch.testing.assert_close(weighted.per_sample, 2 * got)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 1, 2, 2)])
@@ -191,13 +198,13 @@ TIMED = ss.ScoreModel(ss.EnergyModel(lambda x, c: c * x.sum(-1)), ss.VPSDE(), pr
         ((ENERGY, [[0.0]], torch.zeros(1, 1)), {}, ss.errors.ShapeError),
         ((TIMED, torch.zeros(3, 2), torch.zeros(3, 2)), {}, ss.errors.IncompatibleError),
         *(
-            ((energy, torch.zeros(3, 2), torch.zeros(3, 2)), {"t": t}, error)
+            ((energy, torch.zeros(3, 2), torch.zeros(3, 2)), {"t": t, "sde": ss.VPSDE()}, error)
             for energy in (TIMED, ss.EnergyModel(lambda x, c: c * x.sum(-1)))
             for t, error in (
                 (NAN, ss.errors.TimeError),
                 (torch.tensor([0.1, NAN, 0.1]), ss.errors.TimeError),
-                (torch.zeros(2), ss.errors.ShapeError),
-                (torch.zeros(3, 1), ss.errors.ShapeError),
+                (torch.ones(2), ss.errors.ShapeError),
+                (torch.ones(3, 1), ss.errors.ShapeError),
             )
         ),
         (
@@ -209,7 +216,7 @@ TIMED = ss.ScoreModel(ss.EnergyModel(lambda x, c: c * x.sum(-1)), ss.VPSDE(), pr
             (
                 (ENERGY, torch.zeros(3, 2), torch.zeros(3, 2)),
                 {"penalty": v},
-                ss.errors.ScheduleError,
+                ss.errors.ParameterError,
             )
             for v in (-1.0, NAN, INF, None, "1")
         ),
@@ -344,10 +351,10 @@ def test_a_state_of_another_buffer_is_refused() -> None:
         ({"chains": state["chains"]}, ss.errors.IncompatibleError),
         ({**state, "more": state["chains"]}, ss.errors.IncompatibleError),
         ({**state, "chains": torch.zeros(5, 2)}, ss.errors.ShapeError),
-        ({**state, "chains": torch.full((4, 2), NAN)}, ss.errors.ScheduleError),
+        ({**state, "chains": torch.full((4, 2), NAN)}, ss.errors.ParameterError),
         (
             {**state, "chains": torch.full((4, 2), 1e300, dtype=torch.float64)},
-            ss.errors.ScheduleError,
+            ss.errors.ParameterError,
         ),
         ({**state, "chains": None}, ss.errors.ShapeError),
         ({**state, "generator": state["generator"][:-1]}, ss.errors.IncompatibleError),
@@ -366,9 +373,9 @@ def test_a_state_of_another_buffer_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        *(({"size": v}, ss.errors.ScheduleError) for v in (0, -1, True, 2.0, None)),
-        *(({"reinit": v}, ss.errors.ScheduleError) for v in (-0.1, 1.1, NAN, None, "0.1")),
-        *(({"seed": v}, ss.errors.ScheduleError) for v in (-1, 0.5, True, None)),
+        *(({"size": v}, ss.errors.ParameterError) for v in (0, -1, True, 2.0, None)),
+        *(({"reinit": v}, ss.errors.ParameterError) for v in (-0.1, 1.1, NAN, None, "0.1")),
+        *(({"seed": v}, ss.errors.ParameterError) for v in (-1, 0.5, True, None)),
         ({"fresh": torch.zeros(4, 2)}, ss.errors.IncompatibleError),
         ({"fresh": lambda n, g: torch.zeros(n + 1, 2)}, ss.errors.ShapeError),
         ({"fresh": lambda n, g: torch.zeros(n, 2).long()}, ss.errors.ShapeError),
@@ -385,7 +392,7 @@ def test_draws_and_updates_that_do_not_fit_are_refused() -> None:
     buffer = ReplayBuffer(4, noise)
     before = buffer.chains.clone()
     for n in (0, 5, -1, True, 2.0, None):
-        with pytest.raises(ss.errors.ScheduleError, match="chains"):
+        with pytest.raises(ss.errors.ParameterError, match="n >= 1 and at most 4"):
             buffer.draw(n)
     bad = [[0, 0], [0, 4], [-1, 0]]
     for index in (*map(torch.tensor, bad), torch.zeros(2), torch.tensor(1), [0, 1]):
@@ -395,7 +402,7 @@ def test_draws_and_updates_that_do_not_fit_are_refused() -> None:
         with pytest.raises(ss.errors.ShapeError):
             buffer.update(torch.tensor([0, 1]), x)
     for value in (NAN, INF, 1e300):  # the last is finite until it is kept in float32
-        with pytest.raises(ss.errors.ScheduleError, match="finite"):
+        with pytest.raises(ss.errors.ParameterError, match="finite"):
             buffer.update(torch.tensor([0, 1]), torch.full((2, 2), value, dtype=torch.float64))
     assert torch.equal(buffer.chains, before)
     calls = []
@@ -407,7 +414,7 @@ def test_draws_and_updates_that_do_not_fit_are_refused() -> None:
 
 
 def test_chains_of_no_steps_are_refused() -> None:
-    with pytest.raises(ss.errors.ScheduleError):
+    with pytest.raises(ss.SDEScoreError, match="n >= 1"):
         chains(ENERGY, torch.zeros(3, 2), 0.1, 0)
 
 

@@ -48,6 +48,15 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
+def ones(sde: ss.LinearSDE, t: Tensor) -> Tensor:
+    return torch.ones_like(t)
+
+
+def still(x: Tensor) -> dict[str, Any]:
+    """Options that leave clean data where they are at any time: α = 1, no noise, λ = 1."""
+    return {"sde": ss.EDMSDE(), "noise": torch.zeros_like(x), "weighting": ones}
+
+
 # A mixture in the plane, its score by autograd, and a grid for its expectations.
 
 PARTS = torch.distributions.MixtureSameFamily(
@@ -175,10 +184,13 @@ def test_denoising_is_implicit_plus_half_d_over_sigma_squared(kind: str) -> None
         return (torch.cos(1.3 * x) / 1.3 - 0.1 * x.square()).sum(1)
 
     score = field if kind == "score" else ss.EnergyModel(log_field)
-    ones = lambda sde, t: torch.ones_like(t)  # noqa: E731
     dsm = ss.denoising_loss(score, x0, sde=sde, t=t, noise=noise, weighting=ones)
-    x_t = sde.perturb(x0, t, noise)
-    for loss in (implicit_loss(score, x_t, t=t), sliced_loss(score, x_t, t=t, probe_law="sphere")):
+    options: dict[str, Any] = {"sde": sde, "t": t, "noise": noise, "weighting": ones}
+    for loss in (
+        implicit_loss(score, x0, **options),
+        sliced_loss(score, x0, probe_law="sphere", **options),
+        implicit_loss(lambda x: score(x, torch.tensor(t)), sde.perturb(x0, t, noise)),
+    ):
         gap = (w * (dsm.per_sample - loss.per_sample)).sum().item()
         assert gap == pytest.approx(1 / (2 * sigma**2), rel=1e-9)
 
@@ -408,19 +420,24 @@ def test_values_and_parameter_gradients_agree_with_brute_force(name: str) -> Non
     half = 0.5 * s.square().sum(1)
     v = draw(2, *x.shape, seed=7)
     flat = v.flatten(2)
+    # Data that end at the state x at the time t, without noise.
+    level: dict[str, Any] = {}
+    if t is not None:
+        level = {"t": t, "noise": torch.zeros_like(x), "weighting": ones}
+        x = x / model.sde.marginal(t)[0]
     along = torch.einsum("kbi,bij,kbj->kb", flat, J, flat)
     cases = {
         "exact": (
             half + J.diagonal(dim1=1, dim2=2).sum(1),
-            lambda c: implicit_loss(model, x, t=t, chunk_size=c),
+            lambda c: implicit_loss(model, x, chunk_size=c, **level),
         ),
         "hutchinson": (
             half + along.mean(0),
-            lambda c: implicit_loss(model, x, t=t, trace="hutchinson", probes=v, chunk_size=c),
+            lambda c: implicit_loss(model, x, trace="hutchinson", probes=v, chunk_size=c, **level),
         ),
         "sliced": (
             (along + 0.5 * torch.einsum("kbi,bi->kb", flat, s).square()).mean(0),
-            lambda c: sliced_loss(model, x, t=t, probes=v, chunk_size=c),
+            lambda c: sliced_loss(model, x, probes=v, chunk_size=c, **level),
         ),
     }
     for case, (oracle, objective) in cases.items():
@@ -527,8 +544,8 @@ def test_an_energy_s_differences_need_no_derivative() -> None:
     exact = ss.GaussianScore(torch.zeros(2), 1.0, ss.VPSDE())
     x = draw(3, 2)
     torch.testing.assert_close(
-        finite_difference_loss(exact, x, t=0.5, probes=axes(x)).per_sample,
-        implicit_loss(exact, x, t=0.5).per_sample,
+        finite_difference_loss(exact, x, t=0.5, probes=axes(x), noise=0 * x).per_sample,
+        implicit_loss(exact, x, t=0.5, noise=0 * x).per_sample,
         rtol=1e-9,
         atol=1e-9,
     )
@@ -628,13 +645,13 @@ def test_time_and_weight(name: str) -> None:
         return -x * t[:, None]
 
     t = torch.tensor([0.1, 0.2, 0.5, 1.0, 3.0])
-    many = objective(score, x, t=t).per_sample
+    many = objective(score, x, t=t, **still(x)).per_sample
     assert all(s.shape == (5,) and s.dtype == F64 for s in seen)
     for i in range(5):
         alone = objective(lambda x, i=i: -x * t[i].double(), x).per_sample[i]
         torch.testing.assert_close(many[i], alone)
     seen.clear()
-    objective(score, x, t=0.5)
+    objective(score, x, t=0.5, **still(x))
     assert all(s.tolist() == [0.5] * 5 for s in seen)
     plain = lambda x: -x  # noqa: E731
     weight = torch.tensor([0.0, 1.0, 2.0, 0.5, 3.0])
@@ -644,6 +661,8 @@ def test_time_and_weight(name: str) -> None:
     torch.testing.assert_close(loss.per_sample, weight.double() * whole.per_sample)
     torch.testing.assert_close(loss.mean, loss.per_sample.mean())
     torch.testing.assert_close(objective(plain, x, weight=2.0).mean, 2 * whole.mean)
+    timed = objective(score, x, t=t, weight=weight, **still(x)).per_sample
+    torch.testing.assert_close(timed, weight.double() * many)
 
 
 class Placed:
@@ -673,14 +692,17 @@ def test_an_sde_s_times_are_checked_and_keep_their_precision(name: str) -> None:
 def test_values_do_not_need_autograd_switched_on(name: str) -> None:
     model, x, t = networks()["mlp"]
     t64 = torch.tensor(t, dtype=F64)
-    outside = SCORE_ONLY[name](model, x, t=t64)
+    noise = torch.zeros_like(x)
+    outside = SCORE_ONLY[name](model, x, t=t64, noise=noise)
     assert outside.mean.requires_grad
     with torch.no_grad():
-        inside = SCORE_ONLY[name](model, x, t=t64, weight=torch.ones(4))
+        inside = SCORE_ONLY[name](model, x, t=t64, noise=noise, weight=torch.ones(4))
     assert not inside.mean.requires_grad and not inside.per_sample.requires_grad
     torch.testing.assert_close(inside.per_sample, outside.per_sample)
     with torch.inference_mode():
-        again = SCORE_ONLY[name](model, x.clone(), t=t64.clone(), weight=torch.ones(4))
+        again = SCORE_ONLY[name](
+            model, x.clone(), t=t64.clone(), noise=noise.clone(), weight=torch.ones(4)
+        )
     torch.testing.assert_close(again.per_sample, outside.per_sample)
 
 
@@ -688,10 +710,11 @@ def test_inference_mode_s_probes_and_times() -> None:
     model, x, _ = networks()["mlp"]
     with torch.inference_mode():
         t, v = torch.full((4,), 0.4, dtype=F64), draw(2, 4, 3)
-        a = sliced_loss(model, x, t=t, probes=v).mean
-        b = implicit_loss(model, x, t=t, probes=v, trace="hutchinson").mean
+        a = sliced_loss(model, x, t=t, probes=v, noise=0 * x).mean
+        b = implicit_loss(model, x, t=t, probes=v, trace="hutchinson", noise=0 * x).mean
         sliced_loss(model, x, t=t)
-    torch.testing.assert_close(a.clone(), sliced_loss(model, x, t=0.4, probes=draw(2, 4, 3)).mean)
+    c = sliced_loss(model, x, t=0.4, probes=draw(2, 4, 3), noise=0 * x).mean
+    torch.testing.assert_close(a.clone(), c)
     assert a != b
 
 
@@ -740,10 +763,10 @@ def test_a_score_that_writes_to_its_input_harms_nothing(name: str) -> None:
         return s
 
     x, t = cloud(5), torch.full((5,), 2.0, dtype=F64)
-    got = SCORE_ONLY[name](careless, x, t=t).per_sample
+    got = SCORE_ONLY[name](careless, x, t=t, **still(x)).per_sample
     assert torch.equal(x, cloud(5))
     torch.testing.assert_close(got, SCORE_ONLY[name](lambda x: -2 * x, x).per_sample)
-    SCORE_ONLY[name](lambda x, t: t.zero_()[:, None] * x, x, t=t)
+    SCORE_ONLY[name](lambda x, t: t.zero_()[:, None] * x, x, t=t, **still(x))
     assert t.tolist() == [2.0] * 5
     writes = lambda y: y.mul_(1.0).square().sum(1).mul_(-1.0) + 0 * y.zero_().sum(1)  # noqa: E731
     finite_difference_loss(ss.EnergyModel(writes), x)
@@ -772,30 +795,48 @@ X = torch.zeros(3, 2)
 @pytest.mark.parametrize(
     ("error", "given"),
     [
-        (ss.errors.ShapeError, {"x": torch.zeros(3, 2).long()}),
-        (ss.errors.ShapeError, {"x": torch.tensor(1.0)}),
-        (ss.errors.ShapeError, {"x": torch.zeros(0, 2)}),
-        (ss.errors.ShapeError, {"t": torch.zeros(4)}),
-        (ss.errors.ShapeError, {"t": torch.zeros(3, 1)}),
-        (ss.errors.TimeError, {"t": math.nan}),
+        (ss.errors.ShapeError, {"x0": torch.zeros(3, 2).long()}),
+        (ss.errors.ShapeError, {"x0": torch.zeros(3, 2, dtype=torch.complex64)}),
+        (ss.errors.ParameterError, {"x0": torch.tensor([[0.0, math.nan]])}),
+        (ss.errors.ParameterError, {"x0": torch.tensor([[0.0, -math.inf]])}),
+        (ss.errors.ShapeError, {"x0": torch.tensor(1.0)}),
+        (ss.errors.ShapeError, {"x0": torch.zeros(0, 2)}),
+        (ss.errors.ShapeError, {"t": torch.ones(4), "sde": ss.VPSDE()}),
+        (ss.errors.ShapeError, {"t": torch.ones(3, 1), "sde": ss.VPSDE()}),
+        (ss.errors.TimeError, {"t": math.nan, "sde": ss.VPSDE()}),
+        (ss.errors.TimeError, {"t": 0.0, "sde": ss.VPSDE()}),
+        (ss.errors.TimeError, {"t": 2.0, "sde": ss.VPSDE()}),
+        (ss.errors.IncompatibleError, {"t": 0.5}),
+        (ss.errors.IncompatibleError, {"t": 0.5, "sde": ss.VPSDE}),
+        (ss.errors.IncompatibleError, {"sde": ss.VPSDE()}),
+        (ss.errors.IncompatibleError, {"noise": X}),
+        (ss.errors.IncompatibleError, {"weighting": "likelihood"}),
+        (ss.errors.IncompatibleError, {"label": torch.zeros(3, dtype=torch.int64)}),
+        (ss.errors.IncompatibleError, {"t": 0.5, "sde": ss.VPSDE(), "weighting": "guess"}),
+        (ss.errors.ShapeError, {"t": 0.5, "sde": ss.VPSDE(), "noise": X[:2]}),
+        (ss.errors.ParameterError, {"t": 0.5, "sde": ss.VPSDE(), "noise": X + math.nan}),
         (ss.errors.ShapeError, {"weight": torch.ones(2)}),
         (ss.errors.ShapeError, {"weight": torch.ones(3, 1)}),
-        (ss.errors.ScheduleError, {"weight": -1.0}),
-        (ss.errors.ScheduleError, {"weight": math.inf}),
-        (ss.errors.ScheduleError, {"weight": torch.tensor([1.0, -1.0, 0.0])}),
-        (ss.errors.ScheduleError, {"weight": torch.tensor([1.0, math.nan, 0.0])}),
-        (ss.errors.ScheduleError, {"weight": torch.tensor([1.0, math.inf, 0.0])}),
-        (ss.errors.IncompatibleError, {"score": 3.0}),
-        (ss.errors.IncompatibleError, {"score": nn.Linear}),
-        (ss.errors.IncompatibleError, {"score": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE())}),
-        (ss.errors.TimeError, {"score": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE()), "t": 2.0}),
-        (ss.errors.ShapeError, {"score": nn.Linear(2, 2, device="meta")}),
+        (ss.errors.ParameterError, {"weight": -1.0}),
+        (ss.errors.ParameterError, {"weight": math.inf}),
+        (ss.errors.ParameterError, {"weight": torch.tensor([1.0, -1.0, 0.0])}),
+        (ss.errors.ParameterError, {"weight": torch.tensor([1.0, math.nan, 0.0])}),
+        (ss.errors.ParameterError, {"weight": torch.tensor([1.0, math.inf, 0.0])}),
+        (ss.errors.IncompatibleError, {"model": 3.0}),
+        (ss.errors.IncompatibleError, {"model": nn.Linear}),
+        (ss.errors.IncompatibleError, {"model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE())}),
+        (ss.errors.TimeError, {"model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE()), "t": 2.0}),
+        (
+            ss.errors.IncompatibleError,
+            {"model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE()), "t": 0.5, "sde": ss.VESDE()},
+        ),
+        (ss.errors.ShapeError, {"model": nn.Linear(2, 2, device="meta")}),
     ],
 )
 def test_bad_requests_are_refused(name: str, error: type[Exception], given: dict[str, Any]) -> None:
-    options = {"score": untouched, "x": X, **given}
+    options = {"model": untouched, "x0": X, **given}
     with pytest.raises(error, match="expected"):
-        SCORE_ONLY[name](options.pop("score"), options.pop("x"), **options)
+        SCORE_ONLY[name](options.pop("model"), options.pop("x0"), **options)
 
 
 @pytest.mark.parametrize(
@@ -804,33 +845,33 @@ def test_bad_requests_are_refused(name: str, error: type[Exception], given: dict
         (ss.errors.IncompatibleError, implicit_loss, {"trace": "guess"}),
         (ss.errors.IncompatibleError, implicit_loss, {"probes": 2}),
         (ss.errors.IncompatibleError, implicit_loss, {"probes": torch.zeros(1, 3, 2)}),
-        (ss.errors.IncompatibleError, sliced_loss, {"reduced_variance": 1}),
+        (ss.errors.ParameterError, sliced_loss, {"reduced_variance": 1}),
         (ss.errors.ScheduleError, implicit_loss, {"chunk_size": 0}),
         (ss.errors.ScheduleError, sliced_loss, {"chunk_size": True}),
         (ss.errors.ScheduleError, sliced_loss, {"chunk_size": 1.5}),
         (ss.errors.ScheduleError, sliced_loss, {"chunk_size": 0, "reduced_variance": True}),
-        (ss.errors.ScheduleError, finite_difference_loss, {"epsilon": 0.0}),
-        (ss.errors.ScheduleError, finite_difference_loss, {"epsilon": math.nan}),
-        (ss.errors.ScheduleError, finite_difference_loss, {"epsilon": "small"}),
+        (ss.errors.ParameterError, finite_difference_loss, {"epsilon": 0.0}),
+        (ss.errors.ParameterError, finite_difference_loss, {"epsilon": math.nan}),
+        (ss.errors.ParameterError, finite_difference_loss, {"epsilon": "small"}),
         (
-            ss.errors.ScheduleError,
+            ss.errors.ParameterError,
             finite_difference_loss,
             {"epsilon": torch.tensor([0.1, 0.0, 0.1])},
         ),
-        (ss.errors.ScheduleError, finite_difference_loss, {"epsilon": torch.tensor(math.inf)}),
+        (ss.errors.ParameterError, finite_difference_loss, {"epsilon": torch.tensor(math.inf)}),
         (ss.errors.ShapeError, finite_difference_loss, {"epsilon": torch.ones(2)}),
         (ss.errors.ShapeError, finite_difference_loss, {"epsilon": torch.ones(3, 2)}),
         (ss.errors.IncompatibleError, implicit_loss, {"generator": 3}),
         (ss.errors.IncompatibleError, sliced_loss, {"generator": 3}),
         (ss.errors.IncompatibleError, finite_difference_loss, {"generator": 3, "probes": X[None]}),
-        (ss.errors.IncompatibleError, finite_difference_loss, {"reduced_variance": 1}),
-        (ss.errors.ShapeError, finite_difference_loss, {"x": X.bfloat16()}),
+        (ss.errors.ParameterError, finite_difference_loss, {"reduced_variance": 1}),
+        (ss.errors.ShapeError, finite_difference_loss, {"x0": X.bfloat16()}),
         (ss.errors.IncompatibleError, explicit_loss, {"target": 3.0}),
         (ss.errors.ShapeError, explicit_loss, {"target": torch.zeros(3, 3)}),
         (
             ss.errors.IncompatibleError,
             explicit_loss,
-            {"target": ss.GaussianScore([0.0], 1.0, ss.VPSDE())},
+            {"target": ss.VPSDE},
         ),
         *(
             (error, objective, options)
@@ -840,9 +881,9 @@ def test_bad_requests_are_refused(name: str, error: type[Exception], given: dict
                 functools.partial(implicit_loss, trace="hutchinson"),
             )
             for error, options in (
-                (ss.errors.ScheduleError, {"probes": 0}),
-                (ss.errors.ScheduleError, {"probes": True}),
-                (ss.errors.ScheduleError, {"probes": 1.5}),
+                (ss.errors.ParameterError, {"probes": 0}),
+                (ss.errors.ParameterError, {"probes": True}),
+                (ss.errors.ParameterError, {"probes": 1.5}),
                 (ss.errors.ShapeError, {"probes": torch.zeros(3, 2)}),
                 (ss.errors.ShapeError, {"probes": torch.zeros(0, 3, 2)}),
                 (ss.errors.ShapeError, {"probes": torch.zeros(1, 3, 2).long()}),
@@ -852,7 +893,7 @@ def test_bad_requests_are_refused(name: str, error: type[Exception], given: dict
     ],
 )
 def test_bad_options_are_refused(error: type[Exception], objective: Any, options: Any) -> None:
-    options = {"x": X, **options}
+    options = {"x0": X, **options}
     with pytest.raises(error, match="expected"):
         objective(untouched, **options)
 
@@ -876,7 +917,7 @@ def test_a_score_without_a_derivative_is_no_score_of_trace_zero(score: Any, obje
 
 def test_a_score_or_density_of_another_shape_is_refused() -> None:
     for objective in SCORE_ONLY.values():
-        with pytest.raises(ss.errors.ShapeError, match="shaped like"):
+        with pytest.raises(ss.errors.ShapeError, match="its input's shape"):
             objective(lambda x: x[:, :1], X)
         with pytest.raises(ss.errors.ShapeError, match="one scalar per sample"):
             objective(ss.EnergyModel(lambda x: x), X) if objective is not SCORE_ONLY[
@@ -918,10 +959,10 @@ def test_dropout_has_no_differences() -> None:
     model, t, label = ss.ScoreModel(Conditional(net), ss.VPSDE()), torch.ones(3), torch.zeros(3)
     for classes in (None, label.long()):
         with pytest.raises(ss.errors.IncompatibleError, match="dropout"):
-            at_levels(finite_difference_loss)(model, X, t, label=classes)
+            finite_difference_loss(model, X, t=t, label=classes)
     far = ss.ScoreModel(Conditional(nn.Linear(2, 2, device="meta")), ss.VPSDE())
     with pytest.raises(ss.errors.ShapeError, match="device"):
-        at_levels(sliced_loss)(far, X, t, label=label.long())
+        sliced_loss(far, X, t=t, label=label.long())
     assert finite_difference_loss(net.eval(), X).mean.isfinite()
     net[1].p = 0.0
     assert finite_difference_loss(net.train(), X).mean.isfinite()
@@ -932,7 +973,11 @@ def test_the_target_is_not_trained() -> None:
     explicit_loss(a, torch.ones(3, 2), b).mean.backward()
     assert a.weight.grad is not None and b.weight.grad is None
     loss = explicit_loss(
-        lambda x, t: t[:, None] * x, torch.ones(3, 2), lambda x, t: -t[:, None] * x, t=0.5
+        lambda x, t: t[:, None] * x,
+        torch.ones(3, 2),
+        lambda x, t: -t[:, None] * x,
+        t=0.5,
+        **still(torch.ones(3, 2)),
     )
     assert loss.per_sample.tolist() == [1.0] * 3
 
@@ -974,12 +1019,12 @@ def test_kernel_density_score_is_scipy_s() -> None:
     ("error", "data", "bandwidth"),
     [
         (ss.errors.ShapeError, torch.zeros(1, 2), "scott"),
-        (ss.errors.ScheduleError, torch.ones(5, 2), "scott"),
+        (ss.errors.ParameterError, torch.ones(5, 2), "scott"),
         (ss.errors.ShapeError, [1.0, 2.0], "silverman"),
-        (ss.errors.ScheduleError, torch.randn(5, 2), 0.0),
-        (ss.errors.ScheduleError, torch.randn(5, 2), math.nan),
-        (ss.errors.ScheduleError, torch.tensor([[0.0], [math.nan]]), "scott"),
-        (ss.errors.ScheduleError, torch.tensor([[0.0], [math.nan]]), 0.5),
+        (ss.errors.ParameterError, torch.randn(5, 2), 0.0),
+        (ss.errors.ParameterError, torch.randn(5, 2), math.nan),
+        (ss.errors.ParameterError, torch.tensor([[0.0], [math.nan]]), "scott"),
+        (ss.errors.ParameterError, torch.tensor([[0.0], [math.nan]]), 0.5),
         (ss.errors.IncompatibleError, torch.randn(5, 2), "rule of thumb"),
     ],
 )
@@ -1003,28 +1048,35 @@ def level_model(seed: int = 0, kind: str = "mlp") -> ss.ScoreModel:
     return ss.ScoreModel(net, ss.VPSDE(), time_input="log_snr")
 
 
-def test_at_levels_is_the_objective_at_noised_data() -> None:
+def test_with_a_time_an_objective_is_that_of_noised_data() -> None:
+    """By its own call, and lifted by at_levels, against noise and probes drawn by hand."""
     model, x0 = level_model(), draw(6, 2, dtype=torch.float32)
     t = torch.linspace(0.1, 1.0, 6, dtype=F64)
     label = torch.tensor([0, 1, 2, 1, 0, 2])
     for weighting, power in (("sigma2", 2), (lambda sde, t: sde.marginal(t)[1] ** 3, 3)):
+        direct = functools.partial(sliced_loss, weighting=weighting, probes=2)
         lifted = at_levels(sliced_loss, weighting, options={"probes": 2})
-        got = lifted(model, x0, t, torch.Generator().manual_seed(1), label)
+        got, same = (
+            loss(model, x0, t=t, label=label, generator=torch.Generator().manual_seed(1))
+            for loss in (direct, lifted)
+        )
+        assert torch.equal(got.per_sample, same.per_sample)
         generator = torch.Generator().manual_seed(1)
         alpha, sigma = model.sde.marginal(t)
         noise = torch.randn(6, 2, generator=generator)
         x_t = (alpha[:, None] * x0 + sigma[:, None] * noise).float()
         v = torch.randn(2, 6, 2, generator=generator)
-        by_hand = sliced_loss(lambda x, t: model(x, t, label), x_t, t=t, probes=v)
+        by_hand = sliced_loss(lambda x: model(x, t, label), x_t, probes=v)
         expected = sigma.float() ** power * by_hand.per_sample
         torch.testing.assert_close(got.per_sample, expected, rtol=1e-4, atol=1e-5)
-    unlabelled = lifted(model, x0, t, torch.Generator().manual_seed(1))
+    unlabelled = direct(model, x0, t=t, generator=torch.Generator().manual_seed(1))
     assert not torch.allclose(unlabelled.per_sample, got.per_sample)
     # An energy with labels: differences see it, and them, through its log density alone.
     energy = level_model(kind="energy")
-    differences = at_levels(finite_difference_loss)
     value, bare, zero = (
-        differences(energy, x0, t, torch.Generator().manual_seed(1), y).per_sample
+        finite_difference_loss(
+            energy, x0, t=t, label=y, generator=torch.Generator().manual_seed(1)
+        ).per_sample
         for y in (label, None, torch.zeros_like(label))
     )
     torch.testing.assert_close(zero, bare)
@@ -1032,10 +1084,16 @@ def test_at_levels_is_the_objective_at_noised_data() -> None:
     assert not torch.isclose(value[label > 0], bare[label > 0]).any()
     called = []
     energy.forward = lambda *given: called.append(given)  # type: ignore[method-assign]
-    differences(energy, x0, t, torch.Generator(), label)
+    finite_difference_loss(energy, x0, t=t, label=label)
     assert not called
-    labelled = at_levels(explicit_loss, options={"target": lambda x, t: 0 * x})
-    got = labelled(model, x0, t, torch.Generator().manual_seed(1), label)
+    got = explicit_loss(
+        model,
+        x0,
+        lambda x, t: 0 * x,
+        t=t,
+        label=label,
+        generator=torch.Generator().manual_seed(1),
+    )
     s = model(x_t, t, label)
     torch.testing.assert_close(got.per_sample, 0.5 * sigma.float() ** 2 * s.square().sum(1))
 
@@ -1063,8 +1121,11 @@ def test_the_step_of_differences_follows_the_level(
     signs = torch.ones(1, *x0.shape, dtype=dtype)
 
     def value(objective: Callable[..., Loss], **options: Any) -> float:
-        lifted = at_levels(objective, options=options)
-        return lifted(score, x0, times, torch.Generator().manual_seed(0)).mean.item()
+        seeded = [torch.Generator().manual_seed(0) for _ in range(2)]
+        direct = objective(score, x0, t=times, generator=seeded[0], **options)
+        lifted = at_levels(objective, options=options)(score, x0, t=times, generator=seeded[1])
+        assert torch.equal(direct.per_sample, lifted.per_sample)
+        return direct.mean.item()
 
     implicit = value(implicit_loss)
     assert implicit == pytest.approx(wanted, abs=0.02)
@@ -1082,8 +1143,8 @@ def test_labels_are_for_scores_that_take_them() -> None:
     sde, t, label = ss.VPSDE(), torch.full((3,), 0.5), torch.zeros(3, dtype=torch.int64)
     exact = ss.GaussianScore(torch.zeros(2), 1.0, sde)
     losses = [
-        lambda score, label: at_levels(sliced_loss)(score, X, t, label=label),
-        lambda score, label: at_levels(finite_difference_loss)(score, X, t, label=label),
+        lambda score, label: at_levels(sliced_loss)(score, X, t=t, label=label),
+        lambda score, label: finite_difference_loss(score, X, t=t, label=label),
         lambda score, label: ss.denoising_loss(score, X, t=t, label=label),
     ]
     for loss in losses:
@@ -1111,15 +1172,20 @@ def test_a_labelled_score_has_a_density_if_it_had_one() -> None:
             return -0.5 * x.square().sum(1)
 
     t, label = torch.full((3,), 0.5), torch.tensor([0, 1, 2])
-    differences = at_levels(finite_difference_loss, options={"probes": torch.ones(1, 3, 2)})
-    sliced = at_levels(sliced_loss, options={"probes": torch.ones(1, 3, 2)})
     got, wanted = (
-        loss(Guided(), X, t, torch.Generator().manual_seed(0), label).per_sample
-        for loss in (differences, sliced)
+        loss(
+            Guided(),
+            X,
+            t=t,
+            label=label,
+            generator=torch.Generator().manual_seed(0),
+            probes=torch.ones(1, 3, 2),
+        ).per_sample
+        for loss in (finite_difference_loss, sliced_loss)
     )
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(ss.errors.IncompatibleError, match="takes no label"):
-        differences(Whole(), X, t, label=label)
+        finite_difference_loss(Whole(), X, t=t, label=label)
 
 
 def test_times_and_generators_that_do_not_fit_are_refused_at_every_level() -> None:
@@ -1127,12 +1193,12 @@ def test_times_and_generators_that_do_not_fit_are_refused_at_every_level() -> No
     model.forward = untouched  # type: ignore[method-assign]
     for t in (torch.full((4,), 0.5), torch.full((3, 1), 0.5)):
         with pytest.raises(ss.errors.ShapeError, match="one time"):
-            lifted(model, X, t)
+            lifted(model, X, t=t)
     for t in (torch.full((3,), 2.0), torch.full((3,), math.nan)):
         with pytest.raises(ss.errors.TimeError, match="expected"):
-            lifted(model, X, t)
+            lifted(model, X, t=t)
     calls: list[Callable[[Any], object]] = [
-        lambda g: lifted(model, X, torch.full((3,), 0.5), g),
+        lambda g: lifted(model, X, t=0.5, generator=g),
         lambda g: ss.denoising_loss(model, X, generator=g),
         lambda g: ss.denoising_loss(model, X, t=0.5, noise=X, generator=g),
         lambda g: ss.losses.UniformTimes().sample(model.sde, 3, g),
@@ -1146,18 +1212,16 @@ def test_an_objective_of_one_s_own_is_lifted_too() -> None:
     """``generator`` is handed to one that has it, with or without a default."""
     seen: list[torch.Generator] = []
 
-    def draws(
-        score: Any, x: Tensor, *, t: Tensor, weight: Tensor, generator: torch.Generator
-    ) -> Loss:
+    def draws(score: Any, x: Tensor, *, generator: torch.Generator) -> Loss:
         seen.append(generator)
-        return implicit_loss(score, x, t=t, weight=weight)
+        return implicit_loss(score, x)
 
-    def plain(score: Any, x: Tensor, t: Tensor, weight: Tensor) -> Loss:
-        return implicit_loss(score, x, t=t, weight=weight)
+    def plain(score: Any, x: Tensor) -> Loss:
+        return implicit_loss(score, x)
 
     model, t = level_model(), torch.full((3,), 0.5)
     values = [
-        at_levels(o)(model, X, t, torch.Generator().manual_seed(2)).mean
+        at_levels(o)(model, X, t=t, generator=torch.Generator().manual_seed(2)).mean
         for o in (implicit_loss, draws, plain)
     ]
     assert values[0] == values[1] == values[2] and len(seen) == 1
@@ -1184,14 +1248,14 @@ def test_at_levels_has_a_name_without_an_address() -> None:
         (3, {}),
         (sliced_loss, {"weighting": "guess"}),
         (sliced_loss, {"options": {"probs": 2}}),
-        (sliced_loss, {"options": {"t": 0.1}}),
+        (sliced_loss, {"options": {"generator": None}}),
         (sliced_loss, {"options": {"x": X}}),
         (sliced_loss, {"options": ["probes"]}),
         (sliced_loss, {"options": {1: 2}}),
         (explicit_loss, {}),  # its target is required
         (max, {}),
-        (lambda score, x: None, {}),
-        (lambda score, x, *, t, weight, scale: None, {}),
+        (lambda score: None, {}),
+        (lambda score, x, *, scale: None, {}),
     ],
 )
 def test_objectives_that_do_not_fit_are_refused(objective: Any, given: dict[str, Any]) -> None:
@@ -1213,11 +1277,12 @@ def run(
 @pytest.mark.parametrize(
     "objective",
     [
+        implicit_loss,
+        functools.partial(sliced_loss, reduced_variance=True),
+        functools.partial(finite_difference_loss, weighting="likelihood"),
         at_levels(implicit_loss),
-        at_levels(sliced_loss, options={"reduced_variance": True}),
-        at_levels(finite_difference_loss, "likelihood"),
     ],
-    ids=lambda o: o.objective.__name__,
+    ids=["implicit", "sliced", "differences", "lifted"],
 )
 def test_a_resumed_run_ends_in_the_same_bits(kind: str, objective: Any, tmp_path: Path) -> None:
     whole, halves = level_model(kind=kind), level_model(kind=kind)
@@ -1232,9 +1297,10 @@ def test_a_resumed_run_ends_in_the_same_bits(kind: str, objective: Any, tmp_path
 
 
 def test_another_objective_is_another_run(tmp_path: Path) -> None:
-    file, one = tmp_path / "m.safetensors", at_levels(sliced_loss)
+    file, one = tmp_path / "m.safetensors", sliced_loss
     run(level_model(), file, objective=one, steps=2)
-    for other in (None, at_levels(sliced_loss, "likelihood"), at_levels(implicit_loss)):
+    others = (None, functools.partial(one, weighting="likelihood"), implicit_loss, at_levels(one))
+    for other in others:
         with pytest.raises(ss.errors.CheckpointError, match="objective"):
             run(level_model(), file, objective=other, resume=True)
     plain = tmp_path / "plain.safetensors"
@@ -1273,11 +1339,11 @@ def test_the_loop_calls_the_objective_by_its_names() -> None:
 def test_objectives_the_loop_cannot_use_are_refused() -> None:
     touched = level_model()
     touched.forward = untouched  # type: ignore[method-assign]
-    for bad in (3, "sliced", ss.MLP, sliced_loss, max, lambda model, x0, t: None):
+    for bad in (3, "sliced", ss.MLP, max, lambda model, x0, t: None):
         with pytest.raises(ss.errors.IncompatibleError, match="objective="):
             run(touched, objective=bad)
     with pytest.raises(ss.errors.IncompatibleError, match="at_levels"):
-        run(touched, objective=sliced_loss)
+        run(touched, objective=lambda score, x: None)
     value = torch.zeros(8, requires_grad=True)
     for detached in (
         Loss(torch.zeros(8), torch.zeros(())),
@@ -1286,7 +1352,7 @@ def test_objectives_the_loop_cannot_use_are_refused() -> None:
         with pytest.raises(ss.errors.IncompatibleError, match="without a gradient"):
             run(touched, objective=lambda *args, bad=detached, **named: bad)
     with pytest.raises(ss.errors.IncompatibleError, match="no weighting="):
-        run(touched, objective=at_levels(sliced_loss), weighting="likelihood")
+        run(touched, objective=sliced_loss, weighting="likelihood")
     for bad_loss in (
         torch.zeros(()),
         (torch.zeros(8), torch.zeros(())),
@@ -1304,7 +1370,7 @@ def test_training_by_implicit_score_matching_finds_a_gaussian() -> None:
     model = ss.ScoreModel(ss.MLP(2, hidden=16, depth=1), ss.VPSDE(), time_input="log_snr")
     data = 1.0 + 0.5 * draw(2000, 2, seed=1, dtype=torch.float32)
     options = {"steps": 250, "lr": 1e-2, "ema_decay": 0.97, "progress": False}
-    trained = ss.train(model, data, objective=at_levels(implicit_loss), **options).model
+    trained = ss.train(model, data, objective=implicit_loss, **options).model
     exact = ss.GaussianScore(torch.ones(2), 0.25, ss.VPSDE())
     for t in (0.1, 0.4):
         alpha, sigma = (c.item() for c in ss.VPSDE().marginal(t))

@@ -31,7 +31,6 @@ from sdescore.losses import (
     LogSNRTimes,
     MinSNR,
 )
-from sdescore.losses.importance import importance_weighted
 from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting, likelihood, sigma2
 from tests.helpers import ROOT
@@ -163,7 +162,7 @@ def test_all_are_functions_of_the_snr(
 def test_parameters_are_named_for_the_checkpoint() -> None:
     assert repr(MinSNR(5)) == repr(MinSNR()) == "MinSNR(gamma=5.0)"
     assert repr(EDMWeighting(np.float64(0.5))) == repr(EDMWeighting())
-    assert repr(LogNormalTimes(-1, 2)) == "LogNormalTimes(mean=-1.0, std=2.0, stratified=False)"
+    assert repr(LogNormalTimes(-1, 2)) == "LogNormalTimes(stratified=False, mean=-1.0, std=2.0)"
     assert (LogNormalTimes().mean, LogNormalTimes().std) == (-1.2, 1.2)  # EDM, table 1
     assert MinSNR(1.0) != MinSNR(2.0) and hash(MinSNR(1.0)) == hash(MinSNR(1.0))
 
@@ -249,7 +248,7 @@ def test_log_normal_far_from_the_range(mean: float) -> None:
 @pytest.mark.parametrize("mean", [-45.0, 45.0])
 def test_log_normal_out_of_reach_is_refused(mean: float) -> None:
     sde = ss.EDMSDE(sigma_min=math.exp(-1), sigma_max=math.exp(1))
-    with pytest.raises(ss.errors.ScheduleError, match="within reach of the law"):
+    with pytest.raises(ss.errors.ParameterError, match="within reach of the distribution"):
         LogNormalTimes(mean, 1.0).sample(sde, 3)
 
 
@@ -258,20 +257,18 @@ LAWS = (LogSNRTimes, LogNormalTimes, ImportanceTimes)
 
 @SDES
 @pytest.mark.parametrize("law", LAWS)
-def test_the_ends_are_kept(monkeypatch: pytest.MonkeyPatch, law: type, sde: ss.LinearSDE) -> None:
+def test_the_ends_are_kept(law: type, sde: ss.LinearSDE) -> None:
     """The first and the last number of [0, 1), which no seed is likely to draw."""
     ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    monkeypatch.setattr("sdescore.losses.times.uniform", lambda *a: ends)
-    first, last = law().sample(sde, 2).tolist()
+    first, last = law().quantile(sde, ends).tolist()
     assert sde.t_min <= first <= sde.t_min + 1e-6 * sde.T
     assert first < last <= sde.T
 
 
-def test_log_normal_reaches_where_the_normal_underflows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_normal_reaches_where_the_normal_underflows() -> None:
     sde = ss.VESDE(sigma_min=math.exp(-50), sigma_max=math.exp(50))
     ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    monkeypatch.setattr("sdescore.losses.times.uniform", lambda *a: ends)
-    first, last = LogNormalTimes(0.0, 1.0).sample(sde, 2).tolist()
+    first, last = LogNormalTimes(0.0, 1.0).quantile(sde, ends).tolist()
     assert first == 0 and 0.58 < last <= 1  # Φ(8) is the last that differs from 1
 
 
@@ -326,7 +323,7 @@ def test_the_weight_is_uniform_density_over_own(sde: ss.LinearSDE) -> None:
     got = ImportanceTimes().importance_weight(sde, t)
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=0)
     # So the likelihood's weight of the ε error is the same everywhere.
-    constant = importance_weighted("likelihood", ImportanceTimes())(sde, t)
+    constant = likelihood(sde, t) * got
     constant = constant / sde.marginal(t)[1].square()
     torch.testing.assert_close(constant, constant[:1].expand(4), rtol=1e-12, atol=0)
 
@@ -367,7 +364,7 @@ def test_the_likelihood_is_unbiased_under_importance(sde: ss.LinearSDE, stratifi
     n, expected = 40_000, uniform_mean(sde, lambda sde, t: sde.rates(t)[1])
     loss = ss.denoising_loss(
         wrong_score(sde), STD * draw(n), sde=sde, weighting="likelihood",
-        times=ImportanceTimes(stratified), generator=generator(5),
+        times=ImportanceTimes(stratified=stratified), generator=generator(5),
     )  # fmt: skip
     error = loss.per_sample.std().item() / math.sqrt(n)
     assert abs(loss.mean.item() - expected) < Z * error
@@ -408,7 +405,7 @@ def test_other_laws_are_the_objective(law: TimeDistribution) -> None:
     )  # fmt: skip
     error = loss.per_sample.std().item() / math.sqrt(n)
     assert abs(loss.mean.item() - expected) < Z * error
-    assert importance_weighted("likelihood", law) is likelihood
+    assert law.importance_weight(sde, ends) is None
 
 
 def test_importance_lowers_the_variance() -> None:
@@ -430,13 +427,13 @@ def test_importance_lowers_the_variance() -> None:
 
 
 @dataclass(frozen=True)
-class Tripled:
-    """A proposal of a user's own: every time is 0.4 and weighs as asked."""
+class Tripled(TimeDistribution):
+    """A proposal of a user's own: every time is 0.4 and has the weight asked for."""
 
     weight: object = 3.0
 
-    def sample(self, sde: ss.LinearSDE, n: int, generator=None, device="cpu") -> Tensor:
-        return torch.full((n,), 0.4, dtype=torch.float64, device=device)
+    def quantile(self, sde: ss.LinearSDE, u: Tensor) -> Tensor:
+        return torch.full_like(u, 0.4)
 
     def importance_weight(self, sde: ss.LinearSDE, t: Tensor) -> object:
         return torch.full_like(t, self.weight) if isinstance(self.weight, float) else self.weight
@@ -450,7 +447,7 @@ def test_the_weight_multiplies_lambda() -> None:
     weighed = ss.denoising_loss(lambda x, t: score(x, t[:, None]), x0, times=Tripled(), **arguments)
     torch.testing.assert_close(weighed.per_sample, 3 * plain.per_sample, rtol=1e-14, atol=0)
     t = torch.full((5,), 0.4, dtype=torch.float64)
-    arguments["weighting"] = importance_weighted("likelihood", Tripled())
+    arguments["weight"] = Tripled().importance_weight(sde, t)
     by_hand = ss.denoising_loss(lambda x, t: score(x, t[:, None]), x0, t=t, **arguments)
     assert torch.equal(by_hand.per_sample, weighed.per_sample)
 
@@ -512,20 +509,23 @@ NO_FLOOR = ss.LinearSDE.from_marginal(lambda t: torch.exp(-t), lambda t: t.clone
         (lambda: EDMWeighting(math.nan), "sigma_data > 0"),
         (lambda: EDMWeighting(torch.tensor(0.5)), "sigma_data > 0"),
         (lambda: LogNormalTimes(std=0.0), "std > 0"),
-        (lambda: LogNormalTimes(mean=math.inf), "finite mean"),
-        (lambda: LogNormalTimes(mean="-1"), "finite mean"),
-        (lambda: LogSNRTimes().sample(NO_FLOOR, 3), "finite log-SNR"),
-        (lambda: LogNormalTimes().sample(NO_FLOOR, 3), "finite log-SNR"),
-        (lambda: ImportanceTimes().sample(NO_FLOOR, 3), "finite log-SNR"),
-        (lambda: ImportanceTimes("likelihood").sample(ss.VPSDE(), 3), "True or False"),
-        (lambda: LogSNRTimes().sample(ss.VPSDE(), True), "non-negative integer"),
-        (lambda: ss.losses.UniformTimes().sample(ss.VPSDE(), -1), "non-negative integer"),
-        (lambda: LogNormalTimes().sample(ss.VPSDE(), 3.0), "non-negative integer"),
+        (lambda: LogNormalTimes(mean=math.inf), "finite number mean"),
+        (lambda: LogNormalTimes(mean="-1"), "finite number mean"),
+        (lambda: ImportanceTimes(stratified="likelihood"), "True or False"),
+        (lambda: LogSNRTimes().sample(ss.VPSDE(), True), "integer n >= 0"),
+        (lambda: ss.losses.UniformTimes().sample(ss.VPSDE(), -1), "integer n >= 0"),
+        (lambda: LogNormalTimes().sample(ss.VPSDE(), 3.0), "integer n >= 0"),
     ],
 )
 def test_bad_parameters_are_refused(make, match: str) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match=match):
+    with pytest.raises(ss.errors.ParameterError, match=match):
         make()
+
+
+@pytest.mark.parametrize("times", [LogSNRTimes(), LogNormalTimes(), ImportanceTimes()])
+def test_an_sde_of_infinite_log_snr_is_refused(times: TimeDistribution) -> None:
+    with pytest.raises(ss.errors.ScheduleError, match="finite log-SNR"):
+        times.sample(NO_FLOOR, 3)
 
 
 @pytest.mark.parametrize(
@@ -539,11 +539,23 @@ def test_bad_parameters_are_refused(make, match: str) -> None:
             ss.errors.IncompatibleError,
             "'likelihood'",
         ),
-        ({"times": Tripled(weight=2)}, ss.errors.ShapeError, "one per time, got int"),
-        ({"times": Tripled(weight=torch.ones(1))}, ss.errors.ShapeError, "one per time"),
-        ({"times": Tripled(weight=torch.ones(3, 1))}, ss.errors.ShapeError, "one per time"),
-        ({"times": Tripled(weight=-1.0)}, ss.errors.ScheduleError, "λ"),
-        ({"times": Tripled(weight=math.inf)}, ss.errors.ScheduleError, "λ"),
+        (
+            {"times": Tripled(weight=2)},
+            ss.errors.ShapeError,
+            "one importance weight per time.*got int",
+        ),
+        (
+            {"times": Tripled(weight=torch.ones(1))},
+            ss.errors.ShapeError,
+            "one importance weight per time",
+        ),
+        (
+            {"times": Tripled(weight=torch.ones(3, 1))},
+            ss.errors.ShapeError,
+            "one importance weight per time",
+        ),
+        ({"times": Tripled(weight=-1.0)}, ss.errors.ParameterError, "importance weight"),
+        ({"times": Tripled(weight=math.inf)}, ss.errors.ParameterError, "importance weight"),
     ],
 )
 def test_bad_input_is_refused_before_the_network(

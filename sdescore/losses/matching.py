@@ -1,0 +1,137 @@
+r"""What the objectives without a denoising target share: the score they match, and where.
+
+Such an objective takes a score of x alone and samples of a density p, and is least where the score
+is :math:`\nabla \log p`. Without a time that is the density of the data. With a time t it is
+:math:`p_t`, that of :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, so
+
+.. math:: L(\theta) = E_{t}\; \lambda(t)\, J\bigl(s_\theta(\cdot, t);\, p_t\bigr)
+
+has the same minimum as :func:`sdescore.denoising_loss` with that λ, which knows the score of
+:math:`x_t | x_0` and so needs no derivative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sdescore import checks
+from sdescore.errors import IncompatibleError
+from sdescore.losses.denoising import add_noise, check_data, require_takes_label, score_time
+from sdescore.losses.weighting import Weighting, per_sample_number
+from sdescore.score.interface import knows_density, log_density_of, require_scalars, sde_of
+from sdescore.sde.linear import LinearSDE
+from sdescore.typing import Time
+
+
+class ScoreAt(nn.Module):
+    """A model as a score of x alone: its time and its labels are bound, where it takes any.
+
+    It hands out copies of x, so that a model that writes to its input harms nothing. It is a
+    module so that checks find the model's weights and its dropout.
+
+    Attributes
+    ----------
+    arguments : tuple of Tensor
+        What the model is called with beside x: nothing, the times, or the times and labels.
+    sigma : Tensor or None
+        The noise level ``(B,)`` float64 of the states, where they have one.
+    """
+
+    def __init__(
+        self, model: Any, arguments: tuple[Tensor, ...] = (), sigma: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.model, self.arguments, self.sigma = model, arguments, sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The score at ``x`` ``(B, *E)``, refused unless it is like it."""
+        return checks.score_output(self.model(x.clone(), *self.arguments), x)
+
+    @property
+    def has_log_density(self) -> bool:
+        return knows_density(self.model)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """The log density ``(B,)``, in the finer of its own precision and that of ``x``."""
+        f = log_density_of(self.model)
+        if len(self.arguments) > 1:
+            require_takes_label(f, self.model)
+        value = f(x.clone(), *self.arguments)
+        require_scalars(value, x, "the log density")
+        # A constant in f is free, so differences of f are taken before any rounding.
+        finest = torch.promote_types(torch.promote_types(value.dtype, x.dtype), torch.float32)
+        return value.to(finest)
+
+
+class Matching(NamedTuple):
+    """A score of x alone, the states without gradients, and the weight of each sample."""
+
+    score: ScoreAt
+    x: Tensor
+    weight: Tensor | None
+
+
+def matching(
+    model: Any,
+    x0: Tensor,
+    t: Time | None,
+    *,
+    weighting: str | Weighting = "sigma2",
+    weight: float | Tensor | None = None,
+    label: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    sde: LinearSDE | None = None,
+) -> Matching:
+    """The score and the states that an objective matches: the data, or the data noised to ``t``.
+
+    Raises
+    ------
+    ShapeError, TimeError, ParameterError, IncompatibleError
+        As :func:`sdescore.denoising_loss`, and where an option of noise levels comes without t.
+    """
+    if t is not None:
+        noised = add_noise(model, x0, t, None, weighting, weight, label, noise, generator, sde)
+        time = score_time(model, noised.t, noised.x)
+        score = ScoreAt(model, (time,) if label is None else (time, label), noised.sigma)
+        return Matching(score, noised.x.detach(), noised.weight * noised.sigma.square())
+    check_data(model, x0)
+    checks.generator(generator)
+    default = isinstance(weighting, str) and weighting == "sigma2"
+    others = {
+        "weighting": None if default else weighting,
+        "label": label,
+        "noise": noise,
+        "sde": sde,
+    }
+    asked = [f"{name}=" for name, value in others.items() if value is not None]
+    checks.that(not asked, f"t= beside {', '.join(asked)}", "none", IncompatibleError)
+    checks.that(
+        sde_of(model) is None,
+        f"t= for {type(model).__name__}, whose score depends on the time",
+        "none",
+        IncompatibleError,
+    )
+    factor = None if weight is None else per_sample_number("weight", weight, x0)
+    return Matching(model if isinstance(model, ScoreAt) else ScoreAt(model), x0.detach(), factor)
+
+
+@contextmanager
+def with_gradients() -> Iterator[bool]:
+    """Autograd on, under ``no_grad`` and inference mode too: a divergence is a derivative.
+
+    Yields whether it was on outside, so that the loss itself is to be differentiated.
+    """
+    outside = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        yield outside
+
+
+def usable(tensor: Tensor) -> Tensor:
+    """The tensor, or its copy if it is one of inference mode, which cannot enter autograd."""
+    return tensor.clone() if tensor.is_inference() else tensor

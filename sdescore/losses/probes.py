@@ -1,0 +1,47 @@
+r"""Random directions v with :math:`E[v v^\top] = I`, along which an objective is taken."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sdescore import checks
+from sdescore.checks import require_state
+from sdescore.errors import ShapeError
+from sdescore.losses.denoising import draw_normal
+from sdescore.losses.matching import usable
+from sdescore.score.divergence import PROBE_LAWS, probes_from_normal
+
+
+def check_probes(probes: int | Tensor, kind: str, x: Tensor) -> None:
+    """Refuse what is neither a number of probes of a known kind nor probes ``(K, B, *E)``.
+
+    Raises
+    ------
+    ParameterError
+        No positive integer.
+    ShapeError
+        A tensor of another shape, or without probes.
+    IncompatibleError
+        An unknown kind.
+    """
+    checks.choice("probe_law", kind, PROBE_LAWS)
+    if not isinstance(probes, Tensor):
+        checks.count("probes", probes)
+        return
+    require_state(probes, "probes")
+    checks.that(
+        probes.shape[1:] == x.shape and len(probes) > 0,
+        f"probes of shape (K, B, *E) = (K, {', '.join(map(str, x.shape))}), K >= 1",
+        tuple(probes.shape),
+        ShapeError,
+    )
+
+
+def draw_probes(
+    probes: int | Tensor, kind: str, x: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """``(K, B, *E)`` probes like ``x``: those passed, or K random ones of the kind."""
+    if isinstance(probes, Tensor):
+        return usable(probes).to(x)
+    return probes_from_normal(kind, draw_normal((probes, *x.shape), x, generator))
