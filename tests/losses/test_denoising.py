@@ -421,7 +421,7 @@ def test_default_times_are_the_levels_where_there_are_any() -> None:
         ({"noise": torch.zeros(3, 1)}, ss.errors.ShapeError, "noise"),
         ({"t": torch.zeros(2) + 0.5}, ss.errors.ShapeError, "one per sample"),
         ({"t": 1.5}, ss.errors.TimeError, "0 <= t <= T"),
-        ({"t": float("nan")}, ss.errors.TimeError, "0 <= t <= T"),
+        ({"t": float("nan")}, ss.errors.TimeError, "finite number"),
         ({"t": 0.0}, ss.errors.TimeError, "σ_t > 0"),
         ({"t": 0.5, "times": ss.losses.UniformTimes()}, ss.errors.IncompatibleError, "both"),
         ({"times": ss.losses.LevelTimes()}, ss.errors.IncompatibleError, "LevelTimes"),
