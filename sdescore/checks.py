@@ -237,21 +237,15 @@ def label(value: Tensor, samples: int) -> Tensor:
 def accepts(
     function: Callable[..., object],
     positional: Sequence[str],
-    keywords: Sequence[str] = (),
-    *,
+    keywords: Sequence[str],
     expected: str,
     got: str,
-    unreadable: bool = False,
 ) -> None:
-    """Refuse a function whose signature rules this call out.
-
-    ``unreadable`` says whether a builtin, whose signature cannot be read, is let through.
-    """
+    """Refuse a function that cannot be called so, or whose signature cannot be read."""
     try:
         inspect.signature(function).bind(*positional, **dict.fromkeys(keywords))
     except (TypeError, ValueError) as error:
-        if not (unreadable and isinstance(error, ValueError)):
-            raise IncompatibleError(f"expected {expected}; got {got}: {error}") from None
+        raise IncompatibleError(f"expected {expected}; got {got}: {error}") from None
 
 
 def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:

@@ -44,7 +44,7 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, per_sample_number, weights_at
 from sdescore.score.convention import Pair, pair
-from sdescore.score.interface import knows_density, sde_of
+from sdescore.score.interface import knows_density, require_label, sde_of
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
@@ -172,7 +172,8 @@ def add_noise(
     checks.generator(generator)
     sde = model_sde(model, sde)
     if label is not None:
-        check_label(model, label, x0)
+        checks.label(label, len(x0))
+        require_label(model, label)
     importance = None
     if t is None:
         times = default_times(sde) if times is None else times
@@ -252,33 +253,6 @@ def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
             f"expected the model's own SDE, {own!r}, got sde={sde!r}; leave sde= out"
         )
     return checks.linear(sde if own is None else own, type(model).__name__, "pass sde=")
-
-
-def check_label(score: object, label: Tensor, x0: Tensor) -> None:
-    """Refuse labels that are none, or that the score does not take.
-
-    Raises
-    ------
-    ShapeError
-        As :func:`sdescore.checks.label`.
-    IncompatibleError
-        The score is not called as ``score(x, t, label)``, or a model's network as
-        ``net(x, c, label)``.
-    """
-    checks.label(label, len(x0))
-    for part in (score, score.net) if isinstance(score, ScoreModel) else (score,):
-        require_takes_label(part.forward if isinstance(part, nn.Module) else part, part)
-
-
-def require_takes_label(function: Any, owner: object) -> None:
-    """Refuse a function of a state, a time and a label that cannot be called so."""
-    checks.accepts(
-        function,
-        ("x", "t", "label"),
-        expected="a score of (x, t, label) for labelled data",
-        got=f"{type(owner).__name__}, which takes no label; leave label= out",
-        unreadable=True,
-    )
 
 
 def per_sample_time(x: Tensor, t: Time, sde: LinearSDE) -> Tensor:

@@ -21,9 +21,15 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.losses.denoising import add_noise, check_data, require_takes_label, score_time
+from sdescore.losses.denoising import add_noise, check_data, score_time
 from sdescore.losses.weighting import Weighting, per_sample_number
-from sdescore.score.interface import knows_density, log_density_of, require_scalars, sde_of
+from sdescore.score.interface import (
+    knows_density,
+    log_density_of,
+    require_scalars,
+    require_third_argument,
+    sde_of,
+)
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Time
 
@@ -60,7 +66,7 @@ class ScoreAt(nn.Module):
         """The log density ``(B,)``, in the finer of its own precision and that of ``x``."""
         f = log_density_of(self.model)
         if len(self.arguments) > 1:
-            require_takes_label(f, self.model)
+            require_third_argument(f)
         value = f(x.clone(), *self.arguments)
         require_scalars(value, x, "the log density")
         # A constant in f is free, so differences of f are taken before any rounding.

@@ -1150,7 +1150,7 @@ def test_labels_are_for_scores_that_take_them() -> None:
     for loss in losses:
         assert loss(exact, None).mean.isfinite()
         for score in (exact, ss.ScoreModel(nn.Bilinear(2, 1, 2), sde)):
-            with pytest.raises(ss.errors.IncompatibleError, match="takes no label"):
+            with pytest.raises(ss.errors.IncompatibleError, match="leave the label out"):
                 loss(score, label)
         for bad in (label[:2], label.float(), [0, 0, 0], label[:, None]):
             with pytest.raises(ss.errors.ShapeError, match="one label per sample"):
@@ -1184,7 +1184,7 @@ def test_a_labelled_score_has_a_density_if_it_had_one() -> None:
         for loss in (finite_difference_loss, sliced_loss)
     )
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ss.errors.IncompatibleError, match="takes no label"):
+    with pytest.raises(ss.errors.IncompatibleError, match="leave the label out"):
         finite_difference_loss(Whole(), X, t=t, label=label)
 
 
