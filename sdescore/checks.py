@@ -292,6 +292,14 @@ def finite(*values: object) -> bool:
     return all(isinstance(v, Real) and math.isfinite(v) for v in values)
 
 
+def finite_tensor(name: str, x: Tensor) -> Tensor:
+    """``x``, refused where it holds NaN or infinity; looked at by blocks, without a large copy."""
+    for block in torch.split(x.detach().flatten(), 1 << 20):
+        if not bool(block.isfinite().all()):
+            refuse(f"finite {name}", "NaN or infinity in it")
+    return x
+
+
 def require_state(x: Tensor, name: str = "x") -> None:
     """Refuse anything that is not a floating-point ``(B, *E)`` tensor.
 
@@ -303,9 +311,10 @@ def require_state(x: Tensor, name: str = "x") -> None:
     if not isinstance(x, Tensor):
         raise ShapeError(f"expected {name} to be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
-        raise ShapeError(
-            f"expected {name} in floating point, got {x.dtype}; convert it, e.g. {name}.float()"
-        )
+        advice = "convert it, e.g. with .float()"
+        if x.is_complex():  # .float() would drop the imaginary part
+            advice = "give torch.view_as_real of it, two real channels"
+        raise ShapeError(f"expected {name} in floating point, got {x.dtype}; {advice}")
     if x.ndim < 1:
         raise ShapeError(
             f"expected {name} of shape (B, *E) with a batch dimension, got a 0-dim tensor; "

@@ -13,6 +13,7 @@ Glossary
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -37,6 +38,13 @@ def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
         return torch.tensor(value, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError):
         raise ShapeError(f"expected a number or a tensor, got {value!r:.100}") from None
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[object]:
+    """A context for our own matrix products, which the caller's ``torch.autocast`` would round."""
+    kind = x.device.type
+    available = torch.amp.is_autocast_available(kind)  # "meta" has none
+    return torch.autocast(kind, enabled=False) if available else nullcontext()
 
 
 def align(coefficient: Tensor, x: Tensor) -> Tensor:

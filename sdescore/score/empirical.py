@@ -20,7 +20,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sdescore.checks import require, require_state
+from sdescore import checks
+from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 from sdescore.score.exact import ExactScore, pick
 from sdescore.sde.linear import LinearSDE
@@ -50,7 +51,7 @@ class EmpiricalScore(ExactScore):
     ------
     ShapeError
         ``data`` is empty or not a floating-point tensor.
-    ScheduleError
+    ParameterError
         ``data`` holds NaN or infinity.
     IncompatibleError
         ``sde`` has no ``marginal``.
@@ -69,9 +70,8 @@ class EmpiricalScore(ExactScore):
 
     def __init__(self, data: Tensor, sde: LinearSDE) -> None:
         require_state(data, "data")
-        if data.numel() == 0:
-            raise ShapeError(f"expected data (n, *E) with n >= 1, got {tuple(data.shape)}")
-        require(bool(data.isfinite().all()), "finite data", "NaN or infinity")
+        checks.that(data.numel() > 0, "data (n, *E) with n >= 1", tuple(data.shape), ShapeError)
+        checks.finite_tensor("data", data)
         event_shape, width = tuple(data.shape[1:]), min(len(data), _POINTS)
         numel = math.prod(event_shape)
         super().__init__(
@@ -83,13 +83,17 @@ class EmpiricalScore(ExactScore):
         )
         self.data = data.detach()
         self._points = self.data.reshape(len(data), self._numel)
-        # Distances are taken from the centre of the data: fewer digits cancel.
-        self._centre = self._points.mean(0, dtype=torch.float64)
+        # Distances are taken from the centre of the data: fewer digits cancel. The mean of all
+        # points at once would copy them to float64.
+        total = self._points.new_zeros(self._numel, dtype=torch.float64)
+        for block in torch.split(self._points, _POINTS):
+            total += block.sum(0, dtype=torch.float64)
+        self._centre = total / len(data)
 
     def _working_dtype(self, dtype: torch.dtype) -> torch.dtype:
         return torch.float64
 
-    def _weighed(
+    def _chunks(
         self, x: Tensor, alpha: Tensor, sigma: Tensor
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Per chunk of centred data: points ``(c, d)``, ``r`` within it ``(rows, c)``, log-mass.
@@ -107,7 +111,7 @@ class EmpiricalScore(ExactScore):
 
     def _denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         mean, mass = torch.zeros_like(x), torch.full_like(x[:, 0], -math.inf)
-        for points, weights, chunk_mass in self._weighed(x, alpha, sigma):
+        for points, weights, chunk_mass in self._chunks(x, alpha, sigma):
             share = align((chunk_mass - mass).sigmoid(), x)
             mean = torch.lerp(mean, weights @ points, share)
             mass = torch.logaddexp(mass, chunk_mass)
@@ -118,7 +122,7 @@ class EmpiricalScore(ExactScore):
         return (align(alpha, x) * clean - x) / align(sigma, x).square()
 
     def _log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        masses = [mass for _, _, mass in self._weighed(x, alpha, sigma)]
+        masses = [mass for _, _, mass in self._chunks(x, alpha, sigma)]
         mass = torch.stack(masses).logsumexp(0) - math.log(len(self._points))
         distance = (x - align(alpha, x) * self._centre.to(x)).square().sum(1)
         normaliser = self._numel * (sigma.log() + 0.5 * math.log(2 * math.pi))
@@ -127,11 +131,11 @@ class EmpiricalScore(ExactScore):
     def _covariance(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         mean, mass = torch.zeros_like(x), torch.full_like(x[:, 0], -math.inf)
         covariance = x.new_zeros(*x.shape, x.shape[1])
-        for points, weights, chunk_mass in self._weighed(x, alpha, sigma):
+        for points, weights, chunk_mass in self._chunks(x, alpha, sigma):
             chunk_mean = weights @ points
             spread = points - chunk_mean.unsqueeze(1)
             within = (weights.unsqueeze(2) * spread).transpose(1, 2) @ spread
-            # Two groups merge by the law of total covariance, without E[yyᵀ] − E[y]E[y]ᵀ.
+            # Two groups merge by the formula of total covariance, without E[yyᵀ] − E[y]E[y]ᵀ.
             share = (chunk_mass - mass).sigmoid()
             apart = chunk_mean - mean
             across = apart.unsqueeze(2) * apart.unsqueeze(1)
@@ -143,5 +147,6 @@ class EmpiricalScore(ExactScore):
 
     def _draw(self, normal: Tensor) -> Tensor:
         n = len(self._points)
-        cumulative = torch.arange(1, n + 1, dtype=torch.float64) / n
-        return self._points.cpu()[pick(normal[:, 0], cumulative)].double()
+        cumulative = torch.arange(1, n + 1, dtype=torch.float64, device="cpu") / n
+        index = pick(normal[:, 0], cumulative)
+        return self._points[index.to(self._points.device)].cpu().double()

@@ -1,6 +1,6 @@
 r"""Exact scores: what a perfect network would return.
 
-For clean data with law :math:`p_0` and a linear SDE,
+For clean data with distribution :math:`p_0` and a linear SDE,
 
 .. math:: p_t(x) = \int N(x;\, \alpha_t x_0,\, \sigma_t^2 I)\, p_0(\mathrm{d}x_0)
 
@@ -21,22 +21,23 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import require_state
-from sdescore.errors import IncompatibleError, ShapeError, TimeError
+from sdescore.errors import ShapeError, TimeError
 from sdescore.noise.counter import Domain, NormalStream
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align
+from sdescore.shapes import align, without_autocast
 from sdescore.typing import Time
 
 __all__ = ["ExactScore"]
 
-_Law = TypeVar("_Law", bound="ExactScore")
+_Own = TypeVar("_Own", bound="ExactScore")
 
 _Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ExactScore(ABC):
-    """The exact score of a clean-data law under a linear SDE, with density and posterior.
+    """The exact score of clean data under a linear SDE, with density and posterior.
 
     Every method takes ``x`` ``(B, *E)`` and a time that is a float, 0-dim or ``(B,)``; each
     sample is treated on its own, and all of them differentiate in ``x`` (``torch.func``
@@ -59,14 +60,14 @@ class ExactScore(ABC):
         row_numel: int,
         covariance_row_numel: int,
     ) -> None:
-        require_marginal(sde)
-        self.sde = sde
+        self.sde = checks.linear(sde, "an exact score")
         self.event_shape = event_shape
         self._numel = math.prod(event_shape)
         self._singular = singular
         self._row_numel, self._covariance_row_numel = row_numel, covariance_row_numel
 
-    # What a law gives; x is (rows, d) in the working dtype, α and σ are () or (rows,) like it.
+    # What a distribution gives. x is (rows, d) in the working dtype; α and σ are () or (rows,),
+    # like x.
 
     _chunk_numel: int
 
@@ -105,8 +106,8 @@ class ExactScore(ABC):
         ShapeError
             ``x`` is not ``(B, *E)``, or ``t`` fits neither one time nor one per sample.
         TimeError
-            ``t`` is outside [0, T], or ``p_t`` has no density there (σ_t = 0 and a law on a
-            lower-dimensional set).
+            ``t`` is outside [0, T], or ``p_t`` has no density there (σ_t = 0, and the clean data
+            lie on a lower-dimensional set).
         """
         return self._evaluate(self._score, x, t, self._row_numel).reshape(x.shape)
 
@@ -137,7 +138,7 @@ class ExactScore(ABC):
         """
         return self._evaluate(self._log_prob, x, t, self._row_numel)
 
-    def under(self: _Law, sde: LinearSDE) -> _Law:
+    def under(self: _Own, sde: LinearSDE) -> _Own:
         """The exact score of the same data under another SDE; the data are shared, not copied.
 
         Raises
@@ -145,9 +146,8 @@ class ExactScore(ABC):
         IncompatibleError
             ``sde`` has no ``marginal``.
         """
-        require_marginal(sde)
         other = copy.copy(self)
-        other.sde = sde
+        other.sde = checks.linear(sde, "an exact score")
         return other
 
     def sample(
@@ -163,57 +163,47 @@ class ExactScore(ABC):
         Raises
         ------
         ShapeError
-            ``n`` is negative.
+            ``n`` is no integer >= 0.
+        ParameterError
+            ``seed`` is no integer.
         """
-        if n < 0:
-            raise ShapeError(f"expected n >= 0 samples, got {n}")
-        stream = NormalStream(seed, range(n), (self._normals,), domain=Domain.CLEAN)
+        n = checks.count("n", n, at_least=0, error=ShapeError)
+        width = (self._normals,)
+        stream = NormalStream(seed, range(n), width, device="cpu", domain=Domain.CLEAN)
         clean = self._draw(stream.draw(range(1))[0].double())
         return clean.reshape(n, *self.event_shape).to(device=device, dtype=dtype)
 
     def _evaluate(self, function: _Evaluate, x: Tensor, t: Time, row_numel: int) -> Tensor:
         """``function`` on flat rows of ``x`` in the working dtype, chunk by chunk; x's dtype."""
         require_state(x)
-        if x.shape[1:] != self.event_shape:
-            raise ShapeError(
-                f"expected x of shape (B, *E) with event shape {self.event_shape}, "
-                f"got {tuple(x.shape)}"
-            )
+        checks.that(
+            x.shape[1:] == self.event_shape,
+            f"x of shape (B, *E) with event shape {self.event_shape}",
+            tuple(x.shape),
+            ShapeError,
+        )
         alpha, sigma = self.sde.marginal(t)
-        if self._singular and not bool((sigma > 0).all()):
-            raise TimeError(
-                "expected sigma(t) > 0, for this law has no density of its own; "
-                "got a time with sigma = 0; take a later one"
-            )
+        checks.that(
+            not self._singular or bool((sigma > 0).all()),
+            "sigma(t) > 0, for these data have no density of their own",
+            "a time with sigma = 0; take a later one",
+            TimeError,
+        )
         flat = x.reshape(len(x), self._numel).to(self._working_dtype(x.dtype))
         if alpha.ndim:
             align(alpha, flat)  # refuses a time that is not one per sample
             alpha, sigma = (c.expand(len(x)) if c.numel() == 1 else c for c in (alpha, sigma))
         alpha, sigma = alpha.to(flat), sigma.to(flat)
         rows = max(1, self._chunk_numel // row_numel)
-        if len(x) <= rows:
-            return function(flat, alpha, sigma).to(x.dtype)
-        parts = []
-        for start in range(0, len(x), rows):
-            part = slice(start, start + rows)
-            times = (alpha[part], sigma[part]) if alpha.ndim else (alpha, sigma)
-            parts.append(function(flat[part], *times).to(x.dtype))
-        return torch.cat(parts)
-
-
-def require_marginal(sde: LinearSDE) -> None:
-    """Refuse what is no SDE with a marginal.
-
-    Raises
-    ------
-    IncompatibleError
-        See above.
-    """
-    if isinstance(sde, type) or not callable(getattr(sde, "marginal", None)):
-        raise IncompatibleError(
-            "expected a linear SDE with marginal(t) -> (alpha, sigma), "
-            f"got {sde!r}; pass an instance such as ss.VPSDE()"
-        )
+        with without_autocast(x):
+            if len(x) <= rows:
+                return function(flat, alpha, sigma).to(x.dtype)
+            parts = []
+            for start in range(0, len(x), rows):
+                part = slice(start, start + rows)
+                times = (alpha[part], sigma[part]) if alpha.ndim else (alpha, sigma)
+                parts.append(function(flat[part], *times).to(x.dtype))
+            return torch.cat(parts)
 
 
 def pick(normal: Tensor, cumulative: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdescore.score.mixture import MixtureScore, Numbers, Spectra, as_given
+from sdescore.score.mixture import MixtureScore, Numbers, Spectra, as_tensor
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["GaussianScore"]
@@ -24,7 +24,7 @@ class GaussianScore(MixtureScore):
 
     Raises
     ------
-    ShapeError, ScheduleError, IncompatibleError
+    ShapeError, ParameterError, IncompatibleError
         As :class:`sdescore.MixtureScore`.
 
     Examples
@@ -37,7 +37,7 @@ class GaussianScore(MixtureScore):
     """
 
     def __init__(self, mean: Numbers, covariance: Numbers, sde: LinearSDE) -> None:
-        one_mean, one_covariance = as_given(mean).unsqueeze(0), as_given(covariance).unsqueeze(0)
+        one_mean, one_covariance = as_tensor(mean).unsqueeze(0), as_tensor(covariance).unsqueeze(0)
         super().__init__([1.0], one_mean, one_covariance, sde)
 
     @property

@@ -16,7 +16,7 @@ so that with :math:`y_k = U_k^\top (x - \alpha m_k)`
    \mathrm{Cov}[x_0 | x_t] = \sum_k r_k \bigl(\sigma^2 U_k \Lambda_k V_k^{-1} U_k^\top
    + (\mu_k - \bar\mu)(\mu_k - \bar\mu)^\top\bigr)
 
-(Bishop 2006, "Pattern recognition and machine learning", eqs. 2.113–2.117, and the law of
+(Bishop 2006, "Pattern recognition and machine learning", eqs. 2.113–2.117, and the formula of
 total covariance). The spectra are found once; a call factorises nothing and is two matrix
 products for all components together.
 """
@@ -30,7 +30,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import require
+from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.score.exact import ExactScore, pick
 from sdescore.sde.linear import LinearSDE
@@ -66,7 +66,8 @@ class Spectra:
         """``U`` ``(K, d, d)``."""
         components, d = self.means.shape
         if self.basis is None:
-            return torch.eye(d).to(self.means).expand(components, d, d)
+            eye = torch.eye(d, dtype=self.means.dtype, device=self.means.device)
+            return eye.expand(components, d, d)
         return self.basis.reshape(d, components, d).transpose(0, 1)
 
 
@@ -98,9 +99,9 @@ class MixtureScore(ExactScore):
     ------
     ShapeError
         Shapes that do not fit together.
-    ScheduleError
-        Weights that are not positive or do not sum to 1, parameters that are not finite, a
-        covariance that is not symmetric or not positive semidefinite.
+    ParameterError
+        Weights that are not positive or do not sum to 1, parameters that are complex or not
+        finite, a covariance that is not symmetric or not positive semidefinite.
     IncompatibleError
         ``sde`` has no ``marginal``.
 
@@ -120,14 +121,16 @@ class MixtureScore(ExactScore):
         self, weights: Numbers, means: Numbers, covariances: Numbers, sde: LinearSDE
     ) -> None:
         w, m = _finite("weights", weights), _finite("means", means)
-        if w.ndim != 1 or len(w) < 1 or m.ndim < 1 or len(m) != len(w) or m.numel() == 0:
-            raise ShapeError(
-                "expected weights (K,) and means (K, *E) with K >= 1; "
-                f"got {tuple(w.shape)} and {tuple(m.shape)}"
-            )
-        require(bool((w > 0).all()), "positive weights", f"a smallest weight {w.min():g}")
+        checks.that(
+            w.ndim == 1 and len(w) >= 1 and m.ndim >= 1 and len(m) == len(w) and m.numel() > 0,
+            "weights (K,) and means (K, *E) with K >= 1",
+            f"{tuple(w.shape)} and {tuple(m.shape)}",
+            ShapeError,
+        )
+        checks.that(bool((w > 0).all()), "positive weights", f"a smallest weight {w.min():g}")
         total = w.sum().item()
-        require(abs(total - 1) <= 1e-6, "weights that sum to 1 within 1e-6", f"a sum of {total}")
+        near_1 = abs(total - 1) <= 1e-6
+        checks.that(near_1, "weights that sum to 1 within 1e-6", f"a sum of {total}")
         flat = m.flatten(1) if m.ndim > 1 else m.unsqueeze(1)
         eigenvalues, matrices = _spectra(covariances, flat, m)
         super().__init__(
@@ -151,7 +154,7 @@ class MixtureScore(ExactScore):
         self._casts: dict[tuple[torch.dtype, torch.device], Spectra] = {}
         self._source = spectra
         for dtype in (torch.float32, torch.float64):
-            self._cast(torch.empty(0, dtype=dtype))
+            self._cast(torch.empty(0, dtype=dtype, device="cpu"))
 
     def _cast(self, like: Tensor) -> Spectra:
         key = like.dtype, like.device
@@ -222,31 +225,29 @@ class MixtureScore(ExactScore):
         if p.basis is not None:
             lifted = torch.empty_like(y)
             for k, U_k in enumerate(p.matrices()):
-                chosen = component == k
-                lifted[chosen] = y[chosen] @ U_k.T
+                own = component == k
+                lifted[own] = y[own] @ U_k.T
             y = lifted
         return p.means[component] + y
 
 
-def as_given(values: Numbers) -> Tensor:
+def as_tensor(values: Numbers) -> Tensor:
     """The values as a tensor in the precision they came in; Python floats are float64."""
     import numpy as np
 
-    if isinstance(values, Tensor):
-        return values.detach()
+    expected = "real numbers in a tensor, array or sequence"
     try:
-        return torch.from_numpy(np.array(values))
+        found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
     except (TypeError, ValueError):  # words, or rows of unequal length
-        raise ShapeError(
-            f"expected numbers in a tensor, array or sequence, got {values!r:.100}"
-        ) from None
+        checks.refuse(expected, f"{values!r:.100}", ShapeError)
+    if found.is_complex():
+        checks.refuse(expected, f"{found.dtype}; give torch.view_as_real of it, two real channels")
+    return found.detach()
 
 
 def _finite(name: str, values: Numbers) -> Tensor:
     """A float64 copy of the values on the CPU."""
-    copy = as_given(values).to("cpu", torch.float64, copy=True)
-    require(bool(copy.isfinite().all()), f"finite {name}", "NaN or infinity")
-    return copy
+    return checks.finite_tensor(name, as_tensor(values).to("cpu", torch.float64, copy=True))
 
 
 def _spectra(
@@ -257,25 +258,27 @@ def _spectra(
     components, d = flat_means.shape
     if C.shape == (components, d, d):
         # The accuracy of the numbers as they came, float32 or better.
-        given = as_given(covariances).dtype
-        eps = torch.finfo(given if given.is_floating_point else torch.float64).eps
+        dtype = as_tensor(covariances).dtype
+        eps = torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps
         tolerance = 16 * d * eps * C.abs().max().item()
         skew = (C - C.transpose(1, 2)).abs().max().item()
-        require(skew <= tolerance, "symmetric covariances", f"C - C^T up to {skew:g}")
+        checks.that(skew <= tolerance, "symmetric covariances", f"C - C^T up to {skew:g}")
         eigenvalues, matrices = torch.linalg.eigh(0.5 * (C + C.transpose(1, 2)))
-        # What eigh cannot tell from 0 is 0, so that a singular law is known as one.
+        # What eigh cannot tell from 0 is 0, so that a singular covariance is known as one.
         noise = d * torch.finfo(torch.float64).eps * eigenvalues.abs().amax(1, keepdim=True)
         eigenvalues = torch.where(eigenvalues.abs() > noise, eigenvalues, 0.0)
     elif C.shape in ((components, d), means.shape, (components,)):
         eigenvalues, matrices = C.reshape(components, -1).expand(components, d), None
         tolerance = 0.0
     else:
-        raise ShapeError(
-            f"expected covariances ({components}, {d}, {d}), ({components}, {d}) or "
-            f"({components},) beside means {tuple(means.shape)}, got {tuple(C.shape)}"
+        checks.refuse(
+            f"covariances ({components}, {d}, {d}), ({components}, {d}) or ({components},) beside "
+            f"means {tuple(means.shape)}",
+            tuple(C.shape),
+            ShapeError,
         )
     lowest = eigenvalues.min().item()
-    require(
+    checks.that(
         lowest >= -tolerance,
         "positive semidefinite covariances",
         f"an eigenvalue or variance {lowest:g}",
