@@ -49,7 +49,15 @@ class IncompatibleError(SDEScoreError, TypeError):
 
 
 class CheckpointError(SDEScoreError, ValueError):
-    """A checkpoint is damaged, foreign, or lacks something that loading needs."""
+    """A checkpoint is damaged, foreign, lacks something that loading needs, or cannot be written.
+
+    Attributes
+    ----------
+    result : TrainingResult or None
+        What :func:`sdescore.train` had reached when its last save failed.
+    """
+
+    result: object = None
 
 
 class DivergenceError(SDEScoreError, RuntimeError):

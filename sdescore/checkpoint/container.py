@@ -23,13 +23,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
+from sdescore.checkpoint.manifest import from_json, to_json
 from sdescore.checkpoint.replace import previous_path, replacing
 from sdescore.errors import CheckpointError
 
@@ -126,26 +126,29 @@ def write(
         digest = hashlib.sha256(first)
         file.write(first)
         for name, value in _in_order(tensors):
-            # One tensor at a time is copied, if it has to be, from a device or a view.
-            data = value.detach().cpu().resolve_neg().contiguous()
-            data = data.as_strided((data.numel(),), (1,))  # one item alone keeps an odd stride
-            if _has_nan(data):
+            if _has_nan(value):
                 raise CheckpointError(
                     f"expected numbers to save, got NaN in {name}; save the model from before it "
                     "diverged"
                 )
-            raw = data.view(torch.uint8).numpy().data
+            raw = raw_bytes(value)  # of one tensor at a time
             digest.update(raw)
             file.write(raw)
         file.seek(start)
         file.write(digest.hexdigest().encode())
 
 
-def _has_nan(data: Tensor) -> bool:
-    """Whether a flat tensor has a NaN, looked for in blocks."""
-    return data.is_floating_point() and any(
-        bool(part.isnan().any()) for part in torch.split(data, BLOCK)
-    )
+def raw_bytes(value: Tensor) -> memoryview:
+    """A tensor's items in order; a copy only if it lies on a device or is a view."""
+    data = value.detach().cpu().resolve_neg().contiguous()
+    data = data.as_strided((data.numel(),), (1,))  # one item alone may keep an odd stride
+    return data.view(torch.uint8).numpy().data
+
+
+def _has_nan(value: Tensor) -> bool:
+    """Whether a tensor has a NaN, looked for in blocks."""
+    parts = torch.split(value.detach().flatten(), BLOCK) if value.is_floating_point() else ()
+    return any(bool(part.isnan().any()) for part in parts)
 
 
 class Container:
@@ -251,12 +254,23 @@ class Container:
         """One tensor, on the CPU."""
         like = self.tensors[name]
         value = torch.empty(like.shape, dtype=like.dtype, device="cpu")
-        if value.numel():
-            self._file.seek(self._data + self._offsets[name][0])
-            raw = value.reshape(-1).view(torch.uint8).numpy().data
-            if self._file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
-                raise damaged(self.path, "it became shorter while it was read")
+        self._fill(name, value)
         return value
+
+    @torch.no_grad()
+    def read_into(self, name: str, target: Tensor) -> None:
+        """Overwrite a tensor of that shape, in its own dtype and on its device."""
+        same = target.dtype == self.tensors[name].dtype and target.device.type == "cpu"
+        if same and target.is_contiguous():
+            self._fill(name, target)
+        else:
+            target.copy_(self.read(name))
+
+    def _fill(self, name: str, value: Tensor) -> None:
+        raw = raw_bytes(value)
+        self._file.seek(self._data + self._offsets[name][0])
+        if self._file.readinto(raw) != len(raw):  # type: ignore[attr-defined]
+            raise damaged(self.path, "it became shorter while it was read")
 
 
 @contextmanager
@@ -308,37 +322,3 @@ def damaged(path: Path, what: str) -> CheckpointError:
         else "train or save it again"
     )
     return CheckpointError(f"expected a whole sdescore checkpoint, got {path}: {what}; {advice}")
-
-
-def to_json(value: object) -> str:
-    """JSON text, with sorted keys and without NaN; numpy's scalars are numbers.
-
-    Raises
-    ------
-    CheckpointError
-        Something in it is no JSON.
-    """
-
-    def number(part: object) -> float:
-        if isinstance(part, Integral):
-            return int(part)
-        if isinstance(part, Real):
-            return float(part)
-        raise TypeError(f"an object of type {type(part).__name__}")
-
-    try:
-        return json.dumps(value, sort_keys=True, allow_nan=False, default=number)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"expected JSON values (str, int, finite float, bool, None, list, dict) in the "
-            f"manifest, got {error}; convert them, e.g. float(x) or x.tolist()"
-        ) from error
-
-
-def from_json(text: str | bytes) -> Any:
-    """Parse JSON, refusing NaN and infinities, which JSON does not have."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} in JSON")
-
-    return json.loads(text, parse_constant=refuse)

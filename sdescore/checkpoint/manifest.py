@@ -16,10 +16,12 @@ Classes are looked up in two tables: the SDEs of :mod:`sdescore.sde`, and the ne
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import get_annotations
+from numbers import Integral, Real
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -234,3 +236,37 @@ def _need(keyword: str, name: str, table: Mapping[str, type]) -> NoReturn:
         f"expected one of {', '.join(table)}, got {name!r}, which sdescore does not load by "
         f"itself; pass the object: load(path, {keyword}=...)"
     )
+
+
+def to_json(value: object) -> str:
+    """JSON text, with sorted keys and without NaN; numpy's scalars are numbers.
+
+    Raises
+    ------
+    CheckpointError
+        Something in it is no JSON.
+    """
+
+    def number(part: object) -> float:
+        if isinstance(part, Integral):
+            return int(part)
+        if isinstance(part, Real):
+            return float(part)
+        raise TypeError(f"an object of type {type(part).__name__}")
+
+    try:
+        return json.dumps(value, sort_keys=True, allow_nan=False, default=number)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"expected JSON values (str, int, finite float, bool, None, list, dict) in the "
+            f"manifest, got {error}; convert them, e.g. float(x) or x.tolist()"
+        ) from error
+
+
+def from_json(text: str | bytes) -> Any:
+    """Parse JSON, refusing NaN and infinities, which JSON does not have."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} in JSON")
+
+    return json.loads(text, parse_constant=refuse)

@@ -11,8 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checkpoint.container import Container, from_json, opened, to_json, write
-from sdescore.checkpoint.manifest import FORMAT, build_model, describe_model, require_tensors
+from sdescore.checkpoint.container import Container, opened, write
+from sdescore.checkpoint.manifest import (
+    FORMAT,
+    build_model,
+    describe_model,
+    from_json,
+    require_tensors,
+    to_json,
+)
 from sdescore.errors import CheckpointError, IncompatibleError, ParameterError
 from sdescore.nets.ema import COUNT, EMA, PREFIX, averaged_dtype, network_tensors
 from sdescore.score.model import ScoreModel
@@ -255,11 +262,10 @@ def read_net(file: Container, net: nn.Module) -> None:
         net.load_state_dict({name: file.read(f"net/{name}") for name in state})
 
 
-@torch.no_grad()
 def read_into(file: Container, prefix: str, targets: Mapping[str, Tensor]) -> None:
-    """Overwrite tensors with those of the file, one at a time, cast to their dtypes."""
+    """Overwrite tensors with those of the file, one at a time."""
     for name, target in targets.items():
-        target.copy_(file.read(prefix + name))
+        file.read_into(prefix + name, target)
 
 
 def read_ema(file: Container, ema: EMA) -> None:

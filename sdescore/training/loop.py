@@ -12,66 +12,54 @@ import copy
 import functools
 import math
 import os
+import signal
 import time
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdescore.checkpoint.store import TrainingRecord, save
+from sdescore import checks
+from sdescore.checkpoint.container import header
+from sdescore.checkpoint.store import TrainingRecord, contents, save
+from sdescore.errors import CheckpointError
 from sdescore.losses.denoising import denoising_loss
 from sdescore.losses.levels import Objective, part_name
 from sdescore.losses.loss import trainable
 from sdescore.losses.times import TimeDistribution, default_times
-from sdescore.losses.weighting import Weighting, one_per_time
+from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import EMA
+from sdescore.noise.torch_global import borrowed_generator
 from sdescore.score.model import ScoreModel
-from sdescore.training.checks import (
+from sdescore.training.guards import (
+    Recipe,
     check_data,
     check_model,
     check_objective,
-    check_options,
-    check_run,
+    check_path,
+    check_times,
+    deferred_signals,
     null_label,
+    option_name,
+    training_mode,
 )
-from sdescore.training.failure import divergence
-from sdescore.training.interrupt import deferred_interrupt, training_mode
-from sdescore.training.state import optimizer_tensors, resume_run
-from sdescore.training.steps import learning_rate, step_seed
+from sdescore.training.state import (
+    TrainingResult,
+    divergence,
+    fingerprint,
+    optimizer_tensors,
+    resume_run,
+)
 
-__all__ = ["TrainingResult", "train"]
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """What :func:`train` leaves.
-
-    Attributes
-    ----------
-    model : ScoreModel
-        A copy with the averaged weights, in evaluation mode: the one to sample from.
-    ema : EMA
-        The average itself.
-    step : int
-        Steps done in all.
-    losses : tuple of float
-        The batch mean of each step of this call.
-    seconds : float
-        What this call took.
-    finished : bool
-        False if ``max_seconds`` ran out before the last step.
-    """
-
-    model: ScoreModel = field(repr=False)
-    ema: EMA = field(repr=False)
-    step: int
-    losses: tuple[float, ...] = field(repr=False)
-    seconds: float
-    finished: bool
+__all__ = ["train"]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def train(
     model: ScoreModel,
     data: Tensor,
@@ -101,8 +89,12 @@ def train(
 ) -> TrainingResult:
     """Fit ``model`` in place by :func:`sdescore.denoising_loss`, or another objective, and AdamW.
 
-    Ctrl-C ends the step under way, saves to ``path`` (if given) and raises ``KeyboardInterrupt``
-    again; a second Ctrl-C stops at once, and the last file on disk stays as it is.
+    Ctrl-C ends the step under way, saves to ``path`` (if there is one) and raises
+    ``KeyboardInterrupt`` again; SIGTERM does the same and then ends the process as ever. A second
+    one stops at once, and the last file on disk stays as it is.
+
+    torch's global generator is as it was after every step, also where several threads train at
+    once: they then take turns, a step at a time.
 
     Parameters
     ----------
@@ -148,8 +140,10 @@ def train(
     path : path, optional
         Checkpoint, written every ``save_every`` steps and at the end; see :func:`sdescore.save`.
     resume : bool
-        Continue from the file at ``path``, if there is one. All options but ``steps`` and the
-        way they are watched must be those of its run.
+        Continue from the file at ``path``, if there is one. Data, labels and all options must be
+        those of its run, but not the ways to watch and to stop it; ``steps`` must be with the
+        cosine schedule, which ends there. Of data above 256 MiB, samples all over the set are
+        compared, not every one.
     info : dict, optional
         Notes for the checkpoint, JSON.
     progress : bool
@@ -163,8 +157,11 @@ def train(
         The loss or its gradient is NaN or infinite. ``model`` holds the last good weights, and
         the last file at ``path`` stays.
     CheckpointError
-        The file to resume from is damaged, or of another model or run.
-    ScheduleError, ShapeError, IncompatibleError
+        The file to resume from is damaged, or of another model or run; or, before the first step,
+        something could not be saved at ``path``. If a save fails during the run, a warning says so
+        and the run goes on. If the last one fails, the error is raised at the end, and its
+        ``result`` is the :class:`TrainingResult`.
+    ParameterError, ShapeError, IncompatibleError
         Bad options or data; before the first network call.
 
     Examples
@@ -179,88 +176,103 @@ def train(
     from tqdm.auto import tqdm
 
     net = check_model(model)
-    if objective is not None:
-        check_objective(objective, weighting)
     times = default_times(model.sde) if times is None else times
-    check_data(data, labels, label_dropout, net)
-    options = check_options(
-        {
-            "data": list(data.shape),
-            "labels": labels is not None,
-            "label_dropout": label_dropout,
-            "weighting": weighting,
-            "times": times,
-            "batch_size": batch_size,
-            "lr": lr,
-            "schedule": schedule,
-            "warmup": warmup,
-            "weight_decay": weight_decay,
-            "clip": clip,
-            "ema_decay": ema_decay,
-            "seed": seed,
-        },
-        model.sde,
+    check_times(times, model)
+    weigh = named_weighting(weighting)
+    recipe = Recipe(
+        label_dropout=label_dropout,
+        weighting=option_name(weighting),
+        times=option_name(times),
+        batch_size=batch_size,
+        lr=lr,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        clip=clip,
+        ema_decay=ema_decay,
+        seed=seed,
     )
-    if objective is not None:  # a file without the entry is a run of the denoising loss
-        options["objective"] = part_name(objective)
-    check_run(steps, max_seconds, path, save_every, resume)
-    if objective is None:
-        objective = functools.partial(denoising_loss, weighting=weighting)
+    steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
+    if max_seconds is not None:
+        max_seconds = checks.number("max_seconds", max_seconds, above=0)
+    if callback is not None:
+        checks.function("callback", callback)
+    check_data(data, labels, recipe.label_dropout, net)
+    check_path(path, resume)
+    device = model.device if device is None else checks.device(device)
 
     began = time.monotonic()
-    model.to(model.device if device is None else device)
+    options: dict[str, Any] = asdict(recipe)
+    objective_name = "the denoising loss"
+    if objective is None:
+        objective = functools.partial(denoising_loss, weighting=weigh)
+    else:  # a file without the entry is a run of the denoising loss
+        check_objective(objective, weighting)
+        objective_name = options["objective"] = part_name(objective)
+    if recipe.schedule == "cosine":
+        options["steps"] = steps
+    model.to(device)
     named = {name: p for name, p in net.named_parameters() if p.requires_grad}
     weights = list(named.values())
-    optimizer = torch.optim.AdamW(weights, lr=lr, weight_decay=weight_decay)
-    ema = EMA(net, ema_decay)
+    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    ema = EMA(net, recipe.ema_decay)
     step = 0
-    if resume and path is not None and os.path.exists(path):
-        step = resume_run(path, model, ema, optimizer, named, options)
+    if path is not None:
+        options["data"] = fingerprint(data)
+        options["labels"] = None if labels is None else fingerprint(labels)
+        # What cannot be saved is refused now, and not at the first save.
+        header(*contents(model, ema=ema, training=TrainingRecord(0, options, {}), info=info))
+        if resume and os.path.exists(path):
+            step = resume_run(path, model, ema, optimizer, named, options)
     # Without dropout no step trains what the network does without a label.
-    model.label_required = labels is not None and label_dropout == 0
+    model.label_required = labels is not None and recipe.label_dropout == 0
     saved = step
+    unsaved: CheckpointError | None = None
     losses: list[float] = []
+    # AdamW counts its steps in tensors that it makes on the default device.
+    elsewhere = torch.get_default_device().type != "cpu"
+    on_cpu = torch.device("cpu") if elsewhere else nullcontext()
 
     def checkpoint() -> None:
-        if path is not None:
-            record = TrainingRecord(step, options, optimizer_tensors(optimizer, named))
+        nonlocal saved, unsaved
+        if path is None or saved == step:
+            return
+        record = TrainingRecord(step, options, optimizer_tensors(optimizer, named))
+        try:
             save(path, model, ema=ema, training=record, info=info)
+            saved, unsaved = step, None
+        except CheckpointError as error:  # a full disk, say: the next save may succeed
+            unsaved = error
+            warnings.warn(f"step {step} was not saved: {error}", RuntimeWarning, stacklevel=3)
 
-    cuda = [model.device] if model.device.type == "cuda" else []
     with (
-        torch.random.fork_rng(devices=cuda),
         training_mode(net),
-        deferred_interrupt() as interrupt,
+        deferred_signals() as interrupt,
         tqdm(total=steps, initial=step, disable=not progress, desc="training") as bar,
     ):
-        while step < steps and not interrupt.is_set():
-            # Dropout draws from the global generator, everything else from this one.
-            torch.manual_seed(step_seed(seed, step, domain=1))
-            generator = torch.Generator().manual_seed(step_seed(seed, step))
-            index = torch.randint(len(data), (batch_size,), generator=generator)
-            x0 = data[index.to(data.device)].to(model.device)
-            label = None
-            if labels is not None:
-                label = labels[index.to(labels.device)].to(model.device)
-                if label_dropout > 0:
-                    dropped = torch.rand(batch_size, generator=generator) < label_dropout
-                    label = label.masked_fill(dropped.to(label.device), null_label(net))
-            t = times.sample(model.sde, batch_size, generator, model.device)
-
-            found = objective(model, x0, t=t, label=label, generator=generator)
-            importance = times.importance_weight(model.sde, t)
-            if importance is not None:
-                importance = one_per_time("importance weight", importance, t)
-            per_sample, mean = trainable(found, len(t), part_name(objective)).weighted(importance)
-            optimizer.zero_grad(set_to_none=True)
-            mean.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(weights, math.inf if clip is None else clip)
-            loss = mean.item()
+        while step < steps and interrupt.number is None:
+            generator = torch.Generator("cpu").manual_seed(step_seed(recipe.seed, step))
+            x0, label, index = draw_batch(data, labels, recipe, net, generator, device)
+            # Dropout draws from the global generator, everything else from that of the step.
+            with borrowed_generator(step_seed(recipe.seed, step, domain=1), device):
+                t = times.sample(model.sde, recipe.batch_size, generator, device)
+                found = objective(model, x0, t=t, label=label, generator=generator)
+                importance = times.importance_weight(model.sde, t)
+                if importance is not None:
+                    importance = one_per_time("importance weight", importance, t)
+                found = trainable(found, len(t), objective_name).weighted(importance)
+                optimizer.zero_grad(set_to_none=True)
+                found.mean.backward()  # type: ignore[no-untyped-call]
+            norm = nn.utils.clip_grad_norm_(
+                weights, math.inf if recipe.clip is None else recipe.clip
+            )
+            loss = found.mean.item()
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
-                raise divergence(step, loss, per_sample, t, index, path if saved else None)
+                raise divergence(step, loss, found.per_sample, t, index, path if saved else None)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, steps, lr, schedule, warmup)
-            optimizer.step()
+                group["lr"] = recipe.learning_rate(step, steps)
+            with on_cpu:
+                optimizer.step()
             ema.update(net)
             step += 1
             losses.append(loss)
@@ -269,21 +281,19 @@ def train(
             bar.update()
             if step % save_every == 0:
                 checkpoint()
-                saved = step
             if callback is not None:
                 try:
                     callback(step, loss)
                 except KeyboardInterrupt:
-                    interrupt.set()
+                    interrupt.number = signal.SIGINT
             if max_seconds is not None and time.monotonic() - began > max_seconds:
                 break
-        if saved != step:
-            checkpoint()
-    if interrupt.is_set():
-        raise KeyboardInterrupt
+        checkpoint()
+    if unsaved is None:
+        interrupt.deliver()
     averaged = copy.deepcopy(model)
     ema.copy_to(averaged.net)
-    return TrainingResult(
+    result = TrainingResult(
         model=averaged.eval(),
         ema=ema,
         step=step,
@@ -291,6 +301,41 @@ def train(
         seconds=time.monotonic() - began,
         finished=step >= steps,
     )
+    if unsaved is not None:
+        unsaved.result = result
+        raise unsaved
+    return result
+
+
+def step_seed(seed: int, step: int, domain: int = 0) -> int:
+    """A generator's seed for one step; of 32 bits, all that a CPU generator looks at.
+
+    Runs whose seeds are small numbers never share one within a million steps (Knuth's
+    multiplicative hash spreads their starts); the domains sit half the range apart.
+    """
+    return (seed * 0x9E3779B1 + step + domain * 2**31) % 2**32
+
+
+def draw_batch(
+    data: Tensor,
+    labels: Tensor | None,
+    recipe: Recipe,
+    net: nn.Module,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Samples, their labels, and the samples' indices in ``data``, each ``(B, …)``."""
+    n = recipe.batch_size
+    index = torch.randint(len(data), (n,), generator=generator, dtype=torch.int64, device="cpu")
+    x0 = data[index.to(data.device)].to(device)
+    if labels is None:
+        return x0, None, index
+    label = labels[index.to(labels.device)].to(device)
+    if recipe.label_dropout > 0:
+        draw = torch.rand(n, generator=generator, dtype=torch.float32, device="cpu")
+        dropped = (draw < recipe.label_dropout).to(device)
+        label = label.masked_fill(dropped, null_label(net))
+    return x0, label, index
 
 
 def _recent(losses: list[float]) -> float:

@@ -1,22 +1,63 @@
-"""The optimiser as named tensors, and a run put back where it stopped."""
+"""What a run leaves: its result, its record in a file, or the error that it diverged."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdescore.checkpoint.container import opened
+from sdescore.checkpoint.container import opened, raw_bytes
 from sdescore.checkpoint.store import read_ema, read_net, training_record
-from sdescore.errors import CheckpointError
+from sdescore.errors import CheckpointError, DivergenceError
 from sdescore.nets.ema import EMA
 from sdescore.score.model import ScoreModel
 
+__all__ = ["TrainingResult"]
+
 ADAM = ("exp_avg", "exp_avg_sq", "step")
 COUNTS = (torch.float32, torch.float64)  # torch's choice follows the caller's default dtype
+ADVICE = {
+    "data": "Pass the data that the run began with",
+    "labels": "Pass the labels that the run began with",
+    "steps": "The cosine schedule falls to 0 at the last step, so that number is part of the run: "
+    'give the final one from the start, or train with schedule="constant"',
+}
+HASHED_WHOLE = 2**28  # bytes: data up to this size are hashed in full
+PARTS, PART = 256, 2**20  # of larger data: so many parts, of so many bytes
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What :func:`train` leaves.
+
+    Attributes
+    ----------
+    model : ScoreModel
+        A copy with the averaged weights, in evaluation mode: the one to sample from.
+    ema : EMA
+        The average itself.
+    step : int
+        Steps done in all.
+    losses : tuple of float
+        The batch mean of each step of this call.
+    seconds : float
+        What this call took.
+    finished : bool
+        False if ``max_seconds`` ran out before the last step.
+    """
+
+    model: ScoreModel = field(repr=False)
+    ema: EMA = field(repr=False)
+    step: int
+    losses: tuple[float, ...] = field(repr=False)
+    seconds: float
+    finished: bool
 
 
 def optimizer_tensors(
@@ -102,6 +143,52 @@ def _check_options(
         key = different[0]
         raise CheckpointError(
             f"expected the options of the run in {path}, got others for {', '.join(different)}; "
-            f"first {key}: expected {theirs.get(key)!r}, got {options.get(key)!r}. Pass the same, "
-            "or start anew with resume=False"
+            f"first {key}: expected {theirs.get(key)!r}, got {options.get(key)!r}. "
+            f"{ADVICE.get(key, 'Pass the same')}, or start anew with resume=False"
         )
+
+
+def fingerprint(data: Tensor) -> dict[str, Any]:
+    """Shape, dtype and SHA-256 of a data set ``(N, ...)``, as JSON.
+
+    Up to 256 MiB every sample is hashed. Of a larger data set 256 parts of at least 1 MiB are,
+    spread evenly from the first sample to the last: a change elsewhere is not noticed.
+    """
+    digest, count = hashlib.sha256(), len(data)
+    size = max(1, data[0].numel() * data.element_size())
+    if count * size <= HASHED_WHOLE:
+        length = max(1, PART // size)
+        starts = list(range(0, count, length))
+    else:
+        length = min(count, max(1, PART // size))
+        starts = [part * (count - length) // (PARTS - 1) for part in range(PARTS)]
+    for start in starts:
+        digest.update(raw_bytes(data[start : start + length]))
+    dtype = str(data.dtype).removeprefix("torch.")
+    return {"shape": list(data.shape), "dtype": dtype, "sha256": digest.hexdigest()}
+
+
+def divergence(
+    step: int,
+    loss: float,
+    per_sample: Tensor,
+    t: Tensor,
+    index: Tensor,
+    path: str | os.PathLike[str] | None,
+) -> DivergenceError:
+    """The error of a training step; ``per_sample``, ``t`` and ``index`` are ``(B,)``."""
+    bad = (~per_sample.detach().isfinite()).cpu()
+    where = int(bad.nonzero()[0]) if bool(bad.any()) else int(per_sample.argmax())
+    samples = sorted(set(index[bad].tolist()))
+    what = f"a loss of {loss:g}" if not math.isfinite(loss) else "a NaN or infinite gradient"
+    kept = (
+        f"the last good checkpoint is {path}" if path is not None else "no checkpoint was written"
+    )
+    return DivergenceError(
+        f"expected a finite loss and gradient, got {what} at training step {step} (t = "
+        f"{t[where].item():g}, data indices {samples[:8]}); the model holds the weights before it, "
+        f"{kept}. Lower lr, lengthen warmup, or clip the gradient",
+        step=step,
+        t=t[where].item(),
+        samples=samples,
+    )

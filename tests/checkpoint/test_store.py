@@ -88,8 +88,7 @@ def test_every_discrete_sde_comes_back(sde: ss.LinearSDE) -> None:
 
 
 def check_sde(sde: ss.LinearSDE) -> None:
-    from sdescore.checkpoint.container import from_json, to_json
-    from sdescore.checkpoint.manifest import build_model, describe_model
+    from sdescore.checkpoint.manifest import build_model, describe_model, from_json, to_json
 
     model = ss.ScoreModel(ss.MLP(1, hidden=2, depth=1, embedding_dim=2), sde)
     manifest = from_json(to_json({"format": 1, **describe_model(model)}))

@@ -483,7 +483,7 @@ def test_a_resumed_run_keeps_its_parameters(
         model = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE())
         ss.train(
             model, draw(20, 2).float(), steps=steps, batch_size=4, progress=False,
-            path=tmp_path / "run.safetensors", resume=resume, **options,
+            path=tmp_path / "run.safetensors", resume=resume, schedule="constant", **options,
         )  # fmt: skip
 
     run(1, first, resume=False)

@@ -1,0 +1,253 @@
+"""What a training run refuses before its first step, and what it puts back after the last.
+
+:class:`Recipe` holds the options of a run as a checkpoint records them. The context managers keep
+signals and the network's mode out of the loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdescore import checks
+from sdescore.checks import require_state
+from sdescore.errors import IncompatibleError, ParameterError, ShapeError
+from sdescore.losses.levels import part_name
+from sdescore.losses.times import TimeDistribution
+from sdescore.losses.weighting import Weighting
+from sdescore.score.model import ScoreModel
+
+SCHEDULES = ("constant", "cosine")
+BLOCK = 2**24  # bytes of data looked at together
+
+
+def check_model(model: ScoreModel) -> nn.Module:
+    """The model's network, refused unless it can be trained."""
+    if not isinstance(model, ScoreModel):
+        raise IncompatibleError(
+            f"expected a ScoreModel, got {type(model).__name__}; wrap the network: "
+            "ScoreModel(net, sde)"
+        )
+    net = model.net
+    if not isinstance(net, nn.Module) or not any(p.requires_grad for p in net.parameters()):
+        raise IncompatibleError(
+            f"expected an nn.Module with parameters to train, got {type(net).__name__} without"
+        )
+    if any(value.is_inference() for value in (*net.parameters(), *net.buffers())):
+        raise IncompatibleError(
+            f"expected a network that autograd can follow, got {type(net).__name__} made under "
+            "torch.inference_mode(); make it outside"
+        )
+    return net
+
+
+def check_data(data: Tensor, labels: Tensor | None, label_dropout: float, net: nn.Module) -> None:
+    """Refuse data or labels that no step could use."""
+    require_state(data, "data")
+    if data.numel() == 0:
+        raise ShapeError(f"expected at least one sample, got data of shape {tuple(data.shape)}")
+    finite = all(bool(block.isfinite().all()) for block in blocks(data))
+    checks.that(finite, "finite data", "NaN or infinity; remove those samples")
+    if labels is None:
+        if label_dropout > 0:
+            raise IncompatibleError(
+                f"expected labels= for label_dropout={label_dropout}, got none; pass both or none"
+            )
+        return
+    checks.label(labels, len(data))
+    classes = _classes(net)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or (classes is not None and high > classes):
+        last = "" if classes is None else f" {classes}"
+        raise ShapeError(f"expected labels in 0 …{last}, got {low} … {high}; relabel the classes")
+    if label_dropout > 0:
+        null_label(net)
+
+
+def blocks(data: Tensor) -> Iterator[Tensor]:
+    """The samples in order, some megabytes at a time: a look at all data takes no more memory."""
+    samples = max(1, BLOCK // max(1, data[0].numel() * data.element_size()))
+    return (data[start : start + samples] for start in range(0, len(data), samples))
+
+
+def _classes(net: nn.Module) -> int | None:
+    config: Any = getattr(net, "config", None)
+    classes = config.get("classes") if isinstance(config, Mapping) else None
+    return classes if isinstance(classes, int) else None
+
+
+def null_label(net: nn.Module) -> int:
+    """The label that means "no label".
+
+    Raises
+    ------
+    IncompatibleError
+        The network does not say which.
+    """
+    classes = _classes(net)
+    if classes is None:
+        raise IncompatibleError(
+            'expected a network whose config["classes"] is its null label, for label_dropout; got '
+            f"{type(net).__name__} without"
+        )
+    return classes
+
+
+def check_objective(objective: Any, weighting: str | Weighting) -> None:
+    """Refuse an objective that training cannot call, or a weighting that it would not look at.
+
+    Raises
+    ------
+    IncompatibleError
+        One of the two.
+    """
+    expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
+    if isinstance(objective, type) or not callable(objective):
+        checks.refuse(f"{expected}, such as sliced_loss", f"{objective!r:.200}", IncompatibleError)
+    checks.accepts(
+        objective,
+        ("model", "x0"),
+        ("t", "label", "generator"),
+        expected=f"{expected}, or at_levels(…) of one of (score, x)",
+        got=part_name(objective),
+    )
+    checks.that(
+        weighting == "sigma2",
+        "no weighting= beside objective=, which has its own",
+        f"{weighting!r}; bind it with functools.partial(objective, weighting=…)",
+        IncompatibleError,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a step does, as numbers and names that are the same in every process."""
+
+    label_dropout: float
+    weighting: str
+    times: str
+    batch_size: int
+    lr: float
+    schedule: str
+    warmup: int
+    weight_decay: float
+    clip: float | None
+    ema_decay: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        number, count = checks.number, checks.count
+        checks.choice("schedule", self.schedule, SCHEDULES, ParameterError)
+        vars(self).update(
+            label_dropout=number("label_dropout", self.label_dropout, at_least=0, at_most=1),
+            batch_size=count("batch_size", self.batch_size),
+            lr=number("lr", self.lr, above=0),
+            warmup=count("warmup", self.warmup, at_least=0),
+            weight_decay=number("weight_decay", self.weight_decay, at_least=0),
+            clip=None if self.clip is None else number("clip", self.clip, above=0),
+            ema_decay=number("ema_decay", self.ema_decay, at_least=0, below=1),
+            seed=checks.seed(self.seed),
+        )
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """The rate of step 0 … steps − 1."""
+        rise = min(1.0, (step + 1) / (self.warmup + 1))
+        fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if self.schedule == "cosine" else 1.0
+        return self.lr * rise * fall
+
+
+def check_times(times: TimeDistribution, model: ScoreModel) -> None:
+    """Refuse what draws no times for this model's SDE, such as levels of one that has none."""
+    kind: Any = TimeDistribution
+    checks.instance("times", times, kind, "UniformTimes()")
+    times.sample(model.sde, 1, torch.Generator("cpu").manual_seed(0))
+
+
+def option_name(part: object) -> str:
+    """A name that is the same in every process, so never an address."""
+    if isinstance(part, str):
+        return part
+    return repr(part) if dataclasses.is_dataclass(part) else part_name(part)
+
+
+def check_path(path: str | os.PathLike[str] | None, resume: bool) -> None:
+    """Refuse a file that could not be written, or a resume without one."""
+    if resume and path is None:
+        raise IncompatibleError("expected path= for resume=True, got none; name the checkpoint")
+    if path is not None:
+        folder = Path(path).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        if Path(path).is_dir() or not os.access(folder, os.W_OK):
+            raise IncompatibleError(
+                f"expected a file that can be written as path=, got {path}; name another, e.g. "
+                "out/model.safetensors"
+            )
+
+
+class Interrupt:
+    """Which signal, if any, asked for an end; :meth:`deliver` gives it to the process."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+
+    def deliver(self) -> None:
+        """End as the signal would have: ``KeyboardInterrupt``, or the end of the process."""
+        if self.number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        elif self.number is not None:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Interrupt]:
+    """The first Ctrl-C or SIGTERM is noted; the second does what it does by default.
+
+    Weights, optimiser and average are out of step in the middle of an update, and a file written
+    then could not be resumed exactly. SIGTERM is what batch systems send before they kill. Outside
+    the main thread, and where somebody has set a handler of their own, nothing is changed.
+    """
+    interrupt = Interrupt()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        again = interrupt.number is not None
+        interrupt.number = number
+        if again:
+            interrupt.deliver()
+
+    default: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+    }
+    mine: list[signal.Signals] = []
+    if threading.current_thread() is threading.main_thread():
+        mine = [number for number, action in default.items() if signal.getsignal(number) is action]
+    for number in mine:
+        signal.signal(number, handler)
+    try:
+        yield interrupt
+    finally:
+        for number in mine:
+            signal.signal(number, default[number])
+
+
+@contextmanager
+def training_mode(net: nn.Module) -> Iterator[None]:
+    """Training mode inside, the mode from before afterwards."""
+    before = net.training
+    net.train()
+    try:
+        yield
+    finally:
+        net.train(before)
