@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, is_count, require
+from sdescore import checks
 from sdescore.errors import ShapeError
 
 MAX_DIMENSIONS = 3
@@ -27,7 +27,7 @@ class Box:
     ------
     ShapeError
         Not one pair of bounds and one count for each of one to three axes.
-    ScheduleError
+    ParameterError
         Bounds not finite or not rising, fewer than three cells along an axis.
     """
 
@@ -48,10 +48,12 @@ class Box:
                 "cells as a tuple of as many integers, such as ((-5.0, 5.0),) and (200,); got "
                 f"{self.bounds!r:.200} and {self.cells!r:.200}"
             )
+        bounds = []
         for low, high in self.bounds:
-            require(finite(low, high) and low < high, "finite bounds, low < high", f"{(low, high)}")
-        for count in self.cells:
-            require(is_count(count) and count >= 3, "at least 3 cells along an axis", f"{count!r}")
+            low = checks.number("low", low)
+            bounds.append((low, checks.number("high", high, above=low)))
+        cells = [checks.count("cells", count, at_least=3) for count in self.cells]
+        vars(self).update(bounds=tuple(bounds), cells=tuple(cells))
 
     @property
     def widths(self) -> tuple[float, ...]:
@@ -77,7 +79,8 @@ class Box:
 
     def sides(self, axis: int) -> tuple[Tensor, Tensor]:
         """Numbers of the cells before and behind each face of :meth:`faces`, ``(faces,)``."""
-        number = torch.arange(math.prod(self.cells)).reshape(self.cells)
+        number = torch.arange(math.prod(self.cells), dtype=torch.int64, device="cpu")
+        number = number.reshape(self.cells)
         inner = self.cells[axis] - 1
         before, behind = number.narrow(axis, 0, inner), number.narrow(axis, 1, inner)
         return before.flatten(), behind.flatten()
@@ -85,7 +88,7 @@ class Box:
     @cached_property
     def outermost(self) -> Tensor:
         """``(*cells,)`` bool: the cells that touch the wall."""
-        touching = torch.zeros(self.cells, dtype=torch.bool)
+        touching = torch.zeros(self.cells, dtype=torch.bool, device="cpu")
         for axis, count in enumerate(self.cells):
             touching.select(axis, 0).fill_(True)
             touching.select(axis, count - 1).fill_(True)
@@ -93,7 +96,7 @@ class Box:
 
     def _positions(self, axis: int, offset: float, count: int) -> Tensor:
         """``low + (i + offset) width`` for i < count."""
-        steps = torch.arange(count, dtype=torch.float64) + offset
+        steps = torch.arange(count, dtype=torch.float64, device="cpu") + offset
         return self.bounds[axis][0] + steps * self.widths[axis]
 
     @staticmethod

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, require
+from sdescore import checks
 from sdescore.errors import SDEScoreError, ShapeError
 from sdescore.fokker_planck.box import Box
 
@@ -28,7 +28,9 @@ def from_log_density(box: Box, log_density: LogDensity) -> Tensor:
         )
     values = values.double()
     top = values.max().item()
-    require(finite(top), "a log density below +inf, and finite on some cell", f"a maximum {top}")
+    checks.that(
+        checks.is_number(top), "a log density below +inf, finite on some cell", f"a maximum {top}"
+    )
     return _scaled(box, (values - top).exp().reshape(box.cells))
 
 
@@ -58,9 +60,8 @@ def normalised(box: Box, p: Tensor) -> Tensor:
         got = tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__
         raise ShapeError(f"expected p0 as a log density or a tensor {box.cells}, got {got}")
     p = p.detach().to(device="cpu", dtype=torch.float64)
-    require(bool((p >= 0).all()), "p0 >= 0", f"a smallest value {p.min().item():g}")
-    total = p.sum().item()
-    require(finite(total) and total > 0, "p0 with a finite mass > 0", f"a sum of {total:g}")
+    checks.that(bool((p >= 0).all()), "p0 >= 0", f"a smallest value {p.min().item():g}")
+    checks.number("sum of p0", p.sum().item(), above=0)
     return _scaled(box, p)
 
 

@@ -79,5 +79,5 @@ def chain_generator(box: Box, drift: Sequence[Array], diffusivity: float) -> Spa
         leaving[behind] += against
     every = np.arange(total)
     entries = np.concatenate([*rates, -leaving])
-    places = np.concatenate([*rows, every]), np.concatenate([*columns, every])
-    return csr_array((entries, places), shape=(total, total))
+    indices = np.concatenate([*rows, every]), np.concatenate([*columns, every])
+    return csr_array((entries, indices), shape=(total, total))

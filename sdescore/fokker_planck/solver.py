@@ -5,8 +5,8 @@ r"""The density of any SDE in one to three dimensions, without sampling.
 .. math:: \partial_t p = -\nabla \cdot (f\, p) + \tfrac12 g^2\, \Delta p
 
 (Risken 1996, section 4.7) into a Markov chain on them (:mod:`sdescore.fokker_planck.generator`),
-and moves its law in time (:mod:`sdescore.fokker_planck.evolve`). Nothing is asked of the SDE but
-``drift(x, t)`` and ``diffusion(t)``.
+and moves its distribution in time (:mod:`sdescore.fokker_planck.evolve`). Of the SDE it needs
+``drift(x, t)`` and ``diffusion(t)`` only.
 
 A :class:`sdescore.sde.ReverseSDE` runs from T down to 0. In :math:`\tau = T - t` it is a forward
 SDE with drift −drift and the same diffusion, and so it is solved: its times fall. An ODE runs both
@@ -25,8 +25,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import finite, is_count, named, require, require_same_shape
-from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError, ShapeError
+from sdescore.errors import DivergenceError, ParameterError, ShapeError
 from sdescore.fokker_planck.box import Box
 from sdescore.fokker_planck.density import (
     LogDensity,
@@ -37,7 +36,7 @@ from sdescore.fokker_planck.density import (
 )
 from sdescore.fokker_planck.evolve import Propagator, adaptive, equal_steps
 from sdescore.fokker_planck.generator import Array, Sparse, chain_generator
-from sdescore.fokker_planck.stationary import stationary_law
+from sdescore.fokker_planck.stationary import stationary_mass
 from sdescore.sde.base import SDE, check_times
 
 __all__ = ["Evolution", "FokkerPlanck"]
@@ -113,11 +112,8 @@ class FokkerPlanck:
     cells: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sde, SDE):
-            raise IncompatibleError(
-                f"expected an SDE instance, such as ss.VPSDE(), got {self.sde!r:.200}"
-            )
-        _ = self._box  # made now, so that its numbers are checked here
+        checks.instance("sde", self.sde, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
+        vars(self).update(bounds=self._box.bounds, cells=self._box.cells)
 
     @cached_property
     def _box(self) -> Box:
@@ -145,7 +141,7 @@ class FokkerPlanck:
         ------
         ShapeError
             It does not return one number for each point, or does not take float64.
-        ScheduleError
+        ParameterError
             NaN or +inf somewhere, or −inf everywhere.
         """
         return from_log_density(self._box, log_density)
@@ -190,31 +186,16 @@ class FokkerPlanck:
             take float64.
         TimeError
             Times outside [0, T] or in the wrong order for this SDE.
-        ScheduleError
-            A number out of its range, times that are no numbers, ``p0`` negative, not finite or
-            without mass; g < 0; or the box is too small: the outermost cells hold more than
-            ``max_wall_mass``.
+        ParameterError
+            A number out of its range, ``p0`` negative, not finite or without mass; g < 0; or the
+            box is too small: the outermost cells hold more than ``max_wall_mass``.
         DivergenceError
             The drift is not finite, or ``max_products`` do not suffice.
         """
-        require(
-            steps is None or (is_count(steps) and steps >= 1),
-            "steps to be a positive integer",
-            f"{steps!r}",
-        )
-        require(
-            finite(tolerance) and 1e-10 <= tolerance < 1,
-            "1e-10 <= tolerance < 1",
-            named("tolerance", tolerance),
-        )
-        require(
-            finite(max_wall_mass) and 0 < max_wall_mass <= 1,
-            "0 < max_wall_mass <= 1",
-            named("max_wall_mass", max_wall_mass),
-        )
-        require(
-            is_count(max_products) and max_products >= 1, "max_products >= 1", f"{max_products!r}"
-        )
+        steps = None if steps is None else checks.count("steps", steps)
+        tolerance = checks.number("tolerance", tolerance, at_least=1e-10, below=1)
+        max_wall_mass = checks.number("max_wall_mass", max_wall_mass, above=0, at_most=1)
+        max_products = checks.count("max_products", max_products)
         clock: list[float] = check_times(times, self.sde).tolist()
         down = clock[-1] < clock[0]
         start = self.density(p0) if callable(p0) else normalised(self._box, p0)
@@ -227,7 +208,7 @@ class FokkerPlanck:
             worst = max(worst, float(mass[outermost].sum()))
             # Rounding may take a mass of 1 past 1.
             if worst > max_wall_mass * (1 + 1e-9):
-                raise ScheduleError(
+                raise ParameterError(
                     f"expected at most max_wall_mass = {max_wall_mass:g} in the outermost cells, "
                     f"got {worst:.3g} at t = {t:g}; widen the bounds, or pass max_wall_mass=1.0 if "
                     "the walls are meant to reflect"
@@ -249,10 +230,10 @@ class FokkerPlanck:
             walls.append(worst)
         density = torch.stack([torch.from_numpy(m) for m in masses]) / self._box.volume
         return Evolution(
-            times=torch.tensor(clock, dtype=torch.float64),
+            times=torch.tensor(clock, dtype=torch.float64, device="cpu"),
             density=density.reshape(-1, *self._box.cells),
-            time_error=torch.tensor(errors, dtype=torch.float64) if steps is None else None,
-            wall_mass=torch.tensor(walls, dtype=torch.float64),
+            time_error=None if steps else torch.tensor(errors, dtype=torch.float64, device="cpu"),
+            wall_mass=torch.tensor(walls, dtype=torch.float64, device="cpu"),
             products=step.products,
         )
 
@@ -264,10 +245,10 @@ class FokkerPlanck:
         TimeError
             ``t`` is outside [0, T].
         IncompatibleError
-            There is no single such law, or rounding may move it by more than 1e-6: g(t) = 0, or
+            There is no single such density, or rounding may move it by more than 1e-6: g(t) = 0, or
             wells parted by a high barrier (20 times the temperature, say).
         """
-        mass = stationary_law(self.generator(t))
+        mass = stationary_mass(self.generator(t))
         return torch.from_numpy(mass).reshape(self._box.cells) / self._box.volume
 
     def mass(self, p: Tensor) -> Tensor:
@@ -283,13 +264,15 @@ class FokkerPlanck:
         ------
         ShapeError
             Not ``(…, *cells)``.
-        ScheduleError
+        ParameterError
             A density whose mass is not finite and positive.
         """
         weights = flat_density(self._box, p)
         total = weights.sum(-1, keepdim=True)
         usable = bool(((total > 0) & total.isfinite()).all())
-        require(usable, "densities with a finite mass > 0", "another sum; drop those without mass")
+        checks.that(
+            usable, "densities with a finite mass > 0", "another sum; drop those without mass"
+        )
         weights = weights / total
         points = self._box.centres.flatten(0, -2)
         mean = weights @ points
@@ -305,7 +288,7 @@ class FokkerPlanck:
         ------
         TimeError
             ``t`` is outside [0, T].
-        ShapeError, ScheduleError, DivergenceError
+        ShapeError, ParameterError, DivergenceError
             As :meth:`solve`.
         """
         return self._generator(t, self.sde.backward)
@@ -315,13 +298,12 @@ class FokkerPlanck:
         faces = [self._box.faces(axis) for axis in range(len(self._box.cells))]
         points = torch.cat(faces)
         with torch.no_grad(), float64_states("the SDE's drift"):
-            g = torch.as_tensor(self.sde.diffusion(time), dtype=torch.float64)
+            g = torch.as_tensor(self.sde.diffusion(time), dtype=torch.float64, device="cpu")
             drift = self.sde.drift(points, time)
         if g.numel() != 1:
             raise ShapeError(f"expected one number g(t) for one time, got shape {tuple(g.shape)}")
-        noise = g.item()
-        require(finite(noise) and noise >= 0, "a finite g(t) >= 0", f"{noise} at t = {t:g}")
-        require_same_shape(drift, points, "the SDE's drift")
+        checks.number(f"g(t) at t = {t:g}", g.item(), at_least=0)
+        checks.require_same_shape(drift, points, "the SDE's drift")
         if not bool(drift.isfinite().all()):
             bad = (~drift.isfinite().all(1)).nonzero().flatten().tolist()
             raise DivergenceError(
@@ -334,4 +316,4 @@ class FokkerPlanck:
         drift = drift.double() * (-1.0 if down else 1.0)
         parts = torch.split(drift, [len(f) for f in faces])
         normal = [part[:, axis].numpy() for axis, part in enumerate(parts)]
-        return chain_generator(self._box, normal, 0.5 * noise**2)
+        return chain_generator(self._box, normal, 0.5 * g.item() ** 2)

@@ -1,4 +1,4 @@
-r"""The stationary law of a chain: the positive p with Q p = 0.
+r"""The stationary distribution of a chain: the positive p with Q p = 0.
 
 Pin the mass of one cell and the rest solves :math:`-Q_{rr}\, p_r = Q_{rj}\, p_j`, whose matrix is a
 non-singular M-matrix, dominated by its diagonal. Elimination without pivoting has triangular
@@ -6,9 +6,9 @@ factors that are M-matrices too (Berman & Plemmons 1994, chapter 6), so its subs
 non-negative numbers only, and the result is non-negative.
 
 The mean times τ in which the cells reach the pinned one, :math:`-Q_{rr}^\top \tau = 1`, say how
-well that works: rates wrong by rounding, ε q, move the law by about
+well that works: rates wrong by rounding, ε q, move p by about
 :math:`\varepsilon\, q \max \tau` at most. That is small if the pinned cell is the likeliest, which
-the law after a long exponential time shows, :math:`(\delta I - Q)\, v = \text{const}`, and grows
+p after a long exponential time shows, :math:`(\delta I - Q)\, v = \text{const}`, and grows
 with a barrier like :math:`e^{\Delta U/\vartheta}`.
 """
 
@@ -22,13 +22,13 @@ from sdescore.fokker_planck.generator import Array, Sparse
 ACCURACY = 1e-6
 
 
-def stationary_law(Q: Sparse) -> Array:
+def stationary_mass(Q: Sparse) -> Array:
     """Masses >= 0 of sum 1, ``(N,)``, right to an L1 distance of 1e-6.
 
     Raises
     ------
     IncompatibleError
-        The cells do not all lead to one law, or too rarely for that accuracy.
+        The cells do not all lead to one distribution, or too rarely for that accuracy.
     """
     from scipy.sparse import csc_array, dia_array
 
@@ -41,14 +41,14 @@ def stationary_law(Q: Sparse) -> Array:
         rest = np.delete(np.arange(n), likely)
         factors = _factors(-columns[rest][:, rest])
     except RuntimeError:
-        raise _no_law(np.inf) from None
+        raise _no_density(np.inf) from None
     uncertain = np.finfo(float).eps * fastest * np.abs(factors.solve(np.ones(n - 1), "T")).max()
     if not uncertain < ACCURACY:
-        raise _no_law(uncertain)
+        raise _no_density(uncertain)
     mass = np.ones(n)
     mass[rest] = factors.solve(columns[rest][:, [likely]].toarray()[:, 0])
-    law: Array = mass / mass.sum()
-    return law
+    total: Array = mass / mass.sum()
+    return total
 
 
 def _factors(matrix: Sparse) -> Sparse:
@@ -63,9 +63,9 @@ def _factors(matrix: Sparse) -> Sparse:
     )
 
 
-def _no_law(uncertain: float) -> IncompatibleError:
+def _no_density(uncertain: float) -> IncompatibleError:
     return IncompatibleError(
-        f"expected one stationary law, known to {ACCURACY:g}; got cells that reach one another "
+        f"expected one stationary density, known to {ACCURACY:g}; got cells that reach one another "
         f"so rarely that rounding moves it by up to {uncertain:.2g} (g(t) = 0, or a barrier too "
         "high); use solve over the time that matters, from a start of your own"
     )

@@ -11,9 +11,9 @@ function              what it is                                   units
 ====================  ===========================================  ====================
 
 The first three are metrics between the two *empirical* measures, so they are positive for
-two finite sets from one law. :func:`noise_floor` measures how positive,
-:func:`relative_to_floor` gives a distance as a multiple of that;
-:mod:`sdescore.metrics.floor` holds the protocol for a finite reference.
+two finite sets from one distribution. :func:`noise_floor` measures how positive, and
+:func:`relative_to_floor` divides a distance by that. :mod:`sdescore.metrics.floor` holds the
+protocol for a finite reference.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
-r"""Noise floors: how large a distance is when nothing is wrong.
+r"""The noise floor of a metric: how far apart two sets of real samples are.
 
 Every distance between two finite sample sets is positive, even when both come from one
-law, and its size depends on *both* sample sizes: E[D²] = c (1/N + 1/M) for
+distribution, and its size depends on *both* sample sizes: E[D²] = c (1/N + 1/M) for
 :func:`~sdescore.metrics.energy_distance` and :func:`~sdescore.metrics.mmd`. A distance is
-therefore read as a multiple of the same distance between real and real, **at the same two
-sizes**; a floor taken at other sizes moves the ratio for no reason.
+therefore divided by the same metric's distance between two sets of real samples, **at the same
+two sizes**. A floor taken at other sizes moves the ratio for no reason.
 
 The protocol for a finite reference of R samples (the digits have 1797) and G generated
 ones: take n = min(G, R // 2), and for each repeat split the reference at random into A of
 size n and its rest B, R − n samples. (At random, because files have an order: the first 500
-digits come from other writers than the rest, and lie 1.8 floors from it.) Then
+digits come from other writers than the rest, and lie 1.8 times as far from it as a random 500.)
+Then
 
 * floor = mean of metric(A, B)
 * value = mean of metric(n of the generated, the same B)
@@ -17,7 +18,8 @@ digits come from other writers than the rest, and lie 1.8 floors from it.) Then
 
 A and B never share a sample, both distances have sizes (n, R − n), and both see the same
 B, whose luck cancels in the ratio. If the generated samples are independent draws from the
-law of the reference, they and A are exchangeable, so value and floor have equal means. R // 2
+distribution of the reference, they and A are exchangeable, so value and floor have equal means.
+R // 2
 is where 1/n + 1/(R − n) is smallest: taking more generated samples than that would shrink
 B, and with it the power to see a difference.
 
@@ -40,17 +42,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError, ShapeError
-from sdescore.metrics.samples import SampleError, flatten
+from sdescore import checks
+from sdescore.errors import ParameterError, ShapeError
+from sdescore.metrics.samples import flatten, shuffled
 
-__all__ = ["Metric", "NoiseFloor", "RelativeDistance", "noise_floor", "relative_to_floor"]
+__all__ = ["NoiseFloor", "RelativeDistance", "noise_floor", "relative_to_floor"]
 
 Metric = Callable[[Tensor, Tensor], float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseFloor:
-    """A metric between disjoint random parts of one sample set.
+    """The mean of a metric between disjoint random parts of one sample set.
 
     Attributes
     ----------
@@ -73,7 +76,7 @@ class NoiseFloor:
 
 @dataclass(frozen=True, kw_only=True)
 class RelativeDistance:
-    """A distance to a reference as a multiple of its noise floor.
+    """A distance to a reference, relative to the distance between two sets of real samples.
 
     Attributes
     ----------
@@ -124,10 +127,9 @@ def noise_floor(
     ------
     ShapeError
         The reference cannot be split into parts of these sizes.
-    SampleError
-        NaN or infinite values in the reference.
-    ScheduleError
-        Fewer than two repeats.
+    ParameterError
+        NaN or infinite values in the reference, fewer than two repeats, or a seed that is not
+        whole.
 
     Examples
     --------
@@ -138,23 +140,17 @@ def noise_floor(
     (50, 150)
     """
     flatten(reference, "reference")
-    if repeats < 2:
-        raise ScheduleError(f"expected repeats >= 2 to estimate a spread, got {repeats}")
+    repeats, seed = checks.count("repeats", repeats, at_least=2), checks.seed(seed)
     sizes = _sizes(size, len(reference))
     values = [metric(a, b) for a, b in _splits(reference, sizes, repeats, seed)]
-    return NoiseFloor(
-        mean=statistics.fmean(values),
-        std=statistics.stdev(values),
-        repeats=repeats,
-        size=sizes,
-        seed=seed,
-    )
+    mean, std = statistics.fmean(values), statistics.stdev(values)
+    return NoiseFloor(mean=mean, std=std, repeats=repeats, size=sizes, seed=seed)
 
 
 def relative_to_floor(
     metric: Metric, x: Tensor, reference: Tensor, floor: NoiseFloor | None = None
 ) -> RelativeDistance:
-    """Distance of samples to a reference, as a multiple of the noise floor.
+    """Distance of samples to a reference, divided by the noise floor.
 
     The protocol is described in :mod:`sdescore.metrics.floor`: over random splits of the
     reference into A and B, mean metric(x, B) over mean metric(A, B), at equal sizes.
@@ -182,7 +178,7 @@ def relative_to_floor(
     ------
     ShapeError
         x has fewer samples than the floor's first size, or does not fit the reference.
-    SampleError
+    ParameterError
         NaN or infinite values, or a floor of zero (a reference without spread).
 
     Examples
@@ -205,31 +201,32 @@ def relative_to_floor(
             f"use noise_floor(metric, reference, size={len(x)})"
         )
     if not floor.mean > 0.0 or not math.isfinite(floor.mean):
-        raise SampleError(
+        raise ParameterError(
             f"expected a positive noise floor, got {floor.mean}; the reference has no "
             f"spread under this metric (or the metric may be negative), so no ratio exists"
         )
     # Its own stream: the splits must be those of the floor whatever len(x) is.
     generator = torch.Generator().manual_seed(floor.seed)
-    values = []
-    for _, rest in _splits(reference, floor.size, floor.repeats, floor.seed):
-        chosen = torch.randperm(len(x), generator=generator)[:n]
-        values.append(metric(x[chosen.to(x.device)], rest))
-    value = statistics.fmean(values)
-    return RelativeDistance(
-        ratio=value / floor.mean, value=value, std=statistics.stdev(values), floor=floor
-    )
+    values = [
+        metric(x[shuffled(len(x), generator, x.device)[:n]], rest)
+        for _, rest in _splits(reference, floor.size, floor.repeats, floor.seed)
+    ]
+    value, std = statistics.fmean(values), statistics.stdev(values)
+    return RelativeDistance(ratio=value / floor.mean, value=value, std=std, floor=floor)
 
 
 def _sizes(size: int | tuple[int, int] | None, total: int) -> tuple[int, int]:
-    first = total // 2 if size is None else size
-    n, m = first if isinstance(first, tuple) else (first, total - first)
-    if min(n, m) < 1 or n + m > total:
+    size = total // 2 if size is None else size
+    parts = (
+        size if isinstance(size, tuple) else (size, total - size if checks.is_count(size) else 0)
+    )
+    whole = len(parts) == 2 and all(map(checks.is_count, parts))
+    if not whole or min(parts) < 1 or sum(parts) > total:
         raise ShapeError(
-            f"expected two disjoint parts of at least one sample each out of {total}, got "
-            f"sizes {(n, m)}; use a smaller size or a larger reference"
+            f"expected a size n or (n, m) that makes two disjoint parts of at least one sample "
+            f"each out of {total}, got {size!r:.100}; use a smaller size or a larger reference"
         )
-    return n, m
+    return int(parts[0]), int(parts[1])
 
 
 def _splits(
@@ -239,5 +236,5 @@ def _splits(
     generator = torch.Generator().manual_seed(seed)
     n, m = sizes
     for _ in range(repeats):
-        order = torch.randperm(len(reference), generator=generator).to(reference.device)
+        order = shuffled(len(reference), generator, reference.device)
         yield reference[order[:n]], reference[order[n : n + m]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdescore.errors import ShapeError
 from sdescore.metrics.samples import flatten_pair
 
 __all__ = ["frechet_distance"]
@@ -44,7 +43,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     ------
     ShapeError
         Fewer than two samples, different event shapes or devices, or not floating point.
-    SampleError
+    ParameterError
         NaN or infinite values.
 
     Notes
@@ -53,10 +52,10 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     the trace is eq. 1 of Bhatia, Jain and Lim (2019), "On the Bures–Wasserstein distance between
     positive definite matrices", arXiv:1712.01504, its least-squares form their theorem 1.
 
-    It is zero for any two sets with equal means and covariances, whatever their laws. At finite
-    sizes it is biased upwards, the more the larger d: for N < d a fitted covariance has only
-    N − 1 directions. Two sets from one law are therefore far from 0: compare at equal sizes,
-    beside the :func:`~sdescore.metrics.noise_floor`.
+    It is zero for any two sets with equal means and covariances, whatever their distributions.
+    At finite sizes it is biased upwards, the more the larger d: for N < d a fitted covariance has
+    only N − 1 directions. Two sets from one distribution are therefore far from 0: compare at
+    equal sizes, beside the :func:`~sdescore.metrics.noise_floor`.
 
     Examples
     --------
@@ -65,12 +64,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     >>> frechet_distance(x, x + torch.tensor([3.0, 4.0]))
     25.0
     """
-    a, b = flatten_pair(x, y)
-    if min(len(a), len(b)) < 2:
-        raise ShapeError(
-            f"expected at least two samples in each set, got {len(a)} in x and {len(b)} in y; "
-            f"a covariance needs them"
-        )
+    a, b = flatten_pair(x, y, at_least=2)  # a covariance needs two
     shift = a.mean(0) - b.mean(0)
     a, b = _root(a), _root(b)
     rows = max(len(a), len(b))

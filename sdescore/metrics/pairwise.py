@@ -13,8 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError, ShapeError
-from sdescore.metrics.samples import SampleError, flatten, flatten_pair
+from sdescore import checks
+from sdescore.errors import ParameterError
+from sdescore.metrics.samples import flatten, flatten_pair, shuffled
 
 __all__ = ["energy_distance", "median_bandwidth", "mmd", "mmd_squared"]
 
@@ -37,7 +38,8 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     two empirical measures themselves: never negative, zero only if they are equal, and a
     metric once the root is taken. The unbiased U-statistic is negative half of the time
     under equality, so neither its root nor its ratio to a noise floor would make sense.
-    The price is a known bias: for two sets from one law, E[D²] = E|X−X′| (1/N + 1/M).
+    The price is a known bias: for two sets from one distribution,
+    E[D²] = E|X−X′| (1/N + 1/M).
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     ------
     ShapeError
         Empty sets, different event shapes or devices, or not floating point.
-    SampleError
+    ParameterError
         NaN or infinite values.
 
     Notes
@@ -85,8 +87,8 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
         \qquad k(a, b) = \exp\!\Big( -\frac{|a - b|^2}{2 h^2} \Big)
 
     Like :func:`energy_distance` it is a metric between the two empirical measures, biased
-    upwards: for two sets from one law, E[MMD²] = (1 − E k(X, X′)) (1/N + 1/M). For tests
-    and for averages over many sets use :func:`mmd_squared`, which has no bias.
+    upwards: for two sets from one distribution, E[MMD²] = (1 − E k(X, X′)) (1/N + 1/M). For
+    tests and for averages over many sets use :func:`mmd_squared`, which has no bias.
 
     Parameters
     ----------
@@ -106,10 +108,9 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
     ------
     ShapeError
         Empty sets, different event shapes or devices, or not floating point.
-    SampleError
-        NaN or infinite values, or no default bandwidth (see :func:`median_bandwidth`).
-    ScheduleError
-        ``bandwidth`` not positive and finite.
+    ParameterError
+        NaN or infinite values, a ``bandwidth`` that is not positive and finite, or no default
+        one (see :func:`median_bandwidth`).
 
     Notes
     -----
@@ -132,8 +133,8 @@ def mmd_squared(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
     r"""Unbiased estimate of MMD² with a Gaussian kernel, the U-statistic.
 
     The sums of :func:`mmd` without their diagonals, over N(N−1) and M(M−1) pairs. Its mean
-    over data sets is the MMD² of the two laws, so under equality it is negative half of
-    the time: not a distance, no root, and no ratio to a noise floor.
+    over data sets is the MMD² of the two distributions, so under equality it is negative half
+    of the time: not a distance, no root, and no ratio to a noise floor.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ def mmd_squared(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
 
     Raises
     ------
-    ShapeError, SampleError, ScheduleError
+    ShapeError, ParameterError
         As :func:`mmd`; ShapeError also for a set of a single sample.
 
     Notes
@@ -162,12 +163,7 @@ def mmd_squared(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
     >>> mmd_squared(x, x, bandwidth=1.0) < 0.0
     True
     """
-    a, b = flatten_pair(x, y)
-    if min(len(a), len(b)) < 2:
-        raise ShapeError(
-            f"expected at least two samples in each set for the unbiased estimate, got "
-            f"{len(a)} and {len(b)}; use mmd, or more samples"
-        )
+    a, b = flatten_pair(x, y, at_least=2)
     across, within_a, within_b = _pair_means(a, b, _gaussian(_bandwidth(x, y, bandwidth)))
     # k(x, x) = 1 on the diagonal: take it out and rescale.
     off_a = (within_a * len(a) - 1.0) / (len(a) - 1)
@@ -195,7 +191,7 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
     ------
     ShapeError
         As :func:`mmd`, or fewer than two samples in all.
-    SampleError
+    ParameterError
         NaN or infinite values, or a median of zero (half of the pairs coincide).
 
     Notes
@@ -208,16 +204,12 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
     >>> median_bandwidth(torch.tensor([[0.0], [1.0], [5.0]]))
     4.0
     """
-    sets = [flatten(x, "x")] if y is None else list(flatten_pair(x, y))
+    seed = checks.seed(seed)
+    sets = [flatten(x, "x", at_least=2)] if y is None else list(flatten_pair(x, y))
     pooled = torch.cat([_subsample(flat, seed) for flat in sets])
-    if len(pooled) < 2:
-        raise ShapeError(
-            "expected at least two samples to take a median distance, got 1; "
-            "give more samples, or mmd(..., bandwidth=...)"
-        )
     median = float(torch.nn.functional.pdist(pooled).median())
     if median == 0.0:
-        raise SampleError(
+        raise ParameterError(
             "expected samples that differ, got a median distance of 0 (half of the pairs "
             "coincide); give mmd(..., bandwidth=...) yourself"
         )
@@ -227,19 +219,14 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
 def _subsample(flat: Tensor, seed: int) -> Tensor:
     if len(flat) <= _MEDIAN_SAMPLES:
         return flat
-    order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))
-    return flat[order[:_MEDIAN_SAMPLES].to(flat.device)]
+    order = shuffled(len(flat), torch.Generator().manual_seed(seed), flat.device)
+    return flat[order[:_MEDIAN_SAMPLES]]
 
 
 def _bandwidth(x: Tensor, y: Tensor, bandwidth: float | None) -> float:
     if bandwidth is None:
         return median_bandwidth(x, y)
-    if not 0.0 < bandwidth < math.inf:
-        raise ScheduleError(
-            f"expected a positive, finite bandwidth, got {bandwidth}; "
-            f"median_bandwidth(reference) is a usual choice"
-        )
-    return bandwidth
+    return checks.number("bandwidth", bandwidth, above=0)
 
 
 def _gaussian(bandwidth: float) -> Callable[[Tensor], Tensor]:

@@ -5,55 +5,49 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdescore.checks import require_state
-from sdescore.errors import SDEScoreError, ShapeError
-
-__all__ = ["SampleError"]
+from sdescore import checks
+from sdescore.errors import ParameterError, ShapeError
 
 
-class SampleError(SDEScoreError, ValueError):
-    """A sample set holds values that no distance can be measured from."""
-
-
-def flatten(x: Tensor, name: str) -> Tensor:
-    """``(N, *E)`` as a float64 ``(N, d)`` matrix.
+def flatten(x: Tensor, name: str, at_least: int = 1) -> Tensor:
+    """``(N, *E)`` as a float64 ``(N, d)`` matrix, N >= ``at_least``.
 
     Raises
     ------
     ShapeError
-        Not a floating-point tensor, no samples, or an event without entries.
-    SampleError
+        Not a floating-point tensor, too few samples, or an event without entries.
+    ParameterError
         NaN or infinite values.
     """
-    require_state(x, name)
-    if x.numel() == 0:
+    checks.require_state(x, name)
+    if len(x) < at_least or x.numel() == 0:
         raise ShapeError(
-            f"expected at least one sample with at least one entry in {name}, "
-            f"got shape {tuple(x.shape)}; a distance needs samples"
+            f"expected at least {'one sample' if at_least == 1 else 'two samples'} with at least "
+            f"one entry in {name}, got shape {tuple(x.shape)}"
         )
     flat = x.detach().reshape(x.shape[0], -1).to(torch.float64)
     finite = torch.isfinite(flat).all(1)
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        raise SampleError(
+        raise ParameterError(
             f"expected finite samples in {name}, got NaN or infinity in {len(bad)} of "
             f"{len(flat)} (indices {shown}); count and drop them first, {name}[keep]"
         )
     return flat
 
 
-def flatten_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def flatten_pair(x: Tensor, y: Tensor, at_least: int = 1) -> tuple[Tensor, Tensor]:
     """Both sets as float64 matrices ``(N, d)`` and ``(M, d)``; N and M may differ.
 
     Raises
     ------
     ShapeError
         As :func:`flatten`; or the event shapes or the devices differ.
-    SampleError
+    ParameterError
         NaN or infinite values.
     """
-    a, b = flatten(x, "x"), flatten(y, "y")
+    a, b = flatten(x, "x", at_least), flatten(y, "y", at_least)
     if x.shape[1:] != y.shape[1:]:
         raise ShapeError(
             f"expected two sample sets of one event shape, got x {tuple(x.shape)} and "
@@ -65,3 +59,8 @@ def flatten_pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             f"{b.device}; move one, e.g. y.to(x.device)"
         )
     return a, b
+
+
+def shuffled(n: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """The indices below ``n`` in random order, drawn on the CPU: a seed means one order."""
+    return torch.randperm(n, generator=generator, device="cpu").to(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError
+from sdescore import checks
 from sdescore.metrics.samples import flatten_pair
 
 __all__ = ["sliced_wasserstein"]
@@ -49,10 +49,8 @@ def sliced_wasserstein(
     ------
     ShapeError
         Empty sets, different event shapes or devices, or not floating point.
-    SampleError
-        NaN or infinite values.
-    ScheduleError
-        ``projections`` or ``p`` below 1.
+    ParameterError
+        NaN or infinite values, ``projections`` or ``p`` below 1, or a seed that is not whole.
 
     Notes
     -----
@@ -69,14 +67,14 @@ def sliced_wasserstein(
     >>> sliced_wasserstein(x, x + 3.0)
     3.0
     """
-    if projections < 1:
-        raise ScheduleError(f"expected projections >= 1, got {projections}; 256 is the default")
-    if not 1.0 <= p < float("inf"):
-        raise ScheduleError(f"expected a finite order p >= 1, got {p}; 2 is the default")
+    projections = checks.count("projections", projections)
+    p = checks.number("p", p, at_least=1)
     a, b = flatten_pair(x, y)
     # Drawn on the CPU: a seed must mean the same directions everywhere.
-    generator = torch.Generator().manual_seed(seed)
-    directions = torch.randn(projections, a.shape[1], generator=generator, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(checks.seed(seed))
+    directions = torch.randn(
+        projections, a.shape[1], generator=generator, dtype=torch.float64, device="cpu"
+    )
     directions = (directions / directions.norm(dim=1, keepdim=True)).to(a.device)
     block = max(1, _MAX_PROJECTED // (len(a) + len(b)))
     total = 0.0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING
-
-from sdescore.errors import ScheduleError
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, without the yellow and sky blue that vanish on white.
@@ -34,7 +33,27 @@ def write_title(figure: Figure, title: str | None) -> None:
         figure.suptitle("\n".join(lines), fontsize=TITLE_SIZE)
 
 
-def require_at_least_one(name: str, value: int) -> None:
-    """Refuse a count below 1."""
-    if value < 1:
-        raise ScheduleError(f"expected {name} >= 1, got {value}")
+def look(i: int) -> dict[str, Any]:
+    """The i-th curve's colour and dashes: a pair comes back after 28."""
+    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+
+
+def write_legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """The legend of one panel's curves, below all panels."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=LABEL_SIZE,
+        handlelength=3.0,
+    )
+
+
+def clean(axes: Axes) -> None:
+    """A faint grid, small tick labels, no box."""
+    axes.tick_params(labelsize=TICK_SIZE)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.analysis.error import GaussianError, gaussian_error, requested
-from sdescore.checks import is_count, require
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.plotting._style import (
-    COLOURS,
-    DASHES,
     LABEL_SIZE,
-    TICK_SIZE,
+    clean,
+    look,
     new_figure,
+    write_legend,
     write_title,
 )
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
@@ -52,7 +52,7 @@ def plot_error_against_steps(
         Label → ``recipe(n)``, the sampler of n steps, or None where there is none: its curve
         leaves that n out.
     steps : iterable of int
-        The n, >= 1.
+        The numbers of steps n, >= 1.
     spectrum : Tensor
         ``(M,)``, eigenvalues of the data's covariance.
     data : Tensor
@@ -69,18 +69,16 @@ def plot_error_against_steps(
     ------
     ShapeError
         No recipes, no steps, or a bad tensor.
-    ScheduleError
-        A step that is not an integer >= 1, or a bad spectrum.
+    ParameterError
+        A number of steps that is not an integer >= 1, or a bad spectrum.
     IncompatibleError
         A recipe that gives something else, a sampler that has no exact error, or both or none
         of ``spectrum`` and ``data``.
     """
     _require_some(recipes, "recipe")
-    counts = list(steps)
+    counts = [checks.count("steps", n) for n in steps]
     if not counts:
         raise ShapeError("expected at least one number of steps, got none")
-    for n in counts:
-        require(is_count(n) and n >= 1, "integers >= 1 as steps", f"{n!r}")
     modes = requested(spectrum, data, None)
     curves: dict[str, list[GaussianError]] = {}
     for label, recipe in recipes.items():
@@ -92,7 +90,7 @@ def plot_error_against_steps(
     figure, axes = _panel()
     for i, (label, errors) in enumerate(curves.items()):
         cost, w2 = [e.evaluations for e in errors], [e.w2.item() for e in errors]
-        axes.plot(cost, w2, label=label, marker="o", markersize=3.5, **_look(i))
+        axes.plot(cost, w2, label=label, marker="o", markersize=3.5, **look(i))
     axes.set_yscale("log")
     _finish(figure, axes, "evaluations of the score a sample", r"$W_2$ to the data")
     write_title(figure, title)
@@ -129,7 +127,7 @@ def plot_error_by_mode(
 
     Raises
     ------
-    ShapeError, ScheduleError
+    ShapeError, ParameterError
         No samplers, a bad spectrum, or wavelengths that do not fit it.
     IncompatibleError
         Something that is no sampler, or a sampler that has no exact error.
@@ -141,7 +139,7 @@ def plot_error_by_mode(
             got = tuple(wavelength.shape) if isinstance(wavelength, Tensor) else f"{wavelength!r}"
             raise ShapeError(f"expected wavelength of shape {tuple(variance.shape)}, got {got}")
         usable = bool((wavelength.isfinite() & (wavelength > 0)).all())
-        require(usable, "finite wavelengths > 0", f"{wavelength!r:.200}")
+        checks.that(usable, "finite wavelengths > 0", f"{wavelength!r:.200}")
         wavelength = wavelength.detach().to("cpu", variance.dtype)
         by_length = wavelength.argsort(descending=True)
         variance, where = variance[by_length], wavelength[by_length]
@@ -149,7 +147,7 @@ def plot_error_by_mode(
         where = variance.new_ones(len(variance)).cumsum(0)
     there = variance > 0
     variance, where = variance[there], where[there]
-    require(len(variance) > 0, "a mode of variance > 0", f"{spectrum!r:.200}")
+    checks.that(len(variance) > 0, "a mode of variance > 0", f"{spectrum!r:.200}")
     errors = {
         label: gaussian_error(_sampler(s, label), variance).relative_std.detach()
         for label, s in samplers.items()
@@ -158,7 +156,7 @@ def plot_error_by_mode(
     figure, axes = _panel()
     axes.axhline(0.0, color="#888888", linewidth=0.8)
     for i, (label, error) in enumerate(errors.items()):
-        axes.plot(where.tolist(), error.tolist(), label=label, **_look(i))
+        axes.plot(where.tolist(), error.tolist(), label=label, **look(i))
     axes.set_yscale("symlog", linthresh=_SMALL)
     sizes = [m * 10.0**k for k in range(-2, 3) for m in (1, 3)]
     low, high = axes.get_ylim()
@@ -172,8 +170,8 @@ def plot_error_by_mode(
     return figure
 
 
-def _require_some(given: Mapping[str, object], kind: str) -> None:
-    if not given:
+def _require_some(entries: Mapping[str, object], kind: str) -> None:
+    if not entries:
         raise ShapeError(f"expected at least one {kind} to plot, got an empty mapping")
 
 
@@ -191,11 +189,6 @@ def _panel() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _look(i: int) -> dict[str, Any]:
-    """The i-th curve's colour and dashes: a pair comes back after twelve."""
-    return {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
-
-
 def _finish(figure: Figure, axes: Axes, across: str, up: str) -> None:
     """A logarithmic abscissa, the names of both, grid and legend."""
     axes.set_xscale("log")
@@ -203,22 +196,12 @@ def _finish(figure: Figure, axes: Axes, across: str, up: str) -> None:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     ticks = [v for k in decades for m in (1, 2, 5) if low <= (v := m * 10.0**k) <= high]
     axes.set_xticks(ticks, [f"{v:g}" for v in ticks])
-    axes.tick_params(labelsize=TICK_SIZE)
     axes.minorticks_off()
     axes.set_xlabel(across, fontsize=LABEL_SIZE)
     axes.set_ylabel(up, fontsize=LABEL_SIZE)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
+    clean(axes)
+    labels = axes.get_legend_handles_labels()[1]
     columns = 1 if max(map(len, labels)) > _LONG else 2
     lines = math.ceil(len(labels) / columns)
     figure.set_figheight(figure.get_figheight() + 0.2 * lines)
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=LABEL_SIZE,
-        handlelength=3.0,
-    )
+    write_legend(figure, axes, columns)

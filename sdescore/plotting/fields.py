@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from sdescore.checks import require_state
-from sdescore.errors import DivergenceError, ScheduleError, ShapeError
+from sdescore import checks
+from sdescore.errors import DivergenceError, ShapeError
 from sdescore.plotting._style import (
     COLOURS,
-    DASHES,
     LABEL_SIZE,
     TICK_SIZE,
     TITLE_SIZE,
+    clean,
+    look,
     new_figure,
-    require_at_least_one,
+    write_legend,
     write_title,
 )
 
@@ -83,16 +84,16 @@ def plot_score_field(
         ``data`` or the score's output is not ``(N, 2)``.
     DivergenceError
         The score is NaN or infinite at an arrow.
-    ScheduleError
+    ParameterError
         An empty ``extent``, ``arrows`` or ``resolution`` below 1.
     """
+    usable = len(extent) == 4 and all(map(checks.is_number, extent))
+    usable = usable and extent[0] < extent[1] and extent[2] < extent[3]
+    checks.that(usable, "extent (x_min, x_max, y_min, y_max) that rise", f"{extent!r:.200}")
     x_min, x_max, y_min, y_max = extent
-    if not (x_min < x_max and y_min < y_max):
-        raise ScheduleError(f"expected extent (x_min, x_max, y_min, y_max), got {extent}")
-    require_at_least_one("arrows", arrows)
-    require_at_least_one("resolution", resolution)
+    arrows, resolution = checks.count("arrows", arrows), checks.count("resolution", resolution)
     if data is not None:
-        require_state(data, "data")
+        checks.require_state(data, "data")
         _in_plane(data, "data", len(data))
         device = data.device if device is None else device
     log_prob = getattr(score, "log_prob", None)
@@ -176,40 +177,28 @@ def plot_schedule(
     ------
     ShapeError
         No SDEs.
-    ScheduleError
+    ParameterError
         ``points`` below 1.
     """
-    require_at_least_one("points", points)
+    points = checks.count("points", points)
     if not sdes:
         raise ShapeError("expected at least one SDE to plot, got an empty mapping")
     lines = math.ceil(len(sdes) / 5)
     figure = new_figure(10.0, 3.5 + 0.25 * lines)
     panels = figure.subplots(1, 3)
     for i, (label, sde) in enumerate(sdes.items()):
-        t = torch.linspace(sde.t_min, sde.T, points, dtype=torch.float64)
+        t = torch.linspace(sde.t_min, sde.T, points, dtype=torch.float64, device="cpu")
         alpha, sigma = sde.marginal(t)
-        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
         for axes, curve in zip(panels, (alpha, sigma, sde.log_snr(t)), strict=True):
             finite = curve.isfinite()
-            axes.plot((t / sde.T)[finite], curve[finite], label=label, linewidth=1.8, **look)
+            axes.plot((t / sde.T)[finite], curve[finite], label=label, linewidth=1.8, **look(i))
     panels[1].set_yscale("log")
     names = (r"signal $\alpha_t$", r"noise $\sigma_t$", r"$\log(\alpha_t^2/\sigma_t^2)$")
     for axes, name in zip(panels, names, strict=True):
         axes.set_title(name, fontsize=TITLE_SIZE)
         axes.set_xlabel("$t/T$", fontsize=LABEL_SIZE)
-        axes.tick_params(labelsize=TICK_SIZE)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=math.ceil(len(sdes) / lines),
-        frameon=False,
-        fontsize=LABEL_SIZE,
-        handlelength=3.0,
-    )
+        clean(axes)
+    write_legend(figure, panels[0], math.ceil(len(sdes) / lines))
     write_title(figure, title)
     return figure
 
@@ -237,8 +226,9 @@ def _cells(
 ) -> Tensor:
     """Centres of ``side × side`` cells, the lowest row first: ``(side², 2)`` float32."""
     x_min, x_max, y_min, y_max = extent
-    unit = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    unit = (torch.arange(side, dtype=torch.float64, device="cpu") + 0.5) / side
     y, x = torch.meshgrid(
         y_min + (y_max - y_min) * unit, x_min + (x_max - x_min) * unit, indexing="ij"
     )
-    return torch.stack([x.flatten(), y.flatten()], 1).to(device=device, dtype=torch.float32)
+    points = torch.stack([x.flatten(), y.flatten()], 1)
+    return points.to(device=device or "cpu", dtype=torch.float32)

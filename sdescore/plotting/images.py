@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from sdescore.checks import require_state
-from sdescore.errors import ScheduleError, ShapeError
+from sdescore import checks
+from sdescore.errors import ShapeError
 from sdescore.plotting._style import (
     LABEL_SIZE,
     TICK_SIZE,
     new_figure,
-    require_at_least_one,
     write_title,
 )
 
@@ -54,13 +53,13 @@ def plot_samples(
     ------
     ShapeError
         Not images, or none.
-    ScheduleError
+    ParameterError
         ``columns`` below 1, or an empty ``value_range``.
     """
     images = _images(x, "x")
     if columns is None:
         columns = next(k for k in range(1, len(images) + 1) if k * k >= len(images))
-    require_at_least_one("columns", columns)
+    columns = checks.count("columns", columns)
     rows = [images[i : i + columns] for i in range(0, len(images), columns)]
     figure, _ = _grid(rows, columns, [value_range] * columns, title, tile=0.55)
     return figure
@@ -94,10 +93,10 @@ def plot_rows(
     ------
     ShapeError
         No rows, not images, or images of different sizes.
-    ScheduleError
+    ParameterError
         ``columns`` below 1, or an empty ``value_range``.
     """
-    require_at_least_one("columns", columns)
+    columns = checks.count("columns", columns)
     if not rows:
         raise ShapeError("expected at least one row of images, got an empty mapping")
     images = [_images(x, f"rows[{label!r}]")[:columns] for label, x in rows.items()]
@@ -137,7 +136,7 @@ def plot_trajectory(
     ------
     ShapeError
         No states, not images, sizes that differ, or not one time per state.
-    ScheduleError
+    ParameterError
         An empty ``value_range``.
     """
     columns = [_images(state, f"states[{i}]") for i, state in enumerate(states)]
@@ -165,7 +164,7 @@ def plot_trajectory(
 
 def _images(x: Tensor, name: str) -> Tensor:
     """``(N, H, W)`` or ``(N, C, H, W)`` as float64 ``(N, C, H, W)`` on the CPU."""
-    require_state(x, name)
+    checks.require_state(x, name)
     images = x.unsqueeze(1) if x.ndim == 3 else x
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
         raise ShapeError(
@@ -219,12 +218,10 @@ def _grid(
     """
     channels, height, width = _one_size(rows)[0].shape[1:]
     for low, high in ranges:
-        if not low < high:
-            raise ScheduleError(f"expected value_range (low, high), low < high, got {(low, high)}")
+        checks.number("high end of value_range", high, above=checks.number("low end", low))
     down, across = height + _gap(height), width + _gap(width)
-    canvas = torch.ones(
-        channels, len(rows) * down - _gap(height), columns * across - _gap(width)
-    ).double()
+    shape = channels, len(rows) * down - _gap(height), columns * across - _gap(width)
+    canvas = torch.ones(shape, dtype=torch.float64, device="cpu")
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
             low, high = ranges[j]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -21,6 +23,7 @@ from sdescore.fokker_planck.generator import bernoulli, chain_generator, jump_ra
 from sdescore.fokker_planck.solver import FokkerPlanck
 from sdescore.fokker_planck.uniformisation import poisson_mixture, poisson_weights, uniformise
 from sdescore.sde.langevin import LangevinSDE
+from tests.helpers.callers import SETTINGS
 from tests.helpers.strategies import log_uniform
 
 F64 = torch.float64
@@ -644,7 +647,7 @@ def test_a_stationary_law_is_right_or_refused(tilt: float) -> None:
 
 def test_wells_that_nothing_connects_have_no_one_law() -> None:
     cold = LangevinSDE(double_well, temperature=0.0)
-    with pytest.raises(ss.errors.IncompatibleError, match="one stationary law"):
+    with pytest.raises(ss.errors.IncompatibleError, match="one stationary density"):
         FokkerPlanck(cold, ((-2.0, 2.0),), (40,)).stationary()
 
 
@@ -761,7 +764,7 @@ def test_a_users_reversal_says_so_itself() -> None:
 
 def test_a_box_that_is_too_small_is_refused() -> None:
     fp = FokkerPlanck(ss.VPSDE(), ((-2.0, 2.0),), (40,))
-    with pytest.raises(ss.errors.ScheduleError, match="widen the bounds"):
+    with pytest.raises(ss.errors.ParameterError, match="widen the bounds"):
         fp.solve(gaussian(0.0, 0.01), times=[0.0, 1.0])
     free = fp.solve(gaussian(0.0, 0.01), times=[0.0, 0.1, 1.0], max_wall_mass=1.0)
     walls = free.wall_mass.tolist()
@@ -771,7 +774,7 @@ def test_a_box_that_is_too_small_is_refused() -> None:
     assert walls[0] < 1e-20
     limit = walls[-1]
     assert fp.solve(gaussian(0.0, 0.01), times=[0.0, 0.1, 1.0], max_wall_mass=limit).products
-    with pytest.raises(ss.errors.ScheduleError):
+    with pytest.raises(ss.errors.ParameterError):
         fp.solve(gaussian(0.0, 0.01), times=[0.0, 1.0], max_wall_mass=0.9 * limit)
 
 
@@ -785,11 +788,11 @@ def test_the_wall_is_watched_between_the_times_and_at_the_start() -> None:
     fp = FokkerPlanck(Swinging(g=0.1), ((-1.5, 1.5),), (90,))
     start = gaussian(0.0, 0.01)
     for steps in (None, 10):
-        with pytest.raises(ss.errors.ScheduleError, match="at t = 0"):
+        with pytest.raises(ss.errors.ParameterError, match="at t = 0"):
             fp.solve(start, times=[0.0, 1.0], steps=steps)
-    with pytest.raises(ss.errors.ScheduleError, match="at t = 0;"):
+    with pytest.raises(ss.errors.ParameterError, match="at t = 0;"):
         fp.solve(gaussian(1.5, 0.01), times=[0.0, 0.1])
-    with pytest.raises(ss.errors.ScheduleError, match=r"at t = 0\.25;"):
+    with pytest.raises(ss.errors.ParameterError, match=r"at t = 0\.25;"):
         fp.solve(start, times=[0.0, 1.0], steps=4)
     run = fp.solve(start, times=[0.0, 1.0], steps=10, max_wall_mass=1.0)
     at_end = run.density[1][[0, -1]].sum().item() * 3 / 90
@@ -856,16 +859,16 @@ def broken(name: str, value: object) -> ss.SDE:
 FINE = {"times": [0.0, 0.5]}
 P0 = torch.ones(10)
 BAD_SOLVES = [
-    (ss.errors.ScheduleError, FINE | {"steps": 0}),
-    (ss.errors.ScheduleError, FINE | {"steps": True}),
-    (ss.errors.ScheduleError, FINE | {"steps": 2.0}),
-    (ss.errors.ScheduleError, FINE | {"tolerance": 0.0}),
-    (ss.errors.ScheduleError, FINE | {"tolerance": 1.0}),
-    (ss.errors.ScheduleError, FINE | {"tolerance": math.nan}),
-    (ss.errors.ScheduleError, FINE | {"max_wall_mass": 0.0}),
-    (ss.errors.ScheduleError, FINE | {"max_wall_mass": 1.1}),
-    (ss.errors.ScheduleError, FINE | {"max_products": 0}),
-    (ss.errors.ScheduleError, FINE | {"max_products": 1e6}),
+    (ss.errors.ParameterError, FINE | {"steps": 0}),
+    (ss.errors.ParameterError, FINE | {"steps": True}),
+    (ss.errors.ParameterError, FINE | {"steps": 2.0}),
+    (ss.errors.ParameterError, FINE | {"tolerance": 0.0}),
+    (ss.errors.ParameterError, FINE | {"tolerance": 1.0}),
+    (ss.errors.ParameterError, FINE | {"tolerance": math.nan}),
+    (ss.errors.ParameterError, FINE | {"max_wall_mass": 0.0}),
+    (ss.errors.ParameterError, FINE | {"max_wall_mass": 1.1}),
+    (ss.errors.ParameterError, FINE | {"max_products": 0}),
+    (ss.errors.ParameterError, FINE | {"max_products": 1e6}),
     (ss.errors.ScheduleError, {"times": [0.0]}),
     (ss.errors.ScheduleError, {"times": 0.5}),
     (ss.errors.ScheduleError, {"times": "ab"}),
@@ -882,18 +885,18 @@ BAD_SOLVES = [
     (ss.errors.ShapeError, FINE | {"p0": [1.0] * 10}),
     (ss.errors.ShapeError, FINE | {"p0": lambda x: x}),
     (ss.errors.ShapeError, FINE | {"p0": lambda x: 0.0}),
-    (ss.errors.ScheduleError, FINE | {"p0": P0 - 1.5}),
-    (ss.errors.ScheduleError, FINE | {"p0": torch.tensor([-1e-3] + [1.0] * 9)}),
-    (ss.errors.ScheduleError, FINE | {"p0": 0 * P0}),
-    (ss.errors.ScheduleError, FINE | {"p0": P0 * math.nan}),
-    (ss.errors.ScheduleError, FINE | {"p0": P0 * math.inf}),
-    (ss.errors.ScheduleError, FINE | {"p0": lambda x: x[:, 0] * math.nan}),
-    (ss.errors.ScheduleError, FINE | {"p0": lambda x: x[:, 0] * 0 - math.inf}),
-    (ss.errors.ScheduleError, FINE | {"p0": lambda x: x[:, 0] * 0 + math.inf}),
+    (ss.errors.ParameterError, FINE | {"p0": P0 - 1.5}),
+    (ss.errors.ParameterError, FINE | {"p0": torch.tensor([-1e-3] + [1.0] * 9)}),
+    (ss.errors.ParameterError, FINE | {"p0": 0 * P0}),
+    (ss.errors.ParameterError, FINE | {"p0": P0 * math.nan}),
+    (ss.errors.ParameterError, FINE | {"p0": P0 * math.inf}),
+    (ss.errors.ParameterError, FINE | {"p0": lambda x: x[:, 0] * math.nan}),
+    (ss.errors.ParameterError, FINE | {"p0": lambda x: x[:, 0] * 0 - math.inf}),
+    (ss.errors.ParameterError, FINE | {"p0": lambda x: x[:, 0] * 0 + math.inf}),
     (ss.errors.ShapeError, FINE | {"sde": broken("drift", torch.zeros(9))}),
     (ss.errors.ShapeError, FINE | {"sde": broken("diffusion", torch.ones(2))}),
-    (ss.errors.ScheduleError, FINE | {"sde": broken("diffusion", -1.0)}),
-    (ss.errors.ScheduleError, FINE | {"sde": broken("diffusion", math.nan)}),
+    (ss.errors.ParameterError, FINE | {"sde": broken("diffusion", -1.0)}),
+    (ss.errors.ParameterError, FINE | {"sde": broken("diffusion", math.nan)}),
 ]
 
 
@@ -942,12 +945,12 @@ BAD_BOXES = [
     (ss.errors.ShapeError, (ss.VPSDE(), LINE, (10, 10))),
     (ss.errors.ShapeError, (ss.VPSDE(), (), ())),
     (ss.errors.ShapeError, (ss.VPSDE(), LINE * 4, (3,) * 4)),
-    (ss.errors.ScheduleError, (ss.VPSDE(), ((1.0, -1.0),), (10,))),
-    (ss.errors.ScheduleError, (ss.VPSDE(), ((1.0, 1.0),), (10,))),
-    (ss.errors.ScheduleError, (ss.VPSDE(), ((-math.inf, 1.0),), (10,))),
-    (ss.errors.ScheduleError, (ss.VPSDE(), LINE, (2,))),
-    (ss.errors.ScheduleError, (ss.VPSDE(), LINE, (10.0,))),
-    (ss.errors.ScheduleError, (ss.VPSDE(), LINE, (True,))),
+    (ss.errors.ParameterError, (ss.VPSDE(), ((1.0, -1.0),), (10,))),
+    (ss.errors.ParameterError, (ss.VPSDE(), ((1.0, 1.0),), (10,))),
+    (ss.errors.ParameterError, (ss.VPSDE(), ((-math.inf, 1.0),), (10,))),
+    (ss.errors.ParameterError, (ss.VPSDE(), LINE, (2,))),
+    (ss.errors.ParameterError, (ss.VPSDE(), LINE, (10.0,))),
+    (ss.errors.ParameterError, (ss.VPSDE(), LINE, (True,))),
 ]
 
 
@@ -955,6 +958,33 @@ BAD_BOXES = [
 def test_bad_boxes_are_refused(error: type[Exception], given: tuple[object, ...]) -> None:
     with pytest.raises(error, match="expected"):
         FokkerPlanck(*given)
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    box = ((np.float32(-3.0), np.int64(3)),), (np.int64(10),)
+    fp = FokkerPlanck(Wells(), *box)
+    assert repr(fp.bounds) == "((-3.0, 3.0),)"
+    assert repr(fp.cells) == "(10,)"
+    options = {"steps": np.int64(2), "max_wall_mass": np.float64(1), "max_products": np.int32(999)}
+    assert fp.solve(P0, times=[0.0, 0.5], **options).density.shape == (2, 10)
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_no_setting_of_the_caller_changes_a_density(setting: Callable[[], Any]) -> None:
+    def solved() -> list[Tensor]:
+        fp = FokkerPlanck(ss.VPSDE(), ((-3.0, 3.0), (-2.0, 2.0)), (12, 9))
+        found = fp.solve(lambda x: -x.square().sum(1), times=[0.0, 0.2], max_wall_mass=1.0)
+        return [
+            found.density,
+            found.wall_mass,
+            found.time_error,
+            fp.stationary(),
+            *fp.moments(found.density),
+        ]
+
+    plain = solved()
+    with setting():
+        assert all(map(torch.equal, solved(), plain))
 
 
 @pytest.mark.parametrize("p", [None, torch.ones(9), torch.ones(10, 9), torch.tensor(1.0)])
@@ -970,7 +1000,7 @@ def test_what_has_no_mass_has_no_moments(bad: float) -> None:
     fp = FokkerPlanck(Wells(), LINE, (10,))
     p = torch.ones(2, 10)
     p[1] = bad
-    with pytest.raises(ss.errors.ScheduleError, match="expected densities with a finite mass > 0"):
+    with pytest.raises(ss.errors.ParameterError, match="expected densities with a finite mass > 0"):
         fp.moments(p)
 
 

@@ -22,8 +22,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdescore.errors import ShapeError
-from sdescore.metrics import SampleError, noise_floor, relative_to_floor
+from sdescore.errors import ParameterError, ShapeError
+from sdescore.metrics import noise_floor, relative_to_floor
 from sdescore.metrics.frechet import frechet_distance
 from tests.helpers import ROOT
 
@@ -256,8 +256,8 @@ def test_beside_its_noise_floor() -> None:
         (draw(4, 3), draw(4, 2), ShapeError),
         (draw(4, 3), draw(4, 3).long(), ShapeError),
         (draw(4, 3), draw(4, 3).numpy(), ShapeError),
-        (draw(4, 3), draw(4, 3) / 0, SampleError),
-        (draw(4, 3) * math.nan, draw(4, 3), SampleError),
+        (draw(4, 3), draw(4, 3) / 0, ParameterError),
+        (draw(4, 3) * math.nan, draw(4, 3), ParameterError),
     ],
 )
 def test_bad_samples(x: torch.Tensor, y: torch.Tensor, error: type[Exception]) -> None:
