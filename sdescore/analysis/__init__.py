@@ -1,7 +1,7 @@
 r"""What a sampler does to data, computed and not sampled.
 
 On Gaussian data the score is linear, so a chain of tableaux maps Gaussians to Gaussians by known
-numbers: :func:`gaussian_error` is the exact law of what a sampler draws.
+numbers. :func:`gaussian_error` gives the exact distribution of what a sampler draws.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 r"""A chain of tableaux on one Gaussian mode: an affine map with known noise.
 
-For a mode of variance Λ and mean μ the diffused law at t is :math:`N(\alpha \mu, v)` with
+For a mode of variance Λ and mean μ the diffused distribution at t is :math:`N(\alpha \mu, v)` with
 :math:`v = \alpha^2 \Lambda + \sigma^2`, and every output of the exact model is affine in the state,
 
 .. math::
@@ -68,11 +68,16 @@ class Spectrum:
         """:meth:`output` where each time asks for its own kind."""
         slope, offset = self.output(sde, t, kinds[0])
         for kind in set(kinds) - {kinds[0]}:
-            chosen = torch.tensor([k == kind for k in kinds])[:, None]
+            asks = mask(kinds, kind)[:, None]
             other = self.output(sde, t, kind)
-            slope = torch.where(chosen, other[0], slope)
-            offset = torch.where(chosen, other[1], offset)
+            slope = torch.where(asks, other[0], slope)
+            offset = torch.where(asks, other[1], offset)
         return slope, offset
+
+
+def mask(kinds: list[str], kind: str) -> Tensor:
+    """Which of ``kinds`` are ``kind``, ``(R,)``."""
+    return torch.tensor([k == kind for k in kinds], dtype=torch.bool, device="cpu")
 
 
 def output_errors(sde: LinearSDE, t: Tensor, kinds: list[str], error: ModelError) -> Tensor:
@@ -81,7 +86,7 @@ def output_errors(sde: LinearSDE, t: Tensor, kinds: list[str], error: ModelError
     from_, found = pair("epsilon", alpha_t, sigma_t), torch.zeros_like(t)
     for kind in set(kinds):
         _, w = conversion(alpha_t, sigma_t, from_, pair(kind, alpha_t, sigma_t))
-        found = torch.where(torch.tensor([k == kind for k in kinds]), w, found)
+        found = torch.where(mask(kinds, kind), w, found)
     return error((sigma_t / alpha_t).square()) * found
 
 
@@ -110,7 +115,10 @@ class AffineRows:
         return sum(tableau.times.shape[1] for tableau, _, _ in self.rows)
 
     def on(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None = None) -> AffineMap:
-        """The map of all rows on the modes of a spectrum, each evaluation's ε off by itself."""
+        """The map of all rows on the modes of a spectrum.
+
+        With ``error``, each evaluation's ε has an error of its own, independent of the others.
+        """
         tableaux = [tableau for tableau, _, _ in self.rows]
         if all(T.b.shape[1:] == (1, 1) and T.start is None for T in tableaux):
             return self._one_stage(sde, spectrum, error)
@@ -121,7 +129,7 @@ class AffineRows:
         tableaux = {id(tableau): tableau for tableau, _, _ in self.rows}
         lengths = itertools.accumulate((len(T) for T in tableaux.values()), initial=0)
         first = dict(zip(tableaux, lengths, strict=False))
-        order = torch.tensor([first[id(tableau)] + n for tableau, n, _ in self.rows])
+        order = [first[id(tableau)] + n for tableau, n, _ in self.rows]
         t, a, b, added = (
             torch.cat(
                 [
@@ -136,12 +144,14 @@ class AffineRows:
         kinds = [tableau.output for tableau, _, _ in self.rows]
         if error:
             added = added + (b * output_errors(sde, t, kinds, error)).square()
-        transfer, offset, variance = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+        transfer, offset, variance = torch.tensor(
+            [1.0, 0.0, 0.0], dtype=torch.float64, device="cpu"
+        )
         for start in range(0, len(order), BLOCK):
             rows = slice(start, start + BLOCK)
             slopes, offsets = spectrum.outputs(sde, t[rows], kinds[rows])
             factor = torch.addcmul(a[rows, None], b[rows, None], slopes)
-            # What is left at the block's end of one unit put in before each row.
+            # The derivative of the state after the block by the state before each row.
             left = factor.flip(0).cumprod(0).flip(0)
             after = torch.cat([left[1:], torch.ones_like(left[:1])])
             transfer = left[0] * transfer
@@ -153,8 +163,9 @@ class AffineRows:
         """Row by row, on the vector of the state and the past outputs."""
         modes = len(spectrum.variance)
         past = max((T.b.shape[-1] - 1 for T, _, corrects in self.rows if not corrects), default=0)
-        zeros = torch.zeros(modes, 1 + past, dtype=torch.float64)
-        transfer = torch.cat([torch.ones(modes, 1, dtype=torch.float64), zeros[:, 1:]], 1)
+        zeros = torch.zeros(modes, 1 + past, dtype=torch.float64, device="cpu")
+        transfer = zeros.clone()
+        transfer[:, 0] = 1
         offset, covariance = zeros, zeros[:, :, None] * zeros[:, None, :]
         for tableau, n, corrects in self.rows:
             on_state, constant, on_noise = step_matrices(
@@ -183,7 +194,9 @@ def step_matrices(
     stages, width, noises = *tableau.b.shape[1:], tableau.c.shape[-1]
     slopes, offsets = spectrum.output(sde, tableau.times[n], tableau.output)
     # Coordinates: the vector's entries, the constant 1, the noises, the outputs' errors.
-    eye = torch.eye(1 + past + 1 + noises + (stages if error else 0), dtype=torch.float64)
+    eye = torch.eye(
+        1 + past + 1 + noises + (stages if error else 0), dtype=torch.float64, device="cpu"
+    )
     basis = eye[:, None, :].expand(-1, len(spectrum.variance), -1)
     x, constant, z = basis[0], basis[1 + past], basis[2 + past : 2 + past + noises]
     off = basis[2 + past + noises :]
@@ -204,7 +217,7 @@ def step_matrices(
             y = y + weight * o
         for weight, z_k in zip(tableau.c[n, j], z, strict=True):
             y = y + weight * z_k
-    kept = list(basis[1 : 1 + past]) if corrects else outputs[:past]
-    kept += list(basis[1 + len(kept) : 1 + past])
-    rows = torch.stack([y, *kept], 1)
+    newest = list(basis[1 : 1 + past]) if corrects else outputs[:past]
+    newest += list(basis[1 + len(newest) : 1 + past])  # a first step has fewer outputs than `past`
+    rows = torch.stack([y, *newest], 1)
     return rows[..., : 1 + past], rows[..., 1 + past], rows[..., 2 + past :]

@@ -1,4 +1,4 @@
-"""The order of a predictor, measured: by how much twice the steps reduce the error of the law."""
+"""The order of convergence of a predictor, measured on Gaussian data without sampling."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 import torch
 
+from sdescore import checks
 from sdescore.analysis.error import gaussian_error
-from sdescore.checks import is_count, require
 from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
@@ -15,15 +15,16 @@ from sdescore.sde.linear import LinearSDE
 
 __all__ = ["order"]
 
-# Where α²Λ and σ² are of one size, the score of a mode is farthest from both its limits.
-SPECTRUM, HALF_RANGE = (0.2, 1.0, 3.0), 4.0
+# The errors are largest where α²Λ and σ² are alike: on half the log-SNR's range, around these Λ.
+SPECTRUM, LARGEST_LOG_SNR = (0.2, 1.0, 3.0), 4.0
 
 
 def order(predictor: Predictor, sde: LinearSDE, *, steps: int = 128) -> float:
-    r"""The measured order of the error of the output's law on Gaussian data.
+    r"""The measured order of convergence of the output's distribution on Gaussian data.
 
-    On a grid of equal steps in log-SNR over the middle of the SDE's range the law of a chain that
-    starts right is compared with the diffused data's, at ``steps`` and at twice as many:
+    A chain starts from the diffused data and takes equal steps in log-SNR over the middle of the
+    SDE's range. The error is the distance W2 of its output to the diffused data. The order p is the
+    power of the step size with which the error falls, from ``steps`` to twice as many:
 
     .. math:: p = \log_2 \frac{W_2(\text{steps})}{W_2(2\,\text{steps})} .
 
@@ -34,13 +35,14 @@ def order(predictor: Predictor, sde: LinearSDE, *, steps: int = 128) -> float:
     sde : LinearSDE
         Any.
     steps : int
-        >= 2. More show the limit better, until rounding does.
+        Steps of the coarser grid, >= 2. With more, the figure is nearer its limit, until rounding
+        errors dominate.
 
     Raises
     ------
     IncompatibleError
         The predictor has no tableau.
-    ScheduleError
+    ParameterError
         Too few steps.
 
     Examples
@@ -49,15 +51,18 @@ def order(predictor: Predictor, sde: LinearSDE, *, steps: int = 128) -> float:
     >>> round(ss.analysis.order(ss.DDIM(), ss.VPSDE()), 1)
     1.0
     """
-    require(is_count(steps) and steps >= 2, "an integer steps >= 2", f"{steps!r}")
+    steps = checks.count("steps", steps, at_least=2)
     coarse, fine = (error_of_steps(predictor, sde, n) for n in (steps, 2 * steps))
     return math.log2(coarse / fine)
 
 
 def error_of_steps(predictor: Predictor, sde: LinearSDE, steps: int) -> float:
-    """W2 that ``steps`` equal moves in log-SNR add to the law."""
-    ends = sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
-    first, last = ends.clamp(-HALF_RANGE, HALF_RANGE).tolist()
-    times = sde.time_at_log_snr(torch.linspace(first, last, steps + 1, dtype=torch.float64))
+    """W2 to the diffused data after ``steps`` equal steps in log-SNR from the diffused data."""
+    ends = sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device="cpu"))
+    first, last = ends.clamp(-LARGEST_LOG_SNR, LARGEST_LOG_SNR).tolist()
+    log_snr = torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu")
+    times = sde.time_at_log_snr(log_snr)
     sampler = PredictorCorrector(sde, predictor=predictor, grid=CustomGrid(times), denoise=False)
-    return gaussian_error(sampler, torch.tensor(SPECTRUM, dtype=torch.float64)).w2_of_steps.item()
+    return gaussian_error(
+        sampler, torch.tensor(SPECTRUM, dtype=torch.float64, device="cpu")
+    ).w2_of_steps.item()

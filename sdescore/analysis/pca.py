@@ -1,14 +1,14 @@
-r"""Variances of data along their principal axes: all of them together, and near some of them.
+r"""Variances of data along their principal axes: of all data, and of neighbourhoods.
 
 The data are read in chunks, a few times, and worked on in float64; they are never copied whole.
-Up to d = 4096 the covariance is formed and decomposed exactly. Beyond, two of its products with
-2 r random vectors and a third to read the variances off (Halko, Martinsson & Tropp 2011,
-arXiv:0909.4061, algorithms 4.4 and 5.3) give the r leading axes, and the rest of the spectrum
-follows the power of its index
+Up to d = 4096 the covariance is formed and decomposed exactly. Beyond, the r leading axes come from
+a randomised method (Halko, Martinsson & Tropp 2011, arXiv:0909.4061, algorithms 4.4 and 5.3): the
+covariance is multiplied twice with 2 r random vectors, and a third product gives the variances.
+The other variances are assumed to fall as a power of their index,
 
-.. math:: \lambda_i = \lambda_r\, (i / r)^{-p}, \qquad i = r + 1, \dots, d,
+.. math:: \Lambda_i = \Lambda_r\, (i / r)^{-p}, \qquad i = r + 1, \dots, d .
 
-whose sum is what the leading ones leave of the total variance, which is known exactly.
+The power p is the one that makes all variances sum to the total, which is known exactly.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sdescore.checks import is_count, require
+from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.shapes import flat
 
@@ -32,7 +33,7 @@ SEARCHED = 8192  # data among which neighbours are looked for
 
 
 class PrincipalAxes(NamedTuple):
-    """Where data lie and how they spread, float64 on the CPU.
+    """Mean, variances and leading principal axes of data, float64 on the CPU.
 
     Attributes
     ----------
@@ -65,14 +66,14 @@ def principal_axes(data: Tensor, rank: int, *, seed: int = 0) -> PrincipalAxes:
     ------
     ShapeError
         Fewer than two data, or no tensor of real numbers.
-    ScheduleError
+    ParameterError
         A rank out of range, NaN or infinity, or data that are all equal.
 
     Notes
     -----
-    Exact up to d = 4096: :math:`n d^2 + 9 d^3` operations, and four d × d matrices. Beyond,
-    :math:`24\, n d\, \mathrm{rank}` operations; on images the leading variances come out up to
-    some percent too small, the last of them worst, and the others are extrapolated as the module
+    Exact up to d = 4096, with :math:`n d^2 + 9 d^3` operations and four d × d matrices. Beyond,
+    :math:`24\, n d\, \mathrm{rank}` operations. The leading variances of images then come out a few
+    percent too small, the last of them worst, and the others are extrapolated as the module
     says. Both divide by n − 1.
 
     Examples
@@ -83,12 +84,12 @@ def principal_axes(data: Tensor, rank: int, *, seed: int = 0) -> PrincipalAxes:
     >>> principal_axes(x, 1).spectrum.tolist()
     [6.0, 0.6666666666666666]
     """
-    x = rows(data)
+    x = data_rows(data)
     d = x.shape[1]
-    usable = is_count(rank) and 1 <= rank <= d
-    require(usable, f"an integer rank from 1 to d = {d}", f"rank={rank!r}")
-    require(any(bool((c != x[:1].to(c)).any()) for c in chunks(x)), "data that vary", "equal data")
-    mean = torch.zeros(d, dtype=torch.float64)
+    rank, seed = checks.count("rank", rank, at_most=d), checks.seed(seed)
+    varies = any(bool((c != x[:1].to(c)).any()) for c in chunks(x))
+    checks.that(varies, "data that vary", "equal data")
+    mean = torch.zeros(d, dtype=torch.float64, device="cpu")
     for chunk in chunks(x):
         mean += chunk.sum(0) / len(x)
     spectrum, axes = decomposed(x, mean) if d <= EXACT else randomised(x, mean, rank, seed)
@@ -105,47 +106,43 @@ def local_spectra(
     data : Tensor
         ``(n, *E)``, n >= 2, finite, any dtype of real numbers, on any device.
     neighbourhoods : int
-        J, 1 to n: that many data, drawn without replacement, are the centres.
+        J, 1 to n: the number of centres, which are data drawn without replacement.
     neighbours : int, optional
-        k, 2 to n: a centre's nearest data in Euclidean distance, itself among them. By default
-        n / J, at least 2: neighbourhoods that, were they apart, would share out all the data.
+        k, 2 to n: the size of a neighbourhood, a centre and its nearest data in Euclidean distance.
+        By default n / J, at least 2.
     seed : int
         Of the choice of data and of centres. Where there are more than 8192 data, n is 8192, drawn
-        at random, so that a neighbourhood is a share of the law however many the data.
+        at random, so that a neighbourhood is the same share of all data, however many they are.
 
     Returns
     -------
     Tensor
         ``(J, min(k − 1, d))`` float64, largest first in a row: the eigenvalues of the covariance
-        of each centre's neighbours about their own mean, over k − 1. Those that k − 1 data cannot
-        have are left out, not set to 0.
+        of each neighbourhood about its own mean, with the divisor k − 1. The eigenvalues that are 0
+        because k points span only k − 1 directions are left out.
 
     Raises
     ------
     ShapeError
         Fewer than two data, or no tensor of real numbers.
-    ScheduleError
+    ParameterError
         A number out of range, NaN or infinity.
 
     Notes
     -----
-    k is a scale. Neighbours fill a ball: along directions in which the law is wider than the
-    ball, the variances are the ball's and too small; where it is narrower they are the law's own,
-    plus what its curvature or a second mode in the ball adds. With k below some 2 d the sample's
-    own spread shows: the largest come out too large, the smallest too small, and at k <= d the
-    total variance sits in k − 1 directions. The k × k Gram matrix stands in for the covariance
-    where d > k, so any d will do.
+    k sets the scale: the neighbours fill a ball. Along directions in which the data are wider than
+    the ball, the variances are those of the ball. Along narrower directions they are the data's
+    own, enlarged by curvature or by a second mode in the ball. With k below about 2 d, sampling
+    errors matter: the largest variances come out too large and the smallest too small. Where d > k
+    the k × k Gram matrix replaces the covariance, so any d will do.
     """
-    x = rows(data)
+    x = data_rows(data)
     n = min(len(x), SEARCHED)
-    J, k = neighbourhoods, neighbours
-    usable = is_count(J) and 1 <= J <= n
-    require(usable, f"an integer neighbourhoods from 1 to n = {n}", f"neighbourhoods={J!r}")
-    k = max(n // J, 2) if k is None else k
-    usable = is_count(k) and 2 <= k <= n
-    require(usable, f"an integer neighbours from 2 to n = {n}", f"neighbours={k!r}")
-    generator = torch.Generator().manual_seed(seed)
-    searched = torch.randperm(len(x), generator=generator)[:n].to(x.device)
+    J = checks.count("neighbourhoods", neighbourhoods, at_most=n)
+    k = max(n // J, 2) if neighbours is None else neighbours
+    k = checks.count("neighbours", k, at_least=2, at_most=n)
+    generator = torch.Generator().manual_seed(checks.seed(seed))
+    searched = torch.randperm(len(x), generator=generator, device="cpu")[:n].to(x.device)
     centres = x[searched[:J]].to("cpu", torch.float64)
     # Differences, not products: those lose all digits where the mean is far from 0.
     exactly = "donot_use_mm_for_euclid_dist"
@@ -165,32 +162,33 @@ def spectrum_of(x: Tensor) -> Tensor:
     return values[: min(k - 1, d)] / (k - 1)
 
 
-def rows(data: Tensor) -> Tensor:
+def data_rows(data: Tensor) -> Tensor:
     """``data`` as ``(n, d)``, n >= 2 and d >= 1; refused where not finite."""
     usable = isinstance(data, Tensor) and not data.is_complex() and data.ndim >= 1
     if not usable or len(data) < 2 or data.numel() == 0:
         got = f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data)
         raise ShapeError(f"expected at least two data (n, *E) of real numbers, got {got}")
     x = flat(data).detach()
-    require(all(bool(c.isfinite().all()) for c in chunks(x)), "finite data", "NaN or infinity")
+    finite = all(bool(c.isfinite().all()) for c in chunks(x))
+    checks.that(finite, "finite data", "NaN or infinity")
     return x
 
 
-def chunks(x: Tensor, chosen: Tensor | None = None) -> Iterator[Tensor]:
-    """``x`` ``(n, d)``, or its ``chosen`` rows, in float64 on the CPU, some rows at a time."""
-    at_once = max(1, CHUNK // x.shape[1])
-    for start in range(0, len(x) if chosen is None else len(chosen), at_once):
-        some = slice(start, start + at_once)
-        yield (x[some] if chosen is None else x[chosen[some]]).to("cpu", torch.float64)
+def chunks(x: Tensor, indices: Tensor | None = None) -> Iterator[Tensor]:
+    """The rows of ``x`` ``(n, d)``, all or those of ``indices``, in float64 on the CPU."""
+    size = max(1, CHUNK // x.shape[1])
+    for start in range(0, len(x) if indices is None else len(indices), size):
+        part = slice(start, start + size)
+        yield (x[part] if indices is None else x[indices[part]]).to("cpu", torch.float64)
 
 
 def decomposed(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
     """All variances ``(d,)`` and axes ``(d, d)``."""
     from scipy.linalg.blas import dsyrk
 
-    scatter = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64).numpy().T
+    scatter = np.zeros((x.shape[1], x.shape[1]), order="F")
     for chunk in chunks(x):
-        # One triangle alone: half the work of a product of matrices. Fortran's order, so no copy.
+        # One triangle takes half the work of a product of matrices. Fortran's order avoids a copy.
         scatter = dsyrk(1.0, (chunk - mean).numpy().T, beta=1.0, c=scatter, lower=1, overwrite_c=1)
     values, axes = torch.linalg.eigh(torch.from_numpy(scatter), UPLO="L")
     return values.flip(0).clamp(min=0.0) / (len(x) - 1), axes.flip(1)
@@ -199,16 +197,16 @@ def decomposed(x: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
 def randomised(x: Tensor, mean: Tensor, rank: int, seed: int) -> tuple[Tensor, Tensor]:
     """Variances ``(d,)``, those after ``rank`` extrapolated, and axes ``(d, rank)``."""
     d = x.shape[1]
-    width = min(2 * rank, d)  # twice the rank, so that the last axes wanted are found as well
+    width = min(2 * rank, d)  # twice the rank: the last vectors of any width are inaccurate
     generator = torch.Generator().manual_seed(seed)
-    q = torch.randn(d, width, generator=generator, dtype=torch.float64)
+    q = torch.randn(d, width, generator=generator, dtype=torch.float64, device="cpu")
     for _ in range(2):
         q = torch.linalg.qr(scattered(x, mean, q)).Q
     values, turn = torch.linalg.eigh(q.T @ scattered(x, mean, q))
     leading = values.flip(0)[:rank].clamp(min=0.0)
     total = sum((chunk - mean).square().sum().item() for chunk in chunks(x))
     rest = tail(leading[-1].item(), rank, d, max(total - leading.sum().item(), 0.0))
-    # What is left of a flat spectrum may exceed, by the method's error, the last variance found.
+    # Where the spectrum is flat, the method's error may put a later variance above an earlier one.
     spectrum = torch.cat([leading, rest]).sort(descending=True).values / (len(x) - 1)
     return spectrum, q @ turn.flip(1)[:, :rank]
 
@@ -224,7 +222,8 @@ def scattered(x: Tensor, mean: Tensor, q: Tensor) -> Tensor:
 
 def tail(last: float, rank: int, d: int, left: float) -> Tensor:
     """``last (i / rank)^−p``, i = rank + 1 … d, with the p >= 0 that makes their sum ``left``."""
-    fall = -torch.arange(rank + 1, d + 1, dtype=torch.float64).div(rank).log()
+    index = torch.arange(rank + 1, d + 1, dtype=torch.float64, device="cpu")
+    fall = -index.div(rank).log()
     low, high = 0.0, STEEPEST
     for _ in range(60):
         p = 0.5 * (low + high)

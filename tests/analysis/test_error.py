@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,12 +21,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sdescore as ss
 from sdescore.analysis.chain import output_errors
-from sdescore.analysis.model_error import beyond, constant
+from sdescore.analysis.model_error import constant_error, error_beyond
 from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
-from sdescore.analysis.optimal_grid.trajectories import Flow, run, trajectory_error
+from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, run, trajectory_error
 from sdescore.checkpoint.store import read_manifest
 
 F64 = torch.float64
@@ -240,16 +240,25 @@ def test_gradients_of_the_times() -> None:
         assert torch.autograd.gradcheck(w2, inner)
 
 
-def test_a_thousand_steps_are_quick() -> None:
-    """0.1 s for 3,072 modes on one core; the best of five, for the machine may be busy."""
+class Operations(TorchDispatchMode):
+    """Counts torch's operations."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        self.count += 1
+        return func(*args, **kwargs or {})
+
+
+def test_the_modes_of_a_thousand_steps_are_worked_on_in_blocks() -> None:
+    """One-stage steps take less than one operation each; step by step it would be ten or more."""
     sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=1000)
-    spectrum = torch.logspace(1, -4, 3072)
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        ss.analysis.gaussian_error(sampler, spectrum)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.1
+    with Operations() as operations:
+        ss.analysis.gaussian_error(sampler, torch.logspace(1, -4, 30))
+    print(operations.count)
+    assert operations.count < 1000
 
 
 @pytest.mark.parametrize(
@@ -267,16 +276,20 @@ def test_a_thousand_steps_are_quick() -> None:
             ss.errors.ShapeError,
             r"expected spectrum to be a tensor \(M,\)",
         ),
-        ({"spectrum": torch.tensor([1.0, -1.0])}, ss.errors.ScheduleError, "finite variances >= 0"),
-        ({"spectrum": torch.tensor([])}, ss.errors.ScheduleError, "at least one"),
+        (
+            {"spectrum": torch.tensor([1.0, -1.0])},
+            ss.errors.ParameterError,
+            "finite variances >= 0",
+        ),
+        ({"spectrum": torch.tensor([])}, ss.errors.ParameterError, "at least one"),
         (
             {"spectrum": SPECTRUM, "mean": torch.zeros(2)},
             ss.errors.ShapeError,
             "expected mean of shape",
         ),
         ({"data": torch.zeros(1, 2)}, ss.errors.ShapeError, "at least two data"),
-        ({"data": torch.full((3, 2), math.nan)}, ss.errors.ScheduleError, "finite data"),
-        ({"spectrum": SPECTRUM, "score_error": -1.0}, ss.errors.ScheduleError, "score_error >= 0"),
+        ({"data": torch.full((3, 2), math.nan)}, ss.errors.ParameterError, "finite data"),
+        ({"spectrum": SPECTRUM, "score_error": -1.0}, ss.errors.ParameterError, "score_error >= 0"),
     ],
 )
 def test_bad_requests(arguments: dict, error: type[Exception], match: str) -> None:
@@ -346,18 +359,18 @@ def test_many_dimensions_keep_their_spectrum() -> None:
 def test_the_flow_is_the_probability_flow() -> None:
     """Against scipy's solution of dx/dσ = −σ ∇log p, between the nodes too."""
     surrogate = fit_surrogate(two_blobs(1000), 2)
-    flow = Flow.solve(surrogate, -3.0, 4.0, 5, seed=0)
+    flow = FlowTrajectories.solve(surrogate, -3.0, 4.0, 5, seed=0)
     score = exact_score(surrogate, ss.EDMSDE(sigma_min=1e-3, sigma_max=100.0))
 
     def slope(sigma: float, y: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(y).reshape(5, 3)
         return (-sigma * score(x, sigma)).flatten().numpy()
 
-    for lam in (-2.0, 1.2345):
-        ends = (math.exp(3.0), math.exp(-lam))
-        start = flow.z[0].flatten().numpy()
+    for half_log_snr in (-2.0, 1.2345):
+        ends = (math.exp(3.0), math.exp(-half_log_snr))
+        start = flow.x_bar[0].flatten().numpy()
         solved = scipy.integrate.solve_ivp(slope, ends, start, rtol=1e-9, atol=1e-9).y[:, -1]
-        here = flow.at(torch.tensor(lam, dtype=F64))
+        here = flow.at(torch.tensor(half_log_snr, dtype=F64))
         torch.testing.assert_close(here.flatten(), torch.from_numpy(solved), rtol=1e-5, atol=1e-5)
 
 
@@ -399,7 +412,9 @@ def test_the_errors_of_one_mode_are_the_documented_ones() -> None:
     end = (x - sigma[0] * math.sqrt(variance / (variance + sigma[0] ** 2))) ** 2
 
     ddim, last = ss.DDIM(), 0.5 * sde.log_snr(0.0).item()
-    flow = Flow.solve(gaussian_surrogate(torch.tensor([variance])), -math.log(3.0), last, 1, seed=0)
+    flow = FlowTrajectories.solve(
+        gaussian_surrogate(torch.tensor([variance])), -math.log(3.0), last, 1, seed=0
+    )
     found = trajectory_error(ddim.tableau(sde, times), ddim.ending(sde, times), sde, times, flow)
     plain, weighted = 10 * end / variance, end / (variance + 0.05**2)
     assert found.plain.item() == pytest.approx(plain / (1 + plain / 2), rel=1e-6)
@@ -421,9 +436,9 @@ def test_a_flow_ends_at_the_data_and_weighs_by_their_precision() -> None:
         variances[:0],
         variances,
     )
-    flow = Flow.solve(one, -2.0, -math.log(0.01), 6, seed=1)
+    flow = FlowTrajectories.solve(one, -2.0, -math.log(0.01), 6, seed=1)
     start = math.exp(2.0)
-    exact = (flow.z[0] @ turn) * (variances / (variances + start**2)).sqrt()
+    exact = (flow.x_bar[0] @ turn) * (variances / (variances + start**2)).sqrt()
     torch.testing.assert_close(flow.x @ turn, exact, rtol=3e-3, atol=1e-6)
     covariance = turn @ torch.diag(variances + 0.01**2) @ turn.T
     wanted = torch.linalg.inv(covariance).expand(6, 2, 2)
@@ -448,11 +463,12 @@ def test_gaussian_modes_are_counted_as_the_mixture_would_count_them(score_error:
     first, last = (0.5 * sde.log_snr(times[[0, -1]])).tolist()
     ending = predictor.ending(sde, times)
     flows = (
-        Flow.solve(one, first, last, 10_000, seed=0),
-        Flow.solve(gaussian_surrogate(variances), first, last, 1, seed=0),
+        FlowTrajectories.solve(one, first, last, 10_000, seed=0),
+        FlowTrajectories.solve(gaussian_surrogate(variances), first, last, 1, seed=0),
     )
     sampled, exact = (
-        trajectory_error(tableau, ending, sde, times, flow, constant(score_error)) for flow in flows
+        trajectory_error(tableau, ending, sde, times, flow, constant_error(score_error))
+        for flow in flows
     )
     if score_error:
         alone = trajectory_error(tableau, ending, sde, times, flows[1])
@@ -479,7 +495,7 @@ def test_a_networks_errors_are_those_of_chains_that_make_them(
     times = sampler.times
     start = torch.randn(400_000, 2, generator=torch.Generator().manual_seed(4), dtype=F64)
     score = erring(ss.GaussianScore(torch.zeros(2), variances, sde), sde, error, spread)
-    errs = constant(error) if spread is None else beyond(error, spread**2)
+    errs = constant_error(error) if spread is None else error_beyond(error, spread**2)
     alpha, sigma = sde.marginal(times)
     states = [sigma[0] * start]
     states += [s.x for s in sampler.iterate(score, init=states[0], dtype=F64)]
@@ -493,7 +509,7 @@ def test_a_networks_errors_are_those_of_chains_that_make_them(
     finest = (-sde.log_snr(sde.t_min)).exp()
 
     first, last = (0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=F64))).tolist()
-    flow = Flow.solve(gaussian_surrogate(variances), first, last, 1, seed=0)
+    flow = FlowTrajectories.solve(gaussian_surrogate(variances), first, last, 1, seed=0)
     tableau, ending = predictor.tableau(sde, times), predictor.ending(sde, times)
     found = trajectory_error(tableau, ending, sde, times, flow, errs)
     plain, weighted = 10 * end.sum() / variances.sum(), (end / (variances + finest)).mean()
@@ -507,8 +523,8 @@ def test_a_networks_errors_are_those_of_chains_that_make_them(
 
 def test_what_is_reckoned_with_of_a_networks_error() -> None:
     """All of it where it makes x₀ wrong by far more than the data's spread, half at the spread."""
-    error = beyond(0.1, 4.0)
-    assert error is not None and beyond(0.0, 4.0) is None and constant(0.0) is None
+    error = error_beyond(0.1, 4.0)
+    assert error is not None and error_beyond(0.0, 4.0) is None and constant_error(0.0) is None
     rho = torch.tensor([2e4, 20.0, 0.2], dtype=F64)
     wanted = torch.tensor([0.1, 0.05, 1e-5], dtype=F64)
     torch.testing.assert_close(error(rho**2), wanted, rtol=2e-4, atol=0)
@@ -549,7 +565,7 @@ def test_an_optimal_grid_beats_the_fixed_ones_on_the_target_itself() -> None:
     grid = ss.optimal_grid(sde, predictor, 7, data=two_blobs(1500), score_error=0)
     truth = fit_surrogate(two_blobs(20_000, seed=5), 2)
     first, last = (0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=F64))).tolist()
-    flow = Flow.solve(truth, first, last, 500, seed=9)
+    flow = FlowTrajectories.solve(truth, first, last, 500, seed=9)
 
     def rms(times: Tensor) -> float:
         x = run(
@@ -558,7 +574,7 @@ def test_an_optimal_grid_beats_the_fixed_ones_on_the_target_itself() -> None:
             sde,
             times,
             truth.denoise,
-            sde.marginal(times[0])[1] * flow.z[0] * math.exp(first),
+            sde.marginal(times[0])[1] * flow.x_bar[0] * math.exp(first),
         )[-1]
         return (x - flow.x).square().sum(1).median().sqrt().item()
 
@@ -632,14 +648,20 @@ class ByHand(ss.DDIM):
     ("predictor", "steps", "options", "error", "match"),
     [
         (ByHand(), 5, {}, ss.errors.IncompatibleError, "expected a predictor with a tableau"),
-        (ss.DDIM(), 1, {}, ss.errors.ScheduleError, "steps >= 2"),
-        (ss.DDIM(), 5.0, {}, ss.errors.ScheduleError, "steps >= 2"),
-        (ss.DDIM(), 5, {"likelihood": 2.0}, ss.errors.ScheduleError, "0 <= likelihood <= 1"),
-        (ss.DDIM(), 5, {"score_error": -0.1}, ss.errors.ScheduleError, "score_error >= 0"),
-        (ss.DDIM(), 5, {"score_error": math.nan}, ss.errors.ScheduleError, "score_error >= 0"),
-        (ss.DDIM(), 5, {"trajectories": 0}, ss.errors.ScheduleError, "trajectories >= 1"),
+        (ss.DDIM(), 1, {}, ss.errors.ParameterError, "steps >= 2"),
+        (ss.DDIM(), 5.0, {}, ss.errors.ParameterError, "steps >= 2"),
+        (
+            ss.DDIM(),
+            5,
+            {"likelihood": 2.0},
+            ss.errors.ParameterError,
+            "likelihood >= 0 and likelihood <= 1",
+        ),
+        (ss.DDIM(), 5, {"score_error": -0.1}, ss.errors.ParameterError, "score_error >= 0"),
+        (ss.DDIM(), 5, {"score_error": math.nan}, ss.errors.ParameterError, "score_error >= 0"),
+        (ss.DDIM(), 5, {"trajectories": 0}, ss.errors.ParameterError, "trajectories >= 1"),
         (ss.DDIM(), 5, {"surrogate": "flow"}, ss.errors.IncompatibleError, "mixture, gaussian"),
-        (ss.DDIM(), 5, {"data": torch.ones(9, 2)}, ss.errors.ScheduleError, "data that vary"),
+        (ss.DDIM(), 5, {"data": torch.ones(9, 2)}, ss.errors.ParameterError, "data that vary"),
         (ss.DDIM(), 5, {"data": None}, ss.errors.IncompatibleError, "both or none"),
     ],
 )
@@ -654,5 +676,5 @@ def test_the_recommended_sampler() -> None:
     sampler = ss.recommended_sampler(ss.VPSDE(), 3, data=two_blobs(300).float())
     assert sampler.evaluations == 3 and isinstance(sampler.grid, ss.analysis.OptimalGrid)
     assert "relative_w2=" in repr(sampler)
-    with pytest.raises(ss.errors.ScheduleError, match="evaluations >= 2"):
+    with pytest.raises(ss.errors.ParameterError, match="evaluations >= 2"):
         ss.recommended_sampler(ss.VPSDE(), 1, data=two_blobs(300))

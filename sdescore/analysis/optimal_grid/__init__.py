@@ -1,4 +1,4 @@
-"""The search for a grid of times, before any network runs."""
+"""The search for the times of a sampler's least error, before any network runs."""
 
 from __future__ import annotations
 

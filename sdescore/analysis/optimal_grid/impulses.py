@@ -1,23 +1,22 @@
 r"""How far a stochastic sampler is from the reverse SDE on Gaussian modes, noise by noise.
 
-A stochastic sampler has no trajectory of its own to compare. But on a Gaussian mode of variance Λ
-it is linear: what it gives is its start and every noise, each times a number. So is what it should
-follow: the SDE
+On a Gaussian mode of variance Λ a sampler is linear: its sample is a sum of its start and of every
+noise, each times a number. The same holds for the SDE that it should follow,
 
-.. math:: dx = \bigl[f x - \tfrac{1 + \eta^2}{2} g^2 s\bigr] dt + \eta\, g\, dw
+.. math:: dx = \bigl[f x - \tfrac{1 + \eta^2}{2} g^2 s\bigr] dt + \eta\, g\, dw .
 
-down to the last time, and from there to the data the probability flow, for the last denoise draws
-no noise. With :math:`V_t = \Lambda + \varrho_t^2` and ϱ = σ/α, what the SDE draws between t and
-s < t has at the data the variance
+The SDE is followed down to the last time, and from there the probability flow to the data, because
+the last denoise draws no noise. Let :math:`V_t = \Lambda + \sigma_t^2/\alpha_t^2`, and let N be the
+last time. The noise that the SDE draws between t and s < t adds to the datum the variance
 
 .. math::
-   \Lambda \bigl[(V_N / V_s)^{\eta^2} - (V_N / V_t)^{\eta^2}\bigr],
+   \Lambda \bigl[(V_N / V_s)^{\eta^2} - (V_N / V_t)^{\eta^2}\bigr] .
 
-N being the last time, and the start the rest, :math:`\Lambda (V_N / V_T)^{\eta^2}`. The error of a
-mode is the sum, over the start and the noises, of the squared difference between the sampler's
-number and the root of that: the mean square distance of two paths from one start whose noises are
-coupled one by one. It bounds the squared Wasserstein distance of the two laws from above, and
-errors of different steps cannot undo each other, as they do in the law.
+The start adds the rest, :math:`\Lambda (V_N / V_T)^{\eta^2}`. The error of a mode is a sum over the
+start and the noises: of the squared difference between the sampler's number and the root of that
+variance. This is the mean square distance of two paths with the same start and coupled noises. It
+bounds the squared Wasserstein distance of the two distributions from above, and the errors of
+different steps cannot undo each other.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ from sdescore.tableau.tableau import Tableau
 
 
 @dataclass(frozen=True, eq=False)
-class Modes:
-    """Gaussian modes that stand for data: of all of them, and of their neighbourhoods.
+class WeightedModes:
+    """Gaussian modes that stand for data: those of all data, and of their neighbourhoods.
 
     Attributes
     ----------
     spectrum : Spectrum
         ``(M,)``, variances > 0; means from the data's mean.
     shares : Tensor
-        ``(M,)``: how much a mode counts.
+        ``(M,)``, the weight of each mode.
     total : float
-        Of the variances of all data.
+        Sum of the variances of all data.
     dimensions : int
         Of the data.
     """
@@ -58,22 +57,24 @@ class Modes:
     dimensions: int
 
 
-def modes_of(surrogate: Surrogate, places: list[tuple[float, Spectrum]], finest: float) -> Modes:
-    """The surrogate's spectrum, and those of ``places`` of it, by their shares.
+def weighted_modes(
+    surrogate: Surrogate, parts: list[tuple[float, Spectrum]], finest: float
+) -> WeightedModes:
+    """The surrogate's spectrum, and those of its ``parts`` by their weights.
 
-    Both count alike, for the data are one Gaussian to a step where there is much noise, and one of
-    the places where there is little. Directions that no place has are the whole's alone.
+    Both count one half. At much noise a step sees the data as one Gaussian, and at little noise as
+    one of the parts. A direction that no part has counts in the whole alone.
     """
     whole = Spectrum(surrogate.spectrum, torch.zeros_like(surrogate.spectrum))
     spectra, shares = [whole], [torch.ones_like(whole.mean)]
-    for weight, place in places:
-        spectra.append(place)
-        shares.append(torch.full_like(place.mean, weight / 2))
-        shares[0][: len(place.mean)] = 0.5
-    return Modes(
+    for weight, part in parts:
+        spectra.append(part)
+        shares.append(torch.full_like(part.mean, weight / 2))
+        shares[0][: len(part.mean)] = 0.5
+    return WeightedModes(
         Spectrum(
-            torch.cat([place.variance for place in spectra]).clamp(min=finest),
-            torch.cat([place.mean for place in spectra]),
+            torch.cat([part.variance for part in spectra]).clamp(min=finest),
+            torch.cat([part.mean for part in spectra]),
         ),
         torch.cat(shares),
         surrogate.spectrum.sum().item(),
@@ -86,20 +87,19 @@ def impulse_error(
     ending: Tableau,
     sde: LinearSDE,
     times: Tensor,
-    modes: Modes,
+    modes: WeightedModes,
     eta: float,
     error: ModelError | None = None,
 ) -> TrajectoryError:
-    """The error of a stochastic tableau on ``times`` and its last denoise, ``ending``.
+    """The error of a stochastic tableau on ``times``, with ``ending`` as its last denoise.
 
-    What :func:`sdescore.analysis.optimal_grid.trajectories.trajectory_error` is for a deterministic
-    one, not bounded, and with nothing under ``path``: noises put in on the way are looked at one by
-    one.
+    As :func:`sdescore.analysis.optimal_grid.trajectories.trajectory_error` for a deterministic one,
+    but not bounded. ``path`` is 0, because each step's noise is compared by itself.
     """
     errors = modes.shares * mode_errors(tableau, ending, sde, times, modes.spectrum, eta, error)
     plain = PLAIN * errors.sum() / modes.total
     weighted = (errors / modes.spectrum.variance).sum() / modes.dimensions
-    return TrajectoryError(plain, weighted, torch.zeros((), dtype=torch.float64))
+    return TrajectoryError(plain, weighted, torch.zeros_like(plain))
 
 
 def mode_errors(
@@ -111,33 +111,38 @@ def mode_errors(
     eta: float,
     error: ModelError | None = None,
 ) -> Tensor:
-    """Mean square distance to the SDE's path from the diffused data's law, ``(M,)``."""
+    """Mean square distance to the SDE's path from the diffused data, ``(M,)``."""
     past = max(tableau.b.shape[-1], ending.b.shape[-1]) - 1
     rows = [*((tableau, n) for n in range(len(tableau))), (ending, 0)]
     steps = [step_matrices(*row, sde, spectrum, past, error) for row in rows]
-    arriving = arrivals(tableau, sde, times, spectrum.variance, eta)
-    # From the end to the start: what the vector of the state and the outputs does to the sample.
-    left = torch.zeros(len(spectrum.variance), 1 + past, dtype=torch.float64)
-    left[:, 0] = 1
-    squares, offset = torch.zeros(2, len(spectrum.variance), dtype=torch.float64)
+    exact = exact_impulses(tableau, sde, times, spectrum.variance, eta)
+    # From the end to the start: the derivative of the sample by the state and the past outputs.
+    derivative = spectrum.variance.new_zeros(len(spectrum.variance), 1 + past)
+    derivative[:, 0] = 1
+    squares, offset = spectrum.variance.new_zeros(2, len(spectrum.variance))
     for n, (on_state, constant, on_noise) in reversed(list(enumerate(steps))):
-        felt = torch.einsum("mp,mpk->km", left, on_noise)
+        impulses = torch.einsum("mp,mpk->km", derivative, on_noise)
         if n < len(tableau):  # the last denoise has a model's errors, but no noise
-            noises = arriving.shape[1]
-            felt = torch.cat([felt[:noises] - arriving[n], felt[noises:]])
-        squares = squares + felt.square().sum(0)
-        offset = offset + (left * constant).sum(1)
-        left = torch.einsum("mp,mpq->mq", left, on_state)
+            noises = exact.shape[1]
+            impulses = torch.cat([impulses[:noises] - exact[n], impulses[noises:]])
+        squares = squares + impulses.square().sum(0)
+        offset = offset + (derivative * constant).sum(1)
+        derivative = torch.einsum("mp,mpq->mq", derivative, on_state)
     alpha_T, sigma_T = sde.marginal(times[0])
     start = (alpha_T.square() * spectrum.variance + sigma_T.square()).sqrt()
-    due = remaining(sde, times[:1], times[-1], spectrum.variance, eta)[0].sqrt()
-    mean = offset + (left[:, 0] * alpha_T - 1) * spectrum.mean
-    found: Tensor = squares + (left[:, 0] * start - due).square() + mean.square()
-    return found
+    from_start = variance_before(sde, times[:1], times[-1], spectrum.variance, eta)[0].sqrt()
+    mean = offset + (derivative[:, 0] * alpha_T - 1) * spectrum.mean
+    total: Tensor = squares + (derivative[:, 0] * start - from_start).square() + mean.square()
+    return total
 
 
-def remaining(sde: LinearSDE, t: Tensor, last: Tensor, variance: Tensor, eta: float) -> Tensor:
-    """How much of Λ is of before ``t`` ``(…)``, ``last`` ``()`` the last time: ``(…, M)``."""
+def variance_before(
+    sde: LinearSDE, t: Tensor, last: Tensor, variance: Tensor, eta: float
+) -> Tensor:
+    """The part of the data's variance Λ that was drawn before ``t`` ``(…)``: ``(…, M)``.
+
+    ``last`` ``()`` is the last time. Before means at larger t, the start included.
+    """
     V, V_last = (
         variance + (sigma / alpha).square()[..., None]
         for alpha, sigma in (sde.marginal(t), sde.marginal(last))
@@ -145,30 +150,30 @@ def remaining(sde: LinearSDE, t: Tensor, last: Tensor, variance: Tensor, eta: fl
     return variance * (V_last / V) ** eta**2
 
 
-def arrivals(
+def exact_impulses(
     tableau: Tableau, sde: LinearSDE, times: Tensor, variance: Tensor, eta: float
 ) -> Tensor:
-    """What every noise should be at the data: its standard deviation, ``(N, K, M)``."""
+    """The standard deviation that each noise of the SDE adds to the datum, ``(N, K, M)``."""
     if tableau.spans is None:
         early, late = times[:-1, None], times[1:, None]
     else:
         early, late = tableau.spans.unbind(-1)
-    after, before = (remaining(sde, t, times[-1], variance, eta) for t in (late, early))
+    after, before = (variance_before(sde, t, times[-1], variance, eta) for t in (late, early))
     return (after - before).clamp(min=torch.finfo(after.dtype).tiny).sqrt()
 
 
 def require_driven(predictor: object, tableau: Tableau) -> None:
-    """Refuse noises that are no part of the reverse SDE's.
+    """Refuse a predictor whose noises are not those of a reverse SDE.
 
     Raises
     ------
     IncompatibleError
-        They do not drive the chain along its path, each over a stretch of a step.
+        A noise does not drive the chain over a stretch of a step, as that of churn.
     """
     spans = tableau.spans
-    stands = spans is not None and bool((spans[..., 0] <= spans[..., 1]).any())
-    if tableau.start is not None or stands or (spans is None and tableau.c.shape[-1] != 1):
+    empty = spans is not None and bool((spans[..., 0] <= spans[..., 1]).any())
+    if tableau.start is not None or empty or (spans is None and tableau.c.shape[-1] != 1):
         raise IncompatibleError(
-            "expected noises that each drive the chain over a stretch of a step, got those of "
+            "expected a predictor whose noises each drive the chain over a stretch of a step, got "
             f"{predictor!r}; find the grid with the predictor's noise turned off"
         )

@@ -1,17 +1,17 @@
-r"""The grid on which a sampler errs least, found before any network is run.
+r"""The grid on which a sampler has the least error, found before any network is run.
 
-The times go down the gradient (:mod:`sdescore.analysis.optimal_grid.search`) of
+The times minimise, by gradient descent (:mod:`sdescore.analysis.optimal_grid.search`),
 
-.. math:: L = (1 - b)\, E_{plain} + b\, E_{weighted} + 0.01\, E_{path},
+.. math:: L = (1 - b)\, E_{plain} + b\, E_{weighted} + 0.01\, E_{path} .
 
-the errors of :mod:`sdescore.analysis.optimal_grid.trajectories` where no noise is drawn, and of
-:mod:`sdescore.analysis.optimal_grid.impulses` where some is. The weighted error is a likelihood's
-and sees the data's finest directions, the plain one sees the widest. The last term keeps the steps
-from making up for each other's errors.
+The three errors are those of :mod:`sdescore.analysis.optimal_grid.trajectories` for a sampler
+without noise, and of :mod:`sdescore.analysis.optimal_grid.impulses` for one with noise. The plain
+error depends most on the data's widest directions, and the weighted one, a likelihood, as much on
+the finest. The last term keeps the steps from undoing each other's errors.
 
 The weights of a deterministic multistep method (:class:`sdescore.predictors.Multistep`) may be free
-as well, the last denoise's among them. They start from those of a known method on its own optimal
-times.
+as well, those of the last denoise included. They start from the weights of a known method on its
+own optimal times.
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.error import gaussian_error, requested
-from sdescore.analysis.model_error import ModelError, beyond
-from sdescore.analysis.optimal_grid.impulses import impulse_error, modes_of, require_driven
-from sdescore.analysis.optimal_grid.search import POINTS, Judge, Search
+from sdescore.analysis.model_error import ModelError, error_beyond
+from sdescore.analysis.optimal_grid.impulses import impulse_error, require_driven, weighted_modes
+from sdescore.analysis.optimal_grid.search import POINTS, ErrorMeasure, Search
 from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
-from sdescore.analysis.optimal_grid.trajectories import Flow, TrajectoryError, trajectory_error
+from sdescore.analysis.optimal_grid.trajectories import (
+    FlowTrajectories,
+    TrajectoryError,
+    trajectory_error,
+)
 from sdescore.analysis.pca import local_spectra, principal_axes
-from sdescore.checks import finite, is_count, linear, require
-from sdescore.errors import IncompatibleError
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.base import Grid, Timeline
 from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor
@@ -43,36 +47,37 @@ from sdescore.tableau.tableau import Tableau
 __all__ = ["OptimalGrid", "optimal_grid"]
 
 SURROGATES = ("mixture", "gaussian")
-STARTS = (0.75, 0.85, 0.95)  # shares of the log-SNR's range at which the last time is tried first
-SCORE_ERROR = 0.02  # makes the first steps on a network what serves it; see the page on networks
+STARTS = (0.75, 0.85, 0.95)  # where the last time is tried first, in shares of the log-SNR's range
+SCORE_ERROR = 0.02  # gave the best first steps on trained networks; see the page on networks
 TRIAL, TIMES, WEIGHTS = 30, 60, 80  # evaluations of the loss
-MOST, ENOUGH = 1024, 2**15  # trajectories, and their directions together
-FEW = 2  # of so many trajectories one will do to choose a start, and to judge the result
+MOST, ENOUGH = 1024, 2**15  # trajectories, and trajectories times directions
+FEW = 2  # a start is chosen, and the result tested, on one of so many trajectories
 
 
 @dataclass(frozen=True)
 class OptimalGrid(Grid):
-    """Times made by :func:`optimal_grid`, and what they promise.
+    """Times found by :func:`optimal_grid`, and the error to expect on them.
 
-    All fields are numbers, so that a checkpoint may hold them:
+    All fields are numbers, so that a checkpoint can hold them:
     ``ss.save(path, model, info={"grid": dataclasses.asdict(grid)})``, and from the manifest
     ``OptimalGrid(**info["grid"])``.
 
     Attributes
     ----------
     values : tuple of float
-        Falling.
+        The times, falling.
     weights : tuple of tuples of float, or None
-        Of :class:`sdescore.predictors.Multistep`, where they were free.
+        For :class:`sdescore.predictors.Multistep`, where the weights were free.
     score_error : float
-        That was reckoned with.
-    loss, held_out_loss, log_snr_loss : float
-        L on the trajectories the times were made on, on others, and of as many equal steps in
-        log-SNR, by the predictor's own weights, on the same others. The first two are one where the
-        predictor draws noise, for then nothing is simulated.
+        The error of the model's ε that was assumed.
+    loss, held_out_loss : float
+        L on the trajectories that were used to find the times, and on others. The two are equal
+        where the predictor draws noise, because nothing is simulated then.
+    log_snr_loss : float
+        L on those others of as many equal steps in log-SNR, by the predictor's own weights.
     relative_w2 : float
-        Exact, on Gaussian data with the same spectrum and the exact score: W2 over the root of the
-        total variance.
+        W2 over the root of the data's total variance: exact, for Gaussian data with the same
+        spectrum and for the exact score.
     """
 
     values: tuple[float, ...]
@@ -110,39 +115,41 @@ def optimal_grid(
     trajectories: int | None = None,
     seed: int = 0,
 ) -> OptimalGrid:
-    r"""The times at which a predictor errs least.
+    r"""The times at which a predictor has the least error.
 
     Parameters
     ----------
     sde : LinearSDE
-        Of the sampler.
+        The sampler's SDE.
     predictor : Predictor
-        With a tableau. A stochastic one with noises that drive the chain: no churn.
+        A method with a tableau. It may draw noise, but not as churn.
     steps : int
-        Times of the grid, >= 2, the last denoise's among them; the evaluations, for a method with
-        one a step.
+        Number of times, >= 2, that of the last denoise included. For a method with one evaluation a
+        step, it is the number of evaluations.
     data : Tensor
-        ``(n, *E)``, n >= 2: what will be sampled. A few thousand do.
+        ``(n, *E)``, n >= 2, like those to be sampled. A few thousand are enough.
     spectrum : Tensor
         ``(M,)``, eigenvalues of the data's covariance, in place of ``data``.
     surrogate : {"mixture", "gaussian"}
-        What stands for ``data``. A Gaussian sees no modes.
+        The distribution that stands for the data: a Gaussian has their spectrum, and only a mixture
+        has modes.
     weights : bool
-        Find the weights of :class:`sdescore.predictors.Multistep` as well, from those of
-        ``predictor``, a one-stage method in x₀ of at most three outputs:
-        ``Multistep(grid.weights)`` is then the predictor to use on the grid. Only with ``data``: on
-        a Gaussian many weights are exact, and are wrong elsewhere.
+        Whether to find the weights of a multistep method as well. They start from those of
+        ``predictor``, a one-stage method in x₀ of at most three outputs, and
+        ``sdescore.predictors.Multistep(grid.weights)`` is the predictor to use on the grid. This
+        needs ``data``: on a Gaussian many weights are exact that are wrong elsewhere.
     likelihood : float
         b in [0, 1]: 0 counts the plain error (W2), 1 the error by local precision (likelihood).
     score_error : float
-        Error of the model's ε, a standard deviation >= 0, where it makes x₀ wrong by more than the
-        data's spread (:mod:`sdescore.analysis.model_error`); 0 for an exact score. The default is
-        for a network, and keeps the first steps from being so long that its errors decide.
+        Standard deviation >= 0 of the error of the model's ε, 0 for an exact score. It is counted
+        where it makes x₀ wrong by more than the data's spread
+        (:mod:`sdescore.analysis.model_error`). The default is for a network. It keeps the first
+        steps so short that the network's errors there do not dominate.
     trajectories : int, optional
-        How many, >= 1; by default 1024, and fewer above 32 directions. None are used where noise is
-        drawn, for nothing is simulated then.
+        How many to simulate, >= 1; by default 1024, and fewer above 32 directions. None are
+        simulated for a predictor that draws noise.
     seed : int
-        Of their noise and of the surrogate's fit. The result is deterministic.
+        Of the trajectories' noise and of the surrogate's fit. The result is deterministic.
 
     Returns
     -------
@@ -152,18 +159,22 @@ def optimal_grid(
     Raises
     ------
     IncompatibleError
-        A predictor without a tableau or with churn, an SDE without kernels, both or none of
-        ``data`` and ``spectrum``, free weights of a predictor that has none to free.
-    ScheduleError, ShapeError
-        A number out of range, or bad data.
+        A predictor without a tableau or with churn, an SDE that is not linear, both or none of
+        ``data`` and ``spectrum``, or ``weights=True`` for a predictor that has no such weights.
+    ParameterError
+        A number out of range, or data that are not finite or do not vary.
+    ScheduleError
+        An SDE whose log-SNR is infinite at T or t_min.
+    ShapeError
+        ``data`` or ``spectrum`` of a wrong shape.
 
     Notes
     -----
-    L is evaluated some 150 times, and 80 more for weights, each time by N denoisings of the
-    surrogate and back: on one core a few seconds in low dimension, and for 64 directions some 20 s
-    at N = 10 and up to a minute at 20 with weights. More dimensions cost little, for they are
-    Gaussian; reading 60,000 data of 3,072 numbers takes 23 s. Where noise is drawn nothing is
-    simulated: seconds.
+    L is evaluated about 150 times, and 80 times more for weights. Each evaluation and its gradient
+    denoise the surrogate N times. On one core this takes a few seconds in low dimension. In 64
+    directions it takes about 20 s at N = 10, and up to a minute at N = 20 with weights. More
+    dimensions cost little, because they are Gaussian. Reading 60,000 data of 3,072 numbers takes
+    23 s. A predictor that draws noise takes seconds, because nothing is simulated.
 
     Examples
     --------
@@ -174,103 +185,104 @@ def optimal_grid(
     >>> sampler.evaluations, grid.held_out_loss < grid.log_snr_loss
     (6, True)
     """
-    linear(sde, type(predictor).__name__)
+    checks.linear(sde, type(predictor).__name__)
     if not predictor.is_affine(sde):
         raise IncompatibleError(f"expected a predictor with a tableau, got {predictor!r}")
-    require(is_count(steps) and steps >= 2, "an integer steps >= 2", f"steps={steps!r}")
-    usable = trajectories is None or (is_count(trajectories) and trajectories >= 1)
-    require(usable, "an integer trajectories >= 1, or None", f"trajectories={trajectories!r}")
-    usable = finite(likelihood) and 0 <= likelihood <= 1
-    require(usable, "0 <= likelihood <= 1", f"likelihood={likelihood!r}")
-    usable = finite(score_error) and score_error >= 0
-    require(usable, "a finite score_error >= 0", f"score_error={score_error!r}")
+    steps = checks.count("steps", steps, at_least=2)
+    if trajectories is not None:
+        trajectories = checks.count("trajectories", trajectories)
+    likelihood = checks.number("likelihood", likelihood, at_least=0, at_most=1)
+    score_error = checks.number("score_error", score_error, at_least=0)
+    seed = checks.seed(seed)
     if weights and (data is None or surrogate == "gaussian"):
         raise IncompatibleError(
-            "expected data= and the mixture for weights=True, for a Gaussian does not hold them to "
-            "what is right elsewhere; leave the weights to the predictor"
+            "expected data= and the mixture for weights=True, because many weights that are exact "
+            "on a Gaussian are wrong elsewhere; leave the weights to the predictor"
         )
-    stand_in = chosen(data, spectrum, surrogate, seed)
-    ends = 0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
-    require(bool(ends.isfinite().all()), "a finite log-SNR at T and t_min", f"{ends.tolist()}")
+    stand_in = surrogate_of(data, spectrum, surrogate, seed)
+    ends = 0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device="cpu"))
+    finite = bool(ends.isfinite().all())
+    checks.that(finite, "a finite log-SNR at T and t_min", f"{ends.tolist()}", ScheduleError)
     search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood)
     if weights:
         shares(predictor, sde, search.equal(steps), POINTS)  # refused before the search
-    errs = beyond(score_error, stand_in.spectrum.mean().item())
+    error = error_beyond(score_error, stand_in.spectrum.mean().item())
     if predictor.stochastic:
         require_driven(predictor, predictor.tableau(sde, search.equal(steps)))
-        nearby = places(data, surrogate, stand_in, seed)
-        rough = seen = unseen = by_impulses(search, stand_in, nearby, errs)  # nothing is drawn
+        parts = neighbourhoods(data, surrogate, stand_in, seed)
+        rough = fitted = held_out = by_impulses(search, stand_in, parts, error)  # nothing is drawn
     else:
         many = trajectories or min(MOST, ENOUGH // max(stand_in.rank, 1))
         few = math.ceil(many / FEW)
         flow, other = (
-            Flow.solve(stand_in, search.first, search.last, count, s)
+            FlowTrajectories.solve(stand_in, search.first, search.last, count, s)
             for count, s in ((many, seed), (few, seed + 1))
         )
-        rough, seen, unseen = (
-            by_trajectories(search, f, errs) for f in (flow.some(few), flow, other)
+        rough, fitted, held_out = (
+            by_trajectories(search, f, error) for f in (flow.some(few), flow, other)
         )
     tried = [search.descend((search.start(steps, share),), rough, TRIAL) for share in STARTS]
-    found = search.descend(min(tried, key=lambda one: one.loss).free, seen, TIMES)
+    best = search.descend(min(tried, key=lambda one: one.loss).free, fitted, TIMES)
     if weights:
-        found = search.descend(search.with_weights(*found.free), seen, WEIGHTS)
-    times, table = search.found(*found.free)
+        best = search.descend(search.with_weights(*best.free), fitted, WEIGHTS)
+    times, table = search.decode(*best.free)
     if table is not None:
         predictor = Multistep(table.tolist())
     sampler = PredictorCorrector(sde, predictor=predictor, grid=CustomGrid(times))
     modes = stand_in.spectrum.clamp(min=search.finest)
-    error = gaussian_error(sampler, modes)
+    w2 = gaussian_error(sampler, modes).w2
     return OptimalGrid(
         values=tuple(times.tolist()),
         score_error=score_error,
-        loss=found.loss,
-        held_out_loss=search.loss(times, table, unseen).item(),
-        log_snr_loss=search.loss(search.equal(steps), None, unseen).item(),
-        relative_w2=(error.w2 / modes.sum().sqrt()).item(),
+        loss=best.loss,
+        held_out_loss=search.loss(times, table, held_out).item(),
+        log_snr_loss=search.loss(search.equal(steps), None, held_out).item(),
+        relative_w2=(w2 / modes.sum().sqrt()).item(),
         weights=None if table is None else tuple(map(tuple, table.tolist())),
     )
 
 
-def by_trajectories(search: Search, flow: Flow, errs: ModelError | None) -> Judge:
-    """Of a deterministic sampler, by the ends of some trajectories and the way there."""
+def by_trajectories(
+    search: Search, flow: FlowTrajectories, error: ModelError | None
+) -> ErrorMeasure:
+    """For a deterministic sampler: the errors of its trajectories."""
 
-    def judge(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
-        return trajectory_error(tableau, ending, search.sde, times, flow, errs)
+    def measure(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
+        return trajectory_error(tableau, ending, search.sde, times, flow, error)
 
-    return judge
+    return measure
 
 
 def by_impulses(
     search: Search,
     stand_in: Surrogate,
-    nearby: list[tuple[float, Spectrum]],
-    errs: ModelError | None,
-) -> Judge:
-    """Of a stochastic sampler, by what becomes of its noises."""
-    modes, eta = modes_of(stand_in, nearby, search.finest), search.predictor.eta
+    parts: list[tuple[float, Spectrum]],
+    error: ModelError | None,
+) -> ErrorMeasure:
+    """For a stochastic sampler: the errors of what each noise adds to the sample."""
+    modes, eta = weighted_modes(stand_in, parts, search.finest), search.predictor.eta
 
-    def judge(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
-        return impulse_error(tableau, ending, search.sde, times, modes, eta, errs)
+    def measure(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
+        return impulse_error(tableau, ending, search.sde, times, modes, eta, error)
 
-    return judge
+    return measure
 
 
-def places(
+def neighbourhoods(
     data: Tensor | None, surrogate: str, stand_in: Surrogate, seed: int
 ) -> list[tuple[float, Spectrum]]:
-    """Gaussians that are the data near some of them, and their weights."""
+    """Gaussians that describe parts of the data, and their weights."""
     if data is None or surrogate == "mixture":
-        return stand_in.places()
+        return stand_in.components()
     spectra = local_spectra(data, seed=seed)
     return [(1 / len(spectra), Spectrum(row, torch.zeros_like(row))) for row in spectra]
 
 
-def chosen(data: Tensor | None, spectrum: Tensor | None, surrogate: str, seed: int) -> Surrogate:
-    """The surrogate that a caller asks for."""
-    if surrogate not in SURROGATES:
-        raise IncompatibleError(
-            f"expected surrogate among {', '.join(SURROGATES)}; got {surrogate!r}"
-        )
+def surrogate_of(
+    data: Tensor | None, spectrum: Tensor | None, surrogate: str, seed: int
+) -> Surrogate:
+    """The surrogate of a caller's data or spectrum, of the kind asked for."""
+    checks.choice("surrogate", surrogate, SURROGATES)
     if data is not None and spectrum is None and surrogate == "gaussian":
         return gaussian_surrogate(principal_axes(data, 1, seed=seed).spectrum)
     if data is None or spectrum is not None:

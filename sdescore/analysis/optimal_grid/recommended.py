@@ -1,11 +1,11 @@
-"""One sampler for a number of evaluations, chosen without reading a paper."""
+"""A sampler for a number of evaluations, with its method and its grid chosen for the data."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.analysis.optimal_grid.optimal import SCORE_ERROR, optimal_grid
-from sdescore.checks import is_count, require
 from sdescore.predictors.adams import ExponentialAdams
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep
@@ -26,29 +26,30 @@ def recommended_sampler(
     score_error: float = SCORE_ERROR,
     seed: int = 0,
 ) -> PredictorCorrector:
-    """A deterministic sampler that makes the most of ``evaluations`` on data like yours.
+    """A deterministic sampler with the least error for ``evaluations`` on data like yours.
 
-    The corrected exponential Adams method of two points in x₀, on the times where it errs least on
-    a surrogate of the data (:func:`sdescore.optimal_grid`). No network is run to choose them, but
-    it is reckoned with that a network errs. For an exact score say ``score_error=0``; with ``data``
-    you then get a multistep method of three denoised states whose weights and times err least
-    together. The repr names all, and what error to expect.
+    It is the corrected exponential Adams method of two points in x₀. Its times are those of its
+    least error on a surrogate of the data (:func:`sdescore.optimal_grid`). No network is run to
+    find them, but an error of the network is assumed. For an exact score pass ``score_error=0``.
+    With ``data`` you then get a multistep method of three denoised states, whose weights and times
+    are found together. The repr names the method, the times, and the error to expect.
 
     Parameters
     ----------
     sde : LinearSDE
         The model's.
     evaluations : int
-        Of the score for a sample, >= 2.
+        Calls of the network for a sample, >= 2.
     data, spectrum, likelihood, score_error, seed
         As in :func:`sdescore.optimal_grid`.
     weights : bool, optional
-        Whether the weights are free where there are data; by default where the score is exact. On
-        two trained networks they gained little, and were worse at five or eight evaluations.
+        Whether to find the method's weights as well, which needs ``data``. By default this is done
+        for an exact score. On two trained networks free weights gained little, and were worse at
+        five or eight evaluations.
 
     Raises
     ------
-    IncompatibleError, ScheduleError, ShapeError
+    IncompatibleError, ParameterError, ScheduleError, ShapeError
         As :func:`sdescore.optimal_grid`.
 
     Examples
@@ -62,8 +63,7 @@ def recommended_sampler(
     >>> type(exact.predictor).__name__
     'Multistep'
     """
-    usable = is_count(evaluations) and evaluations >= 2
-    require(usable, "an integer evaluations >= 2", f"evaluations={evaluations!r}")
+    evaluations = checks.count("evaluations", evaluations, at_least=2)
     predictor: Predictor = ExponentialAdams(points=2, corrector_points=3)
     free = score_error == 0 if weights is None else weights
     grid = optimal_grid(

@@ -1,9 +1,10 @@
-r"""Times, and weights, as free numbers, and the way down.
+r"""Times, and weights, as free numbers, and the descent to those of the least loss.
 
-The times have :math:`\lambda(T) = \lambda_0 < \lambda_1 < \dots < \lambda_{N-1} <
-\lambda(t_{\min})`, shares of the range by a softmax, so that t always falls; where the last one
-lies, from which the last denoise jumps to the data, is free. L-BFGS-B (Byrd, Lu, Nocedal & Zhu
-1995; :func:`scipy.optimize.minimize`) moves them, within bounds that keep the times apart.
+The steps in :math:`\lambda = \log(\alpha/\sigma)` are shares of a range by a softmax, so that
+always :math:`\lambda(T) = \lambda_0 < \lambda_1 < \dots < \lambda_{N-1} < \lambda(t_{\min})`. The
+end :math:`\lambda_{N-1}` of the range, where the last denoise is made, is free as well. L-BFGS-B
+(Byrd, Lu, Nocedal & Zhu 1995; :func:`scipy.optimize.minimize`) changes these numbers, within bounds
+that keep the times apart.
 """
 
 from __future__ import annotations
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
 
 
 PATH = 0.01
-POINTS = 3  # outputs that free weights are of
-BOUND = 8.0  # of every free number, so that no two times meet
-MEMORY = 20  # of L-BFGS: no more than there are numbers in a short grid
-Judge = Callable[[Tableau, Tableau, Tensor], TrajectoryError]
+POINTS = 3  # outputs that free weights combine in a step
+BOUND = 8.0  # on the size of every free number, so that no two times meet
+MEMORY = 20  # gradients that L-BFGS remembers: about as many as a short grid has numbers
+ErrorMeasure = Callable[[Tableau, Tableau, Tensor], TrajectoryError]
 """``(tableau, ending, times) -> error``."""
 Free = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """Free numbers, and L on them."""
+class Candidate:
+    """Free numbers, and their loss L."""
 
     free: Free
     loss: float
@@ -46,7 +47,10 @@ class Found:
 
 @dataclass(frozen=True)
 class Search:
-    """For a predictor's times: log shares of the steps, and the logit of where they end."""
+    """What is searched: a predictor's times between λ = ``first`` and ``last``.
+
+    The free numbers are the logarithms of the steps' shares, and the logit of where they end.
+    """
 
     sde: LinearSDE
     predictor: Predictor
@@ -56,42 +60,45 @@ class Search:
 
     @property
     def finest(self) -> float:
-        """ϱ² at t_min. Variances below it are not resolved."""
+        """σ²/α² at t_min. Smaller variances of the data are not resolved."""
         return math.exp(-2 * self.last)
 
     def start(self, steps: int, share: float) -> Tensor:
         """Equal steps over ``share`` of the range, ``(steps,)``."""
-        free = torch.zeros(steps, dtype=torch.float64)
-        free[-1] = torch.logit(torch.tensor(share, dtype=torch.float64))
+        free = torch.zeros(steps, dtype=torch.float64, device="cpu")
+        free[-1] = math.log(share / (1 - share))
         return free
 
     def times(self, free: Tensor) -> Tensor:
         """The times that ``free`` stands for."""
         steps = free[:-1].softmax(0) * free[-1].sigmoid()
-        return self.from_lam(self.first + (self.last - self.first) * steps.cumsum(0))
+        return self.from_half_log_snr(self.first + (self.last - self.first) * steps.cumsum(0))
 
     def equal(self, steps: int) -> Tensor:
         """Equal steps of λ over the whole range."""
-        return self.from_lam(torch.linspace(self.first, self.last, steps, dtype=torch.float64)[1:])
+        half_log_snr = torch.linspace(
+            self.first, self.last, steps, dtype=torch.float64, device="cpu"
+        )
+        return self.from_half_log_snr(half_log_snr[1:])
 
-    def from_lam(self, lam: Tensor) -> Tensor:
-        """T, and then the times of ``lam``."""
-        first = torch.tensor([self.sde.T], dtype=torch.float64)
-        return torch.cat([first, time_at(self.sde, lam)])
+    def from_half_log_snr(self, half_log_snr: Tensor) -> Tensor:
+        """T, followed by the times at which log(α/σ) has these values."""
+        first = half_log_snr.new_tensor([self.sde.T])
+        return torch.cat([first, time_at(self.sde, half_log_snr)])
 
     def with_weights(self, free: Tensor) -> Free:
         """``free``, and the predictor's weights of all outputs but the newest, ``(N, H − 1)``."""
         return free, shares(self.predictor, self.sde, self.times(free), POINTS)[:, 1:]
 
-    def found(self, free: Tensor, older: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def decode(self, free: Tensor, older: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Times ``(N,)`` and, where they are free, weights ``(N, H)``."""
         if older is None:
             return self.times(free), None
-        # Row n has n past outputs; what they weigh is taken from the newest.
+        # Row n has n past outputs. Each row sums to 1, so the newest gets what they leave.
         older = older.tril(-1)
         return self.times(free), torch.cat([1 - older.sum(1, keepdim=True), older], 1)
 
-    def loss(self, times: Tensor, weights: Tensor | None, judge: Judge) -> Tensor:
+    def loss(self, times: Tensor, weights: Tensor | None, measure: ErrorMeasure) -> Tensor:
         """L on ``times``, ``()``."""
         if weights is None:
             tableau = self.predictor.tableau(self.sde, times)
@@ -99,23 +106,23 @@ class Search:
         else:
             tableau = moves(self.sde, times, weights)
             ending = weighted_mean(times[-1:], weights[-1])
-        return objective(judge(tableau, ending, times), self.likelihood)
+        return objective(measure(tableau, ending, times), self.likelihood)
 
-    def descend(self, start: Free, judge: Judge, evaluations: int) -> Found:
+    def descend(self, start: Free, measure: ErrorMeasure, evaluations: int) -> Candidate:
         """The best numbers seen in about so many evaluations of L and its gradient."""
         from scipy.optimize import minimize
 
         sizes, shapes = [part.numel() for part in start], [part.shape for part in start]
-        seen: list[Found] = []
+        best: list[Candidate] = []
 
         def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
-            parts = torch.split(torch.tensor(numbers), sizes)
+            parts = torch.split(torch.tensor(numbers, dtype=torch.float64, device="cpu"), sizes)
             free = tuple(p.view(s).requires_grad_() for p, s in zip(parts, shapes, strict=True))
-            value = self.loss(*self.found(*free), judge)
+            value = self.loss(*self.decode(*free), measure)
             slope = torch.autograd.grad(value, free)
-            found = Found(tuple(part.detach() for part in free), value.item())
-            seen[:] = [min([*seen, found], key=lambda one: one.loss)]
-            return found.loss, torch.cat([part.flatten() for part in slope]).numpy()
+            candidate = Candidate(tuple(part.detach() for part in free), value.item())
+            best[:] = [min([*best, candidate], key=lambda one: one.loss)]
+            return candidate.loss, torch.cat([part.flatten() for part in slope]).numpy()
 
         numbers = torch.cat([part.flatten() for part in start]).numpy()
         minimize(
@@ -126,7 +133,7 @@ class Search:
             bounds=[(-BOUND, BOUND)] * len(numbers),
             options={"maxfun": evaluations, "maxiter": evaluations, "maxcor": MEMORY},
         )
-        return seen[0]
+        return best[0]
 
 
 def objective(error: TrajectoryError, likelihood: float) -> Tensor:

@@ -3,10 +3,11 @@ r"""A small stand-in for data: a mixture where they spread most, Gaussian modes 
 Of the eigenvectors of the data's covariance, the r with the largest variance carry a mixture of
 Gaussians with full covariances, fitted by expectation–maximisation (Dempster, Laird & Rubin 1977;
 Bishop 2006, section 9.2.2); the other d − r are independent and Gaussian. The diffused score is
-exact and cheap at any d: in :math:`z = x/\alpha` and :math:`\varrho = \sigma/\alpha`
+exact and cheap at any d: for :math:`\bar x = x/\alpha`, which is the datum plus noise of variance
+:math:`v = \sigma^2/\alpha^2`,
 
 .. math::
-   E[x_0 | z] = \sum_k r_k(z) \bigl[m_k + C_k (C_k + \varrho^2 I)^{-1} (z - m_k)\bigr] .
+   E[x_0 | \bar x] = \sum_k r_k(\bar x) \bigl[m_k + C_k (C_k + v I)^{-1} (\bar x - m_k)\bigr] .
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.analysis.chain import Spectrum
-from sdescore.analysis.pca import principal_axes, rows
-from sdescore.checks import is_count, require
+from sdescore.analysis.pca import data_rows, principal_axes
 
 RANK, COMPONENTS, LARGEST = 64, 16, 10_000
 ROUNDS = 60
@@ -52,31 +53,31 @@ class Surrogate:
         """r."""
         return self.means.shape[1]
 
-    def responsibilities(self, z: Tensor, noise: Tensor | float) -> tuple[Tensor, Tensor]:
-        """``P(k | z)`` ``(B, K)`` at noise variance ϱ², and z in every component's axes."""
+    def responsibilities(self, x_bar: Tensor, noise: Tensor | float) -> tuple[Tensor, Tensor]:
+        """``P(k | x̄)`` ``(B, K)`` at noise variance σ²/α², and x̄ in every component's axes."""
         # One product of two matrices, for all components.
-        y = (z @ self.axes.permute(1, 0, 2).flatten(1)).view(len(z), *self.means.shape)
+        y = (x_bar @ self.axes.permute(1, 0, 2).flatten(1)).view(len(x_bar), *self.means.shape)
         y = y - torch.einsum("kd,kde->ke", self.means, self.axes)
         V = self.variances + noise
         log_p = self.weights.log() - 0.5 * ((y * (1 / V) * y).sum(-1) + V.log().sum(-1))
         return log_p.softmax(-1), y
 
-    def denoise(self, z: Tensor, noise: Tensor) -> Tensor:
-        """``E[x₀ | z]`` for ``z`` ``(B, r)`` at noise variance ϱ² ``()``."""
-        r, y = self.responsibilities(z, noise)
+    def denoise(self, x_bar: Tensor, noise: Tensor) -> Tensor:
+        """``E[x₀ | x̄]`` for ``x_bar`` = x/α ``(B, r)`` at noise variance σ²/α² ``()``."""
+        r, y = self.responsibilities(x_bar, noise)
         shrunk = r[..., None] * (self.variances / (self.variances + noise)) * y
         return r @ self.means + shrunk.flatten(1) @ self.axes.mT.flatten(0, 1)
 
-    def precision(self, x: Tensor, floor: float) -> Tensor:
-        """The components' mean precision at data ``x``, ``(B, r, r)``; variances + ``floor``."""
-        r, _ = self.responsibilities(x, floor)
+    def precision(self, x: Tensor, noise: float) -> Tensor:
+        """The components' mean precision ``(B, r, r)`` at ``x``, data with this noise variance."""
+        r, _ = self.responsibilities(x, noise)
         inverses = torch.einsum(
-            "kde,ke,kfe->kdf", self.axes, 1 / (self.variances + floor), self.axes
+            "kde,ke,kfe->kdf", self.axes, 1 / (self.variances + noise), self.axes
         )
         return torch.einsum("bk,kdf->bdf", r, inverses)
 
-    def places(self) -> list[tuple[float, Spectrum]]:
-        """The components one by one, as Gaussians of the r directions: weights and modes."""
+    def components(self) -> list[tuple[float, Spectrum]]:
+        """The weight of each component, and its modes about the mixture's mean."""
         means = torch.einsum("kd,kde->ke", self.means - self.weights @ self.means, self.axes)
         parts = zip(self.weights.tolist(), self.variances, means, strict=True)
         return [(weight, Spectrum(V, m)) for weight, V, m in parts if self.rank]
@@ -84,9 +85,9 @@ class Surrogate:
 
 def gaussian_surrogate(spectrum: Tensor) -> Surrogate:
     """Independent modes alone, from ``(d,)`` variances."""
-    none, axes = (torch.zeros(shape, dtype=torch.float64) for shape in ((1, 0), (1, 0, 0)))
     rest = spectrum.to("cpu", torch.float64)
-    return Surrogate(torch.ones(1).double(), none, none, axes, rest, rest)
+    none, axes = rest.new_zeros(1, 0), rest.new_zeros(1, 0, 0)
+    return Surrogate(rest.new_ones(1), none, none, axes, rest, rest)
 
 
 def fit_surrogate(data: Tensor, components: int | None = None, *, seed: int = 0) -> Surrogate:
@@ -103,36 +104,37 @@ def fit_surrogate(data: Tensor, components: int | None = None, *, seed: int = 0)
 
     Raises
     ------
-    ShapeError, ScheduleError
+    ShapeError, ParameterError
         Bad data, or a K that is not an integer from 1 to n.
     """
-    x = rows(data)
+    x = data_rows(data)
     rank = min(RANK, x.shape[1])
     spectrum, leading, _ = principal_axes(x, rank, seed=seed)
     generator = torch.Generator().manual_seed(seed)
-    kept = torch.randperm(len(x), generator=generator)[:LARGEST].to(x.device)
-    y = x[kept].to("cpu", torch.float64) @ leading
+    indices = torch.randperm(len(x), generator=generator, device="cpu")[:LARGEST].to(x.device)
+    y = x[indices].to("cpu", torch.float64) @ leading
     if components is None:
         components = max(1, min(COMPONENTS, len(y) // (4 * rank)))
-    usable = is_count(components) and 1 <= components <= len(y)
-    require(usable, f"an integer number of components from 1 to {len(y)}", f"{components!r}")
+    components = checks.count("components", components, at_most=len(y))
     weights, means, covariances = mixture(y, components, generator)
     variances, axes = torch.linalg.eigh(covariances)
     return Surrogate(weights, means, variances, axes, spectrum[rank:], spectrum)
 
 
 def mixture(y: Tensor, K: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, means and covariances by expectation–maximisation, each covariance drawn towards
-    their mean as if by r more data."""
+    """Weights, means and covariances by expectation–maximisation.
+
+    Each covariance is drawn towards the mean of all, as if by r more data.
+    """
     n, r = y.shape
     share = torch.nn.functional.one_hot(nearest(y, centres(y, K, generator)), K).double()
-    floor = 1e-6 * y.var(0).mean()
+    smallest = 1e-6 * y.var(0).mean() * torch.eye(r, dtype=torch.float64, device="cpu")
     for _ in range(ROUNDS):
         count = share.sum(0) + 1e-9
         weights, means = count / count.sum(), share.T @ y / count[:, None]
         away = y[:, None] - means
         scatter = torch.einsum("nk,nkd,nke->kde", share, away, away)
-        pooled = scatter.sum(0) / n + floor * torch.eye(r, dtype=torch.float64)
+        pooled = scatter.sum(0) / n + smallest
         covariances = (scatter + r * pooled) / (count + r)[:, None, None]
         factor = torch.linalg.cholesky(covariances)
         u = torch.linalg.solve_triangular(factor, away.permute(1, 2, 0), upper=False)
@@ -143,12 +145,13 @@ def mixture(y: Tensor, K: int, generator: torch.Generator) -> tuple[Tensor, Tens
 
 def centres(y: Tensor, K: int, generator: torch.Generator) -> Tensor:
     """K data far from each other (k-means++, Arthur & Vassilvitskii 2007), moved to their means."""
-    chosen = [int(torch.randint(len(y), (1,), generator=generator))]
-    distance = torch.full((len(y),), math.inf, dtype=torch.float64)
+    first = torch.randint(len(y), (1,), generator=generator, device="cpu", dtype=torch.int64)
+    indices = [int(first)]
+    distance = y.new_full((len(y),), math.inf)
     for _ in range(K - 1):
-        distance = torch.minimum(distance, (y - y[chosen[-1]]).square().sum(1))
-        chosen.append(int(torch.multinomial(distance + 1e-300, 1, generator=generator)))
-    found = y[chosen]
+        distance = torch.minimum(distance, (y - y[indices[-1]]).square().sum(1))
+        indices.append(int(torch.multinomial(distance + 1e-300, 1, generator=generator)))
+    found = y[indices]
     for _ in range(10):
         share = torch.nn.functional.one_hot(nearest(y, found), K).double()
         count = share.sum(0)[:, None]

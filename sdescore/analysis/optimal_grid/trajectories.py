@@ -1,16 +1,15 @@
 r"""How far a sampler's trajectories are from the probability flow, on a surrogate of the data.
 
-Both start from the same noise. The flow is solved finely once, in :math:`z = x/\alpha` and
-:math:`\lambda = \log(\alpha/\sigma)`, where :math:`dz/d\lambda = D(z) - z` with D the
-denoiser, and read between its nodes by cubic Hermite interpolation. It goes on below
-ϱ = σ/α at t_min to a tenth of that: what the last denoise should give is the data, not what is left
-of them there. The sampler is its tableau, run with gradients.
+Both start from the same noise. The flow is solved finely once, in :math:`\bar x = x/\alpha` and
+:math:`\lambda = \log(\alpha/\sigma)`, where :math:`d\bar x/d\lambda = D(\bar x) - \bar x` with D
+the denoiser. Between its nodes it is interpolated by cubic Hermite polynomials. It goes on beyond
+t_min, to a tenth of the noise-to-signal ratio σ/α there, because the last denoise is compared with
+the data. The sampler is its tableau, run with gradients.
 
-A law can be right by accident, errors of one step undoing those of another; a trajectory hardly
-can, and less so where it is looked at on its way as well.
+The distribution of the output can be right by accident, where errors of one step undo those of
+another. That hardly happens along a trajectory, and less so where its states are compared as well.
 
-A network errs by itself; the outputs may be given errors of that size
-(:mod:`sdescore.analysis.model_error`).
+The outputs may be given errors like those of a network (:mod:`sdescore.analysis.model_error`).
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from sdescore.tableau.exponential import half_log_snr
 from sdescore.tableau.tableau import Tableau
 
 NODES, PLAIN, BEYOND = 400, 10.0, math.log(10.0)
-ERRORS = 0x5C04E  # a seed that no flow is likely to start from: errors do not know the noise
+ERRORS = 0x5C04E  # a seed that hardly any flow has: the errors are independent of its noise
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-"""``(z (B, r), ϱ² ()) -> E[x₀ | z]``."""
+"""``(x/α (B, r), σ²/α² ()) -> E[x₀ | x]``."""
 
 
 class TrajectoryError(NamedTuple):
@@ -45,14 +44,15 @@ class TrajectoryError(NamedTuple):
     Attributes
     ----------
     plain : Tensor
-        Of 10 e, e being the mean square of a sample's error over the data's mean variance, bounded
-        by u ↦ u/(1 + u/2): a few trajectories that end in another mode should not decide, nor
-        should a step that moves one of them across.
+        Mean of u/(1 + u/2) with u = 10 e, where e is the mean square of a sample's error over the
+        data's mean variance. The bound keeps a few trajectories that end in another mode from
+        deciding alone.
     weighted : Tensor
-        Of w, bounded likewise, w being the mean square of a sample's error by the data's local
-        precision: twice the nats a dimension that it costs where the density is Gaussian.
+        Mean of w/(1 + w/2), where w is the mean square of a sample's error, weighted by the data's
+        local precision. Where the density is Gaussian, w is twice the likelihood lost, in nats a
+        dimension.
     path : Tensor
-        Mean square of z's error on the way, over ϱ²; over the steps as well.
+        Mean square of the error of x/α after each step, over σ²/α², over the steps as well.
     """
 
     plain: Tensor
@@ -61,20 +61,20 @@ class TrajectoryError(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Flow:
-    """Trajectories of a surrogate from given noise.
+class FlowTrajectories:
+    """Trajectories of a surrogate's probability flow, from noise to data.
 
     Attributes
     ----------
     surrogate : Surrogate
         Of the data.
     first, step : float
-        λ of the first node, and between two.
-    z, slope : Tensor
-        ``(L, B, r)``, z and dz/dλ on the directions of the mixture, the first NODES steps down to
-        t_min.
+        λ of the first node, and its difference from node to node.
+    x_bar, slope : Tensor
+        ``(L, B, r)``, x/α and its derivative by λ, in the directions of the mixture. Node NODES is
+        at t_min.
     x : Tensor
-        ``(B, r)``, where they end.
+        ``(B, r)``, the data in which they end.
     precision : Tensor
         ``(B, r, r)``, the data's local precision there.
     """
@@ -82,54 +82,62 @@ class Flow:
     surrogate: Surrogate
     first: float
     step: float
-    z: Tensor
+    x_bar: Tensor
     slope: Tensor
     x: Tensor
     precision: Tensor
 
     @classmethod
     @torch.no_grad()
-    def solve(cls, surrogate: Surrogate, first: float, last: float, count: int, seed: int) -> Flow:
-        """``count`` trajectories from λ = ``first`` past ``last``, and where they end."""
+    def solve(
+        cls, surrogate: Surrogate, first: float, last: float, count: int, seed: int
+    ) -> FlowTrajectories:
+        """``count`` trajectories from λ = ``first`` past ``last``, and the data they end in."""
         step = (last - first) / NODES
-        nodes = torch.arange(NODES + 1 + math.ceil(BEYOND / step), dtype=torch.float64)
-        rho = (-(first + step * nodes)).exp()
-        generator = torch.Generator().manual_seed(seed)
-        start = torch.randn(count, surrogate.rank, generator=generator, dtype=torch.float64)
-        clock = EDMSDE(sigma_min=rho[-1].item(), sigma_max=rho[0].item())
-        tableau = ExponentialAdams(points=3).tableau(clock, rho)
-        ending = mean_ending(clock, rho[-1:])
+        nodes = torch.arange(
+            NODES + 1 + math.ceil(BEYOND / step), dtype=torch.float64, device="cpu"
+        )
+        noise_ratio = (-(first + step * nodes)).exp()
+        # EDM's SDE has α = 1 and σ = t: its time is the noise-to-signal ratio of any other SDE.
+        sde = EDMSDE(sigma_min=noise_ratio[-1].item(), sigma_max=noise_ratio[0].item())
+        tableau = ExponentialAdams(points=3).tableau(sde, noise_ratio)
+        ending = mean_ending(sde, noise_ratio[-1:])
         means: list[Tensor] = []
 
-        def denoiser(z: Tensor, noise: Tensor) -> Tensor:
-            means.append(surrogate.denoise(z, noise))
+        def denoiser(x_bar: Tensor, noise: Tensor) -> Tensor:
+            means.append(surrogate.denoise(x_bar, noise))
             return means[-1]
 
-        *z, x = run(tableau, ending, clock, rho, denoiser, rho[0] * start)
-        slope = torch.stack(means) - torch.stack(z)
-        precision = surrogate.precision(x, rho[NODES].square().item())
-        return cls(surrogate, first, step, torch.stack(z), slope, x, precision)
+        start = noise_ratio[0] * next(standard_normals((count, surrogate.rank), seed))
+        *states, x = run(tableau, ending, sde, noise_ratio, denoiser, start)
+        x_bar = torch.stack(states)
+        precision = surrogate.precision(x, noise_ratio[NODES].square().item())
+        return cls(surrogate, first, step, x_bar, torch.stack(means) - x_bar, x, precision)
 
-    def some(self, count: int) -> Flow:
+    def some(self, count: int) -> FlowTrajectories:
         """The first ``count`` trajectories."""
-        z, slope = self.z[:, :count], self.slope[:, :count]
-        return replace(self, z=z, slope=slope, x=self.x[:count], precision=self.precision[:count])
+        return replace(
+            self,
+            x_bar=self.x_bar[:, :count],
+            slope=self.slope[:, :count],
+            x=self.x[:count],
+            precision=self.precision[:count],
+        )
 
     @property
     def last_variance(self) -> float:
-        """ϱ² at t_min. Finer detail is beyond the SDE."""
-        last = torch.tensor(self.first + NODES * self.step, dtype=torch.float64)
-        return (-2 * last).exp().item()
+        """σ²/α² at t_min. Finer detail is beyond the SDE."""
+        return math.exp(-2 * (self.first + NODES * self.step))
 
-    def at(self, lam: Tensor) -> Tensor:
-        """z at λ ``()``, with its gradient: ``(B, r)``."""
-        where = (lam - self.first) / self.step
-        i = int(where.detach().floor().clamp(0, NODES - 1))
-        u = where - i
-        z0, z1 = self.z[i], self.z[i + 1]
+    def at(self, half_log_snr: Tensor) -> Tensor:
+        """x/α where λ ``()`` is this, ``(B, r)``; gradients flow to λ."""
+        node = (half_log_snr - self.first) / self.step
+        i = int(node.detach().floor().clamp(0, NODES - 1))
+        u = node - i
+        x0, x1 = self.x_bar[i], self.x_bar[i + 1]
         d0, d1 = self.slope[i] * self.step, self.slope[i + 1] * self.step
-        early = (1 - u).square() * ((1 + 2 * u) * z0 + u * d0)
-        late = u.square() * ((3 - 2 * u) * z1 - (1 - u) * d1)
+        early = (1 - u).square() * ((1 + 2 * u) * x0 + u * d0)
+        late = u.square() * ((3 - 2 * u) * x1 - (1 - u) * d1)
         return early + late
 
 
@@ -138,15 +146,15 @@ def trajectory_error(
     ending: Tableau,
     sde: LinearSDE,
     times: Tensor,
-    flow: Flow,
+    flow: FlowTrajectories,
     error: ModelError | None = None,
 ) -> TrajectoryError:
-    """The error of a deterministic tableau on ``times`` and its last denoise, ``ending``.
+    """The error of a deterministic tableau on ``times``, with ``ending`` as its last denoise.
 
-    ``error`` is that of every evaluation's ε, each independent of the others.
+    ``error`` is that of every evaluation's ε. All evaluations' errors are independent.
     """
-    lam = half_log_snr(sde, times)
-    rho2 = (-2 * lam).exp()
+    half_log_snrs = half_log_snr(sde, times)
+    noise_variance = (-2 * half_log_snrs).exp()
     evaluations = tableau.b.shape[0] * tableau.b.shape[1] + 1
 
     def end_and_path(denoiser: Denoiser, errors: Iterator[Tensor], start: Tensor) -> list[Tensor]:
@@ -155,46 +163,49 @@ def trajectory_error(
         return run(tableau, ending, sde, times, denoiser, sde.marginal(times[0])[1] * start)
 
     surrogate, rest = flow.surrogate, flow.surrogate.rest
-    plain = weighted = path = torch.zeros((), dtype=torch.float64)
+    plain = weighted = path = torch.zeros((), dtype=torch.float64, device="cpu")
     if surrogate.rank:
-        start = flow.z[0] * lam[0].exp()
-        *z, x = end_and_path(surrogate.denoise, normals(start.shape), start)
+        start = flow.x_bar[0] * half_log_snrs[0].exp()
+        errors = standard_normals(start.shape, ERRORS)
+        *states, x = end_and_path(surrogate.denoise, errors, start)
         end = x - flow.x
         plain = end.square().sum(1)
         weighted = torch.einsum("bi,bij,bj->b", end, flow.precision, end)
-        there = torch.stack([flow.at(at) for at in lam])
-        path = path_error((torch.stack(z) - there).square().sum(2).mean(1), rho2)
+        exact = torch.stack([flow.at(at) for at in half_log_snrs])
+        squares = (torch.stack(states) - exact).square().sum(2).mean(1)
+        path = path_error(squares, noise_variance)
     if len(rest):
-        # A Gaussian mode is linear. A trajectory from one standard deviation of noise stands for
-        # all, and one from 0 for each evaluation's error: the squares add up.
-        alone = torch.eye(1 + evaluations if error else 1, dtype=torch.float64)[..., None]
-        *z, x = end_and_path(
+        # On a Gaussian mode all is linear. One trajectory starts from one standard deviation of
+        # noise, and one has the error of one evaluation alone: the squares of all add up.
+        inputs = torch.eye(1 + evaluations if error else 1, dtype=torch.float64, device="cpu")
+        inputs = inputs[..., None]
+        *states, x = end_and_path(
             lambda y, noise: rest / (rest + noise) * y,
-            iter(alone[1:]),
-            alone[0].expand(-1, len(rest)),
+            iter(inputs[1:]),
+            inputs[0].expand(-1, len(rest)),
         )
-        scale = (rho2[0] / (rest + rho2[0])).sqrt()
-        end = x - alone[0] * scale * rest.sqrt()  # the flow's own end, at ϱ = 0
+        scale = (noise_variance[0] / (rest + noise_variance[0])).sqrt()
+        end = x - inputs[0] * scale * rest.sqrt()  # the flow's own end, at σ/α = 0
         plain = plain + end.square().sum()
         weighted = weighted + (end.square() / (rest + flow.last_variance)).sum()
-        there = scale * (rest + rho2[:, None]).sqrt()
-        off = torch.stack(z) - alone[0] * there[:, None]
-        path = path + path_error(off.square().sum((1, 2)), rho2)
+        exact = scale * (rest + noise_variance[:, None]).sqrt()
+        off = torch.stack(states) - inputs[0] * exact[:, None]
+        path = path + path_error(off.square().sum((1, 2)), noise_variance)
     d = len(surrogate.spectrum)
     plain = PLAIN * plain / surrogate.spectrum.sum()
     return TrajectoryError(bounded(plain).mean(), bounded(weighted / d).mean(), path / d)
 
 
 def erring(denoiser: Denoiser, error: ModelError, errors: Iterator[Tensor]) -> Denoiser:
-    """A denoiser that is wrong in ε, in each call by the next of ``errors``."""
-    return lambda z, noise: denoiser(z, noise) + noise.sqrt() * error(noise) * next(errors)
+    """A denoiser whose ε is wrong, in each call by the next of ``errors`` times its size."""
+    return lambda y, noise: denoiser(y, noise) + noise.sqrt() * error(noise) * next(errors)
 
 
-def normals(shape: torch.Size) -> Iterator[Tensor]:
-    """Standard normals, the same ones every time."""
-    generator = torch.Generator().manual_seed(ERRORS)
+def standard_normals(shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
+    """Tensors of standard normals, the same ones for one seed."""
+    generator = torch.Generator().manual_seed(seed)
     while True:
-        yield torch.randn(shape, generator=generator, dtype=torch.float64)
+        yield torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 
 
 def bounded(u: Tensor) -> Tensor:
@@ -202,9 +213,9 @@ def bounded(u: Tensor) -> Tensor:
     return u / (1 + u / 2)
 
 
-def path_error(squares: Tensor, rho2: Tensor) -> Tensor:
-    """Mean over the steps of squared errors of z ``(n,)`` over ϱ²; the start has none."""
-    return (squares / rho2)[1:].mean()
+def path_error(squares: Tensor, noise_variance: Tensor) -> Tensor:
+    """Mean over the steps of squared errors of x/α ``(n,)`` over σ²/α²; the start has none."""
+    return (squares / noise_variance)[1:].mean()
 
 
 def run(
@@ -215,7 +226,7 @@ def run(
     denoiser: Denoiser,
     x: Tensor,
 ) -> list[Tensor]:
-    """``z`` at all ``times`` ``(n,)``, and the data at the end: n + 1 tensors. No noise."""
+    """A sampler without noise: x/α at all ``times`` ``(n,)``, and the sample, n + 1 tensors."""
     alpha_t = sde.marginal(times)[0]
     states = [x / alpha_t[0]]
     outputs: list[Tensor] = []

@@ -13,8 +13,13 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.analysis.chain import Spectrum
-from sdescore.analysis.model_error import constant
-from sdescore.analysis.optimal_grid.impulses import arrivals, impulse_error, mode_errors, modes_of
+from sdescore.analysis.model_error import constant_error
+from sdescore.analysis.optimal_grid.impulses import (
+    exact_impulses,
+    impulse_error,
+    mode_errors,
+    weighted_modes,
+)
 from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
 from sdescore.metrics import sliced_wasserstein
 from sdescore.predictors.base import Predictor
@@ -46,7 +51,9 @@ def errors(
 ) -> Tensor:
     tableau, ending = predictor.tableau(sde, times), predictor.ending(sde, times)
     spectrum = Spectrum(VARIANCE, MEAN)
-    return mode_errors(tableau, ending, sde, times, spectrum, predictor.eta, constant(score_error))
+    return mode_errors(
+        tableau, ending, sde, times, spectrum, predictor.eta, constant_error(score_error)
+    )
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
@@ -55,7 +62,7 @@ def test_what_arrives_is_the_sdes_by_quadrature(sde: ss.LinearSDE, eta: float) -
     """The response to noise at u is exp −∫ (f + ½(1 + η²) g²/v) from u down, by scipy's quad."""
     times = torch.tensor([0.9, 0.6, 0.35, 0.1], dtype=F64) * sde.T
     tableau = ss.DDIM(eta=eta).tableau(sde, times)
-    found = arrivals(tableau, sde, times, VARIANCE, eta)
+    found = exact_impulses(tableau, sde, times, VARIANCE, eta)
     early, late, last = times[0].item(), times[1].item(), times[-1].item()
 
     def rates(t: float) -> tuple[float, float, float, float]:
@@ -81,7 +88,7 @@ def test_what_arrives_is_the_sdes_by_quadrature(sde: ss.LinearSDE, eta: float) -
 @pytest.mark.parametrize("predictor", STOCHASTIC.values(), ids=STOCHASTIC.keys())
 def test_the_start_and_the_noises_bring_the_datas_variance(predictor: Predictor) -> None:
     sde, times = ss.VPSDE(), torch.tensor([1.0, 0.6, 0.2, 0.01], dtype=F64)
-    brought = arrivals(predictor.tableau(sde, times), sde, times, VARIANCE, predictor.eta)
+    brought = exact_impulses(predictor.tableau(sde, times), sde, times, VARIANCE, predictor.eta)
     alpha_T, sigma_T = sde.marginal(times[0])
     alpha, sigma = sde.marginal(times[-1])
     narrowed = (VARIANCE + (sigma / alpha) ** 2) / (VARIANCE + (sigma_T / alpha_T) ** 2)
@@ -115,7 +122,7 @@ def test_the_error_is_the_distance_of_coupled_paths(predictor: Predictor) -> Non
     sde, count = ss.VPSDE(), 200_000
     times = torch.tensor([1.0, 0.5, 0.25, 0.08, 0.02], dtype=F64)
     sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=ss.CustomGrid(times))
-    brought = arrivals(predictor.tableau(sde, times), sde, times, VARIANCE, predictor.eta)
+    brought = exact_impulses(predictor.tableau(sde, times), sde, times, VARIANCE, predictor.eta)
     draws, noises, modes = brought.shape
     generator = torch.Generator().manual_seed(0)
     xi = torch.randn(1 + draws * noises, count, modes, generator=generator, dtype=F64)
@@ -167,7 +174,7 @@ def blobs(n: int, seed: int = 0) -> Tensor:
 
 def test_modes_are_the_whole_and_its_places() -> None:
     surrogate = fit_surrogate(blobs(4000) + 5, 2)  # means are from the data's
-    modes = modes_of(surrogate, surrogate.places(), 1e-4)
+    modes = weighted_modes(surrogate, surrogate.components(), 1e-4)
     assert modes.spectrum.variance.shape == modes.shares.shape == (9,)
     torch.testing.assert_close(modes.shares[:3], torch.full((3,), 0.5, dtype=F64))
     torch.testing.assert_close(modes.shares[3:].view(2, 3).sum(0), torch.full((3,), 0.5, dtype=F64))
@@ -179,14 +186,14 @@ def test_modes_are_the_whole_and_its_places() -> None:
     )
     off = modes.spectrum.mean[3:].view(2, 3).norm(dim=1)
     torch.testing.assert_close(off, torch.full((2,), 2.0, dtype=F64), rtol=0.03, atol=0)
-    alone = modes_of(surrogate, [], 0.02)
+    alone = weighted_modes(surrogate, [], 0.02)
     assert alone.shares.tolist() == [1.0] * 3 and alone.spectrum.variance.min() == 0.02
 
 
 def test_the_weighing_of_modes_is_the_documented_one() -> None:
     sde, times = ss.VPSDE(), torch.tensor([1.0, 0.3, 0.05], dtype=F64)
     surrogate = fit_surrogate(blobs(500), 2)
-    modes = modes_of(surrogate, surrogate.places(), 1e-4)
+    modes = weighted_modes(surrogate, surrogate.components(), 1e-4)
     tableau, ending = ss.Ancestral().tableau(sde, times), ss.Ancestral().ending(sde, times)
     each = mode_errors(tableau, ending, sde, times, modes.spectrum, 1.0)
     found = impulse_error(tableau, ending, sde, times, modes, 1.0)
@@ -238,7 +245,7 @@ def test_a_spectrum_alone_will_do() -> None:
 @pytest.mark.parametrize(
     ("predictor", "options", "match"),
     [
-        (ss.Heun(s_churn=10.0), {}, "noises that each drive the chain"),
+        (ss.Heun(s_churn=10.0), {}, "whose noises each drive the chain"),
         (ss.Ancestral(), {"weights": True}, "expected a one-stage predictor in x0"),
     ],
 )
