@@ -54,7 +54,7 @@ def demo_table(results: dict[str, Any]) -> str:
         for model in models.values():
             row = model["samplers"].get(name)
             cells.append(
-                f"{row['sliced_w2']['in_floors']:.2f} | {row['confidence']:.2f}" if row else "– | –"
+                f"{row['sliced_w2']['relative']:.2f} | {row['confidence']:.2f}" if row else "– | –"
             )
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

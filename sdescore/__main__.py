@@ -31,17 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        kept = "; the checkpoint that was being trained is saved" * (arguments.command == "demo")
-        print(f"\nInterrupted{kept}.", file=sys.stderr)
+        saved = "; the checkpoint that was being trained is saved" * (arguments.command == "demo")
+        print(f"\nInterrupted{saved}.", file=sys.stderr)
         return 130
     return 0
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
-    return value
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer >= 1, got {text!r}")
+    return int(text)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,9 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--corrector", nargs="+", choices=CORRECTORS, default=list(default.correctors)
     )
-    demo.add_argument("--steps", type=_positive, default=default.steps, help="of each sampler")
+    demo.add_argument(
+        "--steps", type=_positive, default=default.steps, help="steps of each sampler"
+    )
     demo.add_argument("--train-steps", type=_positive, default=default.train_steps)
-    demo.add_argument("--samples", type=_positive, default=default.samples, help="a sampler")
+    demo.add_argument(
+        "--samples", type=_positive, default=default.samples, help="samples of each sampler"
+    )
     demo.add_argument("--out", type=Path, default=default.out, help="folder of all results")
 
     sample = commands.add_parser(
@@ -74,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("checkpoint", type=Path)
     sample.add_argument("-n", "--n", type=_positive, default=64, help="how many samples")
     sample.add_argument(
-        "--shape", type=_positive, nargs="+", help="of a sample; by default the data's"
+        "--shape", type=_positive, nargs="+", help="shape of a sample; by default the data's"
     )
     sample.add_argument("--predictor", choices=PREDICTORS, default="reverse-diffusion")
     sample.add_argument("--corrector", choices=CORRECTORS, default="langevin")

@@ -32,12 +32,15 @@ def score_field(path: Path, seed: int, steps: int, t: float = 0.5) -> dict[str, 
     model = ScoreModel(MLP(2), sde, "F", "log_sigma", sigma_data=RADIUS / math.sqrt(2))
     model = train(model, data, steps=steps, batch_size=512, lr=2e-3, seed=seed).model
 
-    angle = torch.arange(MODES) * (2 * math.pi / MODES)
+    angle = torch.arange(MODES, dtype=torch.float32, device="cpu") * (2 * math.pi / MODES)
     means = RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
-    exact = MixtureScore(torch.full((MODES,), 1 / MODES), means, torch.full((MODES,), STD**2), sde)
-    noise = torch.randn(4096, 2, generator=torch.Generator().manual_seed(seed))
+    each = torch.ones_like(angle)
+    exact = MixtureScore(each / MODES, means, each * STD**2, sde)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(4096, 2, generator=generator, dtype=torch.float32, device="cpu")
     x_t = sde.perturb(ring(4096, modes=MODES, radius=RADIUS, std=STD, seed=seed + 1), t, noise)
-    time, sigma = torch.tensor(t), sde.marginal(t)[1].item()
+    time = torch.tensor(t, dtype=torch.float64, device="cpu")
+    sigma = sde.marginal(time)[1].item()
     with torch.no_grad():
         truth = exact(x_t, time)
         error = ((model(x_t, time) - truth).square().sum() / truth.square().sum()).sqrt().item()

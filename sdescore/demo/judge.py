@@ -1,4 +1,4 @@
-"""How good are the samples? Distances in units of their floor, and a classifier's opinion."""
+"""How good samples of digits are: distances relative to real digits, and a classifier's answers."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Judge"]
 
 
 class Judge:
-    """The real digits, the floors of the distances, and a classifier fitted on half of them.
+    """The real digits, the distances between them, and a classifier fitted on half of them.
 
     Parameters
     ----------
     generated : int
-        How many samples will be judged at a time; the floors are taken at that size.
+        How many samples will be judged at a time. The real distances are taken at that size.
     seed : int
         Of the splits and the classifier.
     """
@@ -43,13 +43,14 @@ class Judge:
             "energy": energy_distance,
             "mmd": partial(mmd, bandwidth=median_bandwidth(self.images)),
         }
-        self.floors = {
+        self.real_distances = {
             name: noise_floor(metric, self.images, size=size, seed=seed)
             for name, metric in self.metrics.items()
         }
         between = torch.cdist(self.images.flatten(1), self.images.flatten(1))
         self.real_nearest = between.fill_diagonal_(torch.inf).amin(1).median().item()
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.images), generator=generator, device="cpu")
         fitted, held_out = order[::2], order[1::2]
         self.classifier = MLPClassifier((64,), alpha=1e-2, max_iter=300, random_state=seed)
         self.classifier.fit(self._pixels(self.images[fitted]), self.labels[fitted].numpy())
@@ -69,24 +70,26 @@ class Judge:
 
     def report(self) -> dict[str, Any]:
         """What the judgements are relative to."""
-        floors = {
-            name: {"mean": floor.mean, "std": floor.std, "sizes": floor.size}
-            for name, floor in self.floors.items()
+        distances = {
+            name: {"mean": real.mean, "std": real.std, "sizes": real.size}
+            for name, real in self.real_distances.items()
         }
-        return {"floors": floors, "classifier_on_held_out_digits": self.held_out}
+        return {"real_distances": distances, "classifier_on_held_out_digits": self.held_out}
 
     def __call__(self, samples: Tensor) -> dict[str, Any]:
-        """What is known of ``samples`` ``(n, 1, 8, 8)``.
+        """Figures of quality of ``samples`` ``(n, 1, 8, 8)``.
 
-        Distances to the real digits in floors; the median distance to the nearest real digit
-        as a multiple of that between real digits (copies of them read 0); how many fall in
-        each class, and the classifier's mean confidence.
+        - each metric's distance to the real digits, and relative to that between real digits
+        - the median distance to the nearest real digit, over that of a real digit to another; it
+          is 0 for copies
+        - how many samples the classifier puts in each class, and its mean confidence
         """
         samples = samples.cpu()
         verdict: dict[str, Any] = {}
         for name, metric in self.metrics.items():
-            distance = relative_to_floor(metric, samples, self.images, floor=self.floors[name])
-            verdict[name] = {"in_floors": distance.ratio, "value": distance.value}
+            real = self.real_distances[name]
+            distance = relative_to_floor(metric, samples, self.images, floor=real)
+            verdict[name] = {"relative": distance.ratio, "value": distance.value}
         nearest = torch.cdist(samples.flatten(1), self.images.flatten(1)).amin(1)
         verdict["nearest_real"] = nearest.median().item() / self.real_nearest
         probability = self._probability(samples)

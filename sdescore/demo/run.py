@@ -1,4 +1,4 @@
-"""Train, sample, judge, draw: the demonstration from beginning to end."""
+"""The demonstration from beginning to end: train, sample, measure, draw."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from sdescore.checkpoint.store import load
 from sdescore.correctors.none import NoCorrector
 from sdescore.demo.field import score_field
 from sdescore.demo.judge import Judge
-from sdescore.demo.recipes import (
-    RECIPES,
-    digit_model,
-    make_sampler,
-)
+from sdescore.demo.recipes import RECIPES, digit_model, make_sampler
 from sdescore.plotting import plot_rows, plot_trajectory
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
@@ -52,7 +48,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     """Leave checkpoints, figures and ``results.json`` in ``options.out``; return the results."""
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
-    print("Fitting the judge on the real digits", flush=True)
+    print("Fitting a classifier on the real digits", flush=True)
     judge = Judge(options.samples, options.seed)
     results: dict[str, Any] = {
         "command": "python -m sdescore demo",
@@ -124,7 +120,7 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
         report["samplers"][label] = verdict
         rows[label] = x[:SHOWN]
         print(
-            f"  {label:32s} sliced W2 {verdict['sliced_w2']['in_floors']:5.2f} floors, "
+            f"  {label:32s} sliced W2 {verdict['sliced_w2']['relative']:5.2f} × real, "
             f"nearest real {verdict['nearest_real']:.2f}, {verdict['classes']:2d} classes, "
             f"confidence {verdict['confidence']:.2f}, "
             f"{verdict['seconds']:5.1f} s",
@@ -160,10 +156,11 @@ def _trajectory(name: str, model: ScoreModel, options: DemoOptions, columns: int
     for state in sampler.iterate(model, (8, 1, 8, 8), seed=options.seed):
         states.append(state.x.cpu().clone())
         times.append(state.t)
-    picks = torch.linspace(0, len(states) - 1, min(columns, len(states))).round().long().tolist()
+    shown = min(columns, len(states))
+    indices = [round(i * (len(states) - 1) / max(shown - 1, 1)) for i in range(shown)]
     figure = plot_trajectory(
-        torch.stack([states[i] for i in picks]),
-        [times[i] for i in picks],
+        torch.stack([states[i] for i in indices]),
+        [times[i] for i in indices],
         value_range=None,
         title=f"{RECIPES[name].title}: from noise to data",
     )

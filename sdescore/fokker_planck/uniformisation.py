@@ -33,9 +33,9 @@ def poisson_weights(m: float) -> tuple[int, Array]:
     falling = np.cumprod(np.arange(mode, low, -1) / m)[::-1] if m > 0 else np.empty(0)
     rising = np.cumprod(m / np.arange(mode + 1, high + 1))
     weights = np.concatenate([falling, [1.0], rising])
-    kept = np.flatnonzero(weights > math.exp(-TAIL))
-    weights = weights[kept[0] : kept[-1] + 1]
-    return low + int(kept[0]), weights / weights.sum()
+    large = np.flatnonzero(weights > math.exp(-TAIL))
+    weights = weights[large[0] : large[-1] + 1]
+    return low + int(large[0]), weights / weights.sum()
 
 
 def uniformise(Q: Sparse) -> tuple[float, Sparse]:

@@ -253,12 +253,11 @@ class Operations(TorchDispatchMode):
 
 
 def test_the_modes_of_a_thousand_steps_are_worked_on_in_blocks() -> None:
-    """One-stage steps take less than one operation each; step by step it would be ten or more."""
+    """Two operations of torch a step, about; one step after the other takes more than fifty."""
     sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=1000)
     with Operations() as operations:
         ss.analysis.gaussian_error(sampler, torch.logspace(1, -4, 30))
-    print(operations.count)
-    assert operations.count < 1000
+    assert operations.count < 3000
 
 
 @pytest.mark.parametrize(

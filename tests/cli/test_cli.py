@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy
@@ -51,7 +50,7 @@ def test_results_name_every_pair_and_its_evaluations(out: Path) -> None:
             expected = 301 if name.startswith("annealed") else 5 if "langevin" in name else 3
             assert row["evaluations"] == expected
             assert sum(row["class_counts"]) == 20
-            assert row["sliced_w2"]["in_floors"] > 0
+            assert row["sliced_w2"]["relative"] > 0
     assert results["options"]["seed"] == 5
     assert results["versions"]["torch"] == torch.__version__
     assert results["reference"]["classifier_on_held_out_digits"]["accuracy"] > 0.95
@@ -97,11 +96,10 @@ def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
     stderr = process.stderr
     assert stderr is not None
     seen = ""
-    deadline = time.monotonic() + 90
-    while "loss" not in seen and time.monotonic() < deadline:  # the bar of the training loop
-        seen += stderr.read(1)
+    while "loss" not in seen and (char := stderr.read(1)):  # the bar of the training loop
+        seen += char
     process.send_signal(signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
+    _, rest = process.communicate()
     assert process.returncode == 130
     assert "Interrupted" in rest
     model = ss.load(folder / "vp.safetensors")
@@ -116,12 +114,12 @@ def test_the_judge_sees_copies_noise_and_missing_classes() -> None:
     images, labels = labelled_digits()
     copies = judge(images[:200])
     assert copies["nearest_real"] == pytest.approx(0, abs=1e-3)
-    assert copies["sliced_w2"]["in_floors"] < 2.5  # the file is not in random order
+    assert copies["sliced_w2"]["relative"] < 2.5  # the file is not in random order
     threes = judge(images[labels == 3])
     assert threes["classes"] <= 4 and threes["class_counts"][3] > 170
-    assert threes["sliced_w2"]["in_floors"] > 3  # the bar of a good sampler
+    assert threes["sliced_w2"]["relative"] > 3  # the bar of a good sampler
     noise = judge(torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
-    assert noise["nearest_real"] > 2 and noise["sliced_w2"]["in_floors"] > 3
+    assert noise["nearest_real"] > 2 and noise["sliced_w2"]["relative"] > 3
 
 
 def test_a_demo_without_scikit_learn_says_what_to_install(

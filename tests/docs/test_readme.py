@@ -46,7 +46,7 @@ def test_what_is_said_of_networks_is_saved(tables: ModuleType) -> None:
 def test_the_saved_results_meet_the_bars(tables: ModuleType) -> None:
     for model in tables.load("demo-cpu")["models"].values():
         for row in model["samplers"].values():
-            assert row["sliced_w2"]["in_floors"] <= 3 and row["classes"] == 10
+            assert row["sliced_w2"]["relative"] <= 3 and row["classes"] == 10
     report = tables.load("overhead-cpu")
     for row in report["samplers"]:
         if row["shape"] == [64, 2]:

@@ -413,7 +413,7 @@ def test_bad_options_are_refused():
         mmd_squared(x[:1], x, 1.0)
 
 
-def test_bad_floors_are_refused():
+def test_a_bad_floor_is_refused():
     x = draw(6, 2)
     for size in (0, 6, 7, -1, (3, 4), (0, 2), (1, 2, 3), (), "3", 3.0, True, (2, 2.0)):
         with pytest.raises(ShapeError, match="two disjoint parts"):

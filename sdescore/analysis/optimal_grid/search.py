@@ -47,7 +47,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Search:
-    """What is searched: a predictor's times between λ = ``first`` and ``last``.
+    """What is searched: a predictor's times with log(α/σ) between ``first`` and ``last``.
 
     The free numbers are the logarithms of the steps' shares, and the logit of where they end.
     """

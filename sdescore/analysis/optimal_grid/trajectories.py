@@ -92,7 +92,7 @@ class FlowTrajectories:
     def solve(
         cls, surrogate: Surrogate, first: float, last: float, count: int, seed: int
     ) -> FlowTrajectories:
-        """``count`` trajectories from λ = ``first`` past ``last``, and the data they end in."""
+        """``count`` trajectories from log(α/σ) ``first`` past ``last``, and their ends."""
         step = (last - first) / NODES
         nodes = torch.arange(
             NODES + 1 + math.ceil(BEYOND / step), dtype=torch.float64, device="cpu"
