@@ -66,7 +66,7 @@ class TimeDistribution(ABC):
 
     @abstractmethod
     def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
-        """The time below which a share ``u`` in [0, 1] of the times lies; in (0, T], like ``u``."""
+        """The time below which a share ``u`` in [0, 1] of the times lies, like ``u``; in [0, T]."""
 
     def importance_weight(self, sde: LinearSDE, t: Tensor) -> Tensor | None:
         """A proposal's factor of the loss at ``t`` ``(B,)``: uniform density over its own.
@@ -82,7 +82,7 @@ class TimeDistribution(ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """``(n,)`` float64 times on ``device``, in (0, T].
+        """``(n,)`` float64 times on ``device``, in [0, T].
 
         The random numbers are made where the generator lives, so that its seed means the same
         times on every device.
@@ -151,7 +151,8 @@ class LevelTimes(TimeDistribution):
             f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or UniformTimes()",
             IncompatibleError,
         )
-        levels: Tensor = sde.level_times().to(u.device)  # type: ignore[attr-defined]
+        # A ladder of noise levels may be listed from the largest down; a quantile rises.
+        levels: Tensor = sde.level_times().to(u.device).sort().values  # type: ignore[attr-defined]
         return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
 
 

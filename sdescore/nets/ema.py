@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from sdescore.errors import CheckpointError, IncompatibleError, ScheduleError
+from sdescore import checks
+from sdescore.errors import CheckpointError, IncompatibleError
 
 __all__ = ["EMA"]
 
@@ -54,7 +55,7 @@ class EMA:
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         ``decay`` lies outside ``[0, 1)``.
 
     Examples
@@ -70,10 +71,8 @@ class EMA:
     """
 
     def __init__(self, net: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise ScheduleError(f"expected decay in [0, 1), got {decay!r}; 0.999 is usual")
-        self.decay = decay
-        self.warmup = warmup
+        self.decay = checks.number("decay", decay, at_least=0, below=1)
+        self.warmup = checks.flag("warmup", warmup)
         self.num_updates = 0
         self.shadow = {
             name: value.detach().to(averaged_dtype(value), copy=True)
@@ -114,7 +113,7 @@ class EMA:
     def state_dict(self) -> dict[str, Tensor]:
         """Everything :meth:`load_state_dict` needs, as copies: tensors only, for safetensors."""
         state = {PREFIX + name: value.clone() for name, value in self.shadow.items()}
-        state[COUNT] = torch.tensor(self.num_updates, dtype=torch.int64)
+        state[COUNT] = torch.tensor(self.num_updates, dtype=torch.int64, device="cpu")
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

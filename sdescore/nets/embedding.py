@@ -22,25 +22,14 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sdescore.errors import IncompatibleError, ScheduleError, ShapeError
+from sdescore import checks
+from sdescore.errors import IncompatibleError, ShapeError
 
 __all__ = ["FourierEmbedding", "PositionalEmbedding", "TimeEmbedding"]
 
 DECADES = 4.0  # between the fastest and the slowest positional feature
 FOURIER_SEED = 0
 DEFAULT_SCALES = {"positional": 30.0, "fourier": 1.0}
-
-
-def require_count(value: int, name: str) -> None:
-    """Refuse a constructor argument that is not a positive integer.
-
-    Raises
-    ------
-    ScheduleError
-        Not an int, or below 1.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ScheduleError(f"expected {name} to be an integer of at least 1, got {value!r}")
 
 
 class TimeEmbedding(nn.Module):
@@ -93,7 +82,7 @@ class PositionalEmbedding(TimeEmbedding):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         ``dim`` is not a positive even integer, or ``scale`` is not positive and finite.
 
     Examples
@@ -104,9 +93,10 @@ class PositionalEmbedding(TimeEmbedding):
     """
 
     def __init__(self, dim: int, scale: float = DEFAULT_SCALES["positional"]) -> None:
-        _require_embedding(dim, scale)
-        exponent = torch.linspace(0.0, -DECADES, dim // 2, dtype=torch.float64)
-        super().__init__((scale * 10.0**exponent).float())
+        count, scale = _check_frequencies(dim, scale)
+        # Computed on the CPU, so that every device has the same frequencies.
+        exponent = torch.linspace(0.0, -DECADES, count, dtype=torch.float64, device="cpu")
+        super().__init__((scale * 10.0**exponent).to(torch.get_default_device(), torch.float32))
 
 
 class FourierEmbedding(TimeEmbedding):
@@ -136,7 +126,7 @@ class FourierEmbedding(TimeEmbedding):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         ``dim`` is not a positive even integer, or ``scale`` is not positive and finite.
 
     Examples
@@ -149,21 +139,22 @@ class FourierEmbedding(TimeEmbedding):
     def __init__(
         self, dim: int, scale: float = DEFAULT_SCALES["fourier"], *, seed: int = FOURIER_SEED
     ) -> None:
-        _require_embedding(dim, scale)
-        generator = torch.Generator().manual_seed(seed)
-        turns = torch.randn(dim // 2, generator=generator, dtype=torch.float64)
-        super().__init__((2.0 * math.pi * scale * turns).float())
+        count, scale = _check_frequencies(dim, scale)
+        generator = torch.Generator("cpu").manual_seed(checks.seed(seed))
+        turns = torch.randn(count, generator=generator, dtype=torch.float64, device="cpu")
+        omega = 2.0 * math.pi * scale * turns
+        super().__init__(omega.to(torch.get_default_device(), torch.float32))
 
 
-def _require_embedding(dim: int, scale: float) -> None:
-    require_count(dim, "embedding_dim")
-    if dim % 2:
-        raise ScheduleError(
-            f"expected an even embedding_dim (a sine and a cosine per frequency), got {dim}; "
-            f"use {dim + 1}"
-        )
-    if not (math.isfinite(scale) and scale > 0.0):
-        raise ScheduleError(f"expected a positive, finite embedding_scale, got {scale!r}")
+def _check_frequencies(dim: int, scale: float) -> tuple[int, float]:
+    """The number of frequencies, half the features ``dim``, and their scale."""
+    dim = checks.count("embedding_dim", dim)
+    checks.that(
+        dim % 2 == 0,
+        "an even embedding_dim (a sine and a cosine per frequency)",
+        f"{dim}; use {dim + 1}",
+    )
+    return dim // 2, checks.number("embedding_scale", scale, above=0)
 
 
 KINDS: dict[str, type[PositionalEmbedding] | type[FourierEmbedding]] = {
@@ -189,30 +180,29 @@ class Conditioning(nn.Module):
 
     Attributes
     ----------
-    scale : float
-        The scale in use, never None.
+    dim, scale, classes
+        The parameters as Python numbers; the scale is the one in use, never None.
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         An argument lies outside its range.
+    IncompatibleError
+        An unknown embedding.
     """
 
     def __init__(
         self, embedding: str, dim: int, *, scale: float | None, classes: int | None
     ) -> None:
         super().__init__()
-        if embedding not in KINDS:
-            raise ScheduleError(
-                f"expected embedding to be one of {sorted(KINDS)}, got {embedding!r}"
-            )
-        self.scale = DEFAULT_SCALES[embedding] if scale is None else float(scale)
-        self.classes = classes
-        self.time = KINDS[embedding](dim, self.scale)
+        checks.choice("embedding", embedding, sorted(KINDS))
+        scale = DEFAULT_SCALES[embedding] if scale is None else scale
+        self.time = KINDS[embedding](dim, scale)
+        self.dim, self.scale = dim, scale = int(dim), float(scale)
+        self.classes = None if classes is None else checks.count("classes", classes)
         self.mix = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        if classes is not None:
-            require_count(classes, "classes")
-            self.label = nn.Embedding(classes + 1, dim)
+        if self.classes is not None:
+            self.label = nn.Embedding(self.classes + 1, dim)
 
     def forward(self, x: Tensor, c: Tensor, label: Tensor | None) -> Tensor:
         """The vector ``(B, dim)`` for a batch ``x``, after a last SiLU.
@@ -246,29 +236,22 @@ class Conditioning(nn.Module):
         if label is None:
             label = torch.full_like(c, self.classes, dtype=torch.int64)
         else:
-            _require_label(label, x, self.classes)
+            _check_label(label, x, self.classes)
         return nn.functional.silu(vector + self.label(label))
 
 
-def _require_label(label: Tensor, x: Tensor, classes: int) -> None:
-    expected = f"expected label as an int64 tensor of shape ({x.shape[0]},) on {x.device}"
-    if (
-        not isinstance(label, Tensor)
-        or label.dtype != torch.int64
-        or label.shape != x.shape[:1]
-        or label.device != x.device
-    ):
-        raise ShapeError(f"{expected}, got {_describe(label)}; convert it with label.long()")
+def _check_label(label: Tensor, x: Tensor, classes: int) -> None:
+    checks.label(label, len(x))
+    expected = f"labels on {x.device} with values in 0 … {classes} ({classes} means no label)"
+    checks.that(label.device == x.device, expected, f"{label.device}", ShapeError)
     # Reading values would break a traced graph, or a CUDA graph under capture.
     if torch.compiler.is_compiling() or (
         label.is_cuda and torch.cuda.is_current_stream_capturing()
     ):
         return
     if label.numel() and not 0 <= label.min().item() <= label.max().item() <= classes:
-        raise ShapeError(
-            f"{expected} with values in 0 … {classes} ({classes} means no label), "
-            f"got values in {label.min().item()} … {label.max().item()}; relabel the classes"
-        )
+        found = f"values in {label.min().item()} … {label.max().item()}"
+        checks.refuse(expected, f"{found}; relabel the classes", ShapeError)
 
 
 def _describe(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError
 from sdescore.score.interface import require_scalars
@@ -52,9 +53,7 @@ class EnergyModel(nn.Module):
 
     def __init__(self, net: nn.Module | Callable[..., Tensor]) -> None:
         super().__init__()
-        if isinstance(net, type) or not callable(net):
-            raise IncompatibleError(f"expected a callable energy network, got {net!r:.200}")
-        self.net = net
+        self.net = checks.function("the energy network", net)
 
     def log_density(
         self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None
@@ -68,8 +67,8 @@ class EnergyModel(nn.Module):
             per sample.
         """
         require_state(x)
-        given = (x,) if c is None else (x, c) if label is None else (x, c, label)
-        f: Tensor = self.net(*given)
+        arguments = (x,) if c is None else (x, c) if label is None else (x, c, label)
+        f: Tensor = self.net(*arguments)
         require_scalars(f, x, "the energy network's output")
         return f
 

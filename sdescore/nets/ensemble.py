@@ -83,12 +83,12 @@ class LevelEnsemble(nn.Module):
                 f"expected levels 0 … {len(self.nets) - 1}, one a network, got {found[0]} … "
                 f"{found[-1]}"
             )
-        outputs, places = [], []
+        outputs, all_rows = [], []
         for i in found:
             rows = (level == i).nonzero().flatten()
             arguments = (x[rows], level[rows].to(x.dtype))
             y = self.nets[i](*arguments, *(() if label is None else (label[rows],)))
             require_same_shape(y, arguments[0], f"the output of nets[{i}]", "its input")
             outputs.append(y)
-            places.append(rows)
-        return torch.cat(outputs)[torch.cat(places).argsort()]
+            all_rows.append(rows)
+        return torch.cat(outputs)[torch.cat(all_rows).argsort()]

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.checks import require_state
 from sdescore.errors import ShapeError
-from sdescore.nets.embedding import Conditioning, require_count
+from sdescore.nets.embedding import Conditioning
 
 __all__ = ["MLP"]
 
@@ -53,8 +54,10 @@ class MLP(nn.Module):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         An argument lies outside its range.
+    IncompatibleError
+        An unknown embedding.
 
     Examples
     --------
@@ -77,12 +80,12 @@ class MLP(nn.Module):
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        require_count(dim, "dim")
-        require_count(hidden, "hidden")
-        require_count(depth, "depth")
+        dim, hidden = checks.count("dim", dim), checks.count("hidden", hidden)
+        depth = checks.count("depth", depth)
         self.condition = Conditioning(
             embedding, embedding_dim, scale=embedding_scale, classes=classes
         )
+        embedding_dim = self.condition.dim
         self.config = {
             "dim": dim,
             "hidden": hidden,
@@ -90,7 +93,7 @@ class MLP(nn.Module):
             "embedding": embedding,
             "embedding_dim": embedding_dim,
             "embedding_scale": self.condition.scale,
-            "classes": classes,
+            "classes": self.condition.classes,
         }
         self.first = nn.Linear(dim, hidden)
         self.blocks = nn.ModuleList(_Block(hidden, embedding_dim) for _ in range(depth))

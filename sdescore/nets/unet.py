@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.checks import require_state
-from sdescore.errors import ScheduleError, ShapeError
-from sdescore.nets.embedding import Conditioning, require_count
+from sdescore.errors import ShapeError
+from sdescore.nets.embedding import Conditioning
 
 __all__ = ["UNet"]
 
@@ -86,8 +87,10 @@ class UNet(nn.Module):
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         An argument lies outside its range.
+    IncompatibleError
+        An unknown embedding.
 
     Examples
     --------
@@ -113,20 +116,29 @@ class UNet(nn.Module):
         classes: int | None = None,
     ) -> None:
         super().__init__()
-        _require_arguments(channels, width, multipliers, blocks, attention, dropout)
+        channels, width = checks.count("channels", channels), checks.count("width", width)
+        blocks = checks.count("blocks", blocks)
+        dropout = checks.number("dropout", dropout, at_least=0, below=1)
+        multipliers = [checks.count("every multiplier", m) for m in multipliers]
+        checks.that(bool(multipliers), "at least one multiplier", "none; use (1,) for one level")
+        last = len(multipliers) - 1
+        attention = [
+            checks.count("attention level", level, at_least=0, at_most=last) for level in attention
+        ]
         dim = 2 * width if embedding_dim is None else embedding_dim
         self.condition = Conditioning(embedding, dim, scale=embedding_scale, classes=classes)
+        dim = self.condition.dim
         self.config = {
             "channels": channels,
             "width": width,
-            "multipliers": list(multipliers),
+            "multipliers": multipliers,
             "blocks": blocks,
-            "attention": list(attention),
+            "attention": attention,
             "embedding": embedding,
             "embedding_dim": dim,
             "embedding_scale": self.condition.scale,
             "dropout": dropout,
-            "classes": classes,
+            "classes": self.condition.classes,
         }
         widths = [width * m for m in multipliers]
 
@@ -240,27 +252,3 @@ class _Attention(nn.Module):
         weight = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)
         y: Tensor = h + self.out((weight @ v).transpose(2, 3).reshape(h.shape))
         return y
-
-
-def _require_arguments(
-    channels: int,
-    width: int,
-    multipliers: Sequence[int],
-    blocks: int,
-    attention: Sequence[int],
-    dropout: float,
-) -> None:
-    for name, value in (("channels", channels), ("width", width), ("blocks", blocks)):
-        require_count(value, name)
-    if not multipliers:
-        raise ScheduleError("expected at least one multiplier, got none; use (1,) for one level")
-    for multiplier in multipliers:
-        require_count(multiplier, "every multiplier")
-    for level in attention:
-        if level not in range(len(multipliers)):
-            raise ScheduleError(
-                f"expected attention levels in 0 … {len(multipliers) - 1} (0 is full "
-                f"resolution), got {level!r}"
-            )
-    if not 0.0 <= dropout < 1.0:
-        raise ScheduleError(f"expected dropout in [0, 1), got {dropout!r}")

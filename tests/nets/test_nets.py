@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from sdescore.errors import CheckpointError, IncompatibleError, ScheduleError, ShapeError
+from sdescore.errors import CheckpointError, IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import EMA, MLP, FourierEmbedding, PositionalEmbedding, UNet
 
 SMALL: dict[str, Any] = {"width": 8, "multipliers": (1, 2), "blocks": 1}
@@ -272,7 +273,7 @@ def test_wrong_labels_are_refused(name: str) -> None:
     label = torch.tensor([0, 1, 2, 3, 4])
     net(x, c, label)
     for bad in (label.float(), label.int(), label[:4], label[:, None], label[0], 3):
-        with pytest.raises(ShapeError, match="expected label"):
+        with pytest.raises(ShapeError, match="label"):
             net(x, c, bad)
     for bad in (label + 1, label - 1):
         with pytest.raises(ShapeError, match=r"values in 0 … 4 \(4 means no label\)"):
@@ -293,7 +294,6 @@ def test_wrong_labels_are_refused(name: str) -> None:
         {"dropout": 1.0},
         {"dropout": -0.1},
         {"classes": 0},
-        {"embedding": "sine"},
         {"embedding_dim": 7},
         {"embedding_dim": 0},
         {"embedding_scale": 0.0},
@@ -301,14 +301,63 @@ def test_wrong_labels_are_refused(name: str) -> None:
     ],
 )
 def test_unet_arguments_out_of_range(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ScheduleError, match=r"expected .*, got"):
+    with pytest.raises(ParameterError, match=r"expected .*; got"):
         UNet(**{"channels": 1, **SMALL, **arguments})
 
 
 @pytest.mark.parametrize("name", ["dim", "hidden", "depth", "classes"])
 def test_mlp_arguments_out_of_range(name: str) -> None:
-    with pytest.raises(ScheduleError, match=f"expected {name} .*, got -1"):
+    with pytest.raises(ParameterError, match=f"expected an integer {name} >= 1; got {name}=-1"):
         MLP(**{"dim": 2, name: -1})
+    with pytest.raises(IncompatibleError, match="expected embedding among"):
+        MLP(2, embedding="sine")
+
+
+def test_sizes_may_be_numpy_s() -> None:
+    """A dataset's shape or a grid of settings is of numpy's integers; a config is JSON."""
+    two, scale = np.int64(2), np.float32(30.0)
+    mlp = MLP(two, np.int32(8), two, embedding_dim=np.int16(4), embedding_scale=scale, classes=two)
+    unet = UNet(
+        np.int64(1), np.int64(8), np.array([1, 2]), np.int64(1), np.array([1]), dropout=scale / 60,
+        classes=two,
+    )  # fmt: skip
+    for net, plain in (
+        (mlp, MLP(2, 8, 2, embedding_dim=4, embedding_scale=30.0, classes=2)),
+        (unet, UNet(1, 8, (1, 2), 1, (1,), dropout=0.5, classes=2)),
+    ):
+        assert json.loads(json.dumps(net.config)) == net.config == plain.config
+        assert type(net)(**net.config).load_state_dict(net.state_dict())
+    assert EMA(mlp, np.float32(0.5)).decay == 0.5
+
+
+@pytest.mark.parametrize("embedding", ["positional", "fourier"])
+def test_the_frequencies_are_those_of_no_default(embedding: str) -> None:
+    """A network made under another default dtype or device embeds time as any other does."""
+    plain = MLP(2, hidden=4, depth=1, embedding=embedding).condition.time.omega
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.bfloat16, torch.float64):
+            torch.set_default_dtype(dtype)
+            net = MLP(2, hidden=4, depth=1, embedding=embedding)
+            assert torch.equal(net.condition.time.omega, plain)
+            assert net.first.weight.dtype == dtype  # the weights are as PyTorch makes them
+    finally:
+        torch.set_default_dtype(before)
+    with torch.device("meta"):
+        net = MLP(2, hidden=4, depth=1, embedding=embedding, classes=3)
+    assert {tensor.device.type for tensor in net.state_dict().values()} == {"meta"}
+
+
+@pytest.mark.parametrize("make", [lambda: MLP(4, classes=2), lambda: UNet(1, **SMALL)])
+def test_networks_run_under_autocast(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = perturbed(make())
+    x = torch.randn(3, 4) if isinstance(net, MLP) else torch.randn(3, 1, 8, 8)
+    c = torch.rand(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = net(x, c)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), net(x, c), rtol=0.1, atol=0.1)
 
 
 # ---------------------------------------------------------------- embeddings
@@ -548,5 +597,5 @@ def test_ema_refuses_what_does_not_fit() -> None:
         with pytest.raises(CheckpointError, match="expected"):
             ema.load_state_dict(bad)
     for decay in (1.0, -0.1, math.nan):
-        with pytest.raises(ScheduleError, match="decay"):
+        with pytest.raises(ParameterError, match="decay"):
             EMA(toy(), decay=decay)
