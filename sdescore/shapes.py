@@ -29,9 +29,11 @@ def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
     Raises
     ------
     ShapeError
-        Not a number and not a tensor.
+        Not a number and not a tensor, or complex: float64 would drop the imaginary part.
     """
     if isinstance(value, Tensor):
+        if value.is_complex():
+            raise ShapeError(f"expected a real tensor, got {value.dtype}")
         return value.to(dtype=torch.float64, device=None if like is None else like.device)
     try:
         device = "cpu" if like is None else like.device

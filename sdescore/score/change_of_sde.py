@@ -150,7 +150,7 @@ class ScoreUnderSDE(nn.Module):
             A time outside [0, T], or one whose log-SNR the score's SDE does not reach.
         """
         arguments, k = self._arguments(x, t, label)
-        return align(k.to(x), x) * self.score(*arguments)
+        return align(k.to(x), x) * checks.score_output(self.score(*arguments), x)
 
     @property
     def has_log_density(self) -> bool:

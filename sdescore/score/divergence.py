@@ -8,16 +8,16 @@ arXiv:1810.01367, eq. 7). With S the symmetric part of :math:`\nabla s`, a d × 
 probe's variance is
 
 ================  =============================================================================
-law of v          variance of :math:`v^\top \nabla s\, v`
+kind of v         variance of :math:`v^\top \nabla s\, v`
 ================  =============================================================================
 ``"rademacher"``  :math:`2 \sum_{i \ne j} S_{ij}^2`
 ``"gaussian"``    :math:`2 \lVert S \rVert_F^2`
 ``"sphere"``      :math:`2d/(d + 2)\, \bigl(\lVert S \rVert_F^2 - (\operatorname{tr} S)^2/d\bigr)`
 ================  =============================================================================
 
-Everything here takes an ``s`` already computed from ``x`` with autograd on, each sample from its
-own row, and pulls cotangents back through that one graph: no second call of the score. Several
-cotangents go back at once under ``torch.vmap``.
+Everything here takes an ``s`` that was computed from ``x`` with autograd on, each sample from its
+own row. Cotangents are pulled back through that one graph, so the score is not called again.
+Several cotangents go back at once under ``torch.vmap``.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ import math
 import torch
 from torch import Tensor
 
-from sdescore.checks import is_count
-from sdescore.errors import IncompatibleError, ScheduleError
+from sdescore import checks
+from sdescore.errors import IncompatibleError
 
 PROBE_LAWS = ("rademacher", "gaussian", "sphere")
 
 # Rows and elements of the cotangents pulled back at a time. Measured on one core with perceptrons
-# from (64, 64) to (4096, 64) and (128, 784): beyond 2¹² rows or 2²¹ elements intermediate results
-# leave the cache and it is slower than one by one, below it is up to 6 times faster.
+# from (64, 64) to (4096, 64) and (128, 784): below 2¹² rows and 2²¹ elements this is up to 6 times
+# faster than one cotangent at a time, and beyond, where intermediate results leave the cache, it
+# is slower.
 _CHUNK_ROWS, _CHUNK_NUMEL = 1 << 12, 1 << 19
 
 
@@ -49,10 +50,10 @@ def exact_trace(
         ``(B, *E)``; ``s`` was computed from ``x``, which requires gradients.
     chunk_size : int, optional
         Derivatives taken at a time, >= 1; by default as many as stay in a cache. The result
-        does not depend on it, to rounding. 1 does without ``torch.vmap``.
+        depends on it by rounding only. 1 does without ``torch.vmap``.
     create_graph : bool
-        Whether the trace is to be differentiated again; then the graphs of all d derivatives
-        are kept, whatever the chunk.
+        Whether the trace is to be differentiated again. Then the graphs of all d derivatives
+        are kept, whatever the chunk size.
 
     Raises
     ------
@@ -118,21 +119,23 @@ def pull_back_one(s: Tensor, x: Tensor, cotangent: Tensor, create_graph: bool) -
             s, x, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
         )
     if gradient is None:
-        raise IncompatibleError(
-            "expected a score that autograd can differentiate in x, got one without a gradient; "
-            "its divergence needs it: compute the score with torch, without detach() or no_grad()"
+        checks.refuse(
+            "a score that autograd can differentiate in x",
+            "one without a gradient; its divergence needs it: compute the score with torch, "
+            "without detach() or no_grad()",
+            IncompatibleError,
         )
     return gradient
 
 
-def probes_from_normal(law: str, normal: Tensor) -> Tensor:
-    """Probes of a law from standard normal numbers ``(K, B, *E)``, like them; ``E vvᵀ = I``.
+def probes_from_normal(kind: str, normal: Tensor) -> Tensor:
+    """Probes of a kind from standard normal numbers ``(K, B, *E)``, like them; ``E vvᵀ = I``.
 
     ``"rademacher"`` takes the signs, ``"sphere"`` the directions, at length √d.
     """
-    if law == "rademacher":
-        return torch.where(normal < 0, -1.0, 1.0).to(normal)
-    if law == "sphere" and normal.numel():
+    if kind == "rademacher":
+        return torch.ones_like(normal).copysign(normal)
+    if kind == "sphere" and normal.numel():
         rows = normal.reshape(*normal.shape[:2], -1)
         length = rows.square().mean(2, keepdim=True).sqrt()
         return (rows / length).reshape(normal.shape)
@@ -144,11 +147,11 @@ def check_chunk_size(chunk_size: int | None) -> None:
 
     Raises
     ------
-    ScheduleError
+    ParameterError
         Neither None nor a positive integer.
     """
-    if chunk_size is not None and not (is_count(chunk_size) and chunk_size >= 1):
-        raise ScheduleError(f"expected chunk_size >= 1 or None, got {chunk_size!r}")
+    if chunk_size is not None:
+        checks.count("chunk_size", chunk_size)
 
 
 def _step(x: Tensor, count: int, chunk_size: int | None) -> int:

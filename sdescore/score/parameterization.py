@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import require_same_shape
 from sdescore.errors import IncompatibleError
 from sdescore.score.convention import Pair, conversion, pair
@@ -29,7 +30,7 @@ def convert(
 
     Coefficients are computed in float64 and the result in at least float32, then rounded
     once to the dtype of ``y``. ε → x₀ amplifies a relative error of ε by
-    :math:`\kappa = (|x| + \sigma|\epsilon|)/(\alpha |x_0|)`.
+    :math:`(|x| + \sigma|\epsilon|)/(\alpha |x_0|)`.
 
     Parameters
     ----------
@@ -85,10 +86,11 @@ def convert(
     if to == "score":
         u, w = -u / sigma64, -w / sigma64
     if not bool((u + w).isfinite().all()):
-        raise IncompatibleError(
-            f"expected alpha and sigma that determine {to} from {from_}, got alpha in "
-            f"[{alpha64.min():g}, {alpha64.max():g}] and sigma in "
-            f"[{sigma64.min():g}, {sigma64.max():g}]; stay at alpha > 0 and sigma > 0"
+        checks.refuse(
+            f"alpha and sigma that determine {to} from {from_}",
+            f"alpha in [{alpha64.min():g}, {alpha64.max():g}] and sigma in "
+            f"[{sigma64.min():g}, {sigma64.max():g}]; stay at alpha > 0 and sigma > 0",
+            IncompatibleError,
         )
     return combine(x, y, u, w)
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError
 from sdescore.score.parameterization import convert
@@ -67,21 +68,28 @@ def tweedie_covariance(
     Raises
     ------
     IncompatibleError
-        An unknown form, or a vector given or missing at the wrong form.
+        An unknown form, a vector with another form than ``"product"`` or none with it, or a
+        score that returns no real tensor like ``x``.
     ShapeError
         ``vector`` is not shaped like ``x``.
     """
     require_state(x)
-    if form not in ("full", "diagonal", "product"):
-        raise IncompatibleError(f"expected form full, diagonal or product, got {form!r}")
-    if (vector is not None) != (form == "product"):
-        raise IncompatibleError(f"expected vector= for form='product' only, got form={form!r}")
+    checks.choice("form", form, ("full", "diagonal", "product"))
+    checks.that(
+        (vector is not None) == (form == "product"),
+        "vector= for form='product' and for no other",
+        f"form={form!r} and vector={vector!r:.60}",
+        IncompatibleError,
+    )
     alpha64, sigma64 = float64(alpha, like=x), float64(sigma, like=x)
     outer = align((sigma64 / alpha64).square().to(x), x)
     inner = align(sigma64.square().to(x), x)
 
+    def checked(y: Tensor) -> Tensor:
+        return checks.score_output(score(y), x)
+
     def product(v: Tensor) -> Tensor:
-        jacobian_v: Tensor = torch.func.jvp(score, (x,), (v,))[1]
+        jacobian_v: Tensor = torch.func.jvp(checked, (x,), (v,))[1]
         return outer * (v + inner * jacobian_v)
 
     if vector is not None:

@@ -29,8 +29,8 @@ HALF_LOG_SNR = re.compile(
 PRIVATE = {"given", "kept", "places", "chosen", "folds", "Weighed"}
 # Rooms and pages whose words are still to be put right; the aim is none.
 NOT_YET = """
-checkpoint checks correctors datasets grids guidance
-langevin losses nets noise predictors samplers score sde tableau training
+checkpoint checks correctors datasets grids
+langevin losses nets noise predictors samplers sde tableau training
 CHANGELOG.md
 """.split()  # noqa: SIM905
 PROSE = sorted(

@@ -342,3 +342,21 @@ def test_a_score_at_sigma_zero_is_refused_and_its_denoiser_is_not() -> None:
     assert torch.equal(model.denoise(X + 2, 0.0), X + 2)
     with pytest.raises(ss.errors.IncompatibleError, match="prediction"):
         model.predict("noise", X, 0.5)
+
+
+def test_complex_numbers_lose_nothing_silently() -> None:
+    """Casting them to real would drop the imaginary part: refused, with advice that keeps it."""
+    state = ss.ScoreModel(lambda x, c: x.to(torch.complex64) * 1j, ss.VPSDE())
+    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=2)
+    for call in (
+        lambda: state(X, 0.5),
+        lambda: sampler.sample(state, (2, 3)),
+        lambda: ss.under(lambda x, t: 1j * x, ss.VESDE(), own=ss.VPSDE())(X, 0.5),
+        lambda: ss.tweedie_covariance(lambda x: 1j * x, X, 0.8, 0.6),
+        lambda: REFUSING(X * 1j, 0.5),
+    ):
+        with pytest.raises(ss.errors.SDEScoreError, match="view_as_real"):
+            call()
+    for alpha, sigma in ((torch.tensor(0.8j), 0.6), (0.8, 0.6j)):
+        with pytest.raises(ss.errors.ShapeError, match=r"real|number"):
+            ss.convert(X, X, alpha, sigma, "epsilon", "x0")
