@@ -70,37 +70,47 @@ ROOMS = (
 )
 
 
-def names_by_room() -> dict[str, list[str]]:
-    """What users type after ``sdescore.``, under the first line of its room's docstring."""
-    found: dict[str, list[str]] = {}
-    for room in ROOMS.split():
-        module = importlib.import_module(f"sdescore.{room}")
-        title = f"{room}: {module.__doc__.strip().splitlines()[0]}"
-        found[title] = [
-            name
-            if name in sdescore.__all__ and getattr(sdescore, name) is getattr(module, name)
-            else f"{room}.{name}"
-            for name in module.__all__
-        ]
-    return found
+def names_of(room: str) -> list[str]:
+    """What users type: ``ss.VPSDE`` for the names of everyday work, then the room's others."""
+    module = importlib.import_module(f"sdescore.{room}")
+    everyday = [n for n in module.__all__ if getattr(sdescore, n, None) is getattr(module, n)]
+    rest = [n for n in module.__all__ if n not in everyday]
+    return [f"ss.{n}" for n in everyday] + [f"ss.{room}.{n}" for n in rest]
 
 
 MODULES = {info.name for info in pkgutil.walk_packages(sdescore.__path__, "sdescore.")}
 
 
 def write_api_pages(app: Sphinx) -> None:
-    """One page for each public module, and the tables of public names on the package's own."""
+    """One page for each module below its room's, and the public names on the package's own."""
     folder = Path(app.srcdir) / "generated"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name in ["sdescore", *sorted(module for module in MODULES if "._" not in module)]:
+    sys.modules["ss"] = sdescore  # tables of names read as they are typed
+    shown = ["sdescore", *sorted(module for module in MODULES if "._" not in module)]
+    for name in shown:
+        children = [m for m in shown if m.rpartition(".")[0] == name]
         page = [name, "=" * len(name), "", f".. automodule:: {name}"]
         if name == "sdescore":
-            for link, names in names_by_room().items():
-                page += ["", link, "-" * len(link), "", ".. autosummary::", "   :nosignatures:", ""]
-                page += [f"   {n}" for n in names]
-        elif not hasattr(importlib.import_module(name), "__path__"):
+            rooms = [f"sdescore.{room}" for room in ROOMS.split()]
+            children = rooms + [child for child in children if child not in rooms]
+            for room in ROOMS.split():
+                doc = importlib.import_module(f"sdescore.{room}").__doc__ or ""
+                page += [
+                    "",
+                    f"ss.{room}",
+                    "-" * (len(room) + 3),
+                    "",
+                    doc.strip().splitlines()[0],
+                    "",
+                ]
+                page += [".. autosummary::", "   :nosignatures:", ""]
+                page += [f"   {n}" for n in names_of(room)]
+            page += ["", "All modules", "-----------"]
+        elif not children:
             page += ["   :members:", "   :show-inheritance:"]
+        if children:
+            page += ["", ".. toctree::", "   :maxdepth: 1", "", *(f"   {m}" for m in children)]
         (folder / f"{name}.rst").write_text("\n".join(page) + "\n", encoding="utf-8")
 
 
@@ -113,8 +123,8 @@ def in_signature(node: Node) -> bool:
 
 
 def defined_as(target: str) -> str | None:
-    """``sdescore.sde.vp.VPSDE`` for ``VPSDE``, ``sdescore.VPSDE`` or ``sdescore.sde.VPSDE``."""
-    parts = target.removeprefix("sdescore.").split(".")
+    """``sdescore.sde.vp.VPSDE`` for ``VPSDE``, ``ss.VPSDE`` or ``sdescore.sde.VPSDE``."""
+    parts = target.removeprefix("sdescore.").removeprefix("ss.").split(".")
     found: Any = sdescore
     for i, part in enumerate(parts):
         # A file comes before the function of its name, unless the function is what is asked for.

@@ -185,7 +185,7 @@ class Convention:
         return replace(self, sde=sde)
 
     def at(self, t: Tensor) -> Coefficients:
-        """The convention's numbers at float64 times of :attr:`sde`, ``()`` or ``(n,)``.
+        """The convention's numbers at float64 times of its SDE, ``()`` or ``(n,)``.
 
         Raises
         ------
