@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -50,6 +51,8 @@ math_numfig = True
 numfig_secnum_depth = 1
 
 autosummary.WELL_KNOWN_ABBREVIATIONS += ("eq.", "eqs.")  # they end no sentence
+first_sentence = autosummary.extract_summary  # one that leads to an equation ends in a colon
+autosummary.extract_summary = lambda *of: re.sub(r":\.?$", ".", first_sentence(*of))
 autosummary_generate = False  # the tables only; write_api_pages makes the pages
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

@@ -58,6 +58,8 @@ loss = ss.losses.huber_loss(fresh, zero, t=0.5, noise=noise, c=1.0)
 trained = ss.train(
     model, torch.zeros(64, 2), steps=3, objective=ss.losses.huber_loss, progress=False
 )
+early = ss.losses.EarlyTimes()
+t = early.sample(sde, 1000, torch.Generator().manual_seed(0))
 sampler = ss.PredictorCorrector(
     sde, predictor=ss.predictors.WideAncestral(), corrector=corrector, grid=ss.grids.PowerGrid(),
     steps=20,
@@ -76,6 +78,7 @@ print(json.dumps({
     "variance": [S.tolist(), after.tolist()],
     "loss": loss.per_sample.tolist(),
     "trained": trained.step,
+    "early": (t < sde.t_min + (sde.T - sde.t_min) / 4).double().mean().item(),
     "std": samples.std().item(),
 }))
 """
@@ -109,7 +112,7 @@ def seen(shown: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dic
 
 def test_there_is_a_file_for_each_kind_of_part(shown: dict[str, str]) -> None:
     rooms = [Path(path).parent.name for path in shown]
-    assert sorted(rooms) == ["correctors", "grids", "losses", "predictors", "sde"]
+    assert sorted(rooms) == ["correctors", "grids", "losses", "losses", "predictors", "sde"]
 
 
 def test_the_tables_checkpoints_and_strategies_find_them(seen: dict[str, Any]) -> None:
@@ -130,6 +133,7 @@ def test_they_do_what_they_say(seen: dict[str, Any]) -> None:
     assert seen["variance"][1] == pytest.approx(seen["variance"][0], rel=1e-12)
     assert seen["loss"] == pytest.approx(4 * [3**0.5 - 1], rel=1e-6)
     assert seen["trained"] == 3
+    assert abs(seen["early"] - 0.5) < 5 * (0.25 / 1000) ** 0.5  # 6e-7
     # The sampler's own error at 20 steps is 2 %; the spread of 2,000 samples 1.6 %.
     assert abs(seen["std"] / 0.5 - 1) < 0.1
 
