@@ -62,6 +62,7 @@ napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Attributes", "params_style")]
 nitpicky = True
+suppress_warnings = ["ref.python"]  # two modules may name a private class alike
 
 OUTSIDE = {"torch", "nn", "Tensor", "numpy", "scipy", "matplotlib"} | sys.stdlib_module_names
 
@@ -156,6 +157,8 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: Element) ->
     canonical = defined_as(target)
     if canonical is None and node.get("py:module"):
         canonical = defined_as(f"{node['py:module']}.{target}")
+    if canonical is None and node.get("py:class"):  # a member, perhaps an inherited one
+        canonical = defined_as(f"{node['py:module']}.{node['py:class']}.{target}")
     if canonical is None and node["refdoc"] == "generated/sdescore":  # a first line, on that page
         found = (defined_as(f"{room}.{target}") for room in ROOMS.split())
         canonical = next(filter(None, found), None)
@@ -167,7 +170,10 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: Element) ->
             return linked
     if canonical is not None:  # it exists, but is not public: text without a link
         return contnode
-    if in_signature(node) or target.split(".")[0] in OUTSIDE:
+    # A first line is checked on the page of its module. What has a space is the start of a
+    # property's docstring, which napoleon takes for a type.
+    first_line = node["refdoc"] == "generated/sdescore" or " " in target
+    if first_line or in_signature(node) or target.split(".")[0] in OUTSIDE:
         return contnode
     return None
 

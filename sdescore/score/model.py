@@ -174,7 +174,7 @@ class ScoreModel(nn.Module):
         Raises
         ------
         IncompatibleError
-            See :attr:`label_required`; or the network's signature takes no label.
+            See ``label_required``; or the network's signature takes no label.
         """
         if label is None:
             checks.that(

@@ -102,7 +102,7 @@ class Tableau:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of the model a step: the number of stages, J."""
+        """How often a step calls the model, which is the number of stages J."""
         return self.times.shape[1]
 
     @property

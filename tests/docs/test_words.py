@@ -31,7 +31,6 @@ PRIVATE = {"given", "kept", "places", "chosen", "folds", "Weighed"}
 NOT_YET = """
 checkpoint checks correctors datasets grids
 langevin losses nets noise predictors samplers sde tableau training
-CHANGELOG.md
 """.split()  # noqa: SIM905
 PROSE = sorted(
     path
