@@ -1,26 +1,45 @@
-"""What a sampler asks of a model: its device, its dtype, and that it leaves its input alone."""
+"""What a sampler asks of a model: its device and dtype, eval mode, and an answer like its input."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from sdescore.errors import ShapeError
+from sdescore import checks
+from sdescore.errors import IncompatibleError, ShapeError
 
 Model = Callable[..., Tensor]
 """A :class:`sdescore.ScoreModel` or any callable ``score(x, t)`` (``score(x, t, label)``)."""
 
-IN_A_GRAPH, UNCOUNTED = -1, -2
 
+def called(function: Callable[..., object], x: Tensor, *rest: Tensor, who: str) -> Tensor:
+    """``function(x, *rest)``, refused unless it is a tensor like ``x`` and leaves ``x`` alone.
 
-def version_of(x: Tensor) -> int:
-    """How often ``x`` was written to; inference tensors do not count."""
-    if is_compiling():
-        return IN_A_GRAPH
-    return UNCOUNTED if x.is_inference() else x._version
+    A loop that updates its state in place cannot go on from an input that a model has changed,
+    and would not notice.
+
+    Raises
+    ------
+    IncompatibleError, ShapeError
+        No real tensor of the shape of ``x``, or ``x`` was changed in place.
+    """
+    if is_compiling() or x.is_inference():  # neither counts how often a tensor was written to
+        return checks.score_output(function(x, *rest), x, who)
+    version = x._version
+    y = checks.score_output(function(x, *rest), x, who)
+    if x._version != version:
+        checks.refuse(
+            f"{who} to leave its input as it is",
+            "one that changed it in place; work on x.clone()",
+            IncompatibleError,
+        )
+    return y
 
 
 def model_device(model: Model) -> torch.device:
@@ -34,22 +53,24 @@ def model_device(model: Model) -> torch.device:
 
 
 def usable_device(device: torch.device | str) -> torch.device:
-    """``device``, refused where this machine cannot put a tensor on it.
+    """``device``, refused where this machine cannot put numbers on it.
 
     Raises
     ------
     ShapeError
-        An unknown device, or one that is not there.
+        An unknown device, one that is not there, or ``"meta"``, which holds no numbers.
     """
     try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
+        found = torch.device(device)
+        torch.empty(0, dtype=torch.float32, device=found)
+        reason = "it holds no numbers" if found.type == "meta" else ""
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or "it is not there"
+    if reason:
         raise ShapeError(
             f"expected a device of this machine, such as 'cpu', got {device!r}: {reason}"
-        ) from None
-    return chosen
+        )
+    return found
 
 
 def state_dtype(model: Model) -> torch.dtype:
@@ -59,3 +80,37 @@ def state_dtype(model: Model) -> torch.dtype:
     if isinstance(model, nn.Module):
         own = next((p.dtype for p in model.parameters() if p.is_floating_point()), own)
     return torch.promote_types(own, torch.float32)
+
+
+# How many runs need a module in eval mode that its owner has in train mode.
+_runs: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """A module in eval mode while a run in any thread needs it so, then as it was before.
+
+    The flag belongs to the module and not to a thread, so runs are counted: the last one to end
+    restores it, and no run sees the network in train mode because another one has ended.
+    """
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    with _lock:
+        modules = []
+        if model.training or model in _runs:
+            modules = [m for m in model.modules() if m.training or m in _runs]
+            for module in modules:
+                _runs[module] = _runs.get(module, 0) + 1
+        if model.training:
+            model.eval()
+    try:
+        yield
+    finally:
+        with _lock:
+            for module in modules:
+                _runs[module] -= 1
+                if not _runs[module]:
+                    del _runs[module]
+                    module.training = True

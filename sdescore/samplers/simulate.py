@@ -22,15 +22,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, named, require, require_same_shape, require_state
-from sdescore.errors import (
-    DivergenceError,
-    IncompatibleError,
-    ScheduleError,
-    ShapeError,
-    TimeError,
-)
+from sdescore import checks
+from sdescore.checks import require_same_shape
+from sdescore.errors import DivergenceError, ScheduleError, ShapeError, TimeError
+from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, SeededNoise, Span
+from sdescore.samplers.request import domain_at, require_init
 from sdescore.sde.base import SDE, as_time, check_times
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
@@ -85,8 +82,9 @@ def simulate(
         Euler–Maruyama (strong order 1, the noise being additive; weak order 1), or the exact
         transition kernel of a linear SDE.
     seed : int
-        Sample ``i`` uses the stream (seed, i), as in a sampler; step n uses draw ``n``,
-        counted from 1, for draw 0 starts a sampler's chain.
+        Sample ``i`` uses the stream (seed, i), as in a sampler, but other numbers than a
+        sampler's, and others for each ``start``: the result may go on to a sampler, or to
+        another simulation, with the same seed. Step n uses draw ``n``, counted from 1.
     noise : NoiseSource, optional
         Replaces the seeded noise.
     return_path : bool
@@ -117,29 +115,38 @@ def simulate(
     >>> bool((x.std() - 1).abs() < 0.05)  # nothing is left of the datum
     True
     """
-    if not isinstance(sde, SDE):
-        raise IncompatibleError(f"expected an SDE instance, such as ss.VPSDE(), got {sde!r:.200}")
-    require_state(x0, "x0")
-    if x0.dtype not in (torch.float32, torch.float64):
-        raise ShapeError(f"expected x0 in float32 or float64, got {x0.dtype}; use x0.float()")
-    if noise is not None and not isinstance(noise, NoiseSource):
-        raise IncompatibleError(f"expected a NoiseSource, got {type(noise).__name__}")
+    checks.instance("sde", sde, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
+    require_init(x0, "x0")
+    checks.that(
+        x0.dtype in (torch.float32, torch.float64),
+        "x0 in float32 or float64",
+        f"{x0.dtype}; use x0.float()",
+        ShapeError,
+    )
+    if noise is not None:
+        checks.instance("noise", noise, NoiseSource)  # type: ignore[type-abstract]
     grid = _grid(sde, steps, times, start, end)
     move = _method(sde, method, grid)
     clock = grid.tolist()
     spans: list[Span] = [None, *((max(ends), min(ends)) for ends in pairwise(clock))]
     source = SeededNoise(seed) if noise is None else noise
     stream = source.open(
-        range(x0.shape[0]), tuple(x0.shape[1:]), spans, dtype=x0.dtype, device=x0.device
+        range(x0.shape[0]),
+        tuple(x0.shape[1:]),
+        spans,
+        dtype=x0.dtype,
+        device=x0.device,
+        domain=domain_at(Domain.SIMULATE, clock[0]),
     )
     x = x0.detach().clone()
-    path = [x]
-    for n in range(len(clock) - 1):
-        x = move(x, n, stream.draw(n + 1))
-        _check_finite(x, n, clock[n], clock[n + 1])
+    path = x.new_empty(len(clock) if return_path else 0, *x.shape)
+    for n in range(len(clock)):
+        if n:
+            x = move(x, n - 1, stream.draw(n))
+            _check_finite(x, n - 1, clock[n - 1], clock[n])
         if return_path:
-            path.append(x)
-    return torch.stack(path) if return_path else x
+            path[n] = x
+    return path if return_path else x
 
 
 def _grid(
@@ -150,33 +157,26 @@ def _grid(
     end: float | None,
 ) -> Tensor:
     """``(n + 1,)`` float64, in the order that the SDE's time runs in."""
-    if (steps is None) == (times is None):
-        raise ScheduleError("expected one of steps= and times=, got both or neither")
+    one = (steps is None) != (times is None)
+    checks.that(one, "one of steps= and times=", "both or neither", ScheduleError)
     if times is not None:
-        if start != 0.0 or end is not None:
-            raise ScheduleError("expected no start= or end= beside times=, which have their own")
+        alone = start == 0.0 and end is None
+        expected = "no start= or end= beside times=, which have their own"
+        checks.that(alone, expected, f"start={start!r} and end={end!r}", ScheduleError)
         return check_times(times, sde)
-    whole = isinstance(steps, int) and not isinstance(steps, bool)
-    require(whole and steps >= 1, "steps to be a positive integer", f"{steps!r}")  # type: ignore[operator]
-    last = sde.T if end is None else end
-    if not finite(start, last):
-        raise TimeError(
-            f"expected finite start and end, got {named('start', start)}, {named('end', end)}"
-        )
-    grid = torch.linspace(start, last, steps + 1, dtype=torch.float64)  # type: ignore[operator]
+    n = checks.count("steps", steps, error=ScheduleError)
+    first = checks.number("start", start, error=TimeError)
+    last = sde.T if end is None else checks.number("end", end, error=TimeError)
+    grid = torch.linspace(first, last, n + 1, dtype=torch.float64, device="cpu")
     return check_times(grid, sde)
 
 
 def _method(sde: SDE, method: str, grid: Tensor) -> Move:
-    if method not in ("euler", "exact"):
-        raise IncompatibleError(f"expected method 'euler' or 'exact', got {method!r}")
-    if hasattr(sde, "transition"):
-        return _linear(sde, method, grid)  # type: ignore[arg-type]
+    checks.choice("method", method, ("euler", "exact"))
+    if checks.is_linear(sde):
+        return _linear(sde, method, grid)
     if method == "exact":
-        raise IncompatibleError(
-            f"expected method='euler' for {type(sde).__name__}: only a LinearSDE knows its "
-            "transition kernel"
-        )
+        checks.linear(sde, "method='exact'", "use method='euler'")
     return _euler(sde, grid)
 
 

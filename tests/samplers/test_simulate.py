@@ -12,7 +12,8 @@ from scipy import integrate
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.noise.counter import standard_normal
+from sdescore.noise.counter import Domain, standard_normal
+from sdescore.samplers.request import domain_at
 from tests.helpers.strategies import REPRESENTATIVES
 
 F64 = torch.float64
@@ -86,7 +87,8 @@ def test_euler_is_the_textbook_recursion() -> None:
     """A NumPy loop on an uneven grid of a time-dependent linear SDE, with the seed's numbers."""
     sde, seed = ss.VPSDE(beta_min=0.2, beta_max=9.0), 5
     times = [0.1, 0.15, 0.3, 0.32, 0.7]
-    z = standard_normal(seed, range(3), range(5), (2,)).double().numpy()
+    domain = domain_at(Domain.SIMULATE, times[0])
+    z = standard_normal(seed, range(3), range(5), (2,), domain=domain).double().numpy()
     x = np.array([[1.0, -2.0], [0.5, 0.0], [3.0, 1.0]])
     start = torch.tensor(x)
     for n, (s, t) in enumerate(pairwise(times)):
@@ -108,7 +110,8 @@ class TimeDependent(DoubleWell):
 
 def test_euler_on_a_users_sde_is_the_textbook_recursion() -> None:
     times, x = [0.5, 0.6, 1.1, 1.2], np.array([[1.0], [-2.0]])
-    z = standard_normal(3, range(2), range(4), (1,)).double().numpy()
+    domain = domain_at(Domain.SIMULATE, times[0])
+    z = standard_normal(3, range(2), range(4), (1,), domain=domain).double().numpy()
     start = torch.tensor(x)
     for n, (s, t) in enumerate(pairwise(times)):
         x = x - s * np.sin(x) * (t - s) + (1 + s) * math.sqrt(t - s) * z[n + 1]

@@ -55,3 +55,13 @@ def next_step(
     factor = factor.clamp(SHRINK, GROW)
     factor = torch.where(grows, factor, factor.clamp(max=1.0))
     return h * factor, torch.where(taken, error, last)
+
+
+def on_a_scale(h: Tensor) -> Tensor:
+    """``h`` rounded to a scale of eight steps to an octave.
+
+    How a network rounds depends on the batch. The error estimate feels that, and a step's length
+    that followed it freely would carry it on to the samples, enlarged by every further step. A
+    length on a coarse scale does not feel it.
+    """
+    return (8 * h.log2()).round().div(8).exp2()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor
 
-from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.samplers.model import Model, version_of
+from sdescore.errors import DivergenceError
+from sdescore.samplers.model import Model, called
 from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import convert
@@ -13,33 +15,21 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import flat
 
 
-def denoised(model: Model, sde: LinearSDE, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+def denoised(
+    model: Model, sde: LinearSDE, x: Tensor, t: Tensor, labels: tuple[Tensor, ...]
+) -> Tensor:
     """x̂₀ at states ``(B, *E)`` and times ``(B,)`` float64, a fresh tensor like ``x``.
 
     Raises
     ------
-    IncompatibleError
+    IncompatibleError, ShapeError
         The score returns no tensor, or another shape than its input's, or changes its input.
     """
-    version = version_of(x)
     if isinstance(model, ScoreModel) and model.convention is not None:
-        found = model.predict("x0", x, t, label).clone()
-    else:
-        given = (x, t.to(x)) if label is None else (x, t.to(x), label)
-        score = model(*given)
-        if not isinstance(score, Tensor) or score.shape != x.shape:
-            got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-            raise IncompatibleError(
-                f"expected the score to return a tensor of its input's shape {tuple(x.shape)}, "
-                f"got {got}"
-            )
-        found = convert(score.to(x.dtype), x, *sde.marginal(t), "score", "x0")
-    if version_of(x) != version:
-        raise IncompatibleError(
-            "expected the score to leave its input as it is, got one that changed it in place; "
-            "work on x.clone()"
-        )
-    return found
+        predict = partial(model.predict, "x0")
+        return called(predict, x, t, *labels, who="the network").clone()
+    score = called(model, x, t.to(x), *labels, who="the score")
+    return convert(score.to(x.dtype), x, *sde.marginal(t), "score", "x0")
 
 
 def require_any_time(model: Model, t: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdescore.errors import DivergenceError
 from sdescore.noise.sources import NoiseStream
-from sdescore.samplers.adaptive.controller import next_step, scaled_error
+from sdescore.samplers.adaptive.controller import next_step, on_a_scale, scaled_error
 from sdescore.samplers.adaptive.denoiser import name_samples
 from sdescore.samplers.adaptive.pairs import EmbeddedPair, attempt
 from sdescore.samplers.adaptive.path import NoisePath
@@ -20,6 +20,8 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.tableau.exponential import half_log_snr
 from sdescore.tableau.nodes import time_at
+
+__all__ = ["AdaptiveResult"]
 
 FIRST, SHORTEST = 0.1, 1e-7  # steps, of the range of λ
 
@@ -60,14 +62,14 @@ class Batch:
         """All rows at T."""
 
         def all_at(value: float) -> Tensor:
-            return torch.full((len(x),), value, dtype=torch.float64)
+            return torch.full((len(x),), value, dtype=torch.float64, device="cpu")
 
         first_step = min(rules.longest, FIRST * (rules.last_lam - rules.first_lam))
         return cls(
-            rows=torch.arange(len(x)),
-            x=x,
+            rows=torch.arange(len(x), device="cpu"),
+            x=x.clone(),
             first=torch.empty_like(x),
-            fresh=torch.ones(len(x), dtype=torch.bool),
+            fresh=torch.ones(len(x), dtype=torch.bool, device="cpu"),
             t=all_at(rules.sde.T),
             lam=all_at(rules.first_lam),
             h=all_at(first_step),
@@ -80,44 +82,66 @@ class Batch:
             setattr(self, name, value[rows.to(value.device)])
 
 
+@dataclass(frozen=True, eq=False)
+class AdaptiveResult:
+    """Samples, where they are, and what each of them cost.
+
+    Attributes
+    ----------
+    x : Tensor
+        ``(B, *E)``.
+    t : Tensor
+        ``(B,)`` float64 on the CPU: the time each is at; 0 after the last denoise.
+    accepted, rejected : Tensor
+        ``(B,)`` int64 on the CPU: steps taken, and steps tried in vain.
+    evaluations : Tensor
+        ``(B,)`` int64 on the CPU: score evaluations, the last denoise among them.
+    """
+
+    x: Tensor
+    t: Tensor
+    accepted: Tensor
+    rejected: Tensor
+    evaluations: Tensor
+
+    @classmethod
+    def at_start(cls, x: Tensor, T: float, evaluations: Tensor) -> AdaptiveResult:
+        """All samples at T."""
+        t = torch.full((len(x),), T, dtype=torch.float64, device="cpu")
+        accepted, rejected = torch.zeros(2, len(x), dtype=torch.int64, device="cpu").unbind(0)
+        return cls(x, t, accepted, rejected, evaluations)
+
+
 def run(
-    rules: Rules,
-    x: Tensor,
-    stream: NoiseStream,
-    evaluate: Evaluate,
-    samples: Tensor,
-    finish: Callable[[], object] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The states at ``t_min``, and ``(B,)`` numbers of steps taken and rejected.
+    rules: Rules, at: AdaptiveResult, stream: NoiseStream, evaluate: Evaluate, samples: Tensor
+) -> Iterator[None]:
+    """Try one step of each sample after the other; ``at`` is written to after each trial.
 
     Raises
     ------
     DivergenceError
         A sample needs more or shorter steps than the rules allow.
     """
-    end, batch = torch.empty_like(x), Batch.at_start(rules, x)
+    batch = Batch.at_start(rules, at.x)
     # Draw 0 started the samples. Every trial makes as many draws, so those of a sample are numbered
     # by its own trials, whatever becomes of its companions.
     draws = map(stream.draw, count(1))
-    path = NoisePath(batch.lam, x, rules.eta, draws) if rules.eta else None
-    taken, rejected = torch.zeros(2, len(x), dtype=torch.int64).unbind(0)
+    path = NoisePath(batch.lam, batch.x, rules.eta, draws) if rules.eta else None
     trial = 0
     while len(batch.rows):
         trial += 1
         good = try_step(rules, batch, path, evaluate, trial)
-        taken[batch.rows[good]] += 1
-        rejected[batch.rows[~good]] += 1
+        at.accepted[batch.rows[good]] += 1
+        at.rejected[batch.rows[~good]] += 1
+        at.x[batch.rows.to(at.x.device)] = batch.x
+        at.t[batch.rows] = batch.t
         done = batch.t == rules.sde.t_min
         if bool(done.any()):
-            end[batch.rows[done].to(x.device)] = batch.x[done.to(x.device)]
             batch.keep(~done)
             if path is not None:
                 path.keep(~done)
-            if finish is not None:
-                for _ in range(int(done.sum())):
-                    finish()
         require_progress(rules, batch, samples, trial)
-    return end, taken, rejected
+        yield
 
 
 def try_step(
@@ -153,7 +177,7 @@ def try_step(
     error = scaled_error(difference, batch.x, y, rules.rtol, rules.atol)
     good = error <= 1
     h, batch.error = next_step(h, error, batch.error, rules.pair.order, batch.fresh)
-    batch.h = h.clamp(max=rules.longest)
+    batch.h = on_a_scale(h).clamp(max=rules.longest)
     batch.x = torch.where(align(good.to(device), y), y, batch.x)
     batch.t, batch.lam = torch.where(good, s, batch.t), torch.where(good, lam, batch.lam)
     batch.fresh = good

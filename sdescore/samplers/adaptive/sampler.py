@@ -9,49 +9,26 @@ tried again shorter (:mod:`sdescore.samplers.adaptive.controller`), on the same 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, is_count, named, require
-from sdescore.errors import DivergenceError, IncompatibleError
+from sdescore import checks
+from sdescore.errors import ScheduleError
+from sdescore.noise.counter import Domain
+from sdescore.noise.sources import NoiseSource, Span
 from sdescore.samplers.adaptive.denoiser import denoised, require_any_time, require_finite
 from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH
-from sdescore.samplers.adaptive.run import Rules, run
-from sdescore.samplers.model import Model
-from sdescore.samplers.request import (
-    Request,
-    evaluating,
-    make_request,
-    progress_bar,
-    require_mean_or_none,
-)
+from sdescore.samplers.adaptive.run import AdaptiveResult, Rules, run
+from sdescore.samplers.model import Model, evaluating
+from sdescore.samplers.request import Request, Tick, domain_at, make_request, require_mean_or_none
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.exponential import half_log_snr
 
-__all__ = ["AdaptiveResult", "AdaptiveSampler"]
-
-
-@dataclass(frozen=True, eq=False)
-class AdaptiveResult:
-    """Samples, and what each of them cost.
-
-    Attributes
-    ----------
-    x : Tensor
-        ``(B, *E)``.
-    accepted, rejected : Tensor
-        ``(B,)`` int64 on the CPU: steps taken and steps tried in vain.
-    evaluations : Tensor
-        ``(B,)`` int64 on the CPU: score evaluations, the last denoise among them.
-    """
-
-    x: Tensor
-    accepted: Tensor
-    rejected: Tensor
-    evaluations: Tensor
+__all__ = ["AdaptiveSampler"]
 
 
 @dataclass(frozen=True)
@@ -112,30 +89,27 @@ class AdaptiveSampler:
     data_std: float = 0.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sde, LinearSDE):
-            raise IncompatibleError(
-                f"expected a LinearSDE, got {self.sde!r:.200}; for another SDE use "
-                "PredictorCorrector with EulerMaruyama()"
-            )
+        checks.linear(self.sde, "AdaptiveSampler", "use PredictorCorrector with EulerMaruyama()")
         require_mean_or_none(self.denoise)
-        usable = finite(self.eta) and 0 <= self.eta <= 1
-        require(usable, "0 <= eta <= 1", named("eta", self.eta))
-        for name, value in (("rtol", self.rtol), ("data_std", self.data_std)):
-            require(finite(value) and value >= 0, f"a finite {name} >= 0", named(name, value))
-        for name, value in (("atol", self.atol), ("longest", self.longest)):
-            require(finite(value) and value > 0, f"a finite {name} > 0", named(name, value))
-        counted = is_count(self.max_steps) and self.max_steps >= 1
-        require(counted, "an integer max_steps >= 1", named("max_steps", self.max_steps))
-        require(
-            all(map(finite, self._ends)),
+        vars(self).update(
+            eta=checks.number("eta", self.eta, at_least=0, at_most=1),
+            rtol=checks.number("rtol", self.rtol, at_least=0),
+            atol=checks.number("atol", self.atol, above=0),
+            longest=checks.number("longest", self.longest, above=0),
+            max_steps=checks.count("max_steps", self.max_steps),
+            data_std=checks.number("data_std", self.data_std, at_least=0),
+        )
+        checks.that(
+            all(map(math.isfinite, self._ends)),
             "an SDE with a finite log-SNR at T and t_min",
             f"log(alpha/sigma) = {self._ends[0]:g} and {self._ends[1]:g}",
+            ScheduleError,
         )
 
     @property
     def _ends(self) -> tuple[float, float]:
         """λ at T and at ``t_min``."""
-        times = torch.tensor([self.sde.T, self.sde.t_min], dtype=torch.float64)
+        times = torch.tensor([self.sde.T, self.sde.t_min], dtype=torch.float64, device="cpu")
         first, last = half_log_snr(self.sde, times).tolist()
         return first, last
 
@@ -159,6 +133,7 @@ class AdaptiveSampler:
         shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,
+        noise: NoiseSource | None = None,
         init: Tensor | None = None,
         label: Tensor | None = None,
         max_batch: int | None = None,
@@ -171,6 +146,7 @@ class AdaptiveSampler:
             model,
             shape,
             seed=seed,
+            noise=noise,
             init=init,
             label=label,
             max_batch=max_batch,
@@ -185,6 +161,7 @@ class AdaptiveSampler:
         shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,
+        noise: NoiseSource | None = None,
         init: Tensor | None = None,
         label: Tensor | None = None,
         max_batch: int | None = None,
@@ -194,25 +171,29 @@ class AdaptiveSampler:
     ) -> AdaptiveResult:
         """Draw ``shape[0]`` samples, and count what each cost.
 
+        :meth:`PredictorCorrector.sample` says what equal seeds mean for several calls.
+
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x`` with ``t`` ``(B,)``; a module is put in eval mode
-            meanwhile. The batch it is given shrinks as samples finish.
+            A score ``(x, t) -> like x`` with ``t`` ``(B,)``. A module is put in eval mode as long
+            as a sampler runs on it, in any thread. The batch it gets shrinks as samples finish.
         shape : tuple of int
-            ``(B, *E)``; optional where ``init`` is given.
+            ``(B, *E)``; optional where ``init`` is passed.
         seed : int
             Sample ``i`` uses the stream (seed, i): its value and its steps depend neither on
             ``B`` nor on ``max_batch``, and it starts where it starts in
             :meth:`PredictorCorrector.sample`.
+        noise : NoiseSource, optional
+            Replaces the seeded noise: draw 0 for the start, two for each of ``max_steps`` trials.
         init : Tensor, optional
             ``(B, *E)``, the state at T in place of a draw from the prior.
         label : Tensor, optional
             ``(B,)``, handed to the model as its third argument.
         max_batch : int, optional
-            Run at most so many samples at a time.
+            Run at most so many samples at a time, >= 1.
         progress : bool
-            Show a progress bar, of samples.
+            Whether to show a progress bar.
         dtype, device : optional
             Of the state; by default the model's, and at least float32.
 
@@ -223,66 +204,125 @@ class AdaptiveSampler:
 
         Raises
         ------
-        ShapeError, IncompatibleError, ScheduleError, TimeError
+        ShapeError, IncompatibleError, ParameterError, TimeError
             A bad argument, before the model is called.
         DivergenceError
             The score turned NaN or infinite, or a sample was not done after ``max_steps``;
-            ``error.finished`` holds the chunks before.
+            ``error.finished`` holds the samples of the parts that were complete.
+
+        Examples
+        --------
+        >>> import torch, sdescore as ss
+        >>> sampler = ss.AdaptiveSampler(ss.VPSDE())
+        >>> _ = torch.manual_seed(0)
+        >>> model = ss.ScoreModel(ss.MLP(2), sampler.sde)
+        >>> whole = sampler.sample(model, (8, 2))
+        >>> alone = sampler.sample(model, (8, 2), max_batch=1)  # the network rounds otherwise
+        >>> bool((whole - alone).abs().max() < 1e-4)
+        True
         """
         request = make_request(
-            self.sde, model, shape, seed, None, init, label, dtype, device, max_batch
+            self.sde,
+            model,
+            shape,
+            seed=seed,
+            noise=noise,
+            init=init,
+            label=label,
+            max_batch=max_batch,
+            progress=progress,
+            dtype=dtype,
+            device=device,
         )
-        # Any time may come; one that is no round number finds out a model of levels.
-        some = torch.tensor([1.0, 0.6180339887, 0.0], dtype=torch.float64)
-        require_any_time(model, self.sde.t_min + (self.sde.T - self.sde.t_min) * some)
-        found: list[AdaptiveResult] = []
-        with (
-            evaluating(model),
-            torch.no_grad(),
-            progress_bar(progress, request.shape[0]) as move_bar,
-        ):
-            for samples in request.chunks:
-                try:
-                    found.append(self._run(request, samples, move_bar))
-                except DivergenceError as error:
-                    error.finished = torch.cat([r.x for r in found]) if found else None
-                    raise
-        if len(found) == 1:
-            return found[0]
-        parts = zip(*((r.x, r.accepted, r.rejected, r.evaluations) for r in found), strict=True)
-        return AdaptiveResult(*map(torch.cat, parts))
+        self._check(request)
 
-    def _run(
-        self, request: Request, samples: range, finish: Callable[[], object] | None
-    ) -> AdaptiveResult:
-        part, numbers = (
-            slice(samples.start, samples.stop),
-            torch.arange(samples.start, samples.stop),
+        def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
+            moving = len(samples)
+            for at in self._run(request, samples):
+                left = int((at.t > self.sde.t_min).sum())
+                if tick is not None:
+                    tick(moving - left)
+                moving = left
+            return at.x, at.t, at.accepted, at.rejected, at.evaluations
+
+        return AdaptiveResult(*request.fill(part, ticks=0))
+
+    def iterate(
+        self,
+        model: Model,
+        shape: tuple[int, ...] | None = None,
+        *,
+        seed: int = 0,
+        noise: NoiseSource | None = None,
+        init: Tensor | None = None,
+        label: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[AdaptiveResult]:
+        """The samples after each trial step; arguments and errors as in :meth:`solve`.
+
+        The last is what :meth:`solve` returns. Each is a copy: it does not change, and a change of
+        it does not steer.
+        """
+        request = make_request(
+            self.sde,
+            model,
+            shape,
+            seed=seed,
+            noise=noise,
+            init=init,
+            label=label,
+            dtype=dtype,
+            device=device,
         )
-        label = None if request.label is None else request.label[part].to(request.device)
-        evaluations = torch.zeros(len(samples), dtype=torch.int64)
+        self._check(request)
+        return self._iterate(request)
+
+    def _iterate(self, request: Request) -> Iterator[AdaptiveResult]:
+        run = self._run(request, request.chunks[0])
+        while True:
+            with evaluating(request.model), torch.no_grad():
+                at = next(run, None)
+            if at is None:
+                return
+            yield AdaptiveResult(*(value.clone() for value in vars(at).values()))
+
+    def _check(self, request: Request) -> None:
+        """Refuse what this sampler cannot do for a request."""
+        # Any time may come; one that is no round number finds out a model of levels.
+        some = torch.tensor([1.0, 0.6180339887, 0.0], dtype=torch.float64, device="cpu")
+        require_any_time(request.model, self.sde.t_min + (self.sde.T - self.sde.t_min) * some)
+        request.noise.check(request.shape, self._spans)
+
+    @property
+    def _spans(self) -> list[Span]:
+        """What each draw is for: the start, and those of all trials that may come."""
+        return [None] * (1 + len(NOISY.nodes) * self.max_steps if self.eta else 1)
+
+    def _run(self, request: Request, samples: range) -> Iterator[AdaptiveResult]:
+        numbers = torch.arange(samples.start, samples.stop, device="cpu")
+        labels = request.labels(samples)
+        evaluations = torch.zeros(len(samples), dtype=torch.int64, device="cpu")
 
         def evaluate(x: Tensor, t: Tensor, rows: Tensor, trial: int) -> Tensor:
-            own = None if label is None else label[rows.to(label.device)]
+            own = tuple(label[rows.to(label.device)] for label in labels)
             x0 = denoised(request.model, self.sde, x, t, own)
             require_finite(x0, t, numbers[rows], trial)
             evaluations[rows] += 1
             return x0
 
-        stream = request.noise.open(
-            samples,
-            request.shape[1:],
-            [None] * (1 + len(NOISY.nodes) * self.max_steps if self.eta else 1),
-            dtype=request.dtype,
-            device=request.device,
-        )
-        if request.init is not None:
-            x = request.init[part].detach().to(request.device, request.dtype, copy=True)
-        else:
-            x = self.sde.prior_std(self.data_std) * stream.draw(0)
-        x, accepted, rejected = run(self._rules, x, stream, evaluate, numbers, finish)
+        # It starts where a predictor–corrector chain of the seed starts, but its steps are others.
+        steps = Domain.ADAPTIVE
+        domain: int = steps if request.init is None else domain_at(steps, self.sde.T)
+        prior = request.open(samples, self._spans[:1], Domain.SAMPLER)
+        x = request.start(samples, prior, self.sde.prior_std(self.data_std))
+        stream = request.open(samples, self._spans, domain)
+        at = AdaptiveResult.at_start(x, self.sde.T, evaluations)
+        for _ in run(self._rules, at, stream, evaluate, numbers):
+            yield at
         if self.denoise and len(samples):
-            t_min = torch.full((len(samples),), self.sde.t_min, dtype=torch.float64)
-            trial = int((accepted + rejected).max()) + 1
-            x = evaluate(x, t_min, torch.arange(len(samples)), trial)
-        return AdaptiveResult(x, accepted, rejected, evaluations)
+            t_min = torch.full_like(at.t, self.sde.t_min)
+            trial = int((at.accepted + at.rejected).max()) + 1
+            x = evaluate(at.x, t_min, torch.arange(len(samples), device="cpu"), trial)
+            at = replace(at, x=x, t=torch.zeros_like(at.t))
+        yield at

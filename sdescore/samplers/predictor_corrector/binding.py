@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from sdescore.correctors.base import ScoreAt
 from sdescore.errors import IncompatibleError, TimeError
-from sdescore.samplers.model import IN_A_GRAPH, UNCOUNTED, Model, version_of
+from sdescore.samplers.model import called
 from sdescore.samplers.predictor_corrector.chain import Program
-from sdescore.score.convention import conversion, pair
+from sdescore.samplers.request import Request
+from sdescore.score.convention import Coefficients, pair
 from sdescore.score.interface import log_density_of, require_times
-from sdescore.score.model import ScoreModel, call_net
+from sdescore.score.model import ScoreModel
 from sdescore.sde.base import SDE
 
 
@@ -33,38 +35,28 @@ class BoundModel:
         The output that evaluation ``k`` is asked for is ``u[k] x + w[k] call(x, k)``.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        sde: SDE,
-        program: Program,
-        batch: int,
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        label: Tensor | None = None,
-        needs_log_density: bool = False,
-    ) -> None:
+    def __init__(self, request: Request, samples: range, sde: SDE, program: Program) -> None:
+        model, dtype, device = request.model, request.dtype, request.device
+        self._labels = request.labels(samples)
         self.sde, self.program = sde, program
-        self._label = label
         self._dtype = dtype
-        times = torch.tensor(program.times, dtype=torch.float64)
-        self._times = times
+        self._times = times = torch.tensor(program.times, dtype=torch.float64, device="cpu")
         self._model: Any = model
-        self._from = None
+        self._numbers: Coefficients | None = None
         if isinstance(model, ScoreModel) and model.convention is not None:
-            numbers = model.convention.at(times)
-            self._from = numbers.pair
+            # The network is called in the model's place. What the convention makes of its output
+            # goes into the numbers u and w, and costs no pass over memory.
+            self._numbers = numbers = model.convention.at(times)
             self._net, self._net_dtype = model.net, model.dtype
             self._scales = numbers.input_scale.tolist()
             value = model.network_time(numbers.time_value).to(device)
-            self._inputs = value[:, None].expand(len(times), batch).unbind(0)
+            self._inputs = value[:, None].expand(len(times), len(samples)).unbind(0)
             self.call = self._call_network
         else:
             require_times(model, times)
             self._inputs = times.to(device, dtype).unbind(0)
             self.call = self._call_score
-        self._log_density = log_density_of(model) if needs_log_density else None
+        self._log_density = log_density_of(model) if program.needs_log_density else None
         self.u, self.w = self.numbers(program.outputs)
         for t, u, w in zip(program.times, self.u, self.w, strict=True):
             if not math.isfinite(u + w):
@@ -75,16 +67,19 @@ class BoundModel:
 
     def numbers(self, outputs: list[str]) -> tuple[list[float], list[float]]:
         """``(u, w)`` that turn evaluation ``k``'s raw output into ``outputs[k]``."""
-        ones = [1.0] * len(outputs)
-        if self._from is None and set(outputs) <= {"score"}:
-            return [0.0] * len(outputs), ones
-        alpha_t, sigma_t = self.sde.marginal(self._times)  # type: ignore[attr-defined]
-        from_ = self._from or pair("score", alpha_t, sigma_t)
+        if self._numbers is None and set(outputs) <= {"score"}:
+            return [0.0] * len(outputs), [1.0] * len(outputs)
+        numbers = self._numbers
+        if numbers is None:
+            t = self._times
+            alpha_t, sigma_t = self.sde.marginal(t)  # type: ignore[attr-defined]
+            one = torch.ones_like(t)
+            numbers = Coefficients(alpha_t, sigma_t, pair("score", alpha_t, sigma_t), t, one)
         u, w = torch.zeros_like(self._times), torch.ones_like(self._times)
         for kind in set(outputs):
-            chosen = torch.tensor([o == kind for o in outputs])
-            all_u, all_w = conversion(alpha_t, sigma_t, from_, pair(kind, alpha_t, sigma_t))
-            u, w = torch.where(chosen, all_u, u), torch.where(chosen, all_w, w)
+            asked = torch.tensor([o == kind for o in outputs], device="cpu")
+            all_u, all_w = numbers.to(kind)
+            u, w = torch.where(asked, all_u, u), torch.where(asked, all_w, w)
         return u.tolist(), w.tolist()
 
     call: Callable[[Tensor, int], Tensor]
@@ -92,36 +87,20 @@ class BoundModel:
 
     def _call_network(self, x: Tensor, k: int) -> Tensor:
         scale = self._scales[k]
-        given = x if scale == 1.0 else scale * x
+        y = x if scale == 1.0 else scale * x
         if self._net_dtype != self._dtype:
-            given = given.to(self._net_dtype)
-        version = version_of(x)
-        o = call_net(self._net, given, self._inputs[k], self._label)
-        return self._own(o, x, version)
+            y = y.to(self._net_dtype)
+        o = called(self._net, y, self._inputs[k], *self._labels, who="the network")
+        return self._own(o, x)
 
     def _call_score(self, x: Tensor, k: int) -> Tensor:
-        version = version_of(x)
-        if self._label is None:
-            o = self._model(x, self._inputs[k])
-        else:
-            o = self._model(x, self._inputs[k], self._label)
-        if not isinstance(o, Tensor) or o.shape != x.shape:
-            got = tuple(o.shape) if isinstance(o, Tensor) else type(o).__name__
-            raise IncompatibleError(
-                f"expected the score to return a tensor of its input's shape {tuple(x.shape)}, "
-                f"got {got}"
-            )
-        return self._own(o, x, version)
+        o = called(self._model, x, self._inputs[k], *self._labels, who="the score")
+        return self._own(o, x)
 
-    def _own(self, o: Tensor, x: Tensor, version: int) -> Tensor:
+    def _own(self, o: Tensor, x: Tensor) -> Tensor:
         """The output in the state's dtype, and no view of ``x``, which is updated in place."""
-        if version == IN_A_GRAPH:  # which has neither versions nor addresses
+        if is_compiling():  # a graph has no addresses to compare
             return o.to(self._dtype, copy=True)
-        if version != UNCOUNTED and x._version != version:
-            raise IncompatibleError(
-                "expected the score to leave its input as it is, got one that changed it in "
-                "place; work on x.clone()"
-            )
         if o.dtype != self._dtype:
             return o.to(self._dtype)
         shared = o.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
@@ -164,8 +143,7 @@ class BoundModel:
             )
         # A ScoreModel takes the time in float64, other scores in the state's dtype.
         t = self._times[k].to(x.device) if isinstance(self._model, ScoreModel) else self._inputs[k]
-        given = (x, t) if self._label is None else (x, t, self._label)
-        return self._log_density(*given)
+        return self._log_density(x, t, *self._labels)
 
     def at(self, k: int) -> ScoreAt:
         """The score, and the log density, at evaluation ``k``'s time."""

@@ -186,15 +186,18 @@ class Program:
         The time of each evaluation, and what its output is.
     spans : list
         What each draw is for; ``spans[0]`` belongs to the draw that starts the chain.
+    needs_log_density : bool
+        Whether some row asks for the model's log density.
     """
 
     rows: list[Row]
     times: list[float]
     outputs: list[str]
     spans: list[Span]
+    needs_log_density: bool = False
 
     @classmethod
-    def of(cls, chain: Iterable[Move]) -> Program:
+    def of(cls, chain: Iterable[Move], needs_log_density: bool = False) -> Program:
         """The program of a sequence of moves.
 
         Raises
@@ -202,7 +205,7 @@ class Program:
         IncompatibleError
             A stage weighs an output that does not exist by then.
         """
-        program = cls([], [], [], [None])
+        program = cls([], [], [], [None], needs_log_density)
         numbers: dict[int, _Numbers] = {}
         past = 0  # outputs that the predictor has left so far
         for move in chain:

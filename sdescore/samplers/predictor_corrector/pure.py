@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.noise.sources import ReplayNoise
 from sdescore.samplers.model import Model
@@ -67,26 +67,15 @@ def pure_function(
     (1, torch.Size([4, 2]))
     """
     program, sde = sampler.program, sampler.sde
-    linear = hasattr(sde, "marginal")
-    if not linear or not program.affine:
+    if not checks.is_linear(sde) or not program.affine:
         raise IncompatibleError(
             "expected a sampler on a LinearSDE with affine steps, whose numbers are known "
             f"beforehand, got {sampler!r:.200}; use its sample()"
         )
-    request = make_request(sde, model, shape, 0, None, None, label, dtype, device, None)
-    bound = BoundModel(
-        model,
-        sde,
-        program,
-        request.shape[0],
-        dtype=request.dtype,
-        device=request.device,
-        label=None if label is None else label.to(request.device),
-    )
-    steps = fold(program.rows, bound)
-    alpha_t, sigma_t = sde.marginal(sampler.times[0])  # type: ignore[attr-defined]
-    start = math.hypot(sigma_t, alpha_t * sampler.data_std)
+    request = make_request(sde, model, shape, label=label, dtype=dtype, device=device)
     draws, samples = len(program.spans), range(request.shape[0])
+    bound = BoundModel(request, samples, sde, program)
+    steps = fold(program.rows, bound)
 
     @torch.no_grad()
     def draw(z: Tensor) -> Tensor:
@@ -97,7 +86,7 @@ def pure_function(
             dtype=request.dtype,
             device=request.device,
         )
-        x, outputs = start * noise.draw(0), []  # type: tuple[Tensor, list[Tensor]]
+        x, outputs = sampler.start_std * noise.draw(0), []  # type: tuple[Tensor, list[Tensor]]
         for step in steps:
             x = advance(step, x, outputs, bound, noise)
         return x

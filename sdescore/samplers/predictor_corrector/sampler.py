@@ -11,21 +11,22 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import finite, require, require_same_shape
+from sdescore.checks import require_same_shape
 from sdescore.correctors.base import Corrector
 from sdescore.correctors.none import NoCorrector
-from sdescore.errors import DivergenceError, IncompatibleError, ScheduleError
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.base import Grid
 from sdescore.grids.custom import CustomGrid
-from sdescore.noise.sources import NoiseSource, NoiseStream
+from sdescore.noise.counter import Domain
+from sdescore.noise.sources import NoiseSource
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.samplers.model import Model
+from sdescore.samplers.model import Model, evaluating
 from sdescore.samplers.predictor_corrector.binding import BoundModel
 from sdescore.samplers.predictor_corrector.chain import Move, Program, moves
 from sdescore.samplers.predictor_corrector.loop import advance, fold, require_finite, run
-from sdescore.samplers.predictor_corrector.state import SamplerState, require_own
-from sdescore.samplers.request import Request, evaluating, make_request, progress_bar
+from sdescore.samplers.predictor_corrector.state import Run, SamplerState, require_own
+from sdescore.samplers.request import Request, Tick, domain_at, make_request
 from sdescore.sde.base import SDE
 
 __all__ = ["PredictorCorrector"]
@@ -36,9 +37,8 @@ class PredictorCorrector:
     r"""Predictor–corrector sampler (Song et al. 2021, arXiv:2011.13456, algorithm 1).
 
     On the grid :math:`T = t_0 > t_1 > \dots > t_{n-1}` the predictor moves from one time to
-    the next, the corrector acts at each, and Tweedie's mean at the last time removes the
-    noise that is left. A sampler holds no state and no tensors of the model's: make it once,
-    use it for any model on its SDE.
+    the next, the corrector acts at each, and Tweedie's mean at the last time removes the noise
+    that is left. A sampler holds nothing of a model: make it once, use it for any on its SDE.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ class PredictorCorrector:
         last time, or the predictor's own. ``"flow"`` goes half as far,
         :math:`(x + \tfrac12 \sigma^2 s)/\alpha`: the probability flow's Euler step in
         :math:`\sigma^2/\alpha^2`. The mean smooths details of the size of σ/α, by a first order
-        in σ²; the flow's law is right to the second, but data on a thinner set than that keep
-        noise of half the std. For likelihoods, and wherever many steps leave no other error.
+        in σ²; after the flow's half the variance is right to the second order, but data on a
+        thinner set keep noise of half the std. Use it where many steps leave no other error.
     data_std : float
         The data's standard deviation, for a prior that remembers it (see
         :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at
@@ -99,40 +99,32 @@ class PredictorCorrector:
     data_std: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, kind in (("sde", SDE), ("predictor", Predictor), ("corrector", Corrector)):
-            part = getattr(self, name)
-            if not isinstance(part, kind):
-                raise IncompatibleError(
-                    f"expected {name} to be a {kind.__name__} instance, got {part!r}"
-                )
-        if self.sde.backward:
-            raise IncompatibleError(
-                "expected the forward SDE, which the sampler reverses itself, got "
-                f"{type(self.sde).__name__}; use its .forward, or simulate it as it is"
-            )
+        checks.instance("sde", self.sde, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
+        checks.instance("predictor", self.predictor, Predictor, "ss.DDIM()")
+        checks.instance("corrector", self.corrector, Corrector, "ss.Langevin()")
+        checks.that(
+            not self.sde.backward,
+            "the forward SDE, which the sampler reverses itself",
+            f"{type(self.sde).__name__}; use its .forward, or simulate it as it is",
+            IncompatibleError,
+        )
         checks.choice("corrector_first", self.corrector_first, (False, True))
         checks.choice("denoise", self.denoise, (True, False, "flow"))
-        usable = finite(self.data_std) and self.data_std >= 0
-        require(usable, "a finite data_std >= 0", f"data_std={self.data_std!r}")
-        grid = self.grid
-        if grid is None:
-            grid = self.sde.default_grid
-        elif not isinstance(grid, Grid):
-            grid = CustomGrid(grid)
-        object.__setattr__(self, "grid", grid)
+        grid = self.sde.default_grid if self.grid is None else self.grid
+        vars(self).update(
+            data_std=checks.number("data_std", self.data_std, at_least=0),
+            grid=grid if isinstance(grid, Grid) else CustomGrid(grid),
+        )
         self.predictor.check(self.sde)
         self.corrector.check(self.sde)
-        if self.denoise and not hasattr(self.sde, "marginal"):
-            raise IncompatibleError(
-                f"expected denoise=False for {type(self.sde).__name__}: Tweedie's mean needs the "
-                "marginal kernel of a LinearSDE"
-            )
-        _ = self.program  # made now, so that parts that do not fit are refused here
+        if self.denoise:
+            checks.linear(self.sde, "the last denoise", "pass denoise=False")
+        _ = self.program, self.start_std  # made now, so that parts that do not fit are refused
 
     @cached_property
     def program(self) -> Program:
         """All rows, evaluation times and draws of the chain."""
-        return Program.of(self.moves())
+        return Program.of(self.moves(), self.corrector.needs_log_density)
 
     def moves(self, times: Tensor | None = None) -> Iterator[Move]:
         """The chain's moves, on other falling ``times`` ``(n,)`` float64 if some are given."""
@@ -149,16 +141,21 @@ class PredictorCorrector:
     def times(self) -> Tensor:
         """The grid, float64, falling from ``t_0``; a move between each two neighbours."""
         n = self.steps
-        if n is not None and not self.denoise and isinstance(n, int) and not isinstance(n, bool):
-            require(n >= 1, "steps >= 1", f"steps={n}")
-            n = n + (not isinstance(self.grid, CustomGrid))
+        if n is not None:
+            n = checks.count("steps", n, error=ScheduleError)
+            if not self.denoise and not isinstance(self.grid, CustomGrid):
+                n += 1  # n moves have n + 1 ends
         times: Tensor = self.grid.times(self.sde, n)  # type: ignore[union-attr]
-        if not self.denoise and len(times) < 2:
-            raise ScheduleError("expected at least two grid times without the last denoise")
+        checks.that(
+            bool(self.denoise) or len(times) > 1,
+            "at least two grid times without the last denoise",
+            f"{len(times)}",
+            ScheduleError,
+        )
         return times
 
     def __getstate__(self) -> dict[str, object]:
-        """The fields; what follows from them, functions among it, is made again when needed."""
+        """The fields; what follows from them is made again when needed."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @property
@@ -182,13 +179,18 @@ class PredictorCorrector:
     ) -> Tensor:
         """Draw ``shape[0]`` samples.
 
+        Equal calls with equal seeds give equal samples, so a loop of them needs a seed each. Calls
+        that follow each other may share a seed: a run from the prior, one from ``init``,
+        ``sde.prior_sample`` and ``ss.simulate`` draw different numbers of it, and so do runs from
+        ``init`` whose grids start at different times. Only a loop that starts from its own
+        samples *at one time* again and again needs a seed each time.
+
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x``; a module is put in eval mode meanwhile. Call
-            ``model.eval()`` yourself where several threads share it.
+            A score ``(x, t) -> like x``; a module is in eval mode while a sampler runs on it.
         shape : tuple of int
-            ``(B, *E)``; optional where ``init`` is given.
+            ``(B, *E)``; optional where ``init`` is passed.
         seed : int
             Sample ``i`` uses the stream (seed, i): its value does not depend on ``B``,
             ``max_batch`` or the number of processes.
@@ -199,9 +201,9 @@ class PredictorCorrector:
         label : Tensor, optional
             ``(B,)``, handed to the model as its third argument.
         max_batch : int, optional
-            Run at most so many samples at a time.
+            Run at most so many samples at a time, >= 1.
         progress : bool
-            Show a progress bar.
+            Whether to show a progress bar.
         dtype, device : optional
             Of the state; by default the model's, and at least float32.
 
@@ -212,24 +214,34 @@ class PredictorCorrector:
 
         Raises
         ------
-        ShapeError, IncompatibleError, ScheduleError
+        ShapeError, IncompatibleError, ParameterError, TimeError
             A bad argument, before the model is called.
         DivergenceError
-            The state turned NaN or infinite; ``error.finished`` holds the chunks before.
+            The state turned NaN or infinite; ``error.finished`` holds the parts that were complete.
         """
-        request = self._request(model, shape, seed, noise, init, label, dtype, device, max_batch)
-        finished: list[Tensor] = []
-        total = len(self.program.rows) * len(request.chunks)
-        with evaluating(model), torch.no_grad(), progress_bar(progress, total) as move_bar:
-            for samples in request.chunks:
-                bound, stream, x = self._open(request, samples)
-                try:
-                    x = run(self.program.rows, bound, stream, x, samples.start, move_bar)
-                except DivergenceError as error:
-                    error.finished = torch.cat(finished) if finished else None
-                    raise
-                finished.append(x.detach())
-        return finished[0] if len(finished) == 1 else torch.cat(finished)
+        request = make_request(
+            self.sde,
+            model,
+            shape,
+            seed=seed,
+            noise=noise,
+            init=init,
+            label=label,
+            max_batch=max_batch,
+            progress=progress,
+            dtype=dtype,
+            device=device,
+        )
+        self._check(request)
+        rows, domain = self.program.rows, self._domain(init)
+
+        def part(samples: range, tick: Tick | None) -> tuple[Tensor]:
+            bound = BoundModel(request, samples, self.sde, self.program)
+            noise = request.open(samples, self.program.spans, domain)
+            x = request.start(samples, noise, self.start_std)
+            return (run(rows, bound, noise, x, samples.start, tick),)
+
+        return request.fill(part, len(rows))[0]
 
     def iterate(
         self,
@@ -247,35 +259,52 @@ class PredictorCorrector:
         """The chain one sampler step at a time; arguments as in :meth:`sample`.
 
         A step is a predictor's move with the corrections that go with it. Assign to
-        ``state.x`` to steer. ``start`` resumes from a state of an earlier run with the same
-        seed: nothing else is remembered.
+        ``state.x`` to steer. ``start`` goes on from a state of an earlier run with the same
+        seed. From the latest state of that run this is the run itself, bit for bit. From an
+        earlier state it is a rewind, another run, which draws other noise.
 
         Yields
         ------
         SamplerState
             After each step; the last one is what :meth:`sample` returns.
+
+        Raises
+        ------
+        IncompatibleError
+            ``start`` is no state of this sampler, or stands beside ``init``; else as
+            :meth:`sample`.
         """
         if start is not None:
-            if not isinstance(start, SamplerState):
-                raise IncompatibleError(
-                    f"expected start to be a SamplerState, got {type(start).__name__}"
-                )
-            if init is not None:
-                raise IncompatibleError("expected one of init= and start=, got both")
+            checks.instance("start", start, SamplerState)
+            checks.that(init is None, "one of init= and start=", "both of them", IncompatibleError)
             require_own(start, self.program, self.times[0].item())
-            init = start.x
-        request = self._request(model, shape, seed, noise, init, label, dtype, device)
-        return self._iterate(request, start)
+        request = make_request(
+            self.sde,
+            model,
+            shape,
+            seed=seed,
+            noise=noise,
+            init=init if start is None else start.x,
+            label=label,
+            dtype=dtype,
+            device=device,
+        )
+        self._check(request)
+        if start is None:
+            run = Run(self._domain(init))
+            start = SamplerState(0, self.times[0].item(), request.init, None, [], run)  # type: ignore[arg-type]
+        return self._iterate(request, start, start.resumed())
 
-    def _iterate(self, request: Request, start: SamplerState | None) -> Iterator[SamplerState]:
-        bound, stream, x = self._open(request, request.chunks[0])
-        state = SamplerState(0, self.times[0].item(), x, None, [])
-        if start is not None:
-            state = SamplerState(start.step, start.t, x, start.denoised, list(start.outputs))
+    def _iterate(self, request: Request, start: SamplerState, run: Run) -> Iterator[SamplerState]:
+        samples = request.chunks[0]
+        stream = request.open(samples, self.program.spans, run.domain)
+        x = request.start(samples, stream, self.start_std)
+        state = replace(start, x=x, outputs=list(start.outputs), run=run)
+        bound = BoundModel(request, samples, self.sde, self.program)
         done = sum(row.move.step < state.step for row in self.program.rows)
         steps = fold(self.program.rows, bound)[done:]
         rows = self.program.rows[done:]
-        linear = hasattr(self.sde, "marginal")
+        linear = checks.is_linear(self.sde)
         to_x0 = bound.numbers(["x0"] * self.evaluations) if linear else None
         call = bound.call
 
@@ -293,57 +322,29 @@ class PredictorCorrector:
             state.t = row.move.s
             if i + 1 == len(rows) or rows[i + 1].move.step > row.move.step:
                 state.step = row.move.step + 1
+                run.furthest = max(run.furthest, state.step)
                 yield state
                 # The state a caller has kept stays as it is.
                 require_same_shape(state.x, x, "state.x", "the chain's state")
                 steered = state.x.detach().to(request.device, request.dtype, copy=True)
                 state = replace(state, x=steered, outputs=list(state.outputs))
 
-    def _request(
-        self,
-        model: Model,
-        shape: tuple[int, ...] | None,
-        seed: int,
-        noise: NoiseSource | None,
-        init: Tensor | None,
-        label: Tensor | None,
-        dtype: torch.dtype | None,
-        device: torch.device | str | None,
-        max_batch: int | None = None,
-    ) -> Request:
-        if init is None and not hasattr(self.sde, "marginal"):
-            raise IncompatibleError(
-                f"expected init= for {type(self.sde).__name__}, which has no known prior"
-            )
-        request = make_request(
-            self.sde, model, shape, seed, noise, init, label, dtype, device, max_batch
-        )
-        self.corrector.check_event(request.shape[1:])
+    def _check(self, request: Request) -> None:
+        """Refuse what this chain cannot do for a request."""
+        if not self.program.affine:  # a step by numbers alone fits any shape
+            self.corrector.check_event(request.shape[1:])
         request.noise.check(request.shape, self.program.spans)
-        return request
 
-    def _open(self, request: Request, samples: range) -> tuple[BoundModel, NoiseStream, Tensor]:
-        part = slice(samples.start, samples.stop)
-        stream = request.noise.open(
-            samples,
-            request.shape[1:],
-            self.program.spans,
-            dtype=request.dtype,
-            device=request.device,
-        )
-        if request.init is not None:
-            x = request.init[part].detach().to(request.device, request.dtype, copy=True)
-        else:
-            alpha_t, sigma_t = self.sde.marginal(self.times[0])  # type: ignore[attr-defined]
-            x = math.hypot(sigma_t, alpha_t * self.data_std) * stream.draw(0)
-        bound = BoundModel(
-            request.model,
-            self.sde,
-            self.program,
-            len(samples),
-            dtype=request.dtype,
-            device=request.device,
-            label=None if request.label is None else request.label[part].to(request.device),
-            needs_log_density=self.corrector.needs_log_density,
-        )
-        return bound, stream, x.contiguous()
+    @cached_property
+    def start_std(self) -> float:
+        """Standard deviation of the prior at ``t_0``; 0 where none is known."""
+        if not checks.is_linear(self.sde):
+            return 0.0
+        alpha_t, sigma_t = self.sde.marginal(self.times[0])
+        return math.hypot(sigma_t, alpha_t * self.data_std)
+
+    def _domain(self, init: Tensor | None) -> int:
+        """Of the noise: a run that starts from ``init`` is another run than one from the prior."""
+        if init is None:
+            return Domain.SAMPLER
+        return domain_at(Domain.RESTART, self.times[0].item())

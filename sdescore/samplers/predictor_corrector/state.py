@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from sdescore.errors import IncompatibleError
+from sdescore.noise.counter import Domain
 from sdescore.samplers.predictor_corrector.chain import Program
+from sdescore.samplers.request import domain_at
 
 __all__ = ["SamplerState"]
+
+
+@dataclass
+class Run:
+    """What all states of one run share.
+
+    Attributes
+    ----------
+    domain : int
+        Of the run's noise.
+    furthest : int
+        The latest step that the run has reached.
+    rewinds : list of int
+        One number, shared by a run and all that were rewound from it: how many those are.
+    """
+
+    domain: int = Domain.SAMPLER
+    furthest: int = 0
+    rewinds: list[int] = field(default_factory=lambda: [0])
 
 
 @dataclass
@@ -29,6 +50,9 @@ class SamplerState:
         non-linear SDE.
     outputs : list of Tensor
         A multistep predictor's past outputs, each up to a factor that the sampler knows.
+    run : Run
+        The run that it belongs to, with the latest step that this run has reached. A state that
+        is copied or saved keeps what was known then.
     """
 
     step: int
@@ -36,6 +60,19 @@ class SamplerState:
     x: Tensor
     denoised: Tensor | None
     outputs: list[Tensor]
+    run: Run = field(default_factory=Run, repr=False)
+
+    def resumed(self) -> Run:
+        """The run that goes on from here: this one at its latest step, else another one.
+
+        The steps after an earlier state were run before. Their noise is known to the samples that
+        came of it, so a run that rewinds draws other noise.
+        """
+        if self.step >= self.run.furthest:
+            return self.run
+        self.run.rewinds[0] += 1
+        domain = domain_at(Domain.RESTART, self.t, self.run.rewinds[0])
+        return Run(domain, self.step, self.run.rewinds)
 
 
 def require_own(state: SamplerState, program: Program, first_time: float) -> None:

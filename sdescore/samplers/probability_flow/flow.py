@@ -12,19 +12,25 @@ of :math:`x_{t_{\min}} = \alpha x_0 + \sigma \epsilon`, data with a little noise
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sdescore.checks import finite, require
-from sdescore.errors import DivergenceError, IncompatibleError
+from sdescore import checks
+from sdescore.errors import ShapeError
+from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
-from sdescore.samplers.model import Model
-from sdescore.samplers.probability_flow.likelihood import LogLikelihood
+from sdescore.samplers.model import Model, called
+from sdescore.samplers.probability_flow.likelihood import LogLikelihood, Trace
 from sdescore.samplers.probability_flow.ode import FlowODE, Solver
-from sdescore.samplers.probability_flow.request import bind, given_request
-from sdescore.samplers.probability_flow.trace import Trace
-from sdescore.samplers.request import Request, evaluating, make_request, require_mean_or_none
+from sdescore.samplers.request import (
+    Request,
+    Tick,
+    make_request,
+    require_init,
+    require_mean_or_none,
+)
 from sdescore.score.interface import require_times
 from sdescore.score.tweedie import tweedie_mean
 from sdescore.sde.base import as_time
@@ -69,7 +75,7 @@ class ProbabilityFlow:
     ------
     IncompatibleError
         An SDE that is not linear, an unknown method.
-    ScheduleError
+    ParameterError
         A number out of its range, ``steps`` missing or beside an adaptive method.
 
     Examples
@@ -92,19 +98,13 @@ class ProbabilityFlow:
     data_std: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.sde, type) or not hasattr(self.sde, "rates"):
-            raise IncompatibleError(
-                f"expected a LinearSDE, got {self.sde!r:.200}; for another SDE use "
-                "PredictorCorrector with EulerMaruyama(eta=0)"
-            )
+        advice = "use PredictorCorrector with EulerMaruyama(eta=0)"
+        checks.linear(self.sde, "ProbabilityFlow", advice)
         _ = self.solver  # made now, so that its numbers are checked here
-        t_min, T = self.interval
-        require(finite(t_min) and 0 <= t_min < T, f"0 <= t_min < T = {T:g}", f"t_min={t_min!r}")
-        require(
-            finite(self.data_std) and self.data_std >= 0,
-            "data_std >= 0",
-            f"data_std={self.data_std!r}",
-        )
+        if self.t_min is not None:
+            t_min = checks.number("t_min", self.t_min, at_least=0, below=self.sde.T)
+            vars(self).update(t_min=t_min)
+        vars(self).update(data_std=checks.number("data_std", self.data_std, at_least=0))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -119,12 +119,14 @@ class ProbabilityFlow:
     def sample(
         self,
         model: Model,
-        shape: tuple[int, ...],
+        shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,
         noise: NoiseSource | None = None,
+        init: Tensor | None = None,
         label: Tensor | None = None,
         max_batch: int | None = None,
+        progress: bool = False,
         denoise: bool = True,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -134,17 +136,22 @@ class ProbabilityFlow:
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x``; a module is put in eval mode meanwhile.
+            A score ``(x, t) -> like x``. A module is put in eval mode as long as a sampler runs
+            on it, in any thread.
         shape : tuple of int
-            ``(B, *E)``.
+            ``(B, *E)``; optional where ``init`` is passed.
         seed : int
             Sample ``i`` starts where it starts in :meth:`PredictorCorrector.sample`.
         noise : NoiseSource, optional
-            Replaces the seeded noise.
+            Replaces the seeded noise; the start is its draw 0.
+        init : Tensor, optional
+            ``(B, *E)``, the state at T in place of a draw from the prior.
         label : Tensor, optional
             ``(B,)``, handed to the model as its third argument.
         max_batch : int, optional
-            Solve at most so many samples together.
+            Solve at most so many samples together, >= 1.
+        progress : bool
+            Whether to show a progress bar, of samples.
         denoise : bool
             Whether to end with Tweedie's mean at t_min, one more evaluation.
         dtype, device : optional
@@ -157,18 +164,28 @@ class ProbabilityFlow:
 
         Raises
         ------
-        ShapeError, IncompatibleError, ScheduleError
+        ShapeError, IncompatibleError, ParameterError, TimeError
             A bad argument, before the model is called.
         DivergenceError
-            The flow is not finite, or the solver gave up; ``error.finished`` holds the chunks
-            before.
+            The flow is not finite, or the solver gave up; ``error.finished`` holds the samples of
+            the parts that were complete.
         """
         require_mean_or_none(denoise)
         request = make_request(
-            self.sde, model, shape, seed, noise, None, label, dtype, device, max_batch
+            self.sde,
+            model,
+            shape,
+            seed=seed,
+            noise=noise,
+            init=init,
+            label=label,
+            max_batch=max_batch,
+            progress=progress,
+            dtype=dtype,
+            device=device,
         )
-        x = self._follow(request, self.interval[::-1])[0]
-        return self._denoise(request, x) if denoise and x.numel() else x
+        request.noise.check(request.shape, [None])
+        return self._follow(request, self.interval[::-1], denoise=denoise)[0]
 
     def encode(
         self,
@@ -177,15 +194,15 @@ class ProbabilityFlow:
         *,
         label: Tensor | None = None,
         max_batch: int | None = None,
+        progress: bool = False,
     ) -> Tensor:
         """Follow the flow from data ``x0`` ``(B, *E)``, taken for states at t_min, up to T.
 
         Arguments, errors and what comes back are as in :meth:`sample`; the state keeps the
         dtype of ``x0``, float32 or float64.
         """
-        return self._follow(
-            given_request(self.sde, model, x0, "x0", label, max_batch), self.interval
-        )[0]
+        request = self._request(model, x0, "x0", label, max_batch, progress)
+        return self._follow(request, self.interval)[0]
 
     def decode(
         self,
@@ -194,12 +211,13 @@ class ProbabilityFlow:
         *,
         label: Tensor | None = None,
         max_batch: int | None = None,
+        progress: bool = False,
     ) -> Tensor:
         """Follow the flow from ``xT`` ``(B, *E)`` at T down to t_min, the inverse of encoding.
 
         Nothing is denoised at the end. Arguments and errors as in :meth:`encode`.
         """
-        request = given_request(self.sde, model, xT, "xT", label, max_batch)
+        request = self._request(model, xT, "xT", label, max_batch, progress)
         return self._follow(request, self.interval[::-1])[0]
 
     def log_likelihood(
@@ -213,6 +231,7 @@ class ProbabilityFlow:
         seed: int = 0,
         label: Tensor | None = None,
         max_batch: int | None = None,
+        progress: bool = False,
     ) -> LogLikelihood:
         """Log density of ``x`` at t_min under the flow that ends in the prior.
 
@@ -230,71 +249,94 @@ class ProbabilityFlow:
             Exact at d derivatives per evaluation, or estimated at ``probes`` of them.
         probes : int
             K >= 1 probes, fixed for the whole solve; their K estimates are averaged.
-        probe_law : {"rademacher", "gaussian"}
-            Rademacher's variance is the lower.
+        probe_law : {"rademacher", "gaussian", "sphere"}
+            Distribution of the probes; Rademacher's variance is lower than the Gaussian one.
         seed : int
             Sample ``i`` uses probes (seed, i), whatever its batch.
-        label, max_batch
+        label, max_batch, progress
             As in :meth:`sample`.
+
+        Returns
+        -------
+        LogLikelihood
+            Log densities in nats, how sure they are, and the latents.
 
         Raises
         ------
-        ShapeError, IncompatibleError, ScheduleError
+        ShapeError, IncompatibleError, ParameterError
             A bad argument, or a score without a gradient.
         DivergenceError
-            As in :meth:`sample`; ``error.finished`` holds the latents of the chunks before.
+            As in :meth:`sample`; ``error.finished`` holds the latents of the parts that were
+            complete.
         """
         trace = Trace(divergence, probes, probe_law, seed)
-        request = given_request(self.sde, model, x, "x", label, max_batch)
-        latent, integrals, evaluations = self._follow(request, self.interval, trace)
-        log_det, standard_error = trace.average(integrals)
-        prior = self.sde.prior_log_prob(latent, data_std=self.data_std)
-        return LogLikelihood(prior + log_det, standard_error, latent, log_det, evaluations)
+        request = self._request(model, x, "x", label, max_batch, progress)
+        latent, integrals, calls = self._follow(request, self.interval, trace)
+        std = self.sde.prior_std(self.data_std)
+        return trace.likelihood(latent, integrals, std, int(calls.sum()))
+
+    def _request(
+        self,
+        model: Model,
+        x: Tensor,
+        name: str,
+        label: Tensor | None,
+        max_batch: int | None,
+        progress: bool,
+    ) -> Request:
+        """A request that starts from ``x`` in its own dtype and on its own device."""
+        require_init(x, name)
+        if isinstance(model, nn.Module):
+            home = next((p.device for p in model.parameters()), x.device)
+            expected = f"{name} on the model's device {home}"
+            checks.that(home == x.device, expected, x.device, ShapeError)
+        return make_request(
+            self.sde,
+            model,
+            None,
+            init=x,
+            name=name,
+            label=label,
+            max_batch=max_batch,
+            progress=progress,
+            dtype=x.dtype,
+            device=x.device,
+        )
 
     def _follow(
-        self, request: Request, path: tuple[float, float], trace: Trace | None = None
-    ) -> tuple[Tensor, Tensor, int]:
-        """The states at the path's end, the integrals ``(B, K)``, and the model calls."""
-        require_times(request.model, torch.tensor(self.interval, dtype=torch.float64))
-        states: list[Tensor] = []
-        integrals: list[Tensor] = []
-        evaluations = 0
-        with evaluating(request.model), torch.no_grad():
-            for samples in request.chunks:
-                x = self._start(request, samples)
-                ode = FlowODE(
-                    bind(request, samples),
-                    self.sde,
-                    self.interval,
-                    divergence=None if trace is None else trace.of(samples, x),
-                    first_sample=samples.start,
-                )
-                count = 0 if trace is None else trace.estimates
-                try:
-                    x, integral = ode.solve(x, count, path, self.solver)
-                except DivergenceError as error:
-                    error.finished = torch.cat(states) if states else None
-                    raise
-                states.append(x)
-                integrals.append(integral)
-                evaluations += ode.evaluations
-        return torch.cat(states), torch.cat(integrals), evaluations
+        self,
+        request: Request,
+        path: tuple[float, float],
+        trace: Trace | None = None,
+        *,
+        denoise: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """The states at the path's end, the integrals ``(B, K)``, and ``(B,)`` model calls, which
+        stand beside the first sample of each part that was solved together."""
+        require_times(request.model, torch.tensor(self.interval, dtype=torch.float64, device="cpu"))
+        std = self.sde.prior_std(self.data_std)
 
-    def _start(self, request: Request, samples: range) -> Tensor:
-        if request.init is not None:
-            return request.init[samples.start : samples.stop]
-        stream = request.noise.open(
-            samples, request.shape[1:], [None], dtype=request.dtype, device=request.device
-        )
-        return self.sde.prior_std(self.data_std) * stream.draw(0)
+        def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
+            x = request.start(samples, request.open(samples, [None], Domain.SAMPLER), std)
+            score = partial(call_with, request.model, request.labels(samples))
+            rule = None if trace is None else trace.of(samples, x)
+            ode = FlowODE(
+                score, self.sde, self.interval, divergence=rule, first_sample=samples.start
+            )
+            x, integrals = ode.solve(x, 0 if trace is None else trace.estimates, path, self.solver)
+            if denoise and x.numel():
+                alpha, sigma = self.sde.marginal(path[1])
+                s = called(score, x, as_time(path[1], x), who="the score")
+                x = tweedie_mean(x, s.to(x), alpha, sigma)
+            if tick is not None:
+                tick(len(samples))
+            calls = torch.zeros(len(samples), dtype=torch.int64, device="cpu")
+            calls[:1] = ode.evaluations
+            return x, integrals, calls
 
-    def _denoise(self, request: Request, x: Tensor) -> Tensor:
-        t_min = self.interval[0]
-        alpha, sigma = self.sde.marginal(t_min)
-        parts = []
-        with evaluating(request.model), torch.no_grad():
-            for samples in request.chunks:
-                part = x[samples.start : samples.stop]
-                s = bind(request, samples)(part, as_time(t_min, part))
-                parts.append(tweedie_mean(part, s.to(part), alpha, sigma))
-        return torch.cat(parts)
+        return request.fill(part, ticks=0)
+
+
+def call_with(model: Model, labels: tuple[Tensor, ...], x: Tensor, t: Tensor) -> Tensor:
+    """The model at ``x`` and ``t`` with its labels."""
+    return model(x, t, *labels)

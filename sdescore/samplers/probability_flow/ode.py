@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, is_count, require
-from sdescore.errors import DivergenceError, IncompatibleError
-from sdescore.samplers.model import version_of
-from sdescore.samplers.probability_flow.trace import Divergence
+from sdescore import checks
+from sdescore.errors import DivergenceError
+from sdescore.samplers.model import called
+from sdescore.samplers.probability_flow.likelihood import Divergence
 from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Score
@@ -37,7 +37,7 @@ class Solver:
     ------
     IncompatibleError
         An unknown method.
-    ScheduleError
+    ParameterError
         A number out of its range, ``steps`` missing or beside an adaptive method.
     """
 
@@ -48,27 +48,20 @@ class Solver:
     max_evaluations: int
 
     def __post_init__(self) -> None:
-        if self.method not in ADAPTIVE + FIXED:
-            raise IncompatibleError(
-                f"expected method among {', '.join(ADAPTIVE + FIXED)}; got {self.method!r}"
-            )
+        checks.choice("method", self.method, ADAPTIVE + FIXED)
         if self.method in FIXED:
-            require(
-                is_count(self.steps) and self.steps != 0,
-                f"steps >= 1 for the fixed-step method {self.method}",
-                f"steps={self.steps!r}",
-            )
+            vars(self).update(steps=checks.count("steps", self.steps))
         else:
-            require(
+            checks.that(
                 self.steps is None,
                 f"no steps for {self.method}, which sets its own by rtol and atol",
                 f"steps={self.steps!r}",
             )
-        for name in ("rtol", "atol"):
-            value = getattr(self, name)
-            require(finite(value) and value > 0, f"{name} > 0", f"{name}={value!r}")
-        limit = self.max_evaluations
-        require(is_count(limit) and limit >= 1, "max_evaluations >= 1", f"{limit!r}")
+        vars(self).update(
+            rtol=checks.number("rtol", self.rtol, above=0),
+            atol=checks.number("atol", self.atol, above=0),
+            max_evaluations=checks.count("max_evaluations", self.max_evaluations),
+        )
 
 
 class FlowODE:
@@ -90,7 +83,7 @@ class FlowODE:
     Attributes
     ----------
     evaluations : int
-        How often it was.
+        How often the score was called.
     """
 
     def __init__(
@@ -187,21 +180,9 @@ class FlowODE:
         return rows
 
     def _evaluate(self, x: Tensor, time: float) -> Tensor:
-        version = version_of(x)
         self._calling = True
-        s = self._score(x, as_time(time, x))
+        s = called(self._score, x, as_time(time, x), who="the score")
         self._calling = False
-        if version_of(x) != version:
-            raise IncompatibleError(
-                "expected the score to leave its input as it is, got one that changed it in "
-                "place; work on x.clone()"
-            )
-        if not isinstance(s, Tensor) or s.shape != x.shape:
-            got = tuple(s.shape) if isinstance(s, Tensor) else type(s).__name__
-            raise IncompatibleError(
-                f"expected the score to return a tensor of its input's shape {tuple(x.shape)}, "
-                f"got {got}"
-            )
         return s.to(x.dtype)
 
     def _check_finite(self, rows: Tensor) -> None:

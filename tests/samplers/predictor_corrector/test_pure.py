@@ -80,5 +80,5 @@ def test_what_is_refused() -> None:
     draw = ss.samplers.pure_function(sampler("Heun with churn"), lambda x, t: -x, (4, 2))
     with pytest.raises(ss.errors.ShapeError, match="replayed noise of shape"):
         draw(torch.zeros(1, 4, 2))
-    with pytest.raises(ss.errors.ShapeError, match="expected shape"):
+    with pytest.raises(ss.errors.ShapeError, match="expected a shape"):
         ss.samplers.pure_function(sampler("two fifths"), lambda x, t: -x, 4)

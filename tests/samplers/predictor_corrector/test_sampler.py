@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -154,10 +155,14 @@ def test_iterate_is_sample_and_resumes_from_anywhere(options: dict) -> None:
     assert [s.step for s in states] == sorted({s.step for s in states})
     assert all(len(s.outputs) <= 2 for s in states)  # no more than the method looks back
     assert states[-1].t == (sampler.times[-1].item() if options.get("denoise") is False else 0.0)
-    for state in states:
-        rest = list(sampler.iterate(score, start=state, seed=8))
-        assert torch.equal((rest or [state])[-1].x, end)
-        assert [s.step for s in rest] == [s.step for s in states if s.step > state.step]
+    for stop in range(len(states)):
+        chain = sampler.iterate(score, (3, 2), seed=8)
+        state = [next(chain) for _ in range(stop + 1)][-1]  # the latest of a run that was left
+        saved = copy.deepcopy(state)
+        for start in (state, saved):
+            rest = list(sampler.iterate(score, start=start, seed=8))
+            assert torch.equal((rest or [state])[-1].x, end)
+            assert [s.step for s in rest] == [s.step for s in states if s.step > state.step]
 
 
 def test_a_kept_state_does_not_change() -> None:

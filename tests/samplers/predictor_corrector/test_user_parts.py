@@ -30,7 +30,7 @@ def test_words_are_no_grid_and_nan_no_start() -> None:
     with pytest.raises(ss.errors.ScheduleError, match="uniform"):
         ss.PredictorCorrector(ss.VPSDE(), grid="uniform")
     init = torch.tensor([[1.0, torch.nan]])
-    with pytest.raises(ss.errors.ScheduleError, match="NaN"):
+    with pytest.raises(ss.errors.ParameterError, match="NaN"):
         ss.PredictorCorrector(ss.VPSDE(), steps=4).sample(lambda x, t: -x, init=init)
 
 

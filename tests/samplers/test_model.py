@@ -1,0 +1,89 @@
+"""What samplers ask of a model: eval mode in any thread, and an answer like its input."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sdescore as ss
+from sdescore.samplers.model import evaluating, usable_device
+
+VP = ss.VPSDE()
+
+
+class Dropping(nn.Module):
+    """Dropout and batch norm, which differ between train and eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2, 32), nn.BatchNorm1d(32), nn.Dropout(), nn.Linear(32, 2)
+        )
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def test_eight_threads_sample_one_network_in_train_mode() -> None:
+    torch.manual_seed(0)
+    model = ss.ScoreModel(Dropping(), VP)
+    model.net.layers[0].eval()  # a part that its owner has frozen
+    modes = [m.training for m in model.modules()]
+    sampler = ss.PredictorCorrector(VP, predictor=ss.DDIM(), steps=30)
+    alone = [sampler.sample(model, (4, 2), seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(sampler.sample, model, (4, 2), seed=n % 4) for n in range(32)]
+        for n, run in enumerate(runs):
+            assert torch.equal(run.result(), alone[n % 4])
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_the_last_run_to_end_restores_train_mode() -> None:
+    """Also where one model is part of another, and where a run fails."""
+    net = Dropping()
+    one, two = nn.Sequential(net), nn.Sequential(net)
+    with evaluating(one):
+        with pytest.raises(ValueError, match="mine"), evaluating(two):
+            assert not net.training and not two.training
+            raise ValueError("mine")
+        assert not net.training and two.training and not net.layers[2].training
+    assert all(m.training for m in [*one.modules(), *two.modules()])
+    frozen = Dropping().eval()
+    with evaluating(frozen):
+        pass
+    assert not any(m.training for m in frozen.modules())
+
+
+@pytest.mark.parametrize("device", ["meta", "nonsense", 1.5, "cuda:99"])
+def test_devices_that_hold_no_numbers(device: object) -> None:
+    with pytest.raises(ss.errors.ShapeError, match="expected a device of this machine"):
+        usable_device(device)
+
+
+@pytest.mark.parametrize(
+    ("init", "match"),
+    [
+        (torch.zeros(2, 3, dtype=torch.complex64), "view_as_real"),
+        (torch.zeros(2, 3).to(torch.float8_e4m3fn), "float8"),
+        (torch.zeros(2, 3).to_sparse(), "dense"),
+        (torch.zeros(2, 3, device="meta"), "dense tensor with numbers"),
+    ],
+)
+def test_starts_without_real_numbers(init: Tensor, match: str) -> None:
+    def untouched(x: Tensor, t: Tensor) -> Tensor:
+        pytest.fail("the model was called before the request was refused")
+
+    for run in (
+        ss.PredictorCorrector(VP, steps=3).sample,
+        ss.AdaptiveSampler(VP).sample,
+        ss.ProbabilityFlow(VP).sample,
+    ):
+        with pytest.raises(ss.errors.ShapeError, match=match):
+            run(untouched, init=init)
+    with pytest.raises(ss.errors.ShapeError, match=match):
+        ss.ProbabilityFlow(VP).encode(untouched, init)
+    with pytest.raises(ss.errors.ShapeError, match=match):
+        ss.simulate(VP, init, steps=3)
