@@ -66,11 +66,11 @@ def number(
     at_most: float | None = None,
     error: Error = ParameterError,
 ) -> float:
-    """``value`` as a float, refused unless it is a finite real number in the range given."""
+    """``value`` as a float, refused unless it is a finite real number in the range asked for."""
     bounds = ((above, ">", gt), (at_least, ">=", ge), (below, "<", lt), (at_most, "<=", le))
-    given = [(sign, bound, holds) for bound, sign, holds in bounds if bound is not None]
-    if not is_number(value) or not all(holds(value, bound) for _, bound, holds in given):
-        ranges = " and ".join(f"{name} {sign} {bound:g}" for sign, bound, _ in given)
+    asked = [(sign, bound, holds) for bound, sign, holds in bounds if bound is not None]
+    if not is_number(value) or not all(holds(value, bound) for _, bound, holds in asked):
+        ranges = " and ".join(f"{name} {sign} {bound:g}" for sign, bound, _ in asked)
         refuse(f"a finite number {ranges or name}", named(name, value), error)
     return float(value)
 
@@ -83,7 +83,7 @@ def count(
     at_most: int | None = None,
     error: Error = ParameterError,
 ) -> int:
-    """``value`` as an int, refused unless it is a whole number in the range given."""
+    """``value`` as an int, refused unless it is a whole number in the range asked for."""
     if not is_count(value) or value < at_least or (at_most is not None and value > at_most):
         top = "" if at_most is None else f" and at most {at_most}"
         refuse(f"an integer {name} >= {at_least}{top}", named(name, value), error)

