@@ -1,7 +1,7 @@
 """What a score network is trained on.
 
-:func:`sdescore.denoising_loss` first: its classical forms differ in the weighting λ(t) and in the
-law of the training times alone. Beside it the objectives that need no noise, explicit, implicit,
+:func:`sdescore.denoising_loss` first: its classical forms differ only in the weighting w(t) and
+distribution of the training times. Beside it the objectives that need no noise, explicit, implicit,
 sliced and finite-difference score matching, and :func:`~sdescore.losses.levels.at_levels`, which
 takes any of them to noise levels.
 """

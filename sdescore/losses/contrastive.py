@@ -68,9 +68,9 @@ def contrastive_divergence_loss(
     negatives : Tensor
         Samples of the model, at ``t`` where it is passed; like ``x0``. No gradient flows into them.
     t, weight, label, noise, generator, sde
-        As in :func:`sdescore.losses.implicit_loss`. The likelihood has λ(t) = 1.
+        As in :func:`sdescore.losses.implicit_loss`. The likelihood has w(t) = 1.
     penalty : float
-        λ >= 0 of :math:`\lambda (f(x)^2 + f(\tilde x)^2)`, which keeps near 0 what is free up to a
+        c >= 0 of :math:`c\, (f(x)^2 + f(\tilde x)^2)`, which keeps near 0 what is free up to a
         constant (Du & Mordatch 2019, section 3.3).
 
     Returns
@@ -120,5 +120,5 @@ def contrastive_divergence_loss(
 
 
 def plain(sde: LinearSDE, t: Tensor) -> Tensor:
-    """λ = 1."""
+    """w = 1."""
     return torch.ones_like(t)

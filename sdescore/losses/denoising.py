@@ -3,14 +3,14 @@ r"""Denoising score matching, in one function.
 With :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, one sample's loss is
 
 .. math::
-   \ell = \tfrac12 \lambda(t)\, \bigl\| s_\theta(x_t, t) - \nabla \log p(x_t | x_0) \bigr\|^2
-        = \tfrac12 \frac{\lambda(t)}{\sigma_t^2}\, \| \hat\epsilon - \epsilon \|^2, \qquad
+   \ell = \tfrac12 w(t)\, \bigl\| s_\theta(x_t, t) - \nabla \log p(x_t | x_0) \bigr\|^2
+        = \tfrac12 \frac{w(t)}{\sigma_t^2}\, \| \hat\epsilon - \epsilon \|^2, \qquad
    \hat\epsilon = -\sigma_t s_\theta ,
 
 summed over the event and averaged over the batch. The classical objectives are
 
 ====================================  ============================  ==========  ==============
-objective                             λ                             times       it is
+objective                             w                             times       it is
 ====================================  ============================  ==========  ==============
 Vincent 2011, one level               1                             ``t=``      1 × ours
 NCSN, Song & Ermon 2019, eqs. 5–6     σ²                            levels      1 × ours
@@ -23,8 +23,8 @@ likelihood, arXiv:2101.09258, thm 1   g²                            uniform    
 ours.) A constant factor leaves the optimum and Adam's steps unchanged.
 
 **Precision.** A network that estimates :math:`y = p x_0 + q \epsilon` has
-:math:`\hat\epsilon - \epsilon = w\,(y - p x_0 - q \epsilon)` with the ``w`` of
-:func:`sdescore.score.convention.conversion`: the target is formed from the x₀ and ε that are
+:math:`\hat\epsilon - \epsilon = c\,(y - p x_0 - q \epsilon)` with
+:math:`c = \alpha/(\alpha q - \sigma p)`: the target is formed from the x₀ and ε that are
 known, never from :math:`x_t`, so nothing cancels as σ → 0. Everything outside the network is
 computed in at least float32, coefficients in float64. The network runs under the caller's
 ``torch.autocast``; nothing else here is of a kind that autocast changes.
@@ -66,7 +66,7 @@ def denoising_loss(
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,
 ) -> Loss:
-    r"""``½ λ(t) ‖s_θ(x_t, t) − ∇log p(x_t|x_0)‖²`` for a batch of clean data.
+    r"""``½ w(t) ‖s_θ(x_t, t) − ∇log p(x_t|x_0)‖²`` for a batch of clean data.
 
     Vincent 2011; Song & Ermon 2019, arXiv:1907.05600, eqs. 5–6; Song et al. 2021,
     arXiv:2011.13456, eq. 7; Ho et al. 2020, arXiv:2006.11239, eq. 14 (twice this). The module's
@@ -83,11 +83,11 @@ def denoising_loss(
         importance weight.
     times : TimeDistribution, optional
         :class:`sdescore.losses.UniformTimes`, :class:`sdescore.losses.LevelTimes`, … or your own;
-        by default the levels of a discrete SDE, else uniform on [t_min, T]. λ is multiplied by the
+        by default the levels of a discrete SDE, else uniform on [t_min, T]. w is multiplied by the
         weight of a proposal (:class:`sdescore.losses.ImportanceTimes`).
     weighting : str or callable
         ``"sigma2"``, ``"likelihood"`` (g²), :class:`sdescore.losses.MinSNR`,
-        :class:`sdescore.losses.EDMWeighting`, or a function ``(sde, t) -> λ`` of float64 times
+        :class:`sdescore.losses.EDMWeighting`, or a function ``(sde, t) -> w`` of float64 times
         ``(B,)``.
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
@@ -108,12 +108,12 @@ def denoising_loss(
     Raises
     ------
     ShapeError
-        ``x0`` is not ``(B, *E)`` in floating point with B >= 1; ``noise``, ``t``, ``label``, λ,
+        ``x0`` is not ``(B, *E)`` in floating point with B >= 1; ``noise``, ``t``, ``label``, w,
         ``weight`` or the score's output does not fit it.
     TimeError
         A time lies outside [0, T], or σ_t = 0 there.
     ParameterError
-        NaN or infinity in ``x0`` or ``noise``; λ or ``weight`` is negative or not finite.
+        NaN or infinity in ``x0`` or ``noise``; w or ``weight`` is negative or not finite.
     IncompatibleError
         No SDE, two different ones, both ``t`` and ``times``, an unknown weighting, a label for a
         score that takes none, or something of another kind than its parameter.
@@ -132,17 +132,17 @@ def denoising_loss(
     """
     noised = add_noise(model, x0, t, times, weighting, weight, label, noise, generator, sde)
     y, (p, q) = _output(model, noised, label)
-    # ε̂ − ε = w (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.
-    w = noised.alpha / (noised.alpha * q - noised.sigma * p)
-    p, q, w = (align(c.to(noised.x), noised.x) for c in (p, q, w))
-    error = w * (y.to(noised.x) - (p * noised.x0 + q * noised.noise))
+    # ε̂ − ε = c (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.
+    c = noised.alpha / (noised.alpha * q - noised.sigma * p)
+    p, q, c = (align(number.to(noised.x), noised.x) for number in (p, q, c))
+    error = c * (y.to(noised.x) - (p * noised.x0 + q * noised.noise))
     return Loss.of(0.5 * noised.weight.to(noised.x) * sum_event(error.square()))
 
 
 class Noised(NamedTuple):
     """Data at noise levels: ``x = α x₀ + σ ε`` in at least float32, the numbers ``(B,)`` float64.
 
-    ``weight`` is that of the squared error of ε: λ/σ², times the sample's own.
+    ``weight`` is that of the squared error of ε: w/σ², times the sample's own.
     """
 
     sde: LinearSDE

@@ -68,7 +68,7 @@ def implicit_loss(
         and the score of the data is matched. For states that are noised already, match
         ``lambda x: score(x, t)``.
     weighting : str or callable
-        λ(t), as in :func:`sdescore.denoising_loss`; without ``t`` there is none.
+        w(t), as in :func:`sdescore.denoising_loss`; without ``t`` there is none.
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
     label : Tensor, optional

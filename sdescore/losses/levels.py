@@ -62,7 +62,7 @@ class AtLevels:
         generator: torch.Generator | None = None,
         sde: LinearSDE | None = None,
     ) -> Loss:
-        """The objective at the data noised to ``t``, each sample's loss times λ(t).
+        """The objective at the data noised to ``t``, each sample's loss times w(t).
 
         Parameters and errors are those of :func:`sdescore.losses.implicit_loss`, and the
         objective's own. The generator draws the noise, then what the objective draws.
@@ -102,7 +102,7 @@ def at_levels(
         ``objective(score, x) -> Loss``. It is passed ``generator`` if it has a parameter of that
         name.
     weighting : str or callable
-        λ(t), as in :func:`sdescore.denoising_loss`.
+        w(t), as in :func:`sdescore.denoising_loss`.
     options : dict, optional
         Further keyword arguments of the objective.
 

@@ -4,9 +4,9 @@ Such an objective takes a score of x alone and samples of a density p, and is le
 is :math:`\nabla \log p`. Without a time that is the density of the data. With a time t it is
 :math:`p_t`, that of :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, so
 
-.. math:: L(\theta) = E_{t}\; \lambda(t)\, J\bigl(s_\theta(\cdot, t);\, p_t\bigr)
+.. math:: L(\theta) = E_{t}\; w(t)\, J\bigl(s_\theta(\cdot, t);\, p_t\bigr)
 
-has the same minimum as :func:`sdescore.denoising_loss` with that λ, which knows the score of
+has the same minimum as :func:`sdescore.denoising_loss` with that w, which knows the score of
 :math:`x_t | x_0` and so needs no derivative.
 """
 

@@ -1,22 +1,23 @@
-r"""Weightings :math:`\lambda(t)` of the squared score error.
+r"""Weightings :math:`w(t)` of the squared score error.
 
-A weighting is any function ``(sde, t) -> λ`` of float64 times ``(B,)``, λ >= 0 and ``(B,)``:
+A weighting is any function ``(sde, t) -> w`` of float64 times ``(B,)``, w >= 0 and ``(B,)``:
 
 .. code-block:: python
 
-    def x0_error(sde, t):  # λ‖s − ∇log p‖² = ‖x̂₀ − x₀‖²
+    def x0_error(sde, t):  # w‖s − ∇log p‖² = ‖x̂₀ − x₀‖²
         alpha, sigma = sde.marginal(t)
         return (sigma**2 / alpha) ** 2
 
-Papers weigh the error of the score, of ε or of x₀. One error is the other times a number,
+Papers put their weight on the error of the score, of ε or of x₀. One error is the other times a
+number,
 
 .. math:: \sigma^2 \|s - \nabla \log p\|^2 = \|\hat\epsilon - \epsilon\|^2
    = \mathrm{SNR}\, \|\hat x_0 - x_0\|^2, \qquad \mathrm{SNR} = \frac{\alpha^2}{\sigma^2} ,
 
-so a weight w of the x₀ error is :math:`\lambda = w\,\sigma^2/\mathrm{SNR}` here:
+so a weight v of the x₀ error is :math:`w = v\,\sigma^2/\mathrm{SNR}` here:
 
 ====================  ==============================  ===================  ====================
-weighting             λ, of the score error           of the ε error       of the x₀ error
+weighting             w, of the score error           of the ε error       of the x₀ error
 ====================  ==============================  ===================  ====================
 ``"sigma2"``          σ²                              1                    SNR
 ``"likelihood"``      g²                              g²/σ²                g² SNR/σ²
@@ -42,11 +43,11 @@ from sdescore.shapes import float64
 __all__ = ["EDMWeighting", "MinSNR", "Weighting", "likelihood", "sigma2"]
 
 Weighting: TypeAlias = Callable[[LinearSDE, Tensor], Tensor]
-"""``(sde, t) -> λ(t)``; ``t`` and λ are ``(B,)``, λ >= 0."""
+"""``(sde, t) -> w(t)``; ``t`` and w are ``(B,)``, w >= 0."""
 
 
 def sigma2(sde: LinearSDE, t: Tensor) -> Tensor:
-    r""":math:`\lambda = \sigma_t^2`: every time weighs the same in ε.
+    r""":math:`w = \sigma_t^2`: every time has the same weight in ε.
 
     NCSN's choice (Song & Ermon 2019, arXiv:1907.05600, section 4.2) and, written in ε, that of
     DDPM's simple loss (Ho et al. 2020, arXiv:2006.11239, eq. 14).
@@ -55,9 +56,9 @@ def sigma2(sde: LinearSDE, t: Tensor) -> Tensor:
 
 
 def likelihood(sde: LinearSDE, t: Tensor) -> Tensor:
-    r""":math:`\lambda = g(t)^2`: a bound on the model's negative log-likelihood.
+    r""":math:`w = g(t)^2`: a bound on the model's negative log-likelihood.
 
-    Song et al. 2021, arXiv:2101.09258, theorem 1. On a VP SDE the error in ε is weighed by
+    Song et al. 2021, arXiv:2101.09258, theorem 1. On a VP SDE the error in ε has the weight
     g²/σ² ≈ 1/t towards the data, so under uniform times a batch's mean is noisier than with
     :func:`sigma2`; :class:`sdescore.losses.ImportanceTimes` removes that noise and nothing else.
     """
@@ -66,11 +67,11 @@ def likelihood(sde: LinearSDE, t: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MinSNR:
-    r"""Weigh the x₀ error by :math:`\min(\mathrm{SNR}, \gamma)`.
+    r"""The weight :math:`\min(\mathrm{SNR}, \gamma)` on the x₀ error.
 
     Hang et al. 2023, arXiv:2303.09556, section 3.4; here
-    :math:`\lambda = \sigma^2 \min(1, \gamma\sigma^2/\alpha^2)`, so times with SNR >= γ, near the
-    data, weigh less than under :func:`sigma2`. The SNR, and so γ, is meant for data of unit
+    :math:`w = \sigma^2 \min(1, \gamma\sigma^2/\alpha^2)`, so times with SNR >= γ, near the
+    data, count for less than under :func:`sigma2`. The SNR, and so γ, is meant for data of unit
     scale.
 
     Parameters
@@ -104,8 +105,8 @@ class EDMWeighting:
     Karras et al. 2022, arXiv:2206.00364, table 1, with its noise level :math:`\sigma/\alpha`
     here, and :math:`c = \sigma_{data}`:
 
-    .. math:: w = \frac{(\sigma/\alpha)^2 + c^2}{(c\,\sigma/\alpha)^2}, \qquad
-       \lambda = \sigma^2 \Bigl(1 + \frac{\sigma^2}{c^2 \alpha^2}\Bigr) .
+    .. math:: v = \frac{(\sigma/\alpha)^2 + c^2}{(c\,\sigma/\alpha)^2}, \qquad
+       w = \sigma^2 \Bigl(1 + \frac{\sigma^2}{c^2 \alpha^2}\Bigr) .
 
     The paper draws its times from :class:`sdescore.losses.LogNormalTimes`; its loss is twice ours.
 
@@ -147,7 +148,7 @@ def named_weighting(weighting: str | Weighting) -> Weighting:
         return NAMED[weighting]
     if isinstance(weighting, str | type) or not callable(weighting):
         raise IncompatibleError(
-            f"expected weighting among {', '.join(map(repr, NAMED))} or a function (sde, t) -> λ "
+            f"expected weighting among {', '.join(map(repr, NAMED))} or a function (sde, t) -> w "
             f"such as MinSNR(), got {weighting!r}"
         )
     return weighting
@@ -160,22 +161,22 @@ def weights_at(
     t: Tensor,
     sigma: Tensor,
 ) -> Tensor:
-    """``λ/σ²`` times an importance weight, ``(B,)`` float64: the weight of the ε error.
+    """``w/σ²`` times an importance weight, ``(B,)`` float64: the weight of the ε error.
 
     Raises
     ------
     IncompatibleError
         An unknown weighting.
     ShapeError
-        λ or the importance weight is not ``(B,)``.
+        w or the importance weight is not ``(B,)``.
     ParameterError
-        λ or the importance weight is negative or not finite.
+        w or the importance weight is negative or not finite.
     """
-    # λ/σ² of "sigma2" is 1, exactly.
+    # w/σ² of "sigma2" is 1, exactly.
     plain = isinstance(weighting, str) and weighting == "sigma2"
     weight = torch.ones_like(t)
     if not plain:
-        weight = one_per_time("λ", named_weighting(weighting)(sde, t), t) / sigma.square()
+        weight = one_per_time("weight w", named_weighting(weighting)(sde, t), t) / sigma.square()
     return (
         weight if importance is None else weight * one_per_time("importance weight", importance, t)
     )

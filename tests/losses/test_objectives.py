@@ -1304,10 +1304,10 @@ def test_another_objective_is_another_run(tmp_path: Path) -> None:
         with pytest.raises(ss.errors.CheckpointError, match="objective"):
             run(level_model(), file, objective=other, resume=True)
     plain = tmp_path / "plain.safetensors"
-    run(level_model(), plain, steps=2)
+    run(level_model(), plain, steps=2, schedule="constant")
     with pytest.raises(ss.errors.CheckpointError, match="objective"):
         run(level_model(), plain, objective=one, resume=True)
-    run(level_model(), plain, resume=True)
+    run(level_model(), plain, resume=True, schedule="constant")
 
 
 def test_the_loop_calls_the_objective_by_its_names() -> None:
