@@ -30,7 +30,7 @@ PRIVATE = {"given", "kept", "places", "chosen", "folds", "Weighed"}
 # Rooms and pages whose words are still to be put right; the aim is none.
 NOT_YET = """
 checkpoint correctors grids
-langevin losses nets noise predictors samplers sde tableau training
+langevin noise predictors samplers sde tableau training
 """.split()  # noqa: SIM905
 PROSE = sorted(
     path
