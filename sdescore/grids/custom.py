@@ -17,7 +17,7 @@ __all__ = ["CustomGrid"]
 def as_floats(values: Sequence[float] | Tensor, expected: str) -> tuple[float, ...]:
     """A one-dimensional sequence of at least one number, as floats."""
     try:
-        flat = torch.as_tensor(values, dtype=torch.float64)
+        flat = torch.as_tensor(values, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise ScheduleError(f"expected {expected}, got {values!r:.200}") from None
     if flat.ndim != 1 or len(flat) < 1:
@@ -60,7 +60,8 @@ class CustomGrid(Grid):
             raise ScheduleError(
                 f"expected no steps= beside your own grid, or {len(self.values)}, got {n}"
             )
-        return require_falling(torch.tensor(self.values, dtype=torch.float64), sde.T)
+        own = torch.tensor(self.values, dtype=torch.float64, device="cpu")
+        return require_falling(own, sde.T)
 
     def _times(self, sde: Timeline, n: int) -> Tensor:
         return self.times(sde, n)

@@ -29,6 +29,7 @@ from sdescore.analysis.model_error import constant_error, error_beyond
 from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, run, trajectory_error
 from sdescore.checkpoint.store import read_manifest
+from tests.helpers.callers import SETTINGS
 
 F64 = torch.float64
 Z = scipy.stats.norm.isf(0.5e-6 / 6)  # two-sided, alpha = 1e-6 over six figures
@@ -677,3 +678,46 @@ def test_the_recommended_sampler() -> None:
     assert "relative_w2=" in repr(sampler)
     with pytest.raises(ss.errors.ParameterError, match="evaluations >= 2"):
         ss.recommended_sampler(ss.VPSDE(), 1, data=two_blobs(300))
+
+
+# The caller's own settings
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_no_setting_of_the_caller_changes_an_analysis(setting: Callable) -> None:
+    """Bit for bit, and with the types of the numbers: grids, exact errors, orders, spectra."""
+    data, spectrum = two_blobs(60), torch.tensor([2.0, 0.1])
+
+    def analysed() -> list[object]:
+        sde, predictor = ss.VPSDE(), ss.ExponentialAdams()
+        options = {"trajectories": 8, "seed": 3}
+        grids = [
+            ss.optimal_grid(sde, predictor, 3, data=data, weights=True, **options),
+            ss.optimal_grid(sde, predictor, 3, spectrum=spectrum, **options),
+            ss.optimal_grid(sde, ss.Ancestral(), 3, data=data, surrogate="gaussian", **options),
+        ]
+        sampler = ss.PredictorCorrector(sde, predictor=ss.Heun(), grid=grids[0])
+        error = ss.analysis.gaussian_error(sampler, data=data, score_error=0.1)
+        order = ss.analysis.order(predictor, sde, steps=8)
+        spectra = ss.analysis.local_spectra(data, neighbourhoods=2)
+        return [
+            *map(repr, grids),
+            error.w2.item(),
+            error.w2_of_score.item(),
+            order,
+            spectra.tolist(),
+        ]
+
+    plain = analysed()
+    with setting():
+        assert analysed() == plain
+
+
+def test_numpy_scalars_are_numbers() -> None:
+    spectrum = torch.tensor([2.0, 0.1])
+    plain = ss.optimal_grid(
+        ss.VPSDE(), ss.DDIM(), 3, spectrum=spectrum, likelihood=0.5, score_error=0.25, seed=1
+    )
+    options = {"likelihood": np.float32(0.5), "score_error": np.float32(0.25), "seed": np.int64(1)}
+    grid = ss.optimal_grid(ss.VPSDE(), ss.DDIM(), np.int64(3), spectrum=spectrum, **options)
+    assert repr(grid) == repr(plain)

@@ -101,6 +101,8 @@ class OptimalGrid(Grid):
         return self.times(sde, n)
 
 
+@torch.inference_mode(False)  # the search needs gradients, whatever mode the caller is in
+@torch.enable_grad()
 def optimal_grid(
     sde: LinearSDE,
     predictor: Predictor,

@@ -85,7 +85,7 @@ class Surrogate:
 
 def gaussian_surrogate(spectrum: Tensor) -> Surrogate:
     """Independent modes alone, from ``(d,)`` variances."""
-    rest = spectrum.to("cpu", torch.float64)
+    rest = spectrum.detach().to("cpu", torch.float64, copy=True)
     none, axes = rest.new_zeros(1, 0), rest.new_zeros(1, 0, 0)
     return Surrogate(rest.new_ones(1), none, none, axes, rest, rest)
 
