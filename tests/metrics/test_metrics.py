@@ -113,8 +113,8 @@ def gaussian_kernel_mean(shift: torch.Tensor, variance: float, h: float) -> floa
 
 
 def test_mmd_squared_between_gaussians():
-    """40 independent estimates; their mean against the closed form, in standard errors."""
-    h, d, sd, repeats = 1.7, 3, 0.6, 40
+    """80 independent estimates; their mean against the closed form, in standard errors."""
+    h, d, sd, repeats = 1.7, 3, 0.6, 80
     shift = torch.tensor([0.3, -0.4, 0.2], dtype=torch.float64)
     expected = (
         gaussian_kernel_mean(0 * shift, 2.0, h)
@@ -125,7 +125,7 @@ def test_mmd_squared_between_gaussians():
         mmd_squared(draw(150, d, seed=2 * i), sd * draw(90, d, seed=2 * i + 1) + shift, h)
         for i in range(repeats)
     ]
-    # Student's quantile: the standard error comes from 40 values.
+    # Student's quantile: the standard error comes from 80 values.
     bound = scipy.stats.t.isf(5e-7, repeats - 1) * np.std(values, ddof=1) / math.sqrt(repeats)
     assert abs(np.mean(values) - expected) < bound
     assert bound < 0.2 * expected
