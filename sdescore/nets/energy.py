@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError
-from sdescore.score.interface import require_scalars
+from sdescore.score.interface import require_label, require_scalars
 
 __all__ = ["EnergyModel"]
 
@@ -54,6 +54,16 @@ class EnergyModel(nn.Module):
     def __init__(self, net: nn.Module | Callable[..., Tensor]) -> None:
         super().__init__()
         self.net = checks.function("the energy network", net)
+
+    def require_label(self, label: object) -> None:
+        """Refuse a label that the energy network does not take.
+
+        Raises
+        ------
+        IncompatibleError
+            See :func:`sdescore.score.interface.require_label`.
+        """
+        require_label(self.net, label)
 
     def log_density(
         self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None

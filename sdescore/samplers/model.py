@@ -13,9 +13,7 @@ from torch.compiler import is_compiling
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
-
-Model = Callable[..., Tensor]
-"""A :class:`sdescore.ScoreModel` or any callable ``score(x, t)`` (``score(x, t, label)``)."""
+from sdescore.typing import Score
 
 
 def called(function: Callable[..., object], x: Tensor, *rest: Tensor, who: str) -> Tensor:
@@ -42,7 +40,7 @@ def called(function: Callable[..., object], x: Tensor, *rest: Tensor, who: str) 
     return y
 
 
-def model_device(model: Model) -> torch.device:
+def model_device(model: Score) -> torch.device:
     """Where a model's parameters are, else its ``device`` attribute, else the CPU."""
     if isinstance(model, nn.Module):
         first = next(model.parameters(), None)
@@ -73,7 +71,7 @@ def usable_device(device: torch.device | str) -> torch.device:
     return found
 
 
-def state_dtype(model: Model) -> torch.dtype:
+def state_dtype(model: Score) -> torch.dtype:
     """The state's dtype: the model's, but at least float32."""
     own = getattr(model, "dtype", None)
     own = own if isinstance(own, torch.dtype) else torch.float32
@@ -88,7 +86,7 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def evaluating(model: Model) -> Iterator[None]:
+def evaluating(model: Score) -> Iterator[None]:
     """A module in eval mode while a run in any thread needs it so, then as it was before.
 
     The flag belongs to the module and not to a thread, so runs are counted: the last one to end

@@ -14,9 +14,10 @@ from sdescore import checks
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
-from sdescore.samplers.model import Model, evaluating, model_device, state_dtype, usable_device
+from sdescore.samplers.model import evaluating, model_device, state_dtype, usable_device
 from sdescore.score.interface import require_label, sde_of
 from sdescore.sde.base import SDE
+from sdescore.typing import Score
 
 Tick = Callable[..., object]
 """Moves the progress bar by one, or by its argument."""
@@ -26,7 +27,7 @@ Tick = Callable[..., object]
 class Request:
     """A checked request: ``shape`` samples of ``model``, ``chunk`` at a time."""
 
-    model: Model
+    model: Score
     shape: tuple[int, ...]
     noise: NoiseSource
     init: Tensor | None
@@ -111,7 +112,7 @@ class Request:
 
 def make_request(
     sde: SDE,
-    model: Model,
+    model: Score,
     shape: tuple[int, ...] | None,
     *,
     seed: int = 0,
@@ -204,7 +205,7 @@ def require_init(init: Tensor, name: str) -> None:
     checks.that(finite, f"{name} to be a finite state", "NaN or infinity in it")
 
 
-def require_model(model: Model, sde: SDE) -> None:
+def require_model(model: Score, sde: SDE) -> None:
     """Refuse a model that is not callable or that belongs to another SDE.
 
     Raises

@@ -30,7 +30,8 @@ def unwrapped(score: object) -> Any:
 
 def sde_of(score: object) -> Any:
     """The SDE that a score says it is on, or None."""
-    return getattr(unwrapped(score), "sde", None)
+    found = getattr(score, "sde", None)
+    return getattr(unwrapped(score), "sde", None) if found is None else found
 
 
 def log_density_of(score: object) -> Callable[..., Tensor]:

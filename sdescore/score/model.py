@@ -62,7 +62,7 @@ class ScoreModel(nn.Module):
     IncompatibleError
         An unknown option, an SDE without kernels, or levels asked of a continuous SDE.
     ParameterError
-        ``sigma_data`` is not a finite number > 0.
+        ``sigma_data`` is not a finite number > 0, or ``label_required`` is neither True nor False.
 
     Examples
     --------
@@ -89,7 +89,7 @@ class ScoreModel(nn.Module):
         super().__init__()
         self.net = checks.function("net", net)
         self._convention = Convention(sde, prediction, time_input, input_scaling, sigma_data)
-        self.label_required = checks.choice("label_required", label_required, (False, True))
+        self.label_required = checks.flag("label_required", label_required)
 
     @property
     def convention(self) -> Convention | None:
@@ -146,7 +146,10 @@ class ScoreModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The network's dtype (float32 for a plain function)."""
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+        for parameter in self.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+        return torch.float32
 
     @property
     def device(self) -> torch.device:
@@ -204,8 +207,8 @@ class ScoreModel(nn.Module):
 
         Parameters and errors are those of :meth:`predict`.
         """
-        if label is None:
-            self.require_label(None)
+        if label is None and self.label_required:
+            self.require_label(label)
         scaled, value, numbers = self._inputs(x, t)
         return call_net(self.net, scaled, value, label).to(x.dtype), numbers
 

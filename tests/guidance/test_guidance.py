@@ -252,6 +252,7 @@ def test_a_label_that_no_part_takes_is_refused_before_the_first_call() -> None:
         ss.classifier_guidance(model, lambda x, t: x.sum(1)),
         ss.under(ss.classifier_free(model, model, 2.0), ss.VPSDE()),
         nn.DataParallel(model),
+        ss.ScoreModel(ss.EnergyModel(Alone()), ss.VPSDE(), prediction="score"),
         nn.DataParallel(ss.classifier_free(nn.DataParallel(model), model, 2.0)),
     ):
         with pytest.raises(ss.errors.IncompatibleError, match="label"):

@@ -7,16 +7,17 @@ from functools import partial
 from torch import Tensor
 
 from sdescore.errors import DivergenceError
-from sdescore.samplers.model import Model, called
+from sdescore.samplers.model import called
 from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import convert
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import flat
+from sdescore.typing import Score
 
 
 def denoised(
-    model: Model, sde: LinearSDE, x: Tensor, t: Tensor, labels: tuple[Tensor, ...]
+    model: Score, sde: LinearSDE, x: Tensor, t: Tensor, labels: tuple[Tensor, ...]
 ) -> Tensor:
     """x̂₀ at states ``(B, *E)`` and times ``(B,)`` float64, a fresh tensor like ``x``.
 
@@ -32,7 +33,7 @@ def denoised(
     return convert(score.to(x.dtype), x, *sde.marginal(t), "score", "x0")
 
 
-def require_any_time(model: Model, t: Tensor) -> None:
+def require_any_time(model: Score, t: Tensor) -> None:
     """Refuse a model that does not cover the times ``(n,)`` float64, before it is called.
 
     Raises

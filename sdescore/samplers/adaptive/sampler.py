@@ -23,10 +23,11 @@ from sdescore.noise.sources import NoiseSource, Span
 from sdescore.samplers.adaptive.denoiser import denoised, require_any_time, require_finite
 from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH
 from sdescore.samplers.adaptive.run import AdaptiveResult, Rules, run
-from sdescore.samplers.model import Model, evaluating
+from sdescore.samplers.model import evaluating
 from sdescore.samplers.request import Request, Tick, domain_at, make_request, require_mean_or_none
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.exponential import half_log_snr
+from sdescore.typing import Score
 
 __all__ = ["AdaptiveSampler"]
 
@@ -129,7 +130,7 @@ class AdaptiveSampler:
 
     def sample(
         self,
-        model: Model,
+        model: Score,
         shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,
@@ -157,7 +158,7 @@ class AdaptiveSampler:
 
     def solve(
         self,
-        model: Model,
+        model: Score,
         shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,
@@ -249,7 +250,7 @@ class AdaptiveSampler:
 
     def iterate(
         self,
-        model: Model,
+        model: Score,
         shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,

@@ -10,18 +10,18 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.noise.sources import ReplayNoise
-from sdescore.samplers.model import Model
 from sdescore.samplers.predictor_corrector.binding import BoundModel
 from sdescore.samplers.predictor_corrector.loop import advance, fold
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.samplers.request import make_request
+from sdescore.typing import Score
 
 __all__ = ["pure_function"]
 
 
 def pure_function(
     sampler: PredictorCorrector,
-    model: Model,
+    model: Score,
     shape: tuple[int, ...],
     *,
     label: Tensor | None = None,

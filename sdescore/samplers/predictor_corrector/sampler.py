@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape
 from sdescore.correctors.base import Corrector
 from sdescore.correctors.none import NoCorrector
 from sdescore.errors import IncompatibleError, ScheduleError
@@ -21,13 +20,14 @@ from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.samplers.model import Model, evaluating
+from sdescore.samplers.model import evaluating
 from sdescore.samplers.predictor_corrector.binding import BoundModel
 from sdescore.samplers.predictor_corrector.chain import Move, Program, moves
 from sdescore.samplers.predictor_corrector.loop import advance, fold, require_finite, run
 from sdescore.samplers.predictor_corrector.state import Run, SamplerState, require_own
 from sdescore.samplers.request import Request, Tick, domain_at, make_request
 from sdescore.sde.base import SDE
+from sdescore.typing import Score
 
 __all__ = ["PredictorCorrector"]
 
@@ -165,7 +165,7 @@ class PredictorCorrector:
 
     def sample(
         self,
-        model: Model,
+        model: Score,
         shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,
@@ -245,7 +245,7 @@ class PredictorCorrector:
 
     def iterate(
         self,
-        model: Model,
+        model: Score,
         shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,
@@ -325,7 +325,7 @@ class PredictorCorrector:
                 run.furthest = max(run.furthest, state.step)
                 yield state
                 # The state a caller has kept stays as it is.
-                require_same_shape(state.x, x, "state.x", "the chain's state")
+                checks.require_same_shape(state.x, x, "state.x", "the chain's state")
                 steered = state.x.detach().to(request.device, request.dtype, copy=True)
                 state = replace(state, x=steered, outputs=list(state.outputs))
 

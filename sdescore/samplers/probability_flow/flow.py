@@ -21,7 +21,7 @@ from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
-from sdescore.samplers.model import Model, called
+from sdescore.samplers.model import called
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood, Trace
 from sdescore.samplers.probability_flow.ode import FlowODE, Solver
 from sdescore.samplers.request import (
@@ -35,6 +35,7 @@ from sdescore.score.interface import require_times
 from sdescore.score.tweedie import tweedie_mean
 from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
+from sdescore.typing import Score
 
 __all__ = ["ProbabilityFlow"]
 
@@ -118,7 +119,7 @@ class ProbabilityFlow:
 
     def sample(
         self,
-        model: Model,
+        model: Score,
         shape: tuple[int, ...] | None = None,
         *,
         seed: int = 0,
@@ -189,7 +190,7 @@ class ProbabilityFlow:
 
     def encode(
         self,
-        model: Model,
+        model: Score,
         x0: Tensor,
         *,
         label: Tensor | None = None,
@@ -206,7 +207,7 @@ class ProbabilityFlow:
 
     def decode(
         self,
-        model: Model,
+        model: Score,
         xT: Tensor,
         *,
         label: Tensor | None = None,
@@ -222,7 +223,7 @@ class ProbabilityFlow:
 
     def log_likelihood(
         self,
-        model: Model,
+        model: Score,
         x: Tensor,
         *,
         divergence: str = "exact",
@@ -277,7 +278,7 @@ class ProbabilityFlow:
 
     def _request(
         self,
-        model: Model,
+        model: Score,
         x: Tensor,
         name: str,
         label: Tensor | None,
@@ -337,6 +338,6 @@ class ProbabilityFlow:
         return request.fill(part, ticks=0)
 
 
-def call_with(model: Model, labels: tuple[Tensor, ...], x: Tensor, t: Tensor) -> Tensor:
+def call_with(model: Score, labels: tuple[Tensor, ...], x: Tensor, t: Tensor) -> Tensor:
     """The model at ``x`` and ``t`` with its labels."""
     return model(x, t, *labels)
