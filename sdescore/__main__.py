@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 
+from sdescore.checks import is_count
 from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES, make_sampler
 from sdescore.demo.run import DemoOptions, run_demo
 from sdescore.errors import CheckpointError, SDEScoreError, ShapeError
 from sdescore.samplers.model import usable_device
 
 __all__ = ["main"]
+
+MOST_NUMBERS = 2**31  # a file cannot ask for more memory than samples of this size take
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,18 +112,12 @@ def _demo_options(arguments: argparse.Namespace) -> DemoOptions:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
-    from sdescore.checkpoint.store import load, read_manifest
+    from sdescore.checkpoint.store import load
     from sdescore.plotting import plot_samples
 
     model = load(arguments.checkpoint, device=usable_device(arguments.device))
     sampler = make_sampler(model.sde, arguments.predictor, arguments.corrector, arguments.steps)
-    event_shape = arguments.shape or (read_manifest(arguments.checkpoint)["info"] or {}).get(
-        "event_shape"
-    )
-    if not event_shape:
-        raise CheckpointError(
-            f"expected event_shape in the info of {arguments.checkpoint}, got none; pass --shape"
-        )
+    event_shape = arguments.shape or _event_shape(arguments.checkpoint)
     shape = (arguments.n, *event_shape)
     out = arguments.out or arguments.checkpoint.with_suffix(".samples.png")
     _check_out(out, event_shape)
@@ -128,6 +127,27 @@ def _sample(arguments: argparse.Namespace) -> None:
     else:
         plot_samples(x).savefig(out, dpi=110)
     print(f"{arguments.n} samples in {out}")
+
+
+def _event_shape(path: Path) -> tuple[int, ...]:
+    """The shape of one sample, from the notes in a checkpoint.
+
+    Raises
+    ------
+    CheckpointError
+        It is not there, or is no shape.
+    """
+    from sdescore.checkpoint.store import read_manifest
+
+    info = read_manifest(path).get("info")
+    found: Any = info.get("event_shape") if isinstance(info, dict) else None
+    counts = isinstance(found, list) and bool(found) and all(map(is_count, found))
+    if not counts or not 0 < math.prod(found) <= MOST_NUMBERS:
+        raise CheckpointError(
+            f"expected event_shape in the info of {path} as a list of positive integers, of at "
+            f"most {MOST_NUMBERS} numbers a sample, got {found!r:.80}; pass --shape"
+        )
+    return tuple(found)
 
 
 def _check_out(out: Path, event_shape: Sequence[int]) -> None:

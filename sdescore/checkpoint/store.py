@@ -25,7 +25,7 @@ from sdescore.nets.ema import COUNT, EMA, PREFIX, averaged_dtype, network_tensor
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 
-__all__ = ["load", "save"]
+__all__ = ["load", "read_manifest", "save"]
 
 PREFIXES = ("net/", "ema/", "optim/")
 
@@ -75,7 +75,7 @@ def save(
     training : TrainingRecord, optional
         What resuming needs; :func:`sdescore.train` makes it.
     info : dict, optional
-        Your own notes, JSON; :func:`sdescore.checkpoint.store.read_manifest` gives them back.
+        Your own notes, JSON; :func:`sdescore.checkpoint.read_manifest` gives them back.
 
     Raises
     ------
@@ -206,6 +206,16 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
         The manifest is damaged, the file is cut short, or sdescore did not write it.
     FileNotFoundError
         There is no such file.
+
+    Examples
+    --------
+    >>> import tempfile, torch, sdescore as ss
+    >>> model = ss.ScoreModel(ss.MLP(2, hidden=16), ss.VPSDE())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     ss.save(f"{folder}/vp.safetensors", model, info={"event_shape": [2]})
+    ...     manifest = ss.checkpoint.read_manifest(f"{folder}/vp.safetensors")
+    >>> manifest["sde"]["class"], manifest["info"]
+    ('VPSDE', {'event_shape': [2]})
     """
     with opened(path) as file:
         file.verify_manifest()

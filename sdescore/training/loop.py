@@ -90,8 +90,8 @@ def train(
     """Fit ``model`` in place by :func:`sdescore.denoising_loss`, or another objective, and AdamW.
 
     Ctrl-C ends the step under way, saves to ``path`` (if there is one) and raises
-    ``KeyboardInterrupt`` again; SIGTERM does the same and then ends the process as ever. A second
-    one stops at once, and the last file on disk stays as it is.
+    ``KeyboardInterrupt`` again. SIGTERM, which batch systems send before they kill, does the same
+    and then ends the process. A second signal stops at once; the last file on disk stays as it is.
 
     torch's global generator is as it was after every step, also where several threads train at
     once: they then take turns, a step at a time.
@@ -106,7 +106,7 @@ def train(
     steps : int
         Optimiser steps of the whole run, those before a resume included.
     labels : Tensor, optional
-        ``(N,)`` int64, handed to the network.
+        ``(N,)`` int64, passed to the network.
     label_dropout : float
         Probability in [0, 1] of the null label ``net.config["classes"]`` instead, for
         classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).

@@ -85,6 +85,20 @@ def test_refusals_are_one_line_and_status_2(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(
+    "event_shape", [None, "2", [], [0], [-1], [2.0], [True], [[2]], {"a": 1}, [10**6, 10**6]]
+)
+def test_a_shape_in_a_file_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], event_shape: object
+) -> None:
+    path = tmp_path / "m.safetensors"
+    ss.save(path, ss.ScoreModel(ss.MLP(2, hidden=4), ss.VPSDE()), info={"event_shape": event_shape})
+    assert main(["sample", str(path), "-n", "4", "--steps", "2"]) == 2
+    assert "expected event_shape in the info" in capsys.readouterr().err
+    out = str(tmp_path / "x.npy")
+    assert main(["sample", str(path), "-n", "4", "--steps", "2", "--shape", "2", "--out", out]) == 0
+
+
 def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     process = subprocess.Popen(
