@@ -9,7 +9,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.correctors.base import Corrector, inner_steps, langevin_tableau
 from sdescore.errors import IncompatibleError
-from sdescore.sde.ladder import langevin_step
+from sdescore.sde.ladder import langevin_step_size
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
@@ -100,7 +100,7 @@ class AnnealedLangevin(Corrector):
                 f"DiscreteVESDE has, got {type(sde).__name__}"
             )
         ratio = (sigma[:-1] / sigma[1:]).max().item()
-        return cls(2 * langevin_step(ratio, inner_steps(steps)) * sigma[-1].item() ** 2, steps)
+        return cls(2 * langevin_step_size(ratio, inner_steps(steps)) * sigma[-1].item() ** 2, steps)
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         sigma_t = sde.marginal(times)[1]

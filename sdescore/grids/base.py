@@ -1,106 +1,91 @@
 r"""Time grids: where a sampler evaluates the score.
 
-A grid is a falling sequence of times that starts at ``T`` exactly and ends at ``t_min``
-exactly, in float64; only those made of your own numbers keep their own ends. Its points follow
-from an SDE and a number; nothing else knows ``dt``.
+A grid is a falling sequence of times in float64. It starts at ``T`` exactly and ends at ``t_min``
+exactly; only grids made of your own numbers keep their own ends. The times follow from an SDE and
+a number of steps. Nothing else knows the step size.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from sdescore.errors import IncompatibleError, ScheduleError, TimeError
-from sdescore.typing import Time
+from sdescore import checks
+from sdescore.errors import ScheduleError, TimeError
+
+if TYPE_CHECKING:
+    from sdescore.sde.base import SDE
+    from sdescore.sde.linear import LinearSDE
 
 __all__ = ["Grid"]
-
-
-class Timeline(Protocol):
-    """What a grid needs of an SDE."""
-
-    @property
-    def T(self) -> float: ...
-    @property
-    def t_min(self) -> float: ...
 
 
 class Grid(ABC):
     """A rule that places ``n`` times on ``[t_min, T]``."""
 
-    def times(self, sde: Timeline, n: int | None) -> Tensor:
+    @abstractmethod
+    def times(self, sde: SDE, n: int | None) -> Tensor:
         """``(n,)`` float64, strictly falling, first ``T`` and last ``t_min``; ``n = 1`` is ``[T]``.
+
+        Parameters
+        ----------
+        sde : SDE
+            Whose time it is.
+        n : int or None
+            How many times, >= 1. None leaves the number to a grid that has one of its own.
 
         Raises
         ------
         ScheduleError
             ``n`` is not a positive integer, or the points are too dense to differ.
         """
-        if n is None:
-            raise ScheduleError(
-                f"expected a number of steps for {type(self).__name__}, got none; pass steps="
-            )
-        require_steps(n)
-        if n == 1:
-            return torch.tensor([sde.T], dtype=torch.float64)
-        times = self._times(sde, n)
-        times[0], times[-1] = sde.T, sde.t_min
-        return require_falling(times, sde.T)
-
-    @abstractmethod
-    def _times(self, sde: Timeline, n: int) -> Tensor:
-        """``n >= 2`` falling times; the end points are set exactly afterwards."""
 
 
-def require_steps(n: int) -> None:
-    """Refuse a number of steps that is no positive integer."""
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ScheduleError(f"expected steps to be a positive integer, got {n!r}")
+def step_count(grid: Grid, n: int | None) -> int:
+    """``n``, refused unless it is a positive integer; the grid has no number of its own."""
+    if n is None:
+        expected = f"a number of steps for {type(grid).__name__}"
+        checks.refuse(expected, "none; pass steps=", ScheduleError)
+    return checks.count("steps", n, error=ScheduleError)
+
+
+def from_T_to_t_min(times: Tensor, sde: SDE) -> Tensor:
+    """``times`` with the ends made exact, refused unless they fall."""
+    times[-1] = sde.t_min
+    times[0] = sde.T  # last: a grid of one time is T
+    return require_falling(times, sde.T)
 
 
 def require_falling(times: Tensor, T: float) -> Tensor:
     """``times``, refused unless strictly falling within ``[0, T]``."""
     if not bool(((times >= 0) & (times <= T)).all()):
-        raise TimeError(
-            f"expected grid times in [0, {T:g}], got "
-            f"[{times.min().item():g}, {times.max().item():g}]"
-        )
+        got = f"[{times.min().item():g}, {times.max().item():g}]"
+        checks.refuse(f"grid times in [0, {T:g}]", got, TimeError)
     if not bool((torch.diff(times) < 0).all()):
-        raise ScheduleError(
-            "expected strictly falling grid times (noise to data); some step is zero or rises. "
-            "Pass the times from T downwards, or use fewer steps"
+        checks.refuse(
+            "strictly falling grid times (noise to data)",
+            "a step that is zero or rises; pass the times from T downwards, or use fewer steps",
+            ScheduleError,
         )
     return times
 
 
-class LogSNRTimeline(Timeline, Protocol):
-    """What a grid in log-SNR needs of an SDE."""
-
-    def log_snr(self, t: Time) -> Tensor: ...
-    def time_at_log_snr(self, log_snr: Time) -> Tensor: ...
-
-
-def require_log_snr(sde: Timeline, grid: Grid) -> LogSNRTimeline:
+def linear(sde: SDE, grid: Grid) -> LinearSDE:
     """``sde``, refused unless it has a log-SNR."""
-    if not hasattr(sde, "time_at_log_snr"):
-        raise IncompatibleError(
-            f"expected a LinearSDE for {type(grid).__name__}, got {type(sde).__name__}, which has "
-            "no log-SNR; use UniformGrid() or your own times"
-        )
-    linear: LogSNRTimeline = sde  # type: ignore[assignment]
-    return linear
+    return checks.linear(sde, type(grid).__name__, "use UniformGrid() or your own times")
 
 
-def log_snr_ends(sde: Timeline, grid: Grid) -> tuple[float, float, LogSNRTimeline]:
-    """The log-SNR at ``T`` and ``t_min``, refused unless both are finite."""
-    linear = require_log_snr(sde, grid)
-    ends = linear.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64))
-    if not bool(ends.isfinite().all()):
-        raise ScheduleError(
-            f"expected finite log-SNR at T and t_min for {type(grid).__name__}, got "
-            f"{ends.tolist()}; raise t_min above 0"
+def log_snr_ends(sde: SDE, grid: Grid, n: int) -> tuple[float, float]:
+    """The log-SNR at the first and the last of ``n`` times, refused unless both are finite."""
+    ends = torch.tensor([sde.T, sde.t_min][:n], dtype=torch.float64, device="cpu")
+    values = linear(sde, grid).log_snr(ends)
+    if not bool(values.isfinite().all()):
+        checks.refuse(
+            f"finite log-SNR at T and t_min for {type(grid).__name__}",
+            f"{values.tolist()}; raise t_min above 0",
+            ScheduleError,
         )
-    return ends[0].item(), ends[1].item(), linear
+    return values[0].item(), values[-1].item()

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.grids.base import Grid, Timeline
+from sdescore.grids.base import Grid, from_T_to_t_min
+
+if TYPE_CHECKING:
+    from sdescore.sde.base import SDE
 
 __all__ = ["LevelGrid"]
 
@@ -20,7 +25,7 @@ class LevelGrid(Grid):
     Levels are integers picked from the table, never times rounded to a level.
     """
 
-    def times(self, sde: Timeline, n: int | None) -> Tensor:
+    def times(self, sde: SDE, n: int | None) -> Tensor:
         """``(n,)`` float64; all levels for ``n = None``.
 
         Raises
@@ -28,22 +33,14 @@ class LevelGrid(Grid):
         IncompatibleError
             The SDE has no levels.
         ScheduleError
-            ``n`` exceeds the number of levels, or is not a positive integer.
+            ``n`` is no integer between 1 and the number of levels.
         """
         if not hasattr(sde, "level_times"):
-            raise IncompatibleError(
-                f"expected a discrete SDE for LevelGrid, got {type(sde).__name__}; "
-                "use DiscreteVPSDE or DiscreteVESDE, or another grid"
-            )
+            got = f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or another grid"
+            checks.refuse("a discrete SDE for LevelGrid", got, IncompatibleError)
         table = torch.sort(sde.level_times(), descending=True).values
-        if n is not None and isinstance(n, int) and n > len(table):
-            raise ScheduleError(
-                f"expected at most {len(table)} steps, the number of levels, got {n}; "
-                "UniformGrid() goes between levels"
-            )
-        return super().times(sde, len(table) if n is None else n)
-
-    def _times(self, sde: Timeline, n: int) -> Tensor:
-        table = torch.sort(sde.level_times(), descending=True).values  # type: ignore[attr-defined]
-        picks = torch.linspace(0, len(table) - 1, n, dtype=torch.float64).round().long()
-        return table[picks]
+        count = len(table) if n is None else n
+        count = checks.count("steps", count, at_most=len(table), error=ScheduleError)
+        last = len(table) - 1
+        picks = torch.linspace(0, last, count, dtype=torch.float64, device="cpu").round().long()
+        return from_T_to_t_min(table[picks], sde)

@@ -4,39 +4,51 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.errors import ScheduleError
-from sdescore.grids.base import Grid, Timeline, log_snr_ends
+from sdescore.grids.base import Grid, from_T_to_t_min, linear, log_snr_ends, step_count
+
+if TYPE_CHECKING:
+    from sdescore.sde.base import SDE
 
 __all__ = ["CosineGrid", "KarrasGrid", "LogSNRGrid", "QuadraticGrid", "UniformGrid"]
+
+
+def equal_steps(first: float, last: float, n: int) -> Tensor:
+    """``(n,)`` float64 from ``first`` to ``last``."""
+    return torch.linspace(first, last, n, dtype=torch.float64, device="cpu")
 
 
 @dataclass(frozen=True)
 class UniformGrid(Grid):
     """Equal steps in ``t`` (Song et al. 2021, arXiv:2011.13456, algorithms 2–3)."""
 
-    def _times(self, sde: Timeline, n: int) -> Tensor:
-        return torch.linspace(sde.T, sde.t_min, n, dtype=torch.float64)
+    def times(self, sde: SDE, n: int | None) -> Tensor:
+        return from_T_to_t_min(equal_steps(sde.T, sde.t_min, step_count(self, n)), sde)
 
 
 @dataclass(frozen=True)
 class QuadraticGrid(Grid):
     """Equal steps in ``√t`` (Song, Meng & Ermon 2021, arXiv:2010.02502, appendix D.2)."""
 
-    def _times(self, sde: Timeline, n: int) -> Tensor:
-        return torch.linspace(sde.T**0.5, sde.t_min**0.5, n, dtype=torch.float64).square()
+    def times(self, sde: SDE, n: int | None) -> Tensor:
+        roots = equal_steps(sde.T**0.5, sde.t_min**0.5, step_count(self, n))
+        return from_T_to_t_min(roots.square(), sde)
 
 
 @dataclass(frozen=True)
 class LogSNRGrid(Grid):
     """Equal steps in log-SNR (Lu et al. 2022, arXiv:2206.00927, section 3.3)."""
 
-    def _times(self, sde: Timeline, n: int) -> Tensor:
-        first, last, linear = log_snr_ends(sde, self)
-        return linear.time_at_log_snr(torch.linspace(first, last, n, dtype=torch.float64))
+    def times(self, sde: SDE, n: int | None) -> Tensor:
+        n = step_count(self, n)
+        log_snr = equal_steps(*log_snr_ends(sde, self, n), n)
+        return from_T_to_t_min(linear(sde, self).time_at_log_snr(log_snr), sde)
 
 
 @dataclass(frozen=True)
@@ -47,23 +59,27 @@ class KarrasGrid(Grid):
     Parameters
     ----------
     rho : float
-        ρ > 0; the paper's 7. Large ρ tends to :class:`LogSNRGrid`.
+        The paper's ρ > 0, an exponent; 7 there. Large ρ tends to :class:`LogSNRGrid`.
+
+    Raises
+    ------
+    ScheduleError
+        ``rho`` is not a finite number > 0.
     """
 
     rho: float = 7.0
 
     def __post_init__(self) -> None:
-        number = isinstance(self.rho, int | float)
-        if not number or not 0 < self.rho < math.inf:
-            raise ScheduleError(f"expected a finite rho > 0, got rho={self.rho!r}")
+        vars(self).update(rho=checks.number("rho", self.rho, above=0, error=ScheduleError))
 
-    def _times(self, sde: Timeline, n: int) -> Tensor:
-        first, last, linear = log_snr_ends(sde, self)
-        # σ/α = exp(−λ/2), so its ρ-th root is exp(−λ/2ρ).
-        roots = torch.tensor([first, last], dtype=torch.float64).div(-2 * self.rho).exp().tolist()
-        ramp = torch.linspace(roots[0], roots[1], n, dtype=torch.float64)
-        inner = (-2 * self.rho * ramp.log()).clamp(min(first, last), max(first, last))
-        return linear.time_at_log_snr(inner)
+    def times(self, sde: SDE, n: int | None) -> Tensor:
+        n = step_count(self, n)
+        ends = log_snr_ends(sde, self, n)
+        # σ/α = exp(−log_snr/2), so its ρ-th root is exp(−log_snr/2ρ).
+        first, last = (math.exp(-0.5 * end / self.rho) for end in ends)
+        log_snr = -2 * self.rho * equal_steps(first, last, n).log()
+        log_snr = log_snr.clamp(*ends)
+        return from_T_to_t_min(linear(sde, self).time_at_log_snr(log_snr), sde)
 
 
 @dataclass(frozen=True)
@@ -72,26 +88,30 @@ class CosineGrid(Grid):
 
     These are equal steps in the time of the cosine schedule :math:`\alpha = \cos(\pi t/2)` (Nichol
     & Dhariwal 2021, arXiv:2102.09672, eq. 17 with s = 0; Salimans & Ho 2022, arXiv:2202.00512,
-    appendix D) and, with σ_data, of TrigFlow (Lu & Song 2024, arXiv:2410.11081, section 3), but on
-    any SDE.
+    appendix D), and with σ_data in the time of TrigFlow (Lu & Song 2024, arXiv:2410.11081,
+    section 3). The grid serves every linear SDE.
 
     Parameters
     ----------
     sigma_data : float
         Standard deviation of the data, > 0, in whose units σ/α is measured.
+
+    Raises
+    ------
+    ScheduleError
+        ``sigma_data`` is not a finite number > 0.
     """
 
     sigma_data: float = 1.0
 
     def __post_init__(self) -> None:
-        number = isinstance(self.sigma_data, int | float)
-        if not number or not 0 < self.sigma_data < math.inf:
-            raise ScheduleError(f"expected a finite sigma_data > 0, got {self.sigma_data!r}")
+        sigma_data = checks.number("sigma_data", self.sigma_data, above=0, error=ScheduleError)
+        vars(self).update(sigma_data=sigma_data)
 
-    def _times(self, sde: Timeline, n: int) -> Tensor:
-        first, last, linear = log_snr_ends(sde, self)
-        ends = torch.tensor([first, last], dtype=torch.float64)
-        angles = torch.atan(torch.exp(-0.5 * ends) / self.sigma_data).tolist()
-        ramp = torch.linspace(angles[0], angles[1], n, dtype=torch.float64)
-        inner = -2 * torch.log(self.sigma_data * torch.tan(ramp))
-        return linear.time_at_log_snr(inner.clamp(first, last))
+    def times(self, sde: SDE, n: int | None) -> Tensor:
+        n = step_count(self, n)
+        ends = log_snr_ends(sde, self, n)
+        first, last = (math.atan(math.exp(-0.5 * end) / self.sigma_data) for end in ends)
+        log_snr = -2 * torch.log(self.sigma_data * torch.tan(equal_steps(first, last, n)))
+        times = linear(sde, self).time_at_log_snr(log_snr.clamp(*ends))
+        return from_T_to_t_min(times, sde)

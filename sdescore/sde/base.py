@@ -26,11 +26,10 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import finite, named, require, require_same_shape
 from sdescore.errors import IncompatibleError, ScheduleError, TimeError
 from sdescore.grids.base import Grid
 from sdescore.grids.spaced import UniformGrid
-from sdescore.shapes import align
+from sdescore.shapes import align, float64
 from sdescore.typing import Score, Time
 
 __all__ = ["SDE", "ReverseSDE"]
@@ -42,17 +41,12 @@ def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
     Raises
     ------
     ScheduleError
-        Not ``(n,)`` numbers with n >= 2.
+        Not ``(n,)`` finite numbers with n >= 2.
     TimeError
         Outside [0, T], not strictly monotone, or the wrong way for this SDE.
     """
-    try:
-        grid = torch.as_tensor(times, dtype=torch.float64, device="cpu").detach()
-    except (TypeError, ValueError, RuntimeError):
-        raise ScheduleError(f"expected times as numbers (n,), got {times!r:.100}") from None
-    if grid.ndim != 1 or len(grid) < 2:
-        raise ScheduleError(f"expected times of shape (n,) with n >= 2, got {tuple(grid.shape)}")
-    grid = checks.time(grid, sde.T, "times")
+    values = checks.numbers("times", times, at_least=2, error=ScheduleError)
+    grid = checks.time(torch.tensor(values, dtype=torch.float64, device="cpu"), sde.T, "times")
     up, down = bool((grid.diff() > 0).all()), bool((grid.diff() < 0).all())
     if (down if sde.backward else up) or (sde.deterministic and (up or down)):
         return grid
@@ -61,9 +55,10 @@ def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
         if sde.backward
         else ("rising", "up", "For the way back use PredictorCorrector, or sde.reverse(score)")
     )
-    raise TimeError(
-        f"expected strictly {order} times, for {type(sde).__name__} runs {way} in time; got "
-        f"{grid.tolist()!r:.200}. {advice}"
+    checks.refuse(
+        f"strictly {order} times, for {type(sde).__name__} runs {way} in time",
+        f"{grid.tolist()!r:.200}. {advice}",
+        TimeError,
     )
 
 
@@ -76,30 +71,22 @@ class SDE(ABC):
     :class:`sdescore.LinearSDE`, which knows its kernels in closed form.
     """
 
+    t_min: float = 0.0
+    """Where sampling stops before the last denoise; 0 unless the score is singular there."""
+
+    default_grid: Grid = UniformGrid()
+    """The grid a sampler uses when given a number of steps alone."""
+
+    backward: bool = False
+    """Whether time runs from ``T`` down to 0, as in a reversal; in a forward SDE it runs up."""
+
+    deterministic: bool = False
+    """Whether g = 0 at all times. An ordinary differential equation runs both ways."""
+
     @property
     @abstractmethod
     def T(self) -> float:
         """End of the forward time, where the state is noise."""
-
-    @property
-    def t_min(self) -> float:
-        """Where sampling stops before the last denoise; 0 unless the score is singular there."""
-        return 0.0
-
-    @property
-    def default_grid(self) -> Grid:
-        """The grid a sampler uses when given a number of steps alone."""
-        return UniformGrid()
-
-    @property
-    def backward(self) -> bool:
-        """Whether time runs from ``T`` down to 0, as a reversal's; an SDE's own runs up."""
-        return False
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether g = 0 at all times. An ordinary differential equation runs both ways."""
-        return False
 
     @abstractmethod
     def drift(self, x: Tensor, t: Time) -> Tensor:
@@ -149,52 +136,35 @@ class ReverseSDE(SDE):
     score: Score
     eta: float = 1.0
 
+    backward = True
+
     def __post_init__(self) -> None:
-        if not isinstance(self.forward, SDE):
-            raise IncompatibleError(
-                f"expected forward to be an SDE instance, such as ss.VPSDE(), got "
-                f"{self.forward!r:.200}"
+        forward = checks.instance("forward", self.forward, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
+        if forward.backward:
+            checks.refuse(
+                "an SDE that runs up in time to reverse",
+                f"{type(forward).__name__}, a reversal already; use its .forward",
+                IncompatibleError,
             )
-        if self.forward.backward:
-            raise IncompatibleError(
-                "expected an SDE that runs up in time to reverse, got "
-                f"{type(self.forward).__name__}, a reversal already; use its .forward"
-            )
-        if isinstance(self.score, type) or not callable(self.score):
-            raise IncompatibleError(f"expected a callable score(x, t), got {self.score!r:.200}")
-        require(
-            finite(self.eta) and 0.0 <= self.eta <= 1.0,
-            "0 <= eta <= 1 (0: ODE, 1: reverse SDE)",
-            named("eta", self.eta),
-        )
-
-    @property
-    def backward(self) -> bool:
-        return True
-
-    @property
-    def deterministic(self) -> bool:
-        return self.eta == 0
+        checks.function("score", self.score)
+        eta = checks.number("eta", self.eta, at_least=0, at_most=1, error=ScheduleError)
+        vars(self).update(eta=eta, t_min=forward.t_min, deterministic=eta == 0)
 
     @property
     def T(self) -> float:
         return self.forward.T
 
-    @property
-    def t_min(self) -> float:
-        return self.forward.t_min
-
     def drift(self, x: Tensor, t: Time) -> Tensor:
-        g = align(torch.as_tensor(self.forward.diffusion(t)).to(x), x)
+        g = align(float64(self.forward.diffusion(t)).to(x), x)
         weight = 0.5 * (1.0 + self.eta**2)
-        drift = self.forward.drift(x, t)
-        require_same_shape(drift, x, "the SDE's drift")
-        return drift - weight * g.square() * self.score(x, as_time(t, x))
+        drift = checks.score_output(self.forward.drift(x, t), x, "the SDE's drift")
+        score = checks.score_output(self.score(x, as_time(t, x)), x)
+        return drift - weight * g.square() * score
 
     def diffusion(self, t: Time) -> Tensor:
-        return self.eta * torch.as_tensor(self.forward.diffusion(t))
+        return self.eta * float64(self.forward.diffusion(t))
 
 
 def as_time(t: Time, x: Tensor) -> Tensor:
-    """``t`` as a tensor in the dtype and on the device of ``x``, the form scores are given."""
+    """``t`` as a tensor in the dtype and on the device of ``x``, as a score takes it."""
     return t.to(x) if isinstance(t, Tensor) else torch.tensor(t, dtype=x.dtype, device=x.device)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
+from sdescore import checks
+from sdescore.errors import ScheduleError
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["CosineVPSDE"]
@@ -32,22 +33,24 @@ class CosineVPSDE(LinearSDE):
     offset : float
         s > 0; the paper's 0.008.
     T : float
-        End of the forward time, ``0 < T < 1``; 0.9946 leaves α_T ≈ 0.008.
+        End of the forward time, ``0.001 < T < 1``; 0.9946 leaves α_T ≈ 0.008.
+
+    Raises
+    ------
+    ScheduleError
+        A parameter is outside its range.
     """
 
     offset: float = 0.008
     T: float = 0.9946
 
-    def __post_init__(self) -> None:
-        require(
-            finite(self.offset, self.T) and self.offset > 0 and self.t_min < self.T < 1,
-            f"offset > 0 and {self.t_min} < T < 1",
-            f"{named('offset', self.offset)}, {named('T', self.T)}",
-        )
+    t_min = 1e-3
 
-    @property
-    def t_min(self) -> float:
-        return 1e-3
+    def __post_init__(self) -> None:
+        vars(self).update(
+            offset=checks.number("offset", self.offset, above=0, error=ScheduleError),
+            T=checks.number("T", self.T, above=self.t_min, below=1, error=ScheduleError),
+        )
 
     @property
     def _theta_rate(self) -> float:
@@ -82,7 +85,7 @@ class CosineVPSDE(LinearSDE):
         return self._cos(t) / cos_s, self._rise(s, t) / cos_s.square()
 
     def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        # tan²θ_t − tan²θ_0 = e^{−λ}/cos²θ_0, then tan(θ_t − θ_0) without a subtraction.
+        # tan²θ_t − tan²θ_0 = (σ/α)²/cos²θ_0, then tan(θ_t − θ_0) without a subtraction.
         tan_0 = math.tan(self._theta_0)
         gain = torch.exp(-log_snr) / math.cos(self._theta_0) ** 2
         tan_t = torch.sqrt(gain + tan_0**2)

@@ -1,58 +1,55 @@
 r"""The chains that networks were trained on, as SDEs: a DDPM's β table, an NCSN's ladder.
 
-Both are exact at their levels and smooth and monotone between, so that every predictor,
-grid and solver runs on them unchanged. ``level(t)`` is the network's integer index at a
-level and interpolates it linearly between.
+Both are exact at their levels, and smooth and monotone between them, so that every predictor,
+grid and solver runs on them unchanged. ``level(t)`` is the network's integer index at a level,
+and linear in t between levels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import finite, is_count, named, require, require_state
+from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.levels import LevelGrid
 from sdescore.sde.interpolation import MonotoneCubic
 from sdescore.sde.ladder import (
     MAX_LEVELS,
+    check_overlap,
     largest_distance,
     levels_for_ratio,
     ratio_for_overlap,
-    require_overlap,
 )
 from sdescore.sde.linear import LinearSDE
+from sdescore.sde.ve import sigma_range
 from sdescore.sde.vp import IntegratedBetaSDE
 from sdescore.typing import Time
 
 __all__ = ["DiscreteVESDE", "DiscreteVPSDE"]
 
 
-def as_floats(table: Sequence[float] | Tensor) -> tuple[float, ...]:
-    """A table as a tuple of Python floats."""
-    try:
-        flat = torch.as_tensor(table, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError):
-        raise ScheduleError(f"expected a table of numbers; got {table!r}") from None
-    require(flat.ndim == 1, "a one-dimensional table", f"shape {tuple(flat.shape)}")
-    return tuple(flat.tolist())
-
-
-def at_levels(level: Tensor, t: Time, count: int) -> Tensor:
+def snap_to_level(level: Tensor, t: Time, count: int) -> Tensor:
     """``level``, an integer wherever ``t`` is a level's time to the precision of its own dtype.
 
     ``(i/N)·N`` is not always ``i`` in floating point, and a network that takes an index must
-    not be given i − 10⁻¹³.
+    not get i − 10⁻¹³.
     """
     dtype = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
     nearest = level.round()
     return torch.where((level - nearest).abs() <= count * torch.finfo(dtype).eps, nearest, level)
+
+
+def table_between(first: float, last: float, levels: int) -> tuple[float, ...]:
+    """Equal steps from ``first`` to ``last``."""
+    steps = torch.linspace(first, last, levels, dtype=torch.float64, device="cpu")
+    return tuple(steps.tolist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,53 +66,49 @@ class DiscreteVPSDE(IntegratedBetaSDE):
     Parameters
     ----------
     betas : sequence of float
-        N >= 1 values in (0, 1), least noise first; a tensor is accepted and kept as floats.
+        N >= 1 values in (0, 1), least noise first; a tensor is accepted and stored as floats.
+
+    Raises
+    ------
+    ScheduleError
+        Not a one-dimensional sequence of numbers in (0, 1).
     """
 
     betas: tuple[float, ...]
 
+    T = 1.0
+    default_grid = LevelGrid()
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", as_floats(self.betas))
-        require(
-            len(self.betas) >= 1 and all(0 < b < 1 for b in self.betas),
-            "at least one beta, each in (0, 1)",
-            f"{len(self.betas)} values"
-            + (f" in [{min(self.betas):g}, {max(self.betas):g}]" if self.betas else ""),
+        betas = checks.numbers("betas", self.betas, error=ScheduleError)
+        checks.that(
+            0 < min(betas) <= max(betas) < 1,
+            "betas, each in (0, 1)",
+            f"{len(betas)} values in [{min(betas):g}, {max(betas):g}]",
+            ScheduleError,
         )
+        vars(self).update(betas=betas, t_min=1.0 / len(betas))
 
     @classmethod
     def linear(
         cls, levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> DiscreteVPSDE:
-        """DDPM's linear table (Ho et al. 2020, section 4)."""
-        require(
-            isinstance(levels, int) and levels >= 1, "an integer levels >= 1", f"levels={levels}"
-        )
-        require(
-            finite(beta_start, beta_end),
-            "beta_start and beta_end as finite numbers",
-            f"beta_start={beta_start!r}, beta_end={beta_end!r}",
-        )
-        betas = torch.linspace(beta_start, beta_end, levels, dtype=torch.float64)
-        return cls(betas=as_floats(betas))
+        """DDPM's linear table (Ho et al. 2020, section 4), ends in (0, 1).
 
-    @property
-    def T(self) -> float:
-        return 1.0
-
-    @property
-    def t_min(self) -> float:
-        return 1.0 / self.levels
+        Raises
+        ------
+        ScheduleError
+            ``levels`` is not a positive integer, or an end is outside (0, 1).
+        """
+        levels = checks.count("levels", levels, error=ScheduleError)
+        first = checks.number("beta_start", beta_start, above=0, below=1, error=ScheduleError)
+        last = checks.number("beta_end", beta_end, above=0, below=1, error=ScheduleError)
+        return cls(betas=table_between(first, last, levels))
 
     @property
     def levels(self) -> int:
         """N, the number of levels."""
         return len(self.betas)
-
-    @property
-    def default_grid(self) -> LevelGrid:
-        """The level table."""
-        return LevelGrid()
 
     def level_times(self) -> Tensor:
         """``(N,)`` float64: the time of level 0, 1, …, rising from 1/N to 1."""
@@ -123,7 +116,7 @@ class DiscreteVPSDE(IntegratedBetaSDE):
 
     def level(self, t: Time) -> Tensor:
         """The chain's index at ``t``, ``N t − 1``: 0 … N−1 at the levels, −1 at t = 0."""
-        return at_levels(checks.time(t, self.T) * self.levels - 1, t, self.levels)
+        return snap_to_level(checks.time(t, self.T) * self.levels - 1, t, self.levels)
 
     @cached_property
     def _interpolant(self) -> MonotoneCubic:
@@ -157,36 +150,44 @@ class DiscreteVESDE(LinearSDE):
     Parameters
     ----------
     sigmas : sequence of float
-        L >= 2 positive values, strictly decreasing, in the units of the data.
+        L >= 2 values between 1e-15 and 1e15, strictly decreasing, in the units of the data; a
+        tensor is accepted and stored as floats.
+
+    Raises
+    ------
+    ScheduleError
+        Not a one-dimensional sequence of such numbers.
     """
 
     sigmas: tuple[float, ...]
 
+    T = 1.0
+    default_grid = LevelGrid()
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sigmas", as_floats(self.sigmas))
-        pairs = zip(self.sigmas, self.sigmas[1:], strict=False)
-        require(
-            len(self.sigmas) >= 2
-            and finite(*self.sigmas)
-            and self.sigmas[-1] > 0
-            and all(high > low for high, low in pairs),
-            "at least two positive sigmas, strictly decreasing (largest noise first)",
-            f"{len(self.sigmas)} values starting with {self.sigmas[:3]}",
+        sigmas = checks.numbers("sigmas", self.sigmas, at_least=2, error=ScheduleError)
+        checks.that(
+            all(high > low for high, low in pairwise((1.1e15, *sigmas, 0.9e-15))),
+            "strictly decreasing sigmas (largest noise first) between 1e-15 and 1e15",
+            f"{len(sigmas)} values starting with {sigmas[:3]}",
+            ScheduleError,
         )
+        vars(self).update(sigmas=sigmas)
 
     @classmethod
     def geometric(cls, *, sigma_max: float, sigma_min: float, levels: int) -> DiscreteVESDE:
-        """The ladder with constant ratio σ_i/σ_{i+1} > 1 (Song & Ermon 2019, section 4.1)."""
-        require(
-            is_count(levels)
-            and levels >= 2
-            and finite(sigma_min, sigma_max)
-            and 0 < sigma_min < sigma_max,
-            "an integer levels >= 2 and 0 < sigma_min < sigma_max",
-            f"levels={levels!r}, {named('sigma_min', sigma_min)}, {named('sigma_max', sigma_max)}",
-        )
-        ends = math.log(sigma_max), math.log(sigma_min)
-        return cls(sigmas=as_floats(torch.linspace(*ends, levels, dtype=torch.float64).exp()))
+        """The ladder with constant ratio σ_i/σ_{i+1} > 1 (Song & Ermon 2019, section 4.1).
+
+        Raises
+        ------
+        ScheduleError
+            ``levels`` is no integer >= 2, or not ``1e-15 <= sigma_min < sigma_max <= 1e15``.
+        """
+        ends = sigma_range(sigma_min, sigma_max)
+        levels = checks.count("levels", levels, at_least=2, error=ScheduleError)
+        first, last = math.log(ends["sigma_max"]), math.log(ends["sigma_min"])
+        inner = (math.exp(v) for v in table_between(first, last, levels)[1:-1])
+        return cls(sigmas=(ends["sigma_max"], *inner, ends["sigma_min"]))
 
     @classmethod
     def from_data(
@@ -202,10 +203,10 @@ class DiscreteVESDE(LinearSDE):
 
         :math:`\sigma_1` is the largest distance between two data, so that a sample can move
         between any two at the first level. The ratio is the largest, for whole levels, at which
-        ``overlap`` of a level's radii lie in the typical set of the level above. That takes the
-        radius of Gaussian noise for Gaussian itself, as it is in many dimensions D: at the paper's
-        0.5 the true overlap is 0.43 for D = 8, 0.476 for 64 and 0.493 for 784. Below D = 5 there
-        is no such ratio: give the levels.
+        ``overlap`` of a level's radii lie in the typical set of the level above. The paper assumes
+        that the radius of Gaussian noise is Gaussian itself, as it is in many dimensions D: at the
+        paper's 0.5 the true overlap is 0.43 for D = 8, 0.476 for 64 and 0.493 for 784. Below D = 5
+        there is no such ratio: pass ``levels``.
 
         Parameters
         ----------
@@ -217,8 +218,8 @@ class DiscreteVESDE(LinearSDE):
         levels : int, optional
             L in [2, 100,000], in place of technique 2.
         ratio : float, optional
-            The largest σ_i/σ_{i+1}, > 1, in place of technique 2; so near 1 that it takes more than
-            100,000 levels it is refused.
+            The largest σ_i/σ_{i+1}, > 1, in place of technique 2. A ratio so near 1 that it takes
+            more than 100,000 levels is refused.
         overlap : float
             In (0, 0.997), the share that neighbouring levels have in common.
 
@@ -227,9 +228,11 @@ class DiscreteVESDE(LinearSDE):
         ShapeError
             Not ``(n, *E)`` in floating point with n >= 2.
         ScheduleError
-            A parameter out of range, more than 100,000 levels, events of fewer than five elements
-            without ``levels`` or ``ratio``, or a largest distance that is not finite or not above
-            ``sigma_min``.
+            A parameter is out of range, the ladder needs more than 100,000 levels, the largest
+            distance is not above ``sigma_min``, or events have fewer than five elements without
+            ``levels`` or ``ratio``.
+        ParameterError
+            The data hold NaN or infinity.
         IncompatibleError
             Both ``levels`` and ``ratio``.
 
@@ -242,41 +245,36 @@ class DiscreteVESDE(LinearSDE):
         (92, 12.3, 1.081)
         """
         require_state(data, "data")
-        require_overlap(overlap)
+        overlap = check_overlap(overlap)
         if levels is not None and ratio is not None:
-            raise IncompatibleError("expected levels= or ratio=, got both; leave one of them out")
-        if levels is None:
-            dim = math.prod(data.shape[1:])
-            bound = ratio_for_overlap(overlap, dim) if ratio is None else ratio
-            require(finite(bound) and bound > 1, "ratio > 1", named("ratio", ratio))
+            checks.refuse("levels= or ratio=", "both; leave one of them out", IncompatibleError)
+        if ratio is not None:
+            ratio = checks.number("ratio", ratio, above=1, error=ScheduleError)
+        elif levels is None:
+            ratio = ratio_for_overlap(overlap, math.prod(data.shape[1:]))
         sigma_max = largest_distance(data)
-        require(
-            finite(sigma_min, sigma_max) and 0 < sigma_min < sigma_max,
-            "0 < sigma_min < the largest distance between two data",
-            f"{named('sigma_min', sigma_min)}, largest distance {sigma_max:g}",
+        sigma_min = checks.number("sigma_min", sigma_min, above=0, error=ScheduleError)
+        checks.that(
+            sigma_min < sigma_max,
+            "sigma_min below the largest distance between two data",
+            f"sigma_min={sigma_min:g}, largest distance {sigma_max:g}",
+            ScheduleError,
         )
-        if levels is None:
-            levels = levels_for_ratio(sigma_max, sigma_min, bound)
-        require(
-            not is_count(levels) or levels <= MAX_LEVELS,
+        if ratio is not None:
+            levels = levels_for_ratio(sigma_max, sigma_min, ratio)
+        levels = checks.count("levels", levels, at_least=2, error=ScheduleError)
+        checks.that(
+            levels <= MAX_LEVELS,
             f"a ladder of at most {MAX_LEVELS:,} levels",
-            f"{levels!r}: take a larger ratio, a smaller overlap or a larger sigma_min",
+            f"{levels:,}: take a larger ratio, a smaller overlap or a larger sigma_min",
+            ScheduleError,
         )
         return cls.geometric(sigma_max=sigma_max, sigma_min=sigma_min, levels=levels)
-
-    @property
-    def T(self) -> float:
-        return 1.0
 
     @property
     def levels(self) -> int:
         """L, the number of levels."""
         return len(self.sigmas)
-
-    @property
-    def default_grid(self) -> LevelGrid:
-        """The level table."""
-        return LevelGrid()
 
     def level_times(self) -> Tensor:
         """``(L,)`` float64: the time of level 0, 1, …, falling from 1 to 0."""
@@ -285,7 +283,7 @@ class DiscreteVESDE(LinearSDE):
     def level(self, t: Time) -> Tensor:
         """The ladder's index at ``t``, ``(L − 1)(1 − t)``: 0 at σ_1, L−1 at σ_L."""
         level = (self.levels - 1) * (1 - checks.time(t, self.T))
-        return at_levels(level, t, self.levels)
+        return snap_to_level(level, t, self.levels)
 
     @cached_property
     def _interpolant(self) -> MonotoneCubic:

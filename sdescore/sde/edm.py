@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
 from sdescore.grids.spaced import KarrasGrid
 from sdescore.sde.linear import LinearSDE
+from sdescore.sde.ve import sigma_range
 
 __all__ = ["EDMSDE"]
 
@@ -23,32 +23,28 @@ class EDMSDE(LinearSDE):
     Parameters
     ----------
     sigma_min, sigma_max : float
-        ``0 < sigma_min < sigma_max``, in the units of the data; sampling runs from
-        ``T = sigma_max`` to ``t_min = sigma_min``.
+        ``1e-15 <= sigma_min < sigma_max <= 1e15``, in the units of the data; sampling runs from
+        ``T = sigma_max`` to ``t_min = sigma_min``, by default on Karras' grid (eq. 5).
+
+    Raises
+    ------
+    ScheduleError
+        A parameter is outside its range.
     """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
 
+    # Equal steps in σ would spend nearly all of them on pure noise.
+    default_grid = KarrasGrid()
+
     def __post_init__(self) -> None:
-        require(
-            finite(self.sigma_min, self.sigma_max) and 0 < self.sigma_min < self.sigma_max,
-            "0 < sigma_min < sigma_max",
-            f"{named('sigma_min', self.sigma_min)}, {named('sigma_max', self.sigma_max)}",
-        )
+        ends = sigma_range(self.sigma_min, self.sigma_max)
+        vars(self).update(ends, t_min=ends["sigma_min"])
 
     @property
     def T(self) -> float:
         return self.sigma_max
-
-    @property
-    def t_min(self) -> float:
-        return self.sigma_min
-
-    @property
-    def default_grid(self) -> KarrasGrid:
-        """Karras' grid (eq. 5), for equal steps in σ would spend nearly all on pure noise."""
-        return KarrasGrid()
 
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return torch.ones_like(t), t.clone()

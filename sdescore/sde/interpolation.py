@@ -17,9 +17,11 @@ class MonotoneCubic:
         import numpy as np
         from scipy.interpolate import PchipInterpolator
 
-        self.knots = torch.arange(len(values), dtype=torch.float64) / (len(values) - 1)
+        self.knots = torch.arange(len(values), dtype=torch.float64, device="cpu") / (
+            len(values) - 1
+        )
         pchip = PchipInterpolator(self.knots.numpy(), np.asarray(values))
-        self.values = torch.tensor(values, dtype=torch.float64)
+        self.values = torch.tensor(values, dtype=torch.float64, device="cpu")
         # Highest power first, one column per cell.
         self.coefficients = torch.from_numpy(pchip.c.copy())
 

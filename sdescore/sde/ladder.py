@@ -1,15 +1,15 @@
 r"""How to choose an NCSN's ladder from the data (Song & Ermon 2020, arXiv:2006.09011, section 3).
 
-Three of the paper's five techniques are numbers, and they are here; the third is
+Three of the paper's five techniques are numbers, and this file computes them. Technique 3 is
 ``ScoreModel(net, sde, prediction="epsilon")`` with a network that ignores the time, so that
-:math:`s = -f(x)/\sigma`, and the fifth is :class:`sdescore.EMA`.
+:math:`s = -f(x)/\sigma`. Technique 5 is :class:`sdescore.EMA`.
 
 - Technique 1: :math:`\sigma_1` is the largest distance between two data
   (:func:`largest_distance`).
 - Technique 2: the ratio γ makes the typical sets of neighbouring levels overlap
   (:func:`ratio_for_overlap`).
-- Technique 4: the Langevin step brings each level's variance as near to its own as it can
-  (:func:`langevin_step`).
+- Technique 4: the Langevin step size brings the variance of each level as near to σ_i² as it can
+  (:func:`langevin_step_size`).
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import math
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, is_count, named, require, require_state
-from sdescore.errors import ShapeError
+from sdescore import checks
+from sdescore.checks import require_state
+from sdescore.errors import ScheduleError, ShapeError
 from sdescore.shapes import flat
 
 __all__ = [
-    "langevin_step",
+    "langevin_step_size",
     "largest_distance",
     "levels_for_ratio",
     "ratio_for_overlap",
@@ -39,16 +40,17 @@ MAX_LEVELS = 100_000
 def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> float:
     r"""The largest Euclidean distance between two of ``data``; technique 1.
 
-    With :math:`r_i` the distance of a datum from the mean, :math:`\|x_i - x_j\| \le r_i + r_j`:
-    pairs are compared block by block, the farthest data first, and those that cannot exceed
-    the best so far are skipped. The result is exact (to float32's rounding in choosing between
-    near ties) up to ``limit`` data, and beyond wherever the skipped could not matter. Otherwise
-    it is the largest among the ``limit`` farthest data, a lower bound that is never below
-    half the truth, for some datum lies at least :math:`\max_i r_i` from the farthest one.
+    Let :math:`r_i` be the distance of datum i from the mean, so that
+    :math:`\|x_i - x_j\| \le r_i + r_j`. The function compares pairs block by block, the farthest
+    data first, and skips those that cannot exceed the largest distance so far. The result is exact
+    (to float32's rounding in choosing between near ties) up to ``limit`` data, and beyond if the
+    data left out lie too near the mean to matter. Otherwise it is the largest distance among the
+    ``limit`` farthest data. This lower bound is at least half the true value, because some datum
+    lies at least :math:`\max_i r_i` from the farthest one.
 
-    At worst, for data near a sphere, nothing is skipped, which is n² d operations; memory is two
-    copies of the data. On one core 60,000 images of 784 pixels take 6 s if they are digits, 36 s
-    if they are Gaussian noise.
+    The worst case is data near a sphere: nothing is skipped, and the cost is n² d operations.
+    Memory is two copies of the data. On one core 60,000 images of 784 pixels take 6 s if they are
+    digits, and 36 s if they are Gaussian noise.
 
     Parameters
     ----------
@@ -63,15 +65,14 @@ def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> flo
     ------
     ShapeError
         Fewer than two samples, or not floating point.
-    ScheduleError
-        NaN or infinity in the data, or ``block`` or ``limit`` below 1.
+    ParameterError
+        NaN or infinity in the data, or ``block`` or ``limit`` is no integer >= 1.
     """
     require_state(data, "data")
     if len(data) < 2:
-        raise ShapeError(f"expected at least two samples, got data of shape {tuple(data.shape)}")
-    for name, value in (("block", block), ("limit", limit)):
-        require(is_count(value) and value >= 1, f"{name} >= 1", f"{name}={value!r}")
-    require(bool(data.isfinite().all()), "finite data", "NaN or infinity in it")
+        checks.refuse("at least two samples", f"data of shape {tuple(data.shape)}", ShapeError)
+    block, limit = checks.count("block", block), checks.count("limit", limit)
+    checks.that(bool(data.isfinite().all()), "finite data", "NaN or infinity in it")
     rows = flat(data)
     # Distances of nearby points far from the origin cancel: centre, and work at unit scale.
     centred = rows.to(torch.promote_types(rows.dtype, torch.float32))
@@ -102,12 +103,12 @@ def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> flo
             if (found := distances.flatten()[where].item()) > best:
                 row, column = divmod(where, distances.shape[1])
                 best, pair = found, (int(order[a + row]), int(order[b + column]))
-    # The blocks are compared in float32 by a matrix product; the pair found is not.
+    # The search is in float32, by matrix products; the distance of the pair it found is not.
     return float((rows[pair[0]].double() - rows[pair[1]].double()).norm())
 
 
 def shell_overlap(ratio: float, dim: int) -> float:
-    r"""How much of a level lies in the typical set of the level above; technique 2.
+    r"""The share of a level that lies in the typical set of the level above; technique 2.
 
     The radius of :math:`\mathcal N(0, \sigma^2 I)` in D dimensions tends to
     :math:`\mathcal N(\sqrt D \sigma, \sigma^2/2)` as D grows. The share of σ_i's radii within three
@@ -134,13 +135,14 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
     ScheduleError
         ``dim`` below 5, or ``overlap`` outside (0, 0.997).
     """
-    require_overlap(overlap)
-    require(
-        is_count(dim) and dim >= 5,
-        "at least 5 elements an event, for the radius is only then near enough to Gaussian that "
-        "an overlap gives a ratio; pass levels= or ratio=",
-        f"{dim!r}",
-    )
+    overlap = check_overlap(overlap)
+    if not checks.is_count(dim) or dim < 5:
+        checks.refuse(
+            "at least 5 elements an event, for only then is the radius near enough to Gaussian "
+            "that an overlap gives a ratio; pass levels= or ratio=",
+            f"{dim!r}",
+            ScheduleError,
+        )
     low, high = 0.0, 1.0  # of γ − 1
     while shell_overlap(1 + high, dim) > overlap:
         low, high = high, 2 * high
@@ -149,61 +151,56 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
     return 1 + low
 
 
-def require_overlap(overlap: float) -> None:
-    """Refuse an overlap that no ratio above 1 has.
-
-    Raises
-    ------
-    ScheduleError
-        Outside (0, 0.997).
-    """
-    usable = finite(overlap) and 0 < overlap < 0.997
-    require(usable, "overlap in (0, 0.997)", named("overlap", overlap))
+def check_overlap(overlap: float) -> float:
+    """``overlap``, refused unless some ratio above 1 has it: 0 < overlap < 0.997."""
+    return checks.number("overlap", overlap, above=0, below=0.997, error=ScheduleError)
 
 
 def levels_for_ratio(sigma_max: float, sigma_min: float, ratio: float) -> int:
     """The fewest levels from σ_1 down to σ_L < σ_1 whose ratio is at most ``ratio``."""
-    steps = math.log(sigma_max / sigma_min) / math.log(ratio)
-    return 1 + math.ceil(steps * (1 - 1e-12))  # a whole number of steps stays whole
+    gaps = math.log(sigma_max / sigma_min) / math.log(ratio)
+    return 1 + math.ceil(gaps * (1 - 1e-12))  # a whole number of gaps stays whole
 
 
-def variance_ratio(step: float, ratio: float, steps: int) -> float:
+def variance_ratio(step_size: float, ratio: float, inner_steps: int) -> float:
     r"""A level's variance after its Langevin steps, over σ_i²; technique 4.
 
-    Where p is a Gaussian of variance σ_i² about one datum, the T steps
-    :math:`x + r \sigma_i^2 s + \sqrt{2 r}\, \sigma_i z` take the variance
+    Where p is a Gaussian of variance σ_i² about one datum, T inner steps
+    :math:`x + r \sigma_i^2 s + \sqrt{2 r}\, \sigma_i z` of step size r take the variance
     :math:`\gamma^2 \sigma_i^2` to σ_i² times
 
     .. math:: (1 - r)^{2T} \Bigl(\gamma^2 - \frac{2r}{1 - (1 - r)^2}\Bigr)
               + \frac{2r}{1 - (1 - r)^2} .
 
-    It exceeds 1 for every r in (0, 2): it starts above, and so does the variance
+    It exceeds 1 for every r in (0, 2): it starts above 1, and so does the variance
     :math:`2/(2 - r)` that the steps tend to.
     """
-    kept, limit = (1 - step) ** (2 * steps), 2 / (2 - step)
-    return kept * (ratio**2 - limit) + limit
+    remaining, limit = (1 - step_size) ** (2 * inner_steps), 2 / (2 - step_size)
+    return remaining * (ratio**2 - limit) + limit
 
 
-def langevin_step(ratio: float, steps: int) -> float:
+def langevin_step_size(ratio: float, inner_steps: int) -> float:
     r"""The r = τ/σ_i² that minimises :func:`variance_ratio`; in (0, 1), and there is one.
 
     With q = 1 − r the derivative in q vanishes where
 
     .. math:: \gamma^2 = \frac{2}{1 + q} + \frac{q^{1 - 2T} - q}{T (1 + q)^2} ,
 
-    whose right side falls from ∞ at q = 0 to 1 at q = 1. Negative q is worse than −q.
+    whose right side falls from ∞ at q = 0 to 1 at q = 1. A negative q is worse than −q.
 
     Raises
     ------
     ScheduleError
-        ``ratio`` not above 1, or ``steps`` below 1.
+        ``ratio`` is not above 1.
+    ParameterError
+        ``inner_steps`` is no integer >= 1.
     """
-    require(finite(ratio) and ratio > 1, "a ratio of levels > 1", f"{ratio!r}")
-    require(is_count(steps) and steps >= 1, "steps >= 1", f"{steps!r}")
+    ratio = checks.number("ratio", ratio, above=1, error=ScheduleError)
+    T = checks.count("inner_steps", inner_steps)
     low, high = 0.0, 1.0  # of r
     while low < (r := 0.5 * (low + high)) < high:
-        q, kept = 1 - r, (1 - r) ** (2 * steps - 1)
+        q, power = 1 - r, (1 - r) ** (2 * T - 1)
         # The equation times q^(2T−1): it neither overflows nor cancels where T is large.
-        rising = steps * kept * ((1 + q) ** 2 * ratio**2 - 2 * (1 + q)) > 1 - kept * q
+        rising = T * power * ((1 + q) ** 2 * ratio**2 - 2 * (1 + q)) > 1 - power * q
         low, high = (r, high) if rising else (low, r)
     return r

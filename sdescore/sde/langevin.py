@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import finite, named, require, require_same_shape
-from sdescore.errors import IncompatibleError
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.sde.base import SDE
 from sdescore.typing import Time
 
@@ -25,15 +24,16 @@ class LangevinSDE(SDE):
     .. math:: \mathrm{d}x = s(x)\,\mathrm{d}t + \sqrt{2\vartheta}\,\mathrm{d}w, \qquad
        s = -\nabla U .
 
-    Boltzmann's law :math:`p \propto e^{-U/\vartheta}` is stationary, for its flux
+    The Boltzmann distribution :math:`p \propto e^{-U/\vartheta}` is stationary, because its flux
     :math:`s\,p - \vartheta\,\nabla p` vanishes. With :math:`s = \nabla \log p_{\text{data}}` and
-    ϑ = 1 that law is the data's; another ϑ gives :math:`p_{\text{data}}^{1/\vartheta}`.
+    ϑ = 1 it is the distribution of the data; another ϑ gives
+    :math:`p_{\text{data}}^{1/\vartheta}`, normalised.
 
     Parameters
     ----------
     score : callable
-        ``score(x) -> like x``, of the state ``(B, *E)`` alone. One noise level of a model is
-        ``lambda x: model(x, t)``.
+        ``score(x) -> like x``, a function of the state ``(B, *E)`` alone. Take one noise level of
+        a model as ``lambda x: model(x, t)``.
     temperature : float
         ϑ >= 0; 0 is the gradient flow ``dx = s dt``, without noise.
     T : float
@@ -52,7 +52,7 @@ class LangevinSDE(SDE):
     >>> from sdescore.sde.langevin import LangevinSDE
     >>> from sdescore.samplers.simulate import simulate
     >>> x = simulate(LangevinSDE(torch.neg, temperature=4.0), torch.zeros(5000, 1), steps=500)
-    >>> bool((x.std() - 2.0).abs() < 0.1)  # U = x²/2, so the law is N(0, ϑ)
+    >>> bool((x.std() - 2.0).abs() < 0.1)  # U = x²/2, so p is N(0, ϑ)
     True
     """
 
@@ -62,32 +62,23 @@ class LangevinSDE(SDE):
     T: float = 10.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.score, type) or not callable(self.score):
-            raise IncompatibleError(
-                f"expected score to be a callable score(x), got {self.score!r:.200}"
-            )
+        checks.function("score", self.score)
         if getattr(self.score, "sde", None) is not None:
-            raise IncompatibleError(
-                "expected a score(x) of the state alone, got "
+            checks.refuse(
+                "a score(x) of the state alone",
                 f"{type(self.score).__name__}, whose score depends on the time; take one noise "
-                "level, lambda x: model(x, t)"
+                "level, lambda x: model(x, t)",
+                IncompatibleError,
             )
-        require(
-            finite(self.temperature) and self.temperature >= 0,
-            "a finite temperature >= 0",
-            named("temperature", self.temperature),
+        temperature = checks.number(
+            "temperature", self.temperature, at_least=0, error=ScheduleError
         )
-        require(finite(self.T) and self.T > 0, "a finite T > 0", named("T", self.T))
-
-    @property
-    def deterministic(self) -> bool:
-        return self.temperature == 0
+        T = checks.number("T", self.T, above=0, error=ScheduleError)
+        vars(self).update(temperature=temperature, T=T, deterministic=temperature == 0)
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """``s(x)``, like ``x``."""
-        score = self.score(x)
-        require_same_shape(score, x, "the score")
-        return score
+        return checks.score_output(self.score(x), x)
 
     def diffusion(self, t: Time) -> Tensor:
         """``√(2ϑ)``, shaped like ``t``, float64."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
+from sdescore import checks
+from sdescore.errors import ScheduleError
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["RectifiedFlowSDE"]
@@ -26,19 +27,21 @@ class RectifiedFlowSDE(LinearSDE):
     Parameters
     ----------
     T : float
-        End of the forward time, ``0 < T < 1``.
+        End of the forward time, ``0.001 < T < 1``.
+
+    Raises
+    ------
+    ScheduleError
+        ``T`` is outside its range.
     """
 
     T: float = 0.999
 
-    def __post_init__(self) -> None:
-        require(
-            finite(self.T) and self.t_min < self.T < 1, f"{self.t_min} < T < 1", named("T", self.T)
-        )
+    t_min = 1e-3
 
-    @property
-    def t_min(self) -> float:
-        return 1e-3
+    def __post_init__(self) -> None:
+        T = checks.number("T", self.T, above=self.t_min, below=1, error=ScheduleError)
+        vars(self).update(T=T)
 
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - t, t.clone()

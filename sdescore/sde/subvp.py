@@ -22,7 +22,12 @@ class SubVPSDE(LinearBeta):
     Parameters
     ----------
     beta_min, beta_max : float
-        ``0 <= beta_min <= beta_max``, per unit time; T = 1.
+        ``0 <= beta_min <= beta_max`` and ``beta_max > 0``, per unit time; T = 1.
+
+    Raises
+    ------
+    ScheduleError
+        A parameter is outside its range.
     """
 
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +48,7 @@ class SubVPSDE(LinearBeta):
         return torch.exp(-0.5 * delta), torch.expm1(-delta) * torch.expm1(-total)
 
     def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        # With k = e^{−λ}: σ² = k (1 − σ), whose positive root is σ = 2/(1 + √(1 + 4/k)).
+        # With k = σ²/α²: σ² = k (1 − σ), whose positive root is σ = 2/(1 + √(1 + 4/k)).
         sigma_t = 2 / (1 + torch.sqrt(1 + 4 * torch.exp(log_snr)))
         from_small = -torch.log1p(-sigma_t)
         from_large = -2 * torch.log(sigma_t) - log_snr

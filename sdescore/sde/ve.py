@@ -8,10 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
+from sdescore import checks
+from sdescore.errors import ScheduleError
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["VESDE"]
+
+
+def sigma_range(sigma_min: object, sigma_max: object) -> dict[str, float]:
+    """The two as floats, refused unless ``1e-15 <= sigma_min < sigma_max <= 1e15``."""
+    high = checks.number("sigma_max", sigma_max, at_most=1e15, error=ScheduleError)
+    low = checks.number("sigma_min", sigma_min, at_least=1e-15, below=high, error=ScheduleError)
+    return {"sigma_min": low, "sigma_max": high}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,13 @@ class VESDE(LinearSDE):
     Parameters
     ----------
     sigma_min, sigma_max : float
-        ``0 < sigma_min < sigma_max``, in the units of the data.
+        ``1e-15 <= sigma_min < sigma_max <= 1e15``, in the units of the data. Beyond, σ² and its
+        differences leave float32's range.
+
+    Raises
+    ------
+    ScheduleError
+        A parameter is outside its range.
 
     Examples
     --------
@@ -40,16 +54,10 @@ class VESDE(LinearSDE):
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
-    def __post_init__(self) -> None:
-        require(
-            finite(self.sigma_min, self.sigma_max) and 0 < self.sigma_min < self.sigma_max,
-            "0 < sigma_min < sigma_max",
-            f"{named('sigma_min', self.sigma_min)}, {named('sigma_max', self.sigma_max)}",
-        )
+    T = 1.0
 
-    @property
-    def T(self) -> float:
-        return 1.0
+    def __post_init__(self) -> None:
+        vars(self).update(sigma_range(self.sigma_min, self.sigma_max))
 
     @property
     def _log_ratio(self) -> float:

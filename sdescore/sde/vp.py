@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import finite, named, require
+from sdescore import checks
+from sdescore.errors import ScheduleError
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["VPSDE"]
@@ -56,39 +57,29 @@ class LinearBeta(LinearSDE):
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    T = 1.0
+    t_min = 1e-3
+
     def __post_init__(self) -> None:
-        require(
-            finite(self.beta_min, self.beta_max)
-            and 0 <= self.beta_min <= self.beta_max
-            and self.beta_max > 0,
-            "0 <= beta_min <= beta_max with beta_max > 0",
-            f"{named('beta_min', self.beta_min)}, {named('beta_max', self.beta_max)}",
+        high = checks.number("beta_max", self.beta_max, above=0, error=ScheduleError)
+        low = checks.number(
+            "beta_min", self.beta_min, at_least=0, at_most=high, error=ScheduleError
         )
-
-    @property
-    def T(self) -> float:
-        return 1.0
-
-    @property
-    def t_min(self) -> float:
-        return 1e-3
-
-    @property
-    def _slope(self) -> float:
-        return self.beta_max - self.beta_min
+        vars(self).update(beta_min=low, beta_max=high)
 
     def _beta(self, t: Tensor) -> Tensor:
-        return self.beta_min + t * self._slope
+        return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def _integrated_beta(self, t: Tensor) -> Tensor:
-        return t * (self.beta_min + 0.5 * self._slope * t)
+        return t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
     def _integrated_beta_between(self, s: Tensor, t: Tensor) -> Tensor:
-        return (t - s) * (self.beta_min + 0.5 * self._slope * (t + s))
+        slope = self.beta_max - self.beta_min
+        return (t - s) * (self.beta_min + 0.5 * slope * (t + s))
 
     def _time_at_integrated_beta(self, B: Tensor) -> Tensor:
         # The quadratic's root in the form that does not subtract.
-        root = torch.sqrt(self.beta_min**2 + 2 * self._slope * B)
+        root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * B)
         return torch.where(B > 0, 2 * B / (self.beta_min + root), torch.zeros_like(B))
 
 
@@ -103,7 +94,12 @@ class VPSDE(LinearBeta, IntegratedBetaSDE):
     Parameters
     ----------
     beta_min, beta_max : float
-        ``0 <= beta_min <= beta_max``, per unit time; T = 1.
+        ``0 <= beta_min <= beta_max`` and ``beta_max > 0``, per unit time; T = 1.
+
+    Raises
+    ------
+    ScheduleError
+        A parameter is outside its range.
 
     Examples
     --------
@@ -114,5 +110,5 @@ class VPSDE(LinearBeta, IntegratedBetaSDE):
     """
 
     def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        # B = log(1 + e^{−λ}); logaddexp does not overflow.
+        # B = log(1 + σ²/α²), the log-SNR's inverse; logaddexp does not overflow.
         return self._time_at_integrated_beta(torch.logaddexp(-log_snr, torch.zeros_like(log_snr)))

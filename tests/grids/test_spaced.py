@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdescore as ss
+from sdescore.grids.spaced import CosineGrid
+from sdescore.grids.table import TableGrid
+from tests.helpers.state import torch_default, under_each_default
 from tests.helpers.strategies import (
     EPS,
     REPRESENTATIVES,
@@ -129,7 +132,7 @@ def test_custom_grid_may_end_at_zero() -> None:
 @pytest.mark.parametrize("rule", [*RULES, ss.LevelGrid()], ids=repr)
 def test_bad_numbers_of_steps(rule: ss.grids.Grid, n: object) -> None:
     sde = ss.DiscreteVPSDE.linear(20)
-    with pytest.raises(ss.errors.ScheduleError, match="positive integer") as caught:
+    with pytest.raises(ss.errors.ScheduleError, match="integer steps >= 1") as caught:
         rule.times(sde, n)
     assert repr(n) in str(caught.value)
 
@@ -139,24 +142,55 @@ def test_other_bad_grids() -> None:
     for rule in RULES:
         with pytest.raises(ss.errors.ScheduleError, match="got none"):
             rule.times(vp, None)
-    with pytest.raises(ss.errors.ScheduleError, match="got 21"):
+    with pytest.raises(ss.errors.ScheduleError, match="at most 20; got steps=21"):
         ss.LevelGrid().times(ddpm, 21)
     with pytest.raises(ss.errors.IncompatibleError, match="VPSDE"):
         ss.LevelGrid().times(vp, 5)
     for rho in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ss.errors.ScheduleError, match=f"rho={rho}"):
             ss.KarrasGrid(rho=rho)
-    for values in ([], 0.5, [[1.0, 0.5]]):
-        with pytest.raises(ss.errors.ScheduleError, match="shape"):
+    for values in ([], 0.5, [[1.0, 0.5]], [1.0, math.nan], torch.tensor([1.0 + 1.0j])):
+        with pytest.raises(ss.errors.ScheduleError, match="one-dimensional sequence"):
             ss.CustomGrid(values)
     for values in ([0.5, 1.0], [1.0, 1.0, 0.5]):
         with pytest.raises(ss.errors.ScheduleError, match="falling"):
             ss.CustomGrid(values).times(vp, None)
-    for values in ([1.5, 0.5], [1.0, -0.1], [1.0, math.nan]):
+    for values in ([1.5, 0.5], [1.0, -0.1]):
         with pytest.raises(ss.errors.TimeError, match="grid times"):
             ss.CustomGrid(values).times(vp, None)
     with pytest.raises(ss.errors.ScheduleError, match="got 3"):
         ss.CustomGrid([1.0, 0.5]).times(vp, 3)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    for grid in (ss.KarrasGrid(rho=np.float32(3)), CosineGrid(sigma_data=np.float64(0.5))):
+        assert all(type(value) is float for value in vars(grid).values())
+    assert ss.KarrasGrid(rho=np.int64(7)) == ss.KarrasGrid()
+    three = ss.UniformGrid().times(ss.VPSDE(), np.int64(3))
+    assert torch.equal(three, ss.UniformGrid().times(ss.VPSDE(), 3))
+    # float32 values keep the precision they came with, whatever torch's default dtype
+    assert ss.CustomGrid(np.array([1.0, 0.1])).values == (1.0, 0.1)
+
+
+@under_each_default
+def test_torchs_defaults_change_no_time(default) -> None:
+    ddpm = ss.DiscreteVPSDE.linear(20)
+
+    def all_times() -> list[torch.Tensor]:
+        rules = [*RULES, CosineGrid(), ss.LevelGrid(), TableGrid([0.4, 0.1, 0.01])]
+        rules += [ss.CustomGrid([0.9, 0.1, 0.01]), TableGrid([0.9, 0.1], "t")]
+        return [
+            rule.times(sde, 3)
+            for rule in rules
+            for sde in (ddpm, ss.VPSDE(), ss.EDMSDE())
+            if rule != ss.LevelGrid() or sde is ddpm
+        ]
+
+    expected = all_times()
+    with torch_default(default):
+        got = all_times()
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == torch.float64 and one.device.type == "cpu" and torch.equal(one, other)
 
 
 def test_log_snr_grids_need_a_finite_log_snr() -> None:

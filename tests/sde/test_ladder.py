@@ -16,7 +16,7 @@ from scipy.spatial.distance import pdist
 import sdescore as ss
 from sdescore.sde import ladder
 from sdescore.sde.ladder import (
-    langevin_step,
+    langevin_step_size,
     largest_distance,
     levels_for_ratio,
     ratio_for_overlap,
@@ -138,7 +138,7 @@ def test_data_without_a_largest_distance_are_refused(bad: object) -> None:
 @pytest.mark.parametrize("name", ["block", "limit"])
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, None])
 def test_counts_of_the_search_are_counts(name: str, value: object) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match=name):
+    with pytest.raises(ss.errors.ParameterError, match=name):
         largest_distance(torch.randn(3, 2), **{name: value})
 
 
@@ -197,7 +197,7 @@ def test_the_published_ladder_of_cifar_10() -> None:
     ratio = (50 / 0.01) ** (1 / 231)
     assert shell_overlap(ratio, 3072) == pytest.approx(0.567, abs=1e-3)
     assert ratio_for_overlap(0.567, 3072) == pytest.approx(ratio, abs=1e-5)
-    assert langevin_step(ratio, 5) * 0.01**2 == pytest.approx(6.2e-6, abs=5e-8)
+    assert langevin_step_size(ratio, 5) * 0.01**2 == pytest.approx(6.2e-6, abs=5e-8)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 1.0, 0.998, -0.1, NAN, INF, None, "half"])
@@ -274,7 +274,7 @@ def test_a_ladder_of_too_many_levels_is_refused() -> None:
 
 def test_ladders_of_no_use_are_refused() -> None:
     for sigmas in ([1.0], [], [0.1, 1.0], [1.0, 1.0], [1.0, 0.0], [1.0, -1.0], [NAN, 1.0]):
-        with pytest.raises(ss.errors.ScheduleError, match="strictly decreasing"):
+        with pytest.raises(ss.errors.ScheduleError, match="sigmas"):
             ss.DiscreteVESDE(sigmas=sigmas)
     with pytest.raises(ss.errors.ScheduleError, match="levels"):
         ss.DiscreteVESDE.geometric(sigma_max=1.0, sigma_min=0.1, levels=True)
@@ -320,7 +320,7 @@ def test_the_step_leaves_the_least_variance_and_never_little_enough(
     r = np.linspace(1e-6, 2 - 1e-6, 20001)
     left = np.array([variance_ratio(v, ratio, steps) for v in r])
     assert left.min() > 1
-    best = langevin_step(ratio, steps)
+    best = langevin_step_size(ratio, steps)
     assert variance_ratio(best, ratio, steps) <= left.min() * (1 + 1e-12)
     assert variance_ratio(best, ratio, steps) <= 2
     found = optimize.minimize_scalar(
@@ -332,7 +332,7 @@ def test_the_step_leaves_the_least_variance_and_never_little_enough(
 def test_one_step_has_a_closed_form() -> None:
     """T = 1: (1−r)² γ² + 2r is least at r = 1 − 1/γ²."""
     for ratio in (1.001, 1.5, 30.0):
-        assert langevin_step(ratio, 1) == pytest.approx(1 - ratio**-2, rel=1e-12)
+        assert langevin_step_size(ratio, 1) == pytest.approx(1 - ratio**-2, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_what_is_left_at_best(ratio: float, steps: int, left: float) -> None:
         lambda r: level_by_level([r], (1.0,), steps, ratio**2)[0], bounds=(0, 1)
     )
     assert best.fun == pytest.approx(left, abs=2e-3)
-    assert variance_ratio(langevin_step(ratio, steps), ratio, steps) == pytest.approx(best.fun)
+    assert variance_ratio(langevin_step_size(ratio, steps), ratio, steps) == pytest.approx(best.fun)
 
 
 def test_down_a_ladder_more_is_left_than_at_one_level() -> None:
@@ -355,7 +355,9 @@ def test_down_a_ladder_more_is_left_than_at_one_level() -> None:
 
 
 def test_more_steps_come_nearer() -> None:
-    left = [variance_ratio(langevin_step(1.5, T), 1.5, T) for T in (1, 2, 5, 20, 100, 10**4, 10**6)]
+    left = [
+        variance_ratio(langevin_step_size(1.5, T), 1.5, T) for T in (1, 2, 5, 20, 100, 10**4, 10**6)
+    ]
     assert left == sorted(left, reverse=True)
     assert left[-1] == pytest.approx(1, abs=1e-4)
 
@@ -363,14 +365,14 @@ def test_more_steps_come_nearer() -> None:
 @pytest.mark.parametrize(("ratio", "steps"), [(1.0, 5), (0.5, 5), (NAN, 5), (INF, 5), ("2", 5)])
 def test_a_step_for_no_ladder_is_refused(ratio: object, steps: int) -> None:
     with pytest.raises(ss.errors.ScheduleError, match="ratio"):
-        langevin_step(ratio, steps)
+        langevin_step_size(ratio, steps)
 
 
 @pytest.mark.parametrize("steps", [0, -1, True, 2.5, None, NAN])
 def test_a_number_of_steps_that_is_none_is_refused(steps: object) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="steps"):
-        langevin_step(1.5, steps)
-    with pytest.raises(ss.errors.ScheduleError, match="steps"):
+    with pytest.raises(ss.errors.ParameterError, match="inner_steps"):
+        langevin_step_size(1.5, steps)
+    with pytest.raises((ss.errors.ScheduleError, ss.errors.ParameterError), match="steps"):
         ss.AnnealedLangevin.for_ladder(ss.DiscreteVESDE(sigmas=(2.0, 1.0)), steps)
 
 
@@ -381,7 +383,7 @@ def test_the_corrector_does_it_at_every_level(ratio: float, steps: int) -> None:
     corrector = ss.AnnealedLangevin.for_ladder(sde, steps)
     assert corrector.steps == steps
     tau = corrector.tableau(sde, sde.level_times()).b.flatten().tolist()
-    least = variance_ratio(langevin_step(ratio, steps), ratio, steps)
+    least = variance_ratio(langevin_step_size(ratio, steps), ratio, steps)
     for step, sigma in zip(tau, sde.sigmas, strict=True):
         left = level_by_level([step], (sigma,), steps, (ratio * sigma) ** 2)[0]
         assert left == pytest.approx(least, rel=1e-9)
@@ -414,7 +416,7 @@ def test_the_largest_ratio_decides_for_a_ladder_that_is_not_geometric() -> None:
         ]
         worst.append(max(left))
     assert worst[1] < min(worst[0], worst[2])
-    assert worst[1] == pytest.approx(variance_ratio(langevin_step(3.0, 4), 3.0, 4))
+    assert worst[1] == pytest.approx(variance_ratio(langevin_step_size(3.0, 4), 3.0, 4))
 
 
 class Shrinking(ss.DiscreteVPSDE):

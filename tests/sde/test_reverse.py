@@ -116,7 +116,7 @@ def test_parts_that_make_no_reversal() -> None:
         with pytest.raises(ss.errors.IncompatibleError, match="expected forward"):
             ss.sde.ReverseSDE(forward=forward, score=torch.neg)
     for score in (ss.EnergyModel, None):
-        with pytest.raises(ss.errors.IncompatibleError, match="callable score"):
+        with pytest.raises(ss.errors.IncompatibleError, match="score to be callable"):
             ss.VPSDE().reverse(score)
 
 

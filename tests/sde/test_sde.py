@@ -15,6 +15,7 @@ from scipy import stats
 from scipy.integrate import solve_ivp
 
 import sdescore as ss
+from tests.helpers.state import torch_default, under_each_default
 from tests.helpers.strategies import (
     EPS,
     REPRESENTATIVES,
@@ -378,6 +379,80 @@ def test_the_time_of_a_log_snr_has_the_derivative_of_an_inverse(name: str) -> No
         assert not sde.time_at_half_log_snr(lam).requires_grad
 
 
+ONE, ID = torch.ones_like, torch.clone
+
+NUMPY_SDES = [
+    lambda number: ss.VPSDE(beta_min=number(1), beta_max=number(20)),
+    lambda number: ss.SubVPSDE(beta_min=number(1), beta_max=number(20)),
+    lambda number: ss.VESDE(sigma_min=number(1), sigma_max=number(50)),
+    lambda number: ss.EDMSDE(sigma_min=number(1), sigma_max=number(80)),
+    lambda number: ss.CosineVPSDE(offset=number(1), T=np.float32(0.3)),
+    lambda number: ss.RectifiedFlowSDE(T=np.float32(0.5)),
+    lambda number: ss.LinearSDE.from_marginal(ONE, lambda t: t, T=number(2), t_min=number(1)),
+    lambda number: ss.sde.LangevinSDE(torch.neg, temperature=number(2), T=number(3)),
+    lambda number: ss.VPSDE().reverse(lambda x, t: -x, eta=number(1)),
+    lambda number: ss.DiscreteVPSDE.linear(np.int64(5), number(1) / 1000, number(1) / 50),
+    lambda number: ss.DiscreteVESDE.geometric(
+        sigma_max=number(9), sigma_min=number(1), levels=np.int64(4)
+    ),
+]
+
+
+@pytest.mark.parametrize("make", NUMPY_SDES)
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.int64, np.uint8])
+def test_numpy_numbers_become_floats(make, number) -> None:
+    """What an SDE holds is a float, so that it can be saved and its repr rebuilds it."""
+    sde = make(number)
+    fields = [getattr(sde, field.name) for field in dataclasses.fields(sde)]
+    flat = [v for value in fields for v in (value if isinstance(value, tuple) else (value,))]
+    assert {type(v) for v in flat if isinstance(v, (float, int, np.generic))} == {float}
+    assert (type(sde.T), type(sde.t_min)) == (float, float) and "np." not in repr(sde)
+
+
+@pytest.mark.parametrize("ends", [(0.01, 1e30), (1e-30, 1.0), (0.01, math.nan), (1.0, 1.0)])
+@pytest.mark.parametrize("kind", [ss.VESDE, ss.EDMSDE])
+def test_sigmas_that_float32_cannot_square_are_refused(kind: type, ends: tuple) -> None:
+    with pytest.raises(ss.errors.ScheduleError, match="sigma_m"):
+        kind(sigma_min=ends[0], sigma_max=ends[1])
+    with pytest.raises(ss.errors.ScheduleError, match="sigmas"):
+        ss.DiscreteVESDE(sigmas=ends[::-1])
+    assert kind(sigma_min=1e-15, sigma_max=1e15).marginal(0.5)[1].isfinite()
+
+
+@under_each_default
+@pytest.mark.parametrize("name", REPRESENTATIVES)
+def test_torchs_defaults_change_no_number(name: str, default) -> None:
+    sde = REPRESENTATIVES[name]
+
+    def all_numbers() -> list[torch.Tensor]:
+        s, t, x = 0.3 * sde.T, 0.7 * sde.T, torch.ones(2, 1, dtype=torch.float32, device="cpu")
+        reverse = sde.reverse(lambda x, t: -x)
+        bridge, transition = sde.bridge(s, t), sde.transition(s, t)
+        return [
+            *sde.marginal(t),
+            *sde.rates(t),
+            sde.log_snr(t),
+            sde.time_at_log_snr(sde.log_snr(t).item()),
+            transition.scale,
+            transition.variance,
+            bridge.variance,
+            sde.kernel(t)(x).sample(x),
+            sde.prior_log_prob(x),
+            sde.drift(x, t),
+            reverse.drift(x, t),
+            reverse.diffusion(t),
+        ]
+
+    expected = all_numbers()
+    with torch_default(default):
+        got = all_numbers()
+        rebuilt = dataclasses.replace(sde)
+        assert torch.equal(rebuilt.log_snr(0.3 * sde.T), sde.log_snr(0.3 * sde.T))
+    for one, other in zip(got, expected, strict=True):
+        assert one.dtype == other.dtype and one.device == other.device
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_complex_times_are_refused(name: str) -> None:
     sde = REPRESENTATIVES[name]
@@ -409,7 +484,7 @@ def test_different_parameters_and_classes_differ() -> None:
 BAD_PARAMETERS = [
     (ss.VESDE, {"sigma_min": 0.0}, "sigma_min=0.0"),
     (ss.VESDE, {"sigma_min": -1.0}, "sigma_min=-1.0"),
-    (ss.VESDE, {"sigma_min": 2.0, "sigma_max": 2.0}, "sigma_max=2.0"),
+    (ss.VESDE, {"sigma_min": 2.0, "sigma_max": 2.0}, "sigma_min=2.0"),
     (ss.VESDE, {"sigma_max": math.inf}, "sigma_max=inf"),
     (ss.VESDE, {"sigma_min": math.nan}, "sigma_min=nan"),
     (ss.VESDE, {"sigma_min": "0.1"}, "sigma_min='0.1', which is no Python number"),
@@ -426,7 +501,7 @@ BAD_PARAMETERS = [
     (ss.CosineVPSDE, {"T": 1e-3}, "T=0.001"),
     (ss.CosineVPSDE, {"offset": math.nan}, "offset=nan"),
     (ss.EDMSDE, {"sigma_min": 0.0}, "sigma_min=0.0"),
-    (ss.EDMSDE, {"sigma_min": 3.0, "sigma_max": 1.0}, "sigma_max=1.0"),
+    (ss.EDMSDE, {"sigma_min": 3.0, "sigma_max": 1.0}, "sigma_min=3.0"),
     (ss.EDMSDE, {"sigma_max": math.inf}, "sigma_max=inf"),
     (ss.RectifiedFlowSDE, {"T": 1.0}, "T=1.0"),
     (ss.RectifiedFlowSDE, {"T": 0.0}, "T=0.0"),
@@ -448,7 +523,6 @@ def test_misspelt_and_positional_parameters_are_type_errors() -> None:
         ss.VPSDE(0.1, 20.0)
 
 
-ONE, ID = torch.ones_like, torch.clone
 BAD_MARGINALS = [
     (lambda t: -ONE(t), ID, {}, r"alpha\(t\) > 0"),
     (lambda t: 1 - 2 * t, ID, {}, r"alpha\(t\) > 0"),

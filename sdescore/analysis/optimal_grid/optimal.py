@@ -36,11 +36,12 @@ from sdescore.analysis.optimal_grid.trajectories import (
 )
 from sdescore.analysis.pca import local_spectra, principal_axes
 from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.grids.base import Grid, Timeline
+from sdescore.grids.base import Grid
 from sdescore.grids.custom import CustomGrid
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep, shares
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
+from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
@@ -93,12 +94,9 @@ class OptimalGrid(Grid):
         if self.weights is not None:
             object.__setattr__(self, "weights", Multistep(self.weights).weights)  # JSON has lists
 
-    def times(self, sde: Timeline, n: int | None) -> Tensor:
+    def times(self, sde: SDE, n: int | None) -> Tensor:
         """The times, checked as :class:`CustomGrid`'s are."""
         return CustomGrid(self.values).times(sde, n)
-
-    def _times(self, sde: Timeline, n: int) -> Tensor:
-        return self.times(sde, n)
 
 
 @torch.inference_mode(False)  # the search needs gradients, whatever mode the caller is in
