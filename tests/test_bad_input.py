@@ -228,7 +228,7 @@ def test_a_nonlinear_sde_needs_a_start() -> None:
         (ss.errors.ScheduleError, "steps=", {"steps": 3, "grid": [1.0, 0.5]}),
         (ss.errors.TimeError, r"\[0, 1\]", {"steps": None, "grid": [1.2, 0.5]}),
         (ss.errors.TimeError, r"\[0, 1\]", {"steps": None, "grid": [1.0, -0.1]}),
-        (ss.errors.TimeError, r"\[0, 1\]", {"steps": None, "grid": [1.0, NAN]}),
+        (ss.errors.ScheduleError, "finite numbers", {"steps": None, "grid": [1.0, NAN]}),
         (ss.errors.IncompatibleError, "discrete", {"grid": ss.LevelGrid()}),
         (ss.errors.ScheduleError, "at most 10", {"sde": TABLE, "steps": 11}),
         (ss.errors.IncompatibleError, "sde", {"sde": "vp"}),

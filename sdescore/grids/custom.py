@@ -37,7 +37,9 @@ class CustomGrid(Grid):
     values: tuple[float, ...]
 
     def __init__(self, values: Sequence[float] | Tensor) -> None:
-        vars(self).update(values=checks.numbers("grid times", values, error=ScheduleError))
+        vars(self).update(
+            values=checks.numbers("a Grid instance, or times", values, error=ScheduleError)
+        )
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
         """The times, ``(n,)`` float64, refused unless they fall within the SDE's range.
