@@ -75,7 +75,8 @@ def require_falling(times: Tensor, T: float) -> Tensor:
 
 def linear(sde: SDE, grid: Grid) -> LinearSDE:
     """``sde``, refused unless it has a log-SNR."""
-    return checks.linear(sde, type(grid).__name__, "use UniformGrid() or your own times")
+    advice = "which has no log-SNR; use UniformGrid() or your own times"
+    return checks.linear(sde, type(grid).__name__, advice)
 
 
 def log_snr_ends(sde: SDE, grid: Grid, n: int) -> tuple[float, float]:
