@@ -877,7 +877,7 @@ BAD_SOLVES = [
     (ss.errors.TimeError, {"times": [0.5, 0.0]}),
     (ss.errors.TimeError, {"times": [0.0, 1.5]}),
     (ss.errors.TimeError, {"times": [-0.1, 0.5]}),
-    (ss.errors.TimeError, {"times": [0.0, math.nan]}),
+    (ss.errors.ScheduleError, {"times": [0.0, math.nan]}),
     (ss.errors.TimeError, FINE | {"sde": ss.VPSDE().reverse(lambda x, t: -x)}),
     (ss.errors.ShapeError, FINE | {"p0": P0[:9]}),
     (ss.errors.ShapeError, FINE | {"p0": P0[:, None]}),

@@ -303,7 +303,7 @@ BAD = [
     (ss.errors.TimeError, {"times": [0.0, 0.5, 0.5]}),
     (ss.errors.TimeError, {"times": [1.0, 0.0]}),
     (ss.errors.TimeError, {"times": [0.0, 1.5]}),
-    (ss.errors.TimeError, {"times": [0.0, math.nan]}),
+    (ss.errors.ScheduleError, {"times": [0.0, math.nan]}),
     (ss.errors.TimeError, {"steps": 3, "start": -0.1}),
     (ss.errors.TimeError, {"steps": 3, "start": 0.7, "end": 0.5}),
     (ss.errors.TimeError, {"steps": 3, "end": 1.1}),
