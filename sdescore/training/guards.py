@@ -29,7 +29,7 @@ from sdescore.losses.weighting import Weighting
 from sdescore.score.model import ScoreModel
 
 SCHEDULES = ("constant", "cosine")
-BLOCK = 2**24  # bytes of data looked at together
+BLOCK = 2**22  # bytes of data looked at together
 
 
 def check_model(model: ScoreModel) -> nn.Module:
