@@ -30,8 +30,8 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.exponential import (
     OUTPUTS,
     ExponentialStep,
+    clock,
     exponential_step,
-    half_log_snr,
 )
 from sdescore.tableau.tableau import Tableau
 
@@ -115,7 +115,7 @@ class ExponentialAdams(EtaPredictor):
         """One stage; ``points`` outputs, and one more where there is a correction."""
         t = times[:-1]
         step = exponential_step(sde, t, times[1:], self.output, self.eta)
-        lam = half_log_snr(sde, times)
+        lam = clock(sde, times)
         b = step.adams_weights(lam, self.points, midpoint=self.midpoint)
         width = max(self.points + 1, self.corrector_points)
         if len(t) > 1 and (self.corrector_points or self.points > 2):

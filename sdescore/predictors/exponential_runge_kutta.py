@@ -11,8 +11,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.exponential import OUTPUTS, exponential_step, half_log_snr
-from sdescore.tableau.nodes import time_at
+from sdescore.tableau.exponential import OUTPUTS, clock, exponential_step
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["ExponentialRungeKutta"]
@@ -99,9 +98,11 @@ class ExponentialRungeKutta(EtaPredictor):
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         p, first, last = self.stages, times[:-1], times[1:]
-        lam = half_log_snr(sde, times)
+        lam = clock(sde, times)
         shares = [j / p for j in range(p)] if self.node is None else [0.0, self.node]
-        inner = [time_at(sde, torch.lerp(lam[:-1], lam[1:], share)) for share in shares[1:]]
+        inner = [
+            sde.time_at_half_log_snr(torch.lerp(lam[:-1], lam[1:], share)) for share in shares[1:]
+        ]
         nodes = torch.stack([first, *inner, last], 1)
         offsets = lam.diff()[:, None] * times.new_tensor(shares)
         a, b, c = [], [], []

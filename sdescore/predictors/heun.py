@@ -14,8 +14,6 @@ from sdescore import checks
 from sdescore.predictors.base import Predictor
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
-from sdescore.tableau.exponential import half_log_snr
-from sdescore.tableau.nodes import time_at
 from sdescore.tableau.runge_kutta import runge_kutta
 from sdescore.tableau.tableau import Tableau
 
@@ -101,11 +99,13 @@ class Heun(Predictor):
 
     def churned(self, sde: LinearSDE, times: Tensor) -> Tensor:
         """Where each step first goes back to, ``(N,)``."""
-        t, lam = times[:-1], half_log_snr(sde, times[:-1])
+        t, lam = times[:-1], sde.half_log_snr(times[:-1])
         rho = (-lam).exp()
         inside = (self.s_min <= rho) & (rho <= self.s_max)
         gamma = min(self.s_churn / len(times), LARGEST_CHURN)
-        lowest = half_log_snr(sde, float64(sde.T))
+        lowest = sde.half_log_snr(float64(sde.T))
         target = (lam - math.log1p(gamma)).maximum(lowest)
-        back: Tensor = torch.where(inside & (target < lam), time_at(sde, target).maximum(t), t)
+        back: Tensor = torch.where(
+            inside & (target < lam), sde.time_at_half_log_snr(target).maximum(t), t
+        )
         return back

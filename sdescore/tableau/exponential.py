@@ -25,6 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore import checks
+from sdescore.errors import ScheduleError
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.phi import phi
 
@@ -33,9 +35,22 @@ __all__ = ["exponential_step"]
 OUTPUTS = ("x0", "epsilon")
 
 
-def half_log_snr(sde: LinearSDE, t: Tensor) -> Tensor:
-    """``λ = log(α/σ)``."""
-    return 0.5 * sde.log_snr(t)
+def clock(sde: LinearSDE, times: Tensor) -> Tensor:
+    """λ at the times of a grid, refused where it is infinite.
+
+    Raises
+    ------
+    ScheduleError
+        σ is 0 at one of the times.
+    """
+    lam = sde.half_log_snr(times)
+    checks.that(
+        bool(lam.isfinite().all()),
+        "a grid where sigma_t > 0",
+        "a time where the log-SNR is infinite",
+        ScheduleError,
+    )
+    return lam
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +142,7 @@ def exponential_step(
     """The exact solution's numbers from ``t`` to ``s < t``, ``(N,)`` float64."""
     alpha_t, sigma_t = sde.marginal(t)
     alpha_s, sigma_s = sde.marginal(s)
-    h = half_log_snr(sde, s) - half_log_snr(sde, t)
+    h = sde.half_log_snr(s) - sde.half_log_snr(t)
     eta2 = eta**2
     if output == "x0":
         a = sigma_s / sigma_t * (-eta2 * h).exp()

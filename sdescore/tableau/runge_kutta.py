@@ -22,7 +22,6 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.nodes import time_at
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["runge_kutta"]
@@ -87,7 +86,7 @@ def runge_kutta(
     V = backward.variance / backward.scale.square()
     on_epsilon = -V / (sigma_t / backward.scale + sigma_s)
     ratio_t, change = sigma_t / alpha_t, on_epsilon / alpha_s
-    inner = {c: time_at(sde, -(ratio_t + c * change).log()) for c in nodes if 0 < c < 1}
+    inner = {c: sde.time_at_half_log_snr(-(ratio_t + c * change).log()) for c in nodes if 0 < c < 1}
     times = torch.stack([({0.0: t, 1.0: s} | inner)[c] for c in nodes], 1)
     # α where each stage leads to: the next evaluation, and the end of the step.
     alpha = torch.cat([sde.marginal(times)[0][:, 1:], alpha_s[:, None]], 1)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.tableau.exponential import ExponentialStep, exponential_step, half_log_snr
+from sdescore.tableau.exponential import ExponentialStep, exponential_step
 from sdescore.tableau.phi import phi
 from tests.helpers.strategies import REPRESENTATIVES
 
@@ -102,7 +102,7 @@ def test_a_step_is_exact_where_the_output_is_constant(
         torch.testing.assert_close(step.a * sigma_t + on_output, sigma_s, rtol=1e-9, atol=1e-12)
     else:
         # The noise of d(x/α) = … + √2 η ϱ dλ-Brownian, by quadrature.
-        lam_t, lam_s = half_log_snr(sde, t).item(), half_log_snr(sde, s).item()
+        lam_t, lam_s = sde.half_log_snr(t).item(), sde.half_log_snr(s).item()
         added = scipy.integrate.quad(lambda v: 2 * eta**2 * math.exp(-2 * v), lam_t, lam_s)[0]
         assert step.c.item() == pytest.approx(alpha_s.item() * math.sqrt(added), rel=1e-8)
 
@@ -213,7 +213,7 @@ def test_the_correction_by_hand(output: str, points: int, corrector: int) -> Non
     sde, times = ss.VPSDE(), torch.tensor([0.9, 0.7, 0.55, 0.4, 0.3, 0.15], dtype=F64)
     model = ss.MixtureScore([0.4, 0.6], [[-1.0, 0.5], [1.0, 0.0]], [0.1, 0.3], sde)
     step = exponential_step(sde, times[:-1], times[1:], output, 0.0)
-    lam = half_log_snr(sde, times)
+    lam = sde.half_log_snr(times)
     alpha, sigma = sde.marginal(times)
     x = torch.randn(4, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
 

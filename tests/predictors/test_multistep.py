@@ -170,7 +170,7 @@ def test_likelihood_of_many_stochastic_steps_is_right_with_the_flows_ending() ->
 
 
 def test_bad_endings() -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match='True, False or "flow"'):
+    with pytest.raises(ss.errors.IncompatibleError, match="denoise among True, False, flow"):
         ss.PredictorCorrector(ss.VPSDE(), steps=3, denoise="mean")
 
 

@@ -21,7 +21,6 @@ from sdescore.analysis.optimal_grid.trajectories import TrajectoryError
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import moves, shares, weighted_mean
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.nodes import time_at
 from sdescore.tableau.tableau import Tableau
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Search:
     def from_half_log_snr(self, half_log_snr: Tensor) -> Tensor:
         """T, followed by the times at which log(α/σ) has these values."""
         first = half_log_snr.new_tensor([self.sde.T])
-        return torch.cat([first, time_at(self.sde, half_log_snr)])
+        return torch.cat([first, self.sde.time_at_half_log_snr(half_log_snr)])
 
     def with_weights(self, free: Tensor) -> Free:
         """``free``, and the predictor's weights of all outputs but the newest, ``(N, H − 1)``."""

@@ -29,7 +29,6 @@ from sdescore.score.convention import pair
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.ending import mean_ending
-from sdescore.tableau.exponential import half_log_snr
 from sdescore.tableau.tableau import Tableau
 
 NODES, PLAIN, BEYOND = 400, 10.0, math.log(10.0)
@@ -153,7 +152,7 @@ def trajectory_error(
 
     ``error`` is that of every evaluation's ε. All evaluations' errors are independent.
     """
-    half_log_snrs = half_log_snr(sde, times)
+    half_log_snrs = sde.half_log_snr(times)
     noise_variance = (-2 * half_log_snrs).exp()
     evaluations = tableau.b.shape[0] * tableau.b.shape[1] + 1
 

@@ -31,8 +31,7 @@ from torch import Tensor
 
 from sdescore.samplers.adaptive.combination import combined
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.exponential import ExponentialStep, exponential_step, half_log_snr
-from sdescore.tableau.nodes import time_at
+from sdescore.tableau.exponential import ExponentialStep, exponential_step
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,11 @@ def attempt(
         λ of a later point -> the standard normal that drives the state there from ``t``, like
         ``x``; called for every node after the first and for ``s``. None without noise.
     """
-    lam, end = half_log_snr(sde, t), half_log_snr(sde, s)
+    lam, end = sde.half_log_snr(t), sde.half_log_snr(s)
     nodes = torch.tensor(pair.nodes[1:], dtype=torch.float64)
-    times = time_at(sde, torch.lerp(lam[:, None], end[:, None], nodes))
+    times = sde.time_at_half_log_snr(torch.lerp(lam[:, None], end[:, None], nodes))
     inner = times.unbind(1)
-    offsets = torch.cat([lam[:, None], half_log_snr(sde, times)], 1) - lam[:, None]
+    offsets = torch.cat([lam[:, None], sde.half_log_snr(times)], 1) - lam[:, None]
     outputs, y = [first], x
     for j, to in enumerate([*inner, s]):
         if j:
@@ -101,7 +100,7 @@ def attempt(
         weights = weights_through(step, offsets[:, : j + 1], pair.through[j])
         y = combined([step.a, *weights], [x, *outputs])
         if noise is not None:
-            y = y + combined([step.c], [noise(half_log_snr(sde, to))])
+            y = y + combined([step.c], [noise(sde.half_log_snr(to))])
     lower = weights_through(step, offsets, pair.embedded)
     return y, combined([w - v for w, v in zip(weights, lower, strict=True)], outputs)
 

@@ -18,8 +18,6 @@ from sdescore.samplers.adaptive.pairs import EmbeddedPair, attempt
 from sdescore.samplers.adaptive.path import NoisePath
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
-from sdescore.tableau.exponential import half_log_snr
-from sdescore.tableau.nodes import time_at
 
 __all__ = ["AdaptiveResult"]
 
@@ -157,8 +155,8 @@ def try_step(
     # The last two steps share what is left, so that none is a sliver.
     h = torch.where(batch.h < left, torch.minimum(batch.h, left / 2), left)
     lam = torch.where(h < left, batch.lam + h, rules.last_lam)
-    s = torch.where(h < left, time_at(rules.sde, lam), rules.sde.t_min)
-    lam = half_log_snr(rules.sde, s)
+    s = torch.where(h < left, rules.sde.time_at_half_log_snr(lam), rules.sde.t_min)
+    lam = rules.sde.half_log_snr(s)
     if bool(batch.fresh.any()):
         new = batch.fresh.to(device)
         rows = batch.rows[batch.fresh]

@@ -26,7 +26,6 @@ from sdescore.samplers.adaptive.run import AdaptiveResult, Rules, run
 from sdescore.samplers.model import evaluating
 from sdescore.samplers.request import Request, Tick, domain_at, make_request, require_mean_or_none
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.exponential import half_log_snr
 from sdescore.typing import Score
 
 __all__ = ["AdaptiveSampler"]
@@ -111,7 +110,7 @@ class AdaptiveSampler:
     def _ends(self) -> tuple[float, float]:
         """λ at T and at ``t_min``."""
         times = torch.tensor([self.sde.T, self.sde.t_min], dtype=torch.float64, device="cpu")
-        first, last = half_log_snr(self.sde, times).tolist()
+        first, last = self.sde.half_log_snr(times).tolist()
         return first, last
 
     @property

@@ -23,8 +23,7 @@ from sdescore.samplers.adaptive.controller import next_step, scaled_error
 from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH, EmbeddedPair, attempt
 from sdescore.samplers.adaptive.path import NoisePath
 from sdescore.samplers.adaptive.sampler import AdaptiveResult, AdaptiveSampler
-from sdescore.tableau.exponential import exponential_step, half_log_snr
-from sdescore.tableau.nodes import time_at
+from sdescore.tableau.exponential import exponential_step
 from tests.helpers.affine import slope
 from tests.helpers.strategies import REPRESENTATIVES
 
@@ -98,12 +97,12 @@ def test_a_path_takes_no_more_room_than_it_needs() -> None:
 def test_the_parts_of_a_step_add_up_to_it(name: str, eta: float) -> None:
     """Over t → m → s the noises of the exact solution are that of t → s: c and z agree."""
     sde = REPRESENTATIVES[name]
-    lam = torch.lerp(*half_log_snr(sde, column(sde.T, sde.t_min)), column(0.1, 0.35, 0.8))
-    t, m, s = time_at(sde, lam)[:, None]
-    path = NoisePath(half_log_snr(sde, t), torch.zeros(1, 3, dtype=F64), eta, basis(3))
+    lam = torch.lerp(*sde.half_log_snr(column(sde.T, sde.t_min)), column(0.1, 0.35, 0.8))
+    t, m, s = sde.time_at_half_log_snr(lam)[:, None]
+    path = NoisePath(sde.half_log_snr(t), torch.zeros(1, 3, dtype=F64), eta, basis(3))
     moves = [exponential_step(sde, *ends, "x0", eta) for ends in ((t, s), (t, m), (m, s))]
     ends = [(t, s), (t, m), (m, s)]
-    normals = [path.normal(*(half_log_snr(sde, u) for u in pair)) for pair in ends]
+    normals = [path.normal(*(sde.half_log_snr(u) for u in pair)) for pair in ends]
     whole, early, late = (move.c * z[0] for move, z in zip(moves, normals, strict=True))
     torch.testing.assert_close(whole, moves[2].a * early + late, rtol=1e-7, atol=1e-10)
     for z in normals:
@@ -114,7 +113,7 @@ def test_the_parts_of_a_step_add_up_to_it(name: str, eta: float) -> None:
 
 
 def ends(sde: ss.LinearSDE, lam: float, h: float) -> tuple[Tensor, Tensor]:
-    t, s = time_at(sde, column(lam, lam + h))
+    t, s = sde.time_at_half_log_snr(column(lam, lam + h))
     return t[None], s[None]
 
 
@@ -140,9 +139,7 @@ def test_a_constant_output_is_integrated_exactly(name: str, pair: EmbeddedPair) 
 
     y, difference = attempt(pair, sde, eta, x, t, s, constant, denoise, None)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = sde.marginal(t), sde.marginal(s)
-    shrink = (
-        sigma_s / sigma_t * torch.exp(-(eta**2) * (half_log_snr(sde, s) - half_log_snr(sde, t)))
-    )
+    shrink = sigma_s / sigma_t * torch.exp(-(eta**2) * (sde.half_log_snr(s) - sde.half_log_snr(t)))
     torch.testing.assert_close(y, alpha_s * m + shrink * (x - alpha_t * m), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(difference, torch.zeros_like(x), rtol=0.0, atol=1e-9)
 
@@ -171,15 +168,15 @@ def linear_steps(
 ) -> tuple[Tensor, Tensor]:
     """``(N, 3)`` weights of (x_t, two independent normals) in steps between neighbours in ``lam``
     and in their estimates, for data N(0, 1/2)."""
-    times, n = time_at(sde, lam), len(lam) - 1
+    times, n = sde.time_at_half_log_snr(lam), len(lam) - 1
     t, s = times[:-1], times[1:]
     score = ss.GaussianScore(torch.zeros(3), 0.5, sde)
     draws = (torch.tensor([[0.0, *row]], dtype=F64).expand(n, 3) for row in torch.eye(2).tolist())
-    path = NoisePath(half_log_snr(sde, t), torch.zeros(n, 3, dtype=F64), eta, draws)
+    path = NoisePath(sde.half_log_snr(t), torch.zeros(n, 3, dtype=F64), eta, draws)
     x, denoise = torch.tensor([[1.0, 0.0, 0.0]], dtype=F64).expand(n, 3), denoiser(score, sde)
 
     def noise(to: Tensor) -> Tensor:
-        return path.normal(half_log_snr(sde, t), to)
+        return path.normal(sde.half_log_snr(t), to)
 
     return attempt(pair, sde, eta, x, t, s, denoise(x, t), denoise, noise)
 
@@ -188,7 +185,7 @@ def error_of_law(node: float, sde: ss.LinearSDE, eta: float, steps: int) -> floa
     """Relative error of the standard deviation, from the right one at λ = −3 to λ = 3."""
     pair = EmbeddedPair((0.0, node), NOISY.through, NOISY.embedded, NOISY.order)
     lam = torch.linspace(-3, 3, steps + 1, dtype=F64)
-    alpha, sigma = sde.marginal(time_at(sde, lam[[0, -1]]))
+    alpha, sigma = sde.marginal(sde.time_at_half_log_snr(lam[[0, -1]]))
     now, exact = (0.5 * alpha**2 + sigma**2).tolist()
     for x, *z in linear_steps(pair, sde, eta, lam)[0].square().tolist():
         now = x * now + sum(z)
@@ -234,11 +231,11 @@ def test_the_noisy_pair_is_of_order_one_along_a_path() -> None:
     ends_at: dict[int, Tensor] = {}
     for steps in (128, 16, 8, 4):
         lam = torch.linspace(-1, 1, steps + 1, dtype=F64)
-        times, x = time_at(VP, lam)[:, None].expand(-1, n), x0
+        times, x = VP.time_at_half_log_snr(lam)[:, None].expand(-1, n), x0
         for t, s in itertools.pairwise(times):
 
             def noise(to: Tensor, t: Tensor = t) -> Tensor:
-                return path.normal(half_log_snr(VP, t), to)
+                return path.normal(VP.half_log_snr(t), to)
 
             x, _ = attempt(NOISY, VP, 1.0, x, t, s, denoise(x, t), denoise, noise)
         ends_at[steps] = x
@@ -488,7 +485,7 @@ def test_no_step_is_longer_than_asked_or_a_sliver(
     monkeypatch.setattr(run_module, "next_step", spy)
     sampler = AdaptiveSampler(VP, eta=eta, atol=100.0, longest=1.2, denoise=False)
     sampler.sample(lambda x, t: -x, (1, 1))
-    first, last = half_log_snr(VP, column(VP.T, VP.t_min)).tolist()
+    first, last = VP.half_log_snr(column(VP.T, VP.t_min)).tolist()
     assert sum(lengths) == pytest.approx(last - first, rel=1e-12)
     assert lengths[0] == pytest.approx(0.1 * (last - first)) and max(lengths) == 1.2
     assert lengths[-1] == pytest.approx(lengths[-2], rel=1e-9) and min(lengths[:-2]) > 0.6
