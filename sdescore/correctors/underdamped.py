@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.correctors.base import Corrector, inner_steps
+from sdescore.langevin.baoab import baoab
+from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
@@ -22,8 +24,8 @@ class Underdamped(Corrector):
     r"""Trajectories of ``length`` BAOAB steps (:mod:`sdescore.langevin.baoab`), each from a
     velocity drawn anew from N(0, I).
 
-    The time step is in units of :math:`\sigma_t`, :math:`h = \kappa \sigma_t`, and κ such that a
-    trajectory of one step is the step of :class:`sdescore.Langevin` at the same ``snr``:
+    The time step h is such a multiple of :math:`\sigma_t` that a trajectory of one step is the
+    step of :class:`sdescore.Langevin` at the same ``snr``:
 
     .. math:: \tfrac{h^2}{4} \bigl(1 + e^{-\gamma h}\bigr) = \tau = 2(\mathrm{snr}\,\sigma_t)^2,
               \qquad \gamma = \frac{\mathrm{friction}}{\sigma_t} .
@@ -67,19 +69,19 @@ class Underdamped(Corrector):
         return [cls(), cls(friction=0.0)]
 
     @property
-    def kappa(self) -> float:
+    def relative_step(self) -> float:
         """``h/σ_t``, between 2 snr (no friction) and √8 snr (all of it)."""
-        kappa = 2 * self.snr
+        h = 2 * self.snr
         for _ in range(30):  # a contraction: it divides the error by 7 at least
-            kappa = self.snr * math.sqrt(8 / (1 + math.exp(-self.friction * kappa)))
-        return kappa
+            h = self.snr * math.sqrt(8 / (1 + math.exp(-self.friction * h)))
+        return h
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         sigma_t = sde.marginal(times)[1]
-        b, c = trajectory(self.kappa, self.friction, self.length)
+        b, c = trajectory(self.relative_step, self.friction, self.length)
         return Tableau(
             times=times[:, None].expand(-1, self.length),
-            a=torch.ones(len(times), self.length, dtype=torch.float64),
+            a=times.new_ones(len(times), self.length),
             b=sigma_t.square()[:, None, None] * b,
             c=sigma_t[:, None, None] * c,
         )
@@ -88,21 +90,26 @@ class Underdamped(Corrector):
 def trajectory(h: float, friction: float, length: int) -> tuple[Tensor, Tensor]:
     """Weights of scores, newest first, ``(J, J)``, and of noises ``(J, J + 1)``, in each stage.
 
-    Position and velocity are carried along BAOAB as linear combinations of the scores
-    ``s_0 … s_{J−1}``, the first velocity and the noises ``z_1 … z_J``, for ``x_0 = 0`` and σ = 1.
+    BAOAB itself is run, for ``x_0 = 0`` and σ = 1, on unit vectors in place of the scores
+    ``s_0 … s_{J−1}``, the first velocity and the noises ``z_1 … z_J``: position and velocity are
+    then the weights with which they combine these.
     """
-    kept, fresh = math.exp(-friction * h), math.sqrt(-math.expm1(-2 * friction * h))
-    x, v = torch.zeros(2, 2 * length + 1, dtype=torch.float64)
-    v[length] = 1.0
-    b = torch.zeros(length, length, dtype=torch.float64)
-    c = torch.zeros(length, length + 1, dtype=torch.float64)
-    for j in range(length):
-        # The half kicks on both sides of a state are one.
-        v[j] += 0.5 * h if j == 0 else h
-        x = x + 0.5 * h * v
-        v = kept * v
-        v[length + 1 + j] += fresh
-        x = x + 0.5 * h * v
-        b[j, : j + 1] = x[: j + 1].flip(0)
-        c[j] = x[length:]
+    units = torch.eye(2 * length + 1, dtype=torch.float64, device="cpu")[:, None]
+    # The last score is the end's own: it moves the velocity alone, which the trajectory drops.
+    scores = iter([*units[:length], torch.zeros_like(units[0])])
+    b = units.new_zeros(length, length)
+    c = units.new_zeros(length, length + 1)
+    steps = baoab(
+        torch.zeros_like(units[0]),
+        units[length],
+        lambda x: next(scores),
+        h,
+        friction,
+        1.0,
+        Preconditioner(units.new_ones(())),
+        iter(units[length + 1 :]),
+    )
+    for j, (x, _) in enumerate(steps):
+        b[j, : j + 1] = x[0, : j + 1].flip(0)
+        c[j] = x[0, length:]
     return b, c

@@ -6,9 +6,9 @@ With a velocity v, inverse mass P, friction γ and temperature ϑ,
           \mathrm{d}v = P s\,\mathrm{d}r - \gamma v\,\mathrm{d}r
           + \sqrt{2\gamma\vartheta}\,P^{1/2}\,\mathrm{d}w ,
 
-the law :math:`p^{1/\vartheta}(x)\, N(v; 0, \vartheta P)` is stationary. Leimkuhler & Matthews
-(2013, "Rational construction of stochastic numerical methods for molecular sampling", section 2)
-solve kick B, drift A and Ornstein–Uhlenbeck part O exactly, in the order B A O A B:
+the distribution :math:`p^{1/\vartheta}(x)\, N(v; 0, \vartheta P)` is stationary. Leimkuhler &
+Matthews (2013, "Rational construction of stochastic numerical methods for molecular sampling",
+section 2) solve kick B, drift A and Ornstein–Uhlenbeck part O exactly, in the order B A O A B:
 
 .. math::
    v &\leftarrow v + \tfrac h2 P s(x) && \text{B} \\
@@ -41,25 +41,14 @@ def baoab(
     noises: Iterator[Tensor],
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """``(x, v)`` after each step, one of ``noises`` a step; all like ``x`` ``(B, *E)``."""
-    kept = math.exp(-friction * h)
+    damping = math.exp(-friction * h)
     noise = math.sqrt(-temperature * math.expm1(-2 * friction * h))
     kick = 0.5 * h * P.apply(score(x))
     for z in noises:
         v = v + kick
         x = x + 0.5 * h * v
-        v = kept * v + noise * P.sqrt_apply(z)
+        v = damping * v + noise * P.sqrt_apply(z)
         x = x + 0.5 * h * v
         kick = 0.5 * h * P.apply(score(x))
         v = v + kick
         yield x, v
-
-
-def overdamped_step(h: float, friction: float) -> float:
-    r"""The τ of the Langevin step that BAOAB is when v is drawn anew for every step:
-
-    .. math:: \tau = \tfrac{h^2}{4} (1 + e^{-\gamma h}) ,
-
-    from :math:`h^2/4` and :math:`e^{-\gamma h} h^2/4`, the share of the first kick in the two
-    drifts. The noises of v and O add up to :math:`2\tau\vartheta P`.
-    """
-    return 0.25 * h * h * (1 + math.exp(-friction * h))

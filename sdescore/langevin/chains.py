@@ -5,10 +5,11 @@ One step of the overdamped Langevin equation at temperature ϑ, preconditioned b
 .. math:: x \leftarrow x + \tau P s(x) + \sqrt{2\tau\vartheta}\; P^{1/2} z, \qquad
           s = \nabla \log p = -\nabla U ,
 
-and its stationary law, for τ → 0, is :math:`p^{1/\vartheta} \propto e^{-U/\vartheta}`. ``"mala"``
-adds Metropolis' test (:mod:`sdescore.langevin.metropolis`), which makes that law exact at any τ;
+and its stationary distribution, for τ → 0, is
+:math:`p^{1/\vartheta} \propto e^{-U/\vartheta}`. ``"mala"`` adds Metropolis' test
+(:mod:`sdescore.langevin.metropolis`), which makes that distribution exact at any τ;
 ``"underdamped"`` adds a velocity (:mod:`sdescore.langevin.baoab`), whose momentum crosses a wide
-law in fewer steps. The same step inside a sampler is :class:`sdescore.Langevin`.
+distribution in fewer steps. The same step inside a sampler is :class:`sdescore.Langevin`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import finite, is_count, named, require, require_same_shape, require_state
+from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError, TimeError
 from sdescore.langevin import diagnostics
 from sdescore.langevin.baoab import baoab
 from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Numbers, Preconditioner, as_preconditioner
+from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, SeededNoise
 from sdescore.score.interface import log_density_of, sde_of
 from sdescore.sde.base import as_time
@@ -48,7 +50,7 @@ class LangevinRun:
     x : Tensor
         ``(B, *E)``, the chains' last states.
     path : Tensor or None
-        ``(n // thin, B, *E)``, the kept states after burn-in, the oldest first.
+        ``(n // thin, B, *E)``, the states after burn-in, every ``thin``-th, oldest first.
     acceptance : Tensor or None
         ``(B,)``, each chain's share of accepted proposals after burn-in; MALA only.
     evaluations : int
@@ -62,13 +64,13 @@ class LangevinRun:
 
     def effective_sample_size(self) -> Tensor:
         """``(*E)``: :func:`sdescore.langevin.diagnostics.effective_sample_size` of the path."""
-        return diagnostics.effective_sample_size(self._kept())
+        return diagnostics.effective_sample_size(self._path())
 
     def r_hat(self) -> Tensor:
         """``(*E)``: :func:`sdescore.langevin.diagnostics.r_hat` of the path."""
-        return diagnostics.r_hat(self._kept())
+        return diagnostics.r_hat(self._path())
 
-    def _kept(self) -> Tensor:
+    def _path(self) -> Tensor:
         if self.path is None:
             raise IncompatibleError("expected a run with a path, got none: pass return_path=True")
         return self.path
@@ -110,11 +112,11 @@ def chains(
     n : int
         Steps after burn-in, >= 1.
     temperature : float
-        ϑ > 0: the law is :math:`p^{1/\vartheta}`.
+        ϑ > 0: the distribution is :math:`p^{1/\vartheta}`.
     method : {"unadjusted", "mala", "underdamped"}
         The plain step, biased by O(τ); with Metropolis' test, exact; BAOAB with a velocity
-        that starts at its stationary law and is kept between steps, biased by O(h²) and exact
-        in x on a Gaussian.
+        that starts at its stationary distribution and goes on between steps, biased by O(h²)
+        and exact in x on a Gaussian.
     convention : {"tau", "epsilon"}
         :math:`x + \tau s + \sqrt{2\tau\vartheta} z`, or
         :math:`x + \tfrac\varepsilon2 s + \sqrt{\varepsilon\vartheta} z`.
@@ -145,8 +147,8 @@ def chains(
     ------
     ShapeError
         ``x`` is no state, the preconditioner does not fit it, or the score's output does not.
-    ScheduleError
-        A number out of range.
+    ParameterError
+        A number out of range, or a state that is not finite.
     TimeError
         ``t`` is not finite, or outside the SDE of a score that has one.
     IncompatibleError
@@ -163,14 +165,17 @@ def chains(
     >>> bool(run.acceptance.mean() > 0.8), bool((run.x.abs() - 0.9).abs().mean() < 0.3)
     (True, True)
     """
-    _check_options(method, convention, friction, n, burn_in, thin, return_path)
-    for name, value in (("step", step), ("temperature", temperature)):
-        usable = finite(value) and not isinstance(value, bool) and value > 0
-        require(usable, f"{name} > 0", named(name, value))
+    _check_options(method, convention, friction, return_path, thin)
+    step = checks.number("step", step, above=0)
+    temperature = checks.number("temperature", temperature, above=0)
+    friction = 1.0 if friction is None else checks.number("friction", friction, at_least=0)
+    n, burn_in = checks.count("n", n), checks.count("burn_in", burn_in, at_least=0)
+    thin = checks.count("thin", thin, at_most=n)
     require_state(x)
     if x.dtype not in (torch.float32, torch.float64):
         raise ShapeError(f"expected x in float32 or float64, got {x.dtype}; use x.float()")
-    require(bool(x.isfinite().all()), "a finite state to start from", "NaN or infinity in it")
+    finite = bool(x.isfinite().all())
+    checks.that(finite, "a finite state to start from", "NaN or infinity in it")
     P = as_preconditioner(preconditioner, tuple(x.shape[1:])).to(x)
     target = _Target(score, x, t, needs_density=method == "mala")
     draw = _draws(noise, seed, x, 1 + (burn_in + n) * (2 if method == "mala" else 1))
@@ -184,11 +189,9 @@ def chains(
         chain = mala(x, target, target.log_density, tau, temperature, P, noises)
     else:
         v = math.sqrt(temperature) * P.sqrt_apply(draw(0))
-        chain = baoab(
-            x, v, target, step, 1.0 if friction is None else friction, temperature, P, noises
-        )
+        chain = baoab(x, v, target, step, friction, temperature, P, noises)
     path = x.new_empty(n // thin, *x.shape) if return_path else None
-    accepted = torch.zeros(len(x), device=x.device)
+    accepted = torch.zeros(len(x), dtype=torch.float32, device=x.device)
     # Beside x a chain gives what its method has to say: who moved, or the velocity.
     for k, (x, said) in zip(range(1 - burn_in, n + 1), chain, strict=False):
         _require_finite(x, burn_in + k - 1)
@@ -219,26 +222,24 @@ class _Target:
     def __init__(
         self, score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None, needs_density: bool
     ) -> None:
-        if isinstance(score, type) or not callable(score):
-            raise IncompatibleError(f"expected a callable score, got {score!r:.200}")
         self.evaluations = 0
-        self._score = score
+        self._score = checks.function("score", score)
         self._log_density = log_density_of(score) if needs_density else None
-        self._given = _time(score, x, t)
+        self._time = _time(score, x, t)
 
     def __call__(self, x: Tensor) -> Tensor:
         self.evaluations += 1
-        s = self._score(x.clone(), *self._given)  # a score that writes to its input does no harm
+        s = self._score(x.clone(), *self._time)  # a score that writes to its input does no harm
         require_same_shape(s, x, "the score")
         return s.to(x)
 
     def log_density(self, x: Tensor) -> Tensor:
-        f: Tensor = self._log_density(x.clone(), *self._given)  # type: ignore[misc]
+        f: Tensor = self._log_density(x.clone(), *self._time)  # type: ignore[misc]
         return f
 
 
 def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> tuple[Tensor, ...]:
-    """What a score is given beside ``x``: nothing, or a time a chain, ``(B,)``."""
+    """What a score takes beside ``x``: nothing, or a time a chain, ``(B,)``."""
     sde = sde_of(score)
     if t is None:
         if sde is not None:
@@ -246,7 +247,7 @@ def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> 
                 f"expected t= for {type(score).__name__}, whose score depends on the time, got none"
             )
         return ()
-    if not isinstance(t, Tensor) and not finite(t):
+    if not isinstance(t, Tensor) and not checks.is_number(t):
         raise TimeError(f"expected t to be a finite number or a tensor, got {t!r:.100}")
     time = as_time(t, x)
     if not bool(time.isfinite().all()):
@@ -259,47 +260,39 @@ def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> 
 
 def _draws(noise: NoiseSource | None, seed: int, x: Tensor, count: int) -> Callable[[int], Tensor]:
     """``k -> (B, *E)``, for k < count."""
-    if noise is not None and not isinstance(noise, NoiseSource):
+    if noise is None:
+        noise = SeededNoise(seed)
+    if not isinstance(noise, NoiseSource):
         raise IncompatibleError(f"expected a NoiseSource, got {type(noise).__name__}")
-    source = SeededNoise(seed) if noise is None else noise
     spans = [None] * count
-    source.check(tuple(x.shape), spans)
-    stream = source.open(range(len(x)), tuple(x.shape[1:]), spans, dtype=x.dtype, device=x.device)
+    noise.check(tuple(x.shape), spans)
+    stream = noise.open(
+        range(len(x)),
+        tuple(x.shape[1:]),
+        spans,
+        dtype=x.dtype,
+        device=x.device,
+        domain=Domain.LANGEVIN,
+    )
     return stream.draw
 
 
 def _check_options(
-    method: str,
-    convention: str,
-    friction: float | None,
-    n: int,
-    burn_in: int,
-    thin: int,
-    return_path: bool,
+    method: str, convention: str, friction: float | None, return_path: bool, thin: object
 ) -> None:
-    """Refuse options that are unknown, out of range, or not read by the method."""
-    for name, value, allowed in (
-        ("method", method, METHODS),
-        ("convention", convention, CONVENTIONS),
-    ):
-        if value not in allowed:
-            raise IncompatibleError(f"expected {name} among {', '.join(allowed)}; got {value!r}")
-    if method == "underdamped":
-        if convention != "tau":
-            raise IncompatibleError(
-                "expected no convention= with method='underdamped', whose step is a time h; got "
-                f"{convention!r}"
-            )
-        usable = friction is None or (finite(friction) and not isinstance(friction, bool))
-        require(usable and (friction or 0) >= 0, "friction >= 0", named("friction", friction))
-    elif friction is not None:
+    """Refuse options that are unknown, or that the method does not read."""
+    checks.choice("method", method, METHODS)
+    checks.choice("convention", convention, CONVENTIONS)
+    if method == "underdamped" and convention != "tau":
+        raise IncompatibleError(
+            "expected no convention= with method='underdamped', whose step is a time h; got "
+            f"{convention!r}"
+        )
+    if method != "underdamped" and friction is not None:
         raise IncompatibleError(
             f"expected friction= with method='underdamped' only, got it with {method!r}"
         )
-    require(is_count(n) and n >= 1, "a number of steps n >= 1", f"{n!r}")
-    require(is_count(burn_in), "burn_in >= 0", f"{burn_in!r}")
-    require(is_count(thin) and 1 <= thin <= n, "1 <= thin <= n", f"{thin!r}")
-    if thin > 1 and not return_path:
+    if not return_path and checks.is_count(thin) and thin > 1:
         raise IncompatibleError("expected return_path=True beside thin=, which thins the path")
 
 

@@ -22,7 +22,8 @@ import math
 import torch
 from torch import Tensor
 
-from sdescore.checks import require, require_state
+from sdescore import checks
+from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 
 __all__ = ["effective_sample_size", "r_hat"]
@@ -46,7 +47,7 @@ def effective_sample_size(path: Tensor) -> Tensor:
     ------
     ShapeError
         Not ``(n, chains, *E)``, or too few draws.
-    ScheduleError
+    ParameterError
         NaN or infinity in it.
 
     Examples
@@ -92,7 +93,7 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
 
     Raises
     ------
-    ShapeError, ScheduleError
+    ShapeError, ParameterError
         As :func:`effective_sample_size`.
 
     Examples
@@ -120,7 +121,7 @@ def _halves(path: Tensor) -> Tensor:
 
     Raises
     ------
-    ShapeError, ScheduleError
+    ShapeError, ParameterError
         As :func:`effective_sample_size`.
     """
     require_state(path, "path")
@@ -129,7 +130,7 @@ def _halves(path: Tensor) -> Tensor:
             "expected a path (n, chains, *E) with n >= 8 and a chain at least, got "
             f"{tuple(path.shape)}; run longer, or thin less"
         )
-    require(bool(path.isfinite().all()), "a finite path", "NaN or infinity in it")
+    checks.that(bool(path.isfinite().all()), "a finite path", "NaN or infinity in it")
     half = path.shape[0] // 2
     return torch.cat([path[:half], path[-half:]], dim=1).detach().double()
 

@@ -1,4 +1,4 @@
-r"""Metropolis' test of a Langevin step, which makes its stationary law exact.
+r"""Metropolis' test of a Langevin step, which makes its stationary distribution exact.
 
 MALA (Besag 1994, discussion of Grenander & Miller; Roberts & Tweedie 1996, "Exponential convergence
 of Langevin distributions and their discrete approximations") proposes the Langevin step
@@ -15,7 +15,7 @@ The right-hand side is the one computed: in the difference of
 left is the error of the trapezium rule for :math:`\log p(y)/p(x)` and a difference of speeds, each
 small where τ is. It holds for any ``s``, be it the gradient of ``log p`` or not.
 
-Log densities are kept and subtracted in their own precision. Their free constant c drops out of
+Log densities are stored and subtracted in their own precision. Their free constant c drops out of
 :math:`\log p(y)/p(x)`, but rounding leaves some ε c of it: in float32, whose ε is 6e-8, an energy
 with c = 10⁶ is tested to 0.06 at best. Return log densities near zero, or in float64.
 """

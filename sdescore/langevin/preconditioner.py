@@ -4,9 +4,10 @@ The Langevin equation
 
 .. math:: \mathrm{d}x = P s\,\mathrm{d}r + \sqrt{2\vartheta}\,P^{1/2}\,\mathrm{d}w
 
-has the same stationary law for every P: it is the plain one of :math:`\tilde x = P^{-1/2} x`, whose
-score is :math:`P^{1/2} s`. With P near the covariance of the law, :math:`\tilde x` has no stiff
-direction (Roberts & Stramer 2002, "Langevin diffusions and Metropolis–Hastings algorithms").
+has the same stationary distribution for every P: it is the plain one of
+:math:`\tilde x = P^{-1/2} x`, whose score is :math:`P^{1/2} s`. With P near the covariance of the
+distribution, :math:`\tilde x` has no stiff direction
+(Roberts & Stramer 2002, "Langevin diffusions and Metropolis–Hastings algorithms").
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.checks import require
-from sdescore.errors import IncompatibleError, ScheduleError, ShapeError
+from sdescore import checks
+from sdescore.errors import ParameterError, ShapeError
 from sdescore.shapes import flat, float64, sum_event
 
 __all__ = ["Preconditioner"]
@@ -54,13 +55,13 @@ class Preconditioner:
 
     @classmethod
     def diagonal(cls, values: Numbers) -> Preconditioner:
-        """From positive numbers, event-shaped or one for all elements; kept in float64.
+        """From positive numbers, event-shaped or one for all elements; stored in float64.
 
         Raises
         ------
         ShapeError
             Not numbers.
-        ScheduleError
+        ParameterError
             A value that is not finite and positive.
         """
         eigenvalues = float64(values).detach().clone()  # type: ignore[arg-type]
@@ -75,18 +76,18 @@ class Preconditioner:
         ------
         ShapeError
             Not numbers, or not square.
-        ScheduleError
+        ParameterError
             A matrix that is not finite, symmetric and positive definite.
         """
         P = float64(matrix).detach()  # type: ignore[arg-type]
         if P.ndim != 2 or P.shape[0] != P.shape[1]:
             raise ShapeError(f"expected a preconditioner matrix (d, d), got {tuple(P.shape)}")
-        require(bool(P.isfinite().all()), "a finite preconditioner", "NaN or infinity in it")
+        checks.that(bool(P.isfinite().all()), "a finite preconditioner", "NaN or infinity in it")
         # The accuracy of the numbers as they came: a float32 covariance is not quite symmetric.
-        given = matrix.dtype if isinstance(matrix, Tensor) else torch.float64
-        eps = torch.finfo(given if given.is_floating_point else torch.float64).eps
+        own = matrix.dtype if isinstance(matrix, Tensor) else torch.float64
+        eps = torch.finfo(own if own.is_floating_point else torch.float64).eps
         skew, largest = ((M.abs().max().item() if len(P) else 0.0) for M in (P - P.mT, P))
-        require(
+        checks.that(
             skew <= 16 * len(P) * eps * largest,
             "a symmetric preconditioner",
             f"P - P^T up to {skew:g}",
@@ -101,7 +102,7 @@ class Preconditioner:
         Raises
         ------
         ShapeError
-            See above.
+            The numbers are neither one for all elements, nor event-shaped, nor a matrix over them.
         """
         own = tuple(self.eigenvalues.shape)
         if self.vectors is not None:
@@ -166,7 +167,7 @@ def as_preconditioner(
 
     Raises
     ------
-    ShapeError, ScheduleError
+    ShapeError, ParameterError
         As :meth:`Preconditioner.diagonal` and :meth:`Preconditioner.full`.
     """
     if value is None:
@@ -191,19 +192,17 @@ def require_preconditioner(value: object) -> None:
     Raises
     ------
     IncompatibleError
-        See above.
+        It is something else, such as a bare tensor.
     """
-    if value is not None and not isinstance(value, Preconditioner):
-        raise IncompatibleError(
-            "expected a Preconditioner, got "
-            f"{type(value).__name__}; use Preconditioner.diagonal(variances) or .full(covariance)"
-        )
+    if value is not None:
+        example = "Preconditioner.diagonal(variances) or .full(covariance)"
+        checks.instance("preconditioner", value, Preconditioner, example)
 
 
 def _require_positive(eigenvalues: Tensor, expected: str) -> None:
     if not bool(((eigenvalues > 0) & eigenvalues.isfinite()).all()):
         lowest = eigenvalues.min().item()
-        raise ScheduleError(
+        raise ParameterError(
             f"expected {expected}, got an eigenvalue or value {lowest:g}; add a small multiple of "
             "the identity to a singular one"
         )

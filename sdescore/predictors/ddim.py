@@ -39,8 +39,8 @@ class DDIM(EtaPredictor):
         a, V, sigma_t = bridge.scale, bridge.added_variance, bridge.sigma
         sigma_s = sde.marginal(s)[1]
         tau2 = self.eta**2 * bridge.variance
-        kept = (sigma_s.square() - tau2).clamp(min=0.0).sqrt()
+        remainder = (sigma_s.square() - tau2).clamp(min=0.0).sqrt()
         # On the score: (σ_t/a − √(σ_s² − τ²)) σ_t, with the difference rationalised, for
         # σ_t²/a² − σ_s² = V/a² and the two terms nearly cancel on a fine grid.
-        on_score = sigma_t * (V / a.square() + tau2) / (sigma_t / a + kept)
+        on_score = sigma_t * (V / a.square() + tau2) / (sigma_t / a + remainder)
         return one_stage(t, 1 / a, on_score, tau2.sqrt())

@@ -1,4 +1,4 @@
-r"""A multistep method given by its numbers, one row a step.
+r"""A multistep method defined by its numbers, one row a step.
 
 DDIM's step with a weighted mean of the denoised states in place of the newest,
 

@@ -27,7 +27,7 @@ class StochasticHeun(EtaPredictor):
 
     One z a step: both stages are on one Brownian path, which independent noises are not (the
     variance would be wrong at every step size). The noise is additive, so Itô's and Stratonovich's
-    readings agree. The law has order 2, the path order 1.
+    readings agree. The distribution has order 2, the path order 1.
 
     Parameters
     ----------

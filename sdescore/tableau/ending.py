@@ -1,10 +1,11 @@
 r"""The last row of a chain: from the last time to data, by one evaluation.
 
-In :math:`z = x/\alpha` and :math:`\varrho = \sigma/\alpha` what is left is noise of variance
-:math:`\varrho^2`, and :math:`\hat x_0 = z + \varrho^2 s_z`. Tweedie's mean takes all of it. The
-probability flow :math:`dz/d\varrho^2 = -\tfrac12 s_z` takes half: on a Gaussian mode of variance Λ
-the mean ends with variance :math:`\Lambda - \varrho^2 + O(\varrho^4)`, which is too smooth, and
-the flow's Euler step with :math:`\Lambda + \varrho^4 / 4(\Lambda + \varrho^2)`.
+In :math:`\bar x = x/\alpha` the noise that is left has variance :math:`r^2`, where
+:math:`r = \sigma/\alpha` is the noise-to-signal ratio, and Tweedie's mean is
+:math:`\hat x_0 = \bar x + r^2 \nabla \log p(\bar x)`. The probability flow
+:math:`d\bar x/dr^2 = -\tfrac12 \nabla \log p` goes half as far. On a Gaussian mode of
+variance Λ the mean ends with variance :math:`\Lambda - r^2 + O(r^4)`, which is too smooth. The
+flow's Euler step ends with :math:`\Lambda + r^4 / 4(\Lambda + r^2)`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def mean_ending(sde: LinearSDE, times: Tensor) -> Tableau:
 
 
 def flow_ending(sde: LinearSDE, times: Tensor) -> Tableau:
-    r""":math:`(x + \tfrac12 \sigma^2 s)/\alpha`, the flow's Euler step in ϱ² from ``times``."""
+    r""":math:`(x + \tfrac12 \sigma^2 s)/\alpha`, the flow's Euler step in σ²/α² from ``times``."""
     return _ending(sde, times, 0.5)
 
 

@@ -55,21 +55,21 @@ def clock(sde: LinearSDE, times: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ExponentialStep:
-    r"""Moves :math:`x_s = a x_t + \gamma \int_0^h e^{\kappa (h - \tau)} o(\tau) d\tau + c z`.
+    r"""Moves :math:`x_s = a x_t + \gamma \int_0^h e^{r (h - \tau)} o(\tau) d\tau + c z`.
 
     Attributes
     ----------
     h, a, gamma, c : Tensor
         ``(N,)`` float64.
-    kappa : float
-        −(1 + η²) where the output is x₀, 1 where it is ε.
+    rate : float
+        r, which is −(1 + η²) where the output is x₀ and 1 where it is ε.
     """
 
     h: Tensor
     a: Tensor
     gamma: Tensor
     c: Tensor
-    kappa: float
+    rate: float
 
     def weights(self, nodes: Tensor, *, midpoint: bool = False) -> Tensor:
         r"""Weights of the outputs at ``nodes``, exact for polynomials in λ of degree < p.
@@ -88,8 +88,8 @@ class ExponentialStep:
             ``(N, p)``.
         """
         p = nodes.shape[-1]
-        # ∫₀ʰ e^{κ(h−τ)} (τ/h)^m dτ = h m! φ_{m+1}(κh), and the weights reproduce it.
-        moments = phi(self.kappa * self.h, p)[..., 1:]
+        # ∫₀ʰ e^{r(h−τ)} (τ/h)^m dτ = h m! φ_{m+1}(rh), and the weights reproduce it.
+        moments = phi(self.rate * self.h, p)[..., 1:]
         if midpoint:
             right = moments[..., :1] * moments.new_tensor([0.5**m for m in range(p)])
         else:
@@ -102,7 +102,7 @@ class ExponentialStep:
     def rows(self, index: Tensor) -> ExponentialStep:
         """Some of the moves."""
         h, a, gamma, c = (v[index] for v in (self.h, self.a, self.gamma, self.c))
-        return ExponentialStep(h, a, gamma, c, self.kappa)
+        return ExponentialStep(h, a, gamma, c, self.rate)
 
     def adams_weights(
         self, lam: Tensor, count: int, *, ahead: int = 0, midpoint: bool = False

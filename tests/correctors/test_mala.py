@@ -18,7 +18,6 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.correctors.mala import MALA
 from sdescore.correctors.underdamped import Underdamped
-from sdescore.langevin.baoab import overdamped_step
 from sdescore.langevin.chains import chains
 from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.score.mixture import MixtureScore
@@ -74,8 +73,10 @@ def test_a_trajectory_of_one_step_is_langevins(snr: float, friction: float) -> N
         short.c.square().sum(-1), plain.c.square().sum(-1), rtol=1e-13, atol=0.0
     )
     assert torch.equal(short.a, plain.a) and torch.equal(short.times, plain.times)
-    corrector = Underdamped(snr=snr, friction=friction)
-    assert overdamped_step(corrector.kappa, friction) == pytest.approx(2 * snr**2, rel=1e-13)
+    # The share of the first kick in the two drifts: h²/4 and e^(-γh) h²/4.
+    h = Underdamped(snr=snr, friction=friction).relative_step
+    overdamped = 0.25 * h * h * (1 + math.exp(-friction * h))
+    assert overdamped == pytest.approx(2 * snr**2, rel=1e-13)
 
 
 @pytest.mark.parametrize("friction", [0.0, 0.7, 30.0])
@@ -94,7 +95,7 @@ def test_a_trajectory_is_baoab_step_by_step(length: int, friction: float) -> Non
     got = sampler.sample(mixture(), init=x, noise=ss.noise.ReplayNoise(given), dtype=torch.float64)
     t = sampler.times[1]
     sigma = SDE.marginal(t)[1].item()
-    h = corrector.kappa * sigma
+    h = corrector.relative_step * sigma
     for k in range(trajectories):
         own = z[1 + k * (length + 1) :][: length + 1]
         x = chains(

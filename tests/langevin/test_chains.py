@@ -207,7 +207,8 @@ def test_without_friction_baoab_is_verlet() -> None:
 def test_bias_falls_with_tau_and_with_h_squared() -> None:
     """E cos 2x under U = x²/2 + cos(2x)/2, against quadrature; 1.3·10⁷ states a run.
 
-    The standard error of a slope is below 0.1 (from that of each bias, below 2·10⁻⁴ over chains).
+    The standard error of a bias is 3 to 6·10⁻⁴ a run, over chains, and that of a slope 0.03 for
+    the plain step and 0.05 for 16 runs of BAOAB, whose next term adds 0.3 to its slope here.
     """
     moments = [
         scipy.integrate.quad(
@@ -216,7 +217,7 @@ def test_bias_falls_with_tau_and_with_h_squared() -> None:
         for k in (0, 1)
     ]
 
-    def bias(method: str, step: float) -> float:
+    def bias(method: str, step: float, seed: int) -> float:
         run = chains(
             lambda x: -x + torch.sin(2 * x),
             torch.zeros(16_000),
@@ -225,15 +226,16 @@ def test_bias_falls_with_tau_and_with_h_squared() -> None:
             method=method,
             burn_in=60,
             return_path=True,
+            seed=seed,
         )
         return (2 * run.path).cos_().mean(dtype=torch.float64).item() - moments[1] / moments[0]
 
-    def order(method: str, steps: tuple[float, ...]) -> float:
-        errors = [abs(bias(method, step)) for step in steps]
+    def order(method: str, steps: tuple[float, ...], runs: int) -> float:
+        errors = [abs(np.mean([bias(method, h, seed) for seed in range(runs)])) for h in steps]
         return float(np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
-    assert order("unadjusted", (0.05, 0.1, 0.2)) == pytest.approx(1, abs=0.3)
-    assert order("underdamped", (0.28, 0.4, 0.56)) == pytest.approx(2, abs=0.5)
+    assert order("unadjusted", (0.05, 0.1, 0.2), 1) == pytest.approx(1, abs=0.2)
+    assert order("underdamped", (0.28, 0.4, 0.56), 16) == pytest.approx(2, abs=0.5)
 
 
 # Metropolis' test.
@@ -487,15 +489,15 @@ def test_a_preconditioner_and_its_parts() -> None:
 @pytest.mark.parametrize(
     ("make", "error"),
     [
-        (lambda: Preconditioner.diagonal([1.0, 0.0]), ss.errors.ScheduleError),
-        (lambda: Preconditioner.diagonal([1.0, -1.0]), ss.errors.ScheduleError),
-        (lambda: Preconditioner.diagonal([1.0, math.nan]), ss.errors.ScheduleError),
-        (lambda: Preconditioner.diagonal([1.0, math.inf]), ss.errors.ScheduleError),
+        (lambda: Preconditioner.diagonal([1.0, 0.0]), ss.errors.ParameterError),
+        (lambda: Preconditioner.diagonal([1.0, -1.0]), ss.errors.ParameterError),
+        (lambda: Preconditioner.diagonal([1.0, math.nan]), ss.errors.ParameterError),
+        (lambda: Preconditioner.diagonal([1.0, math.inf]), ss.errors.ParameterError),
         (lambda: Preconditioner.diagonal("wide"), ss.errors.ShapeError),  # type: ignore[arg-type]
-        (lambda: Preconditioner.full([[1.0, 0.1], [0.0, 1.0]]), ss.errors.ScheduleError),
-        (lambda: Preconditioner.full([[1.0, 2.0], [2.0, 1.0]]), ss.errors.ScheduleError),
-        (lambda: Preconditioner.full([[1.0, 1.0], [1.0, 1.0]]), ss.errors.ScheduleError),
-        (lambda: Preconditioner.full([[1.0, math.nan], [math.nan, 1.0]]), ss.errors.ScheduleError),
+        (lambda: Preconditioner.full([[1.0, 0.1], [0.0, 1.0]]), ss.errors.ParameterError),
+        (lambda: Preconditioner.full([[1.0, 2.0], [2.0, 1.0]]), ss.errors.ParameterError),
+        (lambda: Preconditioner.full([[1.0, 1.0], [1.0, 1.0]]), ss.errors.ParameterError),
+        (lambda: Preconditioner.full([[1.0, math.nan], [math.nan, 1.0]]), ss.errors.ParameterError),
         (lambda: Preconditioner.full([1.0, 1.0]), ss.errors.ShapeError),
         (lambda: Preconditioner.full(torch.ones(2, 3)), ss.errors.ShapeError),
     ],
@@ -662,44 +664,44 @@ def test_a_score_under_an_sde_needs_its_time(method: str) -> None:
 
 X = torch.zeros(3, 2)
 BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"n": 0}, ss.errors.ScheduleError, "n >= 1"),
-    ({"n": -1}, ss.errors.ScheduleError, "n >= 1"),
-    ({"n": True}, ss.errors.ScheduleError, "n >= 1"),
-    ({"n": 2.0}, ss.errors.ScheduleError, "n >= 1"),
-    ({"step": 0.0}, ss.errors.ScheduleError, "step > 0"),
-    ({"step": -0.1}, ss.errors.ScheduleError, "step > 0"),
-    ({"step": math.inf}, ss.errors.ScheduleError, "step > 0"),
-    ({"step": math.nan}, ss.errors.ScheduleError, "step > 0"),
-    ({"step": True}, ss.errors.ScheduleError, "step > 0"),
+    ({"n": 0}, ss.errors.ParameterError, "n >= 1"),
+    ({"n": -1}, ss.errors.ParameterError, "n >= 1"),
+    ({"n": True}, ss.errors.ParameterError, "n >= 1"),
+    ({"n": 2.0}, ss.errors.ParameterError, "n >= 1"),
+    ({"step": 0.0}, ss.errors.ParameterError, "step > 0"),
+    ({"step": -0.1}, ss.errors.ParameterError, "step > 0"),
+    ({"step": math.inf}, ss.errors.ParameterError, "step > 0"),
+    ({"step": math.nan}, ss.errors.ParameterError, "step > 0"),
+    ({"step": True}, ss.errors.ParameterError, "step > 0"),
     (
         {"step": torch.tensor(0.1)},
-        ss.errors.ScheduleError,
+        ss.errors.ParameterError,
         r"step > 0; .* no Python number; use .item",
     ),
-    ({"step": "0.1"}, ss.errors.ScheduleError, r"step > 0; .* no Python number$"),
+    ({"step": "0.1"}, ss.errors.ParameterError, r"step > 0; .* no Python number$"),
     (
         {"temperature": torch.tensor(1.0)},
-        ss.errors.ScheduleError,
+        ss.errors.ParameterError,
         "temperature > 0; .* no Python number",
     ),
     (
         {"friction": torch.tensor(1.0), "method": "underdamped"},
-        ss.errors.ScheduleError,
+        ss.errors.ParameterError,
         "friction >= 0; .* no Python number",
     ),
-    ({"temperature": 0.0}, ss.errors.ScheduleError, "temperature > 0"),
-    ({"temperature": -1.0}, ss.errors.ScheduleError, "temperature > 0"),
+    ({"temperature": 0.0}, ss.errors.ParameterError, "temperature > 0"),
+    ({"temperature": -1.0}, ss.errors.ParameterError, "temperature > 0"),
     ({"method": "ula"}, ss.errors.IncompatibleError, "unadjusted, mala, underdamped"),
     ({"convention": "alpha"}, ss.errors.IncompatibleError, "tau, epsilon"),
-    ({"friction": -1.0, "method": "underdamped"}, ss.errors.ScheduleError, "friction >= 0"),
-    ({"friction": math.nan, "method": "underdamped"}, ss.errors.ScheduleError, "friction >= 0"),
-    ({"friction": True, "method": "underdamped"}, ss.errors.ScheduleError, "friction >= 0"),
+    ({"friction": -1.0, "method": "underdamped"}, ss.errors.ParameterError, "friction >= 0"),
+    ({"friction": math.nan, "method": "underdamped"}, ss.errors.ParameterError, "friction >= 0"),
+    ({"friction": True, "method": "underdamped"}, ss.errors.ParameterError, "friction >= 0"),
     ({"friction": 1.0}, ss.errors.IncompatibleError, "underdamped"),
     ({"convention": "epsilon", "method": "underdamped"}, ss.errors.IncompatibleError, "time h"),
-    ({"burn_in": -1}, ss.errors.ScheduleError, "burn_in"),
-    ({"burn_in": False}, ss.errors.ScheduleError, "burn_in"),
-    ({"thin": 0, "return_path": True}, ss.errors.ScheduleError, "thin"),
-    ({"thin": 6, "return_path": True}, ss.errors.ScheduleError, "thin"),
+    ({"burn_in": -1}, ss.errors.ParameterError, "burn_in"),
+    ({"burn_in": False}, ss.errors.ParameterError, "burn_in"),
+    ({"thin": 0, "return_path": True}, ss.errors.ParameterError, "thin"),
+    ({"thin": 6, "return_path": True}, ss.errors.ParameterError, "thin"),
     ({"thin": 2}, ss.errors.IncompatibleError, "return_path"),
     ({"seed": 0.5}, ss.errors.ParameterError, "seed"),
     ({"noise": torch.zeros(9, 3, 2)}, ss.errors.IncompatibleError, "NoiseSource"),
@@ -710,7 +712,7 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"x": torch.zeros(3, 2).half()}, ss.errors.ShapeError, "float32 or float64"),
     ({"x": torch.zeros(())}, ss.errors.ShapeError, "batch"),
     ({"x": [0.0]}, ss.errors.ShapeError, "Tensor"),
-    ({"x": torch.full((3, 2), math.nan)}, ss.errors.ScheduleError, "finite"),
+    ({"x": torch.full((3, 2), math.nan)}, ss.errors.ParameterError, "finite"),
     ({"t": math.nan}, ss.errors.TimeError, "finite"),
     ({"t": torch.tensor(math.nan)}, ss.errors.TimeError, "finite t"),
     ({"t": torch.tensor([0.1, math.inf, 0.2])}, ss.errors.TimeError, "finite t"),
@@ -720,10 +722,10 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"preconditioner": torch.ones(3, 3)}, ss.errors.ShapeError, "matrix"),
     ({"preconditioner": Preconditioner.diagonal([1.0])}, ss.errors.ShapeError, "event's shape"),
     ({"preconditioner": Preconditioner.full([[1.0]])}, ss.errors.ShapeError, "2 rows"),
-    ({"preconditioner": -1.0}, ss.errors.ScheduleError, "positive"),
+    ({"preconditioner": -1.0}, ss.errors.ParameterError, "positive"),
     (
         {"preconditioner": torch.tensor([[1.0, 2.0], [2.0, 1.0]])},
-        ss.errors.ScheduleError,
+        ss.errors.ParameterError,
         "definite",
     ),
 ]
@@ -930,7 +932,7 @@ def test_bad_paths(diagnostic: Callable[[Tensor], Tensor]) -> None:
         diagnostic(np.zeros((20, 2)))  # type: ignore[arg-type]
     path = torch.randn(20, 2)
     path[3, 1] = math.nan
-    with pytest.raises(ss.errors.ScheduleError, match="finite"):
+    with pytest.raises(ss.errors.ParameterError, match="finite"):
         diagnostic(path)
     with pytest.raises(ss.errors.IncompatibleError, match="return_path"):
         LangevinRun(X, None, None, 1).r_hat()

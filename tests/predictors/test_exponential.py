@@ -59,24 +59,24 @@ def test_phi_has_gradients_on_both_sides_of_the_switch() -> None:
 
 @given(
     h=st.floats(1e-4, 6.0),
-    kappa=st.sampled_from([-2.0, -1.25, -1.0, 1.0]),
+    rate=st.sampled_from([-2.0, -1.25, -1.0, 1.0]),
     coefficients=st.lists(st.floats(-2, 2), min_size=1, max_size=4),
     gaps=st.lists(st.floats(0.3, 2.0), min_size=4, max_size=4),
 )
 def test_weights_integrate_polynomials_exactly(
-    h: float, kappa: float, coefficients: list[float], gaps: list[float]
+    h: float, rate: float, coefficients: list[float], gaps: list[float]
 ) -> None:
     """Under the exponential, through nodes behind the step."""
     p = len(coefficients)
     nodes = -h * torch.tensor([sum(gaps[:j]) for j in range(p)], dtype=F64)
     one = torch.ones(1, dtype=F64)
-    step = ExponentialStep(h * one, one, one, one, kappa)
+    step = ExponentialStep(h * one, one, one, one, rate)
     weights = step.weights(nodes[None])[0]
 
     def poly(u: float) -> float:
         return sum(c * (u / h) ** m for m, c in enumerate(coefficients))
 
-    exact = scipy.integrate.quad(lambda u: math.exp(kappa * (h - u)) * poly(u), 0, h, epsabs=0)[0]
+    exact = scipy.integrate.quad(lambda u: math.exp(rate * (h - u)) * poly(u), 0, h, epsabs=0)[0]
     got = sum(w * poly(u) for w, u in zip(weights.tolist(), nodes.tolist(), strict=True))
     size = sum(abs(w * poly(u)) for w, u in zip(weights.tolist(), nodes.tolist(), strict=True))
     assert got == pytest.approx(exact, rel=1e-9, abs=1e-12 * size)
