@@ -29,7 +29,7 @@ HALF_LOG_SNR = re.compile(
 PRIVATE = {"given", "kept", "places", "chosen", "folds", "Weighed"}
 # Rooms and pages whose words are still to be put right; the aim is none.
 NOT_YET = """
-correctors grids langevin noise predictors samplers sde tableau
+grids noise samplers sde
 """.split()  # noqa: SIM905
 PROSE = sorted(
     path
