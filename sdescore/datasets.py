@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from sdescore.errors import ScheduleError, SDEScoreError
+from sdescore import checks
+from sdescore.errors import SDEScoreError
 
 __all__ = [
     "MissingExtraError",
@@ -136,21 +137,20 @@ def ring(n: int, modes: int = 8, radius: float = 4.0, std: float = 0.2, seed: in
 
     Raises
     ------
-    ScheduleError
-        A parameter outside its range.
+    ParameterError
+        A parameter is outside its range.
 
     Examples
     --------
     >>> ring(5, modes=1, radius=2.0, std=0.0)[0].tolist()
     [2.0, 0.0]
     """
-    _require("n", n)
-    _require("radius", radius)
-    _require("std", std)
-    if modes < 1:
-        raise ScheduleError(f"expected modes >= 1, got {modes}")
-    generator = torch.Generator().manual_seed(seed)
-    k = torch.randint(modes, (n,), generator=generator)
+    n, seed = checks.count("n", n, at_least=0), checks.seed(seed)
+    radius = checks.number("radius", radius, at_least=0)
+    std = checks.number("std", std, at_least=0)
+    modes = checks.count("modes", modes)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    k = torch.randint(modes, (n,), generator=generator, device="cpu")
     angle = k.to(torch.float64) * (2 * math.pi / modes)
     return _finish(radius * _circle(angle), std, generator)
 
@@ -184,22 +184,21 @@ def swiss_roll(
 
     Raises
     ------
-    ScheduleError
-        A parameter outside its range.
+    ParameterError
+        A parameter is outside its range.
 
     Examples
     --------
     >>> swiss_roll(1000, std=0.0).norm(dim=1).max().item() <= 4.0
     True
     """
-    _require("n", n)
-    _require("radius", radius)
-    _require("std", std)
-    if not 0.0 < turns <= 2.25:
-        raise ScheduleError(f"expected turns in (0, 2.25], got {turns}")
-    generator = torch.Generator().manual_seed(seed)
+    n, seed = checks.count("n", n, at_least=0), checks.seed(seed)
+    radius = checks.number("radius", radius, at_least=0)
+    std = checks.number("std", std, at_least=0)
+    turns = checks.number("turns", turns, above=0, at_most=2.25)
+    generator = torch.Generator("cpu").manual_seed(seed)
     outer = 4.5 * math.pi
-    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    u = torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
     theta = outer - 2 * math.pi * turns * u
     return _finish((radius / outer) * theta.unsqueeze(1) * _circle(theta), std, generator)
 
@@ -225,22 +224,22 @@ def checkerboard(n: int, squares: int = 4, half_width: float = 4.0, seed: int = 
 
     Raises
     ------
-    ScheduleError
-        A parameter outside its range.
+    ParameterError
+        A parameter is outside its range.
 
     Examples
     --------
     >>> checkerboard(3, squares=2).prod(1).sign().tolist()  # lower left and upper right
     [1.0, 1.0, 1.0]
     """
-    _require("n", n)
-    _require("half_width", half_width)
-    if squares < 2 or squares % 2:
-        raise ScheduleError(f"expected an even number of squares a side, >= 2, got {squares}")
-    generator = torch.Generator().manual_seed(seed)
-    row = torch.randint(squares, (n,), generator=generator)
-    column = 2 * torch.randint(squares // 2, (n,), generator=generator) + row % 2
-    inside = torch.rand(n, 2, generator=generator, dtype=torch.float64)
+    n, seed = checks.count("n", n, at_least=0), checks.seed(seed)
+    half_width = checks.number("half_width", half_width, at_least=0)
+    squares = checks.count("squares", squares, at_least=2)
+    checks.that(squares % 2 == 0, "an even number of squares a side", squares)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    row = torch.randint(squares, (n,), generator=generator, device="cpu")
+    column = 2 * torch.randint(squares // 2, (n,), generator=generator, device="cpu") + row % 2
+    inside = torch.rand(n, 2, generator=generator, dtype=torch.float64, device="cpu")
     unit = (torch.stack([column, row], 1) + inside) * (2 / squares) - 1
     return _finish(half_width * unit, 0.0, generator)
 
@@ -267,21 +266,21 @@ def two_moons(n: int, radius: float = 2.0, std: float = 0.1, seed: int = 0) -> T
 
     Raises
     ------
-    ScheduleError
-        A parameter outside its range.
+    ParameterError
+        A parameter is outside its range.
 
     Examples
     --------
     >>> two_moons(4).shape
     torch.Size([4, 2])
     """
-    _require("n", n)
-    _require("radius", radius)
-    _require("std", std)
-    generator = torch.Generator().manual_seed(seed)
-    theta = math.pi * torch.rand(n, generator=generator, dtype=torch.float64)
-    side = 1 - 2 * torch.randint(2, (n, 1), generator=generator)
-    moon = _circle(theta) - torch.tensor([0.5, 0.25], dtype=torch.float64)
+    n, seed = checks.count("n", n, at_least=0), checks.seed(seed)
+    radius = checks.number("radius", radius, at_least=0)
+    std = checks.number("std", std, at_least=0)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    theta = math.pi * torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
+    side = 1 - 2 * torch.randint(2, (n, 1), generator=generator, device="cpu")
+    moon = _circle(theta) - torch.tensor([0.5, 0.25], dtype=torch.float64, device="cpu")
     return _finish(radius * side * moon, std, generator)
 
 
@@ -292,10 +291,7 @@ def _circle(angle: Tensor) -> Tensor:
 def _finish(points: Tensor, std: float, generator: torch.Generator) -> Tensor:
     """Add isotropic noise where there is some, and round once, at the end."""
     if std > 0.0:
-        points = points + std * torch.randn(points.shape, generator=generator, dtype=torch.float64)
+        points = points + std * torch.randn(
+            points.shape, generator=generator, dtype=torch.float64, device="cpu"
+        )
     return points.to(torch.float32)
-
-
-def _require(name: str, value: float) -> None:
-    if not 0.0 <= value < math.inf:
-        raise ScheduleError(f"expected {name} finite and >= 0, got {value}")

@@ -25,7 +25,7 @@ from sdescore.datasets import (
     swiss_roll,
     two_moons,
 )
-from sdescore.errors import ScheduleError, SDEScoreError
+from sdescore.errors import ParameterError, SDEScoreError
 
 Z = 4.89
 N = 40_000
@@ -184,7 +184,7 @@ def test_means_vanish_by_symmetry(draw):
     ],
 )
 def test_parameters_outside_their_range_are_refused(call):
-    with pytest.raises(ScheduleError, match=r"expected .*, got"):
+    with pytest.raises(ParameterError, match=r"expected .*; got"):
         call()
 
 
