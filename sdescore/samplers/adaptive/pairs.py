@@ -88,7 +88,7 @@ def attempt(
         ``x``; called for every node after the first and for ``s``. None without noise.
     """
     lam, end = sde.half_log_snr(t), sde.half_log_snr(s)
-    nodes = torch.tensor(pair.nodes[1:], dtype=torch.float64)
+    nodes = torch.tensor(pair.nodes[1:], dtype=torch.float64, device="cpu")
     times = sde.time_at_half_log_snr(torch.lerp(lam[:, None], end[:, None], nodes))
     inner = times.unbind(1)
     offsets = torch.cat([lam[:, None], sde.half_log_snr(times)], 1) - lam[:, None]

@@ -60,7 +60,7 @@ class NoisePath:
         after = torch.where(self.lam > lam[:, None], self.lam, torch.inf).min(1)
         p, q = lam - before.values, after.values - lam
         P, Q, R = (-(-2 * self.rate * gap).expm1() for gap in (p, q, p + q))
-        rows = torch.arange(len(lam))
+        rows = torch.arange(len(lam), device="cpu")
         # Where the value is known p = P = 0, and this is that value.
         y = combined(
             [(-self.rate * p).exp() * Q / R, (-self.rate * q).exp() * P / R, (P * Q / R).sqrt()],

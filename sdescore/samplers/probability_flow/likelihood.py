@@ -73,11 +73,13 @@ class Trace:
 
     def of(self, samples: range, x: Tensor) -> Divergence:
         """The rule for these samples, fixed probes and all; ``x`` ``(B, *E)`` is their state."""
+        # PyTorch cannot take several derivatives of a network under autocast at a time.
+        chunk = 1 if torch.is_autocast_enabled(x.device.type) else None
         if self.divergence == "exact":
-            return lambda s, x: exact_trace(s, x).unsqueeze(1)
+            return lambda s, x: exact_trace(s, x, chunk_size=chunk).unsqueeze(1)
         stream = NormalStream(self.seed, samples, x.shape[1:], device=x.device, domain=Domain.TRACE)
         probes = probes_from_normal(self.probe_law, stream.draw(range(self.probes)).to(x))
-        return lambda s, x: probe_traces(s, x, probes)
+        return lambda s, x: probe_traces(s, x, probes, chunk_size=chunk)
 
     def likelihood(
         self, latent: Tensor, integrals: Tensor, prior_std: float, evaluations: int

@@ -124,7 +124,9 @@ class FlowODE:
         times = torch.tensor(path, dtype=torch.float64, device=x.device)
 
         def grid(_f: object, _y: object, _t: object) -> Tensor:
-            return torch.linspace(*path, (solver.steps or 1) + 1, dtype=times.dtype).to(times)
+            return torch.linspace(
+                *path, (solver.steps or 1) + 1, dtype=times.dtype, device="cpu"
+            ).to(times)
 
         options = (
             {"grid_constructor": grid}
