@@ -40,14 +40,21 @@ def called(function: Callable[..., object], x: Tensor, *rest: Tensor, who: str) 
     return y
 
 
-def model_device(model: Score) -> torch.device:
-    """Where a model's parameters are, else its ``device`` attribute, else the CPU."""
-    if isinstance(model, nn.Module):
-        first = next(model.parameters(), None)
-        if first is not None:
-            return first.device
-    own = getattr(model, "device", None)
-    return usable_device(own) if isinstance(own, str | torch.device) else torch.device("cpu")
+def home(model: Score) -> tuple[torch.device, torch.dtype]:
+    """Where a model is, and the state's dtype beside it: the model's, but at least float32.
+
+    By its parameters, else by its ``device`` and ``dtype`` attributes, else the CPU and float32.
+    """
+    device, dtype = getattr(model, "device", None), getattr(model, "dtype", None)
+    dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
+    for parameter in model.parameters() if isinstance(model, nn.Module) else ():
+        device = parameter.device
+        if parameter.is_floating_point():
+            dtype = parameter.dtype
+            break
+    if not isinstance(device, torch.device):
+        device = usable_device(device) if isinstance(device, str) else torch.device("cpu")
+    return device, torch.promote_types(dtype, torch.float32)
 
 
 def usable_device(device: torch.device | str) -> torch.device:
@@ -69,15 +76,6 @@ def usable_device(device: torch.device | str) -> torch.device:
             f"expected a device of this machine, such as 'cpu', got {device!r}: {reason}"
         )
     return found
-
-
-def state_dtype(model: Score) -> torch.dtype:
-    """The state's dtype: the model's, but at least float32."""
-    own = getattr(model, "dtype", None)
-    own = own if isinstance(own, torch.dtype) else torch.float32
-    if isinstance(model, nn.Module):
-        own = next((p.dtype for p in model.parameters() if p.is_floating_point()), own)
-    return torch.promote_types(own, torch.float32)
 
 
 # How many runs need a module in eval mode that its owner has in train mode.

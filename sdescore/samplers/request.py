@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from sdescore import checks
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
-from sdescore.samplers.model import evaluating, model_device, state_dtype, usable_device
+from sdescore.samplers.model import evaluating, home, usable_device
 from sdescore.score.interface import require_label, sde_of
 from sdescore.sde.base import SDE
 from sdescore.typing import Score
@@ -36,13 +36,6 @@ class Request:
     progress: bool
     dtype: torch.dtype
     device: torch.device
-
-    @property
-    def chunks(self) -> list[range]:
-        """Ranges of sample indices; one empty range for an empty request."""
-        total = self.shape[0]
-        starts = range(0, max(1, total), self.chunk)
-        return [range(start, min(start + self.chunk, total)) for start in starts]
 
     def labels(self, samples: range) -> tuple[Tensor, ...]:
         """The labels of these samples as the model's last arguments: one, or none."""
@@ -92,9 +85,12 @@ class Request:
             A part's; its ``finished`` holds the samples of the parts before.
         """
         whole: tuple[Tensor, ...] = ()
-        parts = self.chunks
-        total = ticks * len(parts) if ticks else self.shape[0]
-        with evaluating(self.model), torch.no_grad(), progress_bar(self.progress, total) as tick:
+        B = self.shape[0]
+        # One empty part for an empty request.
+        parts = [range(i, min(i + self.chunk, B)) for i in range(0, max(1, B), self.chunk)]
+        total = ticks * len(parts) if ticks else B
+        bar = progress_bar(total) if self.progress else nullcontext()
+        with evaluating(self.model), torch.no_grad(), bar as tick:
             for samples in parts:
                 try:
                     done = run(samples, tick)
@@ -104,7 +100,7 @@ class Request:
                 if len(parts) == 1:
                     return done
                 if not whole:
-                    whole = tuple(part.new_empty(self.shape[0], *part.shape[1:]) for part in done)
+                    whole = tuple(part.new_empty(B, *part.shape[1:]) for part in done)
                 for all_parts, part in zip(whole, done, strict=True):
                     all_parts[samples.start : samples.stop] = part
         return whole
@@ -123,12 +119,13 @@ def make_request(
     progress: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    spans: Sequence[Span] = (),
     name: str = "init",
 ) -> Request:
     """The request, or a typed error that says what was wrong with it.
 
-    Parameters are those of :meth:`sdescore.PredictorCorrector.sample`; ``name`` is what the caller
-    calls ``init``.
+    Parameters are those of :meth:`sdescore.PredictorCorrector.sample`. ``spans`` says what each
+    draw of the noise is for, and ``name`` what the caller calls ``init``.
 
     Raises
     ------
@@ -140,7 +137,14 @@ def make_request(
     ParameterError
         A seed that is no integer, ``max_batch`` below 1, or an init that is not finite.
     """
-    require_model(model, sde)
+    checks.function("model", model)
+    own = sde_of(model)
+    checks.that(
+        own is None or own == sde,
+        f"a model on the sampler's SDE {sde!r:.200}",
+        f"one on {own!r:.200}",
+        IncompatibleError,
+    )
     if init is not None:
         require_init(init, name)
         shape = tuple(init.shape) if shape is None else shape
@@ -158,9 +162,13 @@ def make_request(
         got = tuple(label.shape) if isinstance(label, Tensor) else type(label).__name__
         checks.that(got == sizes[:1], f"label to be a tensor of shape {sizes[:1]}", got, ShapeError)
     require_label(model, label)
-    if noise is not None:
+    if noise is None:
+        noise = SeededNoise(seed)
+    else:
         checks.instance("noise", noise, NoiseSource)  # type: ignore[type-abstract]
-    dtype = state_dtype(model) if dtype is None else dtype
+    noise.check(sizes, spans)
+    own_device, own_dtype = home(model)
+    dtype = own_dtype if dtype is None else dtype
     checks.that(
         dtype in (torch.float32, torch.float64),
         "a state in float32 or float64",
@@ -171,13 +179,13 @@ def make_request(
     return Request(
         model=model,
         shape=sizes,
-        noise=SeededNoise(seed) if noise is None else noise,
+        noise=noise,
         init=init,
         label=label,
         chunk=max(1, chunk),
         progress=progress,
         dtype=dtype,
-        device=model_device(model) if device is None else usable_device(device),
+        device=own_device if device is None else usable_device(device),
     )
 
 
@@ -203,24 +211,6 @@ def require_init(init: Tensor, name: str) -> None:
     checks.that(real, f"{name} to be a dense tensor with numbers", got, ShapeError)
     finite = bool(init.isfinite().all())
     checks.that(finite, f"{name} to be a finite state", "NaN or infinity in it")
-
-
-def require_model(model: Score, sde: SDE) -> None:
-    """Refuse a model that is not callable or that belongs to another SDE.
-
-    Raises
-    ------
-    IncompatibleError
-        It is neither a score nor on this SDE.
-    """
-    checks.function("model", model)
-    own = sde_of(model)
-    checks.that(
-        own is None or own == sde,
-        f"a model on the sampler's SDE {sde!r:.200}",
-        f"one on {own!r:.200}",
-        IncompatibleError,
-    )
 
 
 def require_mean_or_none(denoise: object) -> None:
@@ -251,11 +241,8 @@ def domain_at(role: Domain, t: float, again: int = 0) -> int:
 
 
 @contextmanager
-def progress_bar(shown: bool, total: int) -> Iterator[Tick | None]:
-    """What moves a tqdm bar of ``total`` by one, or None."""
-    if not shown:
-        yield None
-        return
+def progress_bar(total: int) -> Iterator[Tick]:
+    """What moves a tqdm bar of ``total`` by one."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc="sampling") as bar:

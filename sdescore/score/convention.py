@@ -184,8 +184,10 @@ class Convention:
         require_log_snr(sde)
         return replace(self, sde=sde)
 
-    def at(self, t: Tensor) -> Coefficients:
+    def at(self, t: Tensor, marginal: tuple[Tensor, Tensor] | None = None) -> Coefficients:
         """The convention's numbers at float64 times of its SDE, ``()`` or ``(n,)``.
+
+        ``marginal`` is ``sde.marginal(t)``, where the caller knows it already.
 
         Raises
         ------
@@ -193,7 +195,7 @@ class Convention:
             The network takes integer levels and a time is between two, or the SDE that it was
             trained on does not reach the log-SNR of a time.
         """
-        alpha_t, sigma_t = self.sde.marginal(t)
+        alpha_t, sigma_t = self.sde.marginal(t) if marginal is None else marginal
         own_t, own_alpha, own_sigma, scale = t, alpha_t, sigma_t, torch.ones_like(t)
         if self.sde != self.trained_on:
             own_t, scale = matched(self.trained_on, self.sde, t)

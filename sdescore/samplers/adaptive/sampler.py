@@ -225,6 +225,7 @@ class AdaptiveSampler:
             self.sde,
             model,
             shape,
+            spans=self._spans,
             seed=seed,
             noise=noise,
             init=init,
@@ -268,6 +269,7 @@ class AdaptiveSampler:
             self.sde,
             model,
             shape,
+            spans=self._spans,
             seed=seed,
             noise=noise,
             init=init,
@@ -279,7 +281,7 @@ class AdaptiveSampler:
         return self._iterate(request)
 
     def _iterate(self, request: Request) -> Iterator[AdaptiveResult]:
-        run = self._run(request, request.chunks[0])
+        run = self._run(request, range(request.shape[0]))
         while True:
             with evaluating(request.model), torch.no_grad():
                 at = next(run, None)
@@ -292,7 +294,6 @@ class AdaptiveSampler:
         # Any time may come; one that is no round number finds out a model of levels.
         some = torch.tensor([1.0, 0.6180339887, 0.0], dtype=torch.float64, device="cpu")
         require_any_time(request.model, self.sde.t_min + (self.sde.T - self.sde.t_min) * some)
-        request.noise.check(request.shape, self._spans)
 
     @property
     def _spans(self) -> list[Span]:

@@ -8,7 +8,7 @@ tableaux as tensors (:mod:`sdescore.analysis.chain`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -188,6 +188,10 @@ class Program:
         What each draw is for; ``spans[0]`` belongs to the draw that starts the chain.
     needs_log_density : bool
         Whether some row asks for the model's log density.
+    affine : bool
+        Whether every row is numbers alone.
+    marginal : (Tensor, Tensor) or None
+        α and σ at the evaluations' times, float64; None where the SDE has no marginal.
     """
 
     rows: list[Row]
@@ -195,10 +199,12 @@ class Program:
     outputs: list[str]
     spans: list[Span]
     needs_log_density: bool = False
+    affine: bool = True
+    marginal: tuple[Tensor, Tensor] | None = None
 
     @classmethod
-    def of(cls, chain: Iterable[Move], needs_log_density: bool = False) -> Program:
-        """The program of a sequence of moves.
+    def of(cls, chain: Iterable[Move], sde: SDE, needs_log_density: bool) -> Program:
+        """The program of a sequence of moves on an SDE.
 
         Raises
         ------
@@ -243,12 +249,12 @@ class Program:
                     tableau.b.shape[-1],
                 )
             )
-        return program
-
-    @property
-    def affine(self) -> bool:
-        """Whether every row is numbers alone."""
-        return all(row.move.custom is None for row in self.rows)
+        marginal = None
+        if checks.is_linear(sde):
+            t = torch.tensor(program.times, dtype=torch.float64, device="cpu")
+            marginal = sde.marginal(t)
+        affine = all(row.move.custom is None for row in program.rows)
+        return replace(program, affine=affine, marginal=marginal)
 
     def _draw(self, t: float, s: float) -> int:
         self.spans.append((t, s) if s < t else None)

@@ -10,8 +10,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.noise.sources import ReplayNoise
-from sdescore.samplers.predictor_corrector.binding import BoundModel
-from sdescore.samplers.predictor_corrector.loop import advance, fold
+from sdescore.samplers.predictor_corrector.loop import BoundModel, advance, fold
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.samplers.request import make_request
 from sdescore.typing import Score
@@ -74,7 +73,7 @@ def pure_function(
         )
     request = make_request(sde, model, shape, label=label, dtype=dtype, device=device)
     draws, samples = len(program.spans), range(request.shape[0])
-    bound = BoundModel(request, samples, sde, program)
+    bound = BoundModel(request, samples, program)
     steps = fold(program.rows, bound)
 
     @torch.no_grad()

@@ -21,9 +21,14 @@ from sdescore.noise.sources import NoiseSource
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.samplers.model import evaluating
-from sdescore.samplers.predictor_corrector.binding import BoundModel
 from sdescore.samplers.predictor_corrector.chain import Move, Program, moves
-from sdescore.samplers.predictor_corrector.loop import advance, fold, require_finite, run
+from sdescore.samplers.predictor_corrector.loop import (
+    BoundModel,
+    advance,
+    fold,
+    require_finite,
+    run,
+)
 from sdescore.samplers.predictor_corrector.state import Run, SamplerState, require_own
 from sdescore.samplers.request import Request, Tick, domain_at, make_request
 from sdescore.sde.base import SDE
@@ -124,7 +129,7 @@ class PredictorCorrector:
     @cached_property
     def program(self) -> Program:
         """All rows, evaluation times and draws of the chain."""
-        return Program.of(self.moves(), self.corrector.needs_log_density)
+        return Program.of(self.moves(), self.sde, self.corrector.needs_log_density)
 
     def moves(self, times: Tensor | None = None) -> Iterator[Move]:
         """The chain's moves, on other falling ``times`` ``(n,)`` float64 if some are given."""
@@ -180,15 +185,15 @@ class PredictorCorrector:
         """Draw ``shape[0]`` samples.
 
         Equal calls with equal seeds give equal samples, so a loop of them needs a seed each. Calls
-        that follow each other may share a seed: a run from the prior, one from ``init``,
+        that follow each other may share one: a run from the prior, one from ``init``,
         ``sde.prior_sample`` and ``ss.simulate`` draw different numbers of it, and so do runs from
-        ``init`` whose grids start at different times. Only a loop that starts from its own
-        samples *at one time* again and again needs a seed each time.
+        ``init`` at different times. Only starting from own samples *at one time* again and again
+        takes a seed each time.
 
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x``; a module is in eval mode while a sampler runs on it.
+            A score ``(x, t) -> like x``. A module is in eval mode while a sampler runs on it.
         shape : tuple of int
             ``(B, *E)``; optional where ``init`` is passed.
         seed : int
@@ -223,6 +228,7 @@ class PredictorCorrector:
             self.sde,
             model,
             shape,
+            spans=self.program.spans,
             seed=seed,
             noise=noise,
             init=init,
@@ -232,11 +238,14 @@ class PredictorCorrector:
             dtype=dtype,
             device=device,
         )
-        self._check(request)
-        rows, domain = self.program.rows, self._domain(init)
+        if not self.program.affine:  # a step by numbers alone fits any shape
+            self.corrector.check_event(request.shape[1:])
+        rows = self.program.rows
+        t = self.times[0].item()
+        domain = Domain.SAMPLER if init is None else domain_at(Domain.RESTART, t)
 
         def part(samples: range, tick: Tick | None) -> tuple[Tensor]:
-            bound = BoundModel(request, samples, self.sde, self.program)
+            bound = BoundModel(request, samples, self.program)
             noise = request.open(samples, self.program.spans, domain)
             x = request.start(samples, noise, self.start_std)
             return (run(rows, bound, noise, x, samples.start, tick),)
@@ -258,10 +267,10 @@ class PredictorCorrector:
     ) -> Iterator[SamplerState]:
         """The chain one sampler step at a time; arguments as in :meth:`sample`.
 
-        A step is a predictor's move with the corrections that go with it. Assign to
-        ``state.x`` to steer. ``start`` goes on from a state of an earlier run with the same
-        seed. From the latest state of that run this is the run itself, bit for bit. From an
-        earlier state it is a rewind, another run, which draws other noise.
+        A step is a predictor's move with the corrections that go with it. Assign to ``state.x``
+        to steer. ``start`` goes on from a state of an earlier run with the same seed: from its
+        latest state as the run itself, bit for bit; from an earlier one, a rewind, as another
+        run with other noise.
 
         Yields
         ------
@@ -271,8 +280,7 @@ class PredictorCorrector:
         Raises
         ------
         IncompatibleError
-            ``start`` is no state of this sampler, or stands beside ``init``; else as
-            :meth:`sample`.
+            ``start`` is no state of this sampler, or beside ``init``; else as :meth:`sample`.
         """
         if start is not None:
             checks.instance("start", start, SamplerState)
@@ -282,6 +290,7 @@ class PredictorCorrector:
             self.sde,
             model,
             shape,
+            spans=self.program.spans,
             seed=seed,
             noise=noise,
             init=init if start is None else start.x,
@@ -289,18 +298,20 @@ class PredictorCorrector:
             dtype=dtype,
             device=device,
         )
-        self._check(request)
+        if not self.program.affine:  # a step by numbers alone fits any shape
+            self.corrector.check_event(request.shape[1:])
         if start is None:
-            run = Run(self._domain(init))
-            start = SamplerState(0, self.times[0].item(), request.init, None, [], run)  # type: ignore[arg-type]
+            t = self.times[0].item()
+            run = Run(Domain.SAMPLER if init is None else domain_at(Domain.RESTART, t))
+            start = SamplerState(0, t, request.init, None, [], run)  # type: ignore[arg-type]
         return self._iterate(request, start, start.resumed())
 
     def _iterate(self, request: Request, start: SamplerState, run: Run) -> Iterator[SamplerState]:
-        samples = request.chunks[0]
+        samples = range(request.shape[0])
         stream = request.open(samples, self.program.spans, run.domain)
         x = request.start(samples, stream, self.start_std)
         state = replace(start, x=x, outputs=list(start.outputs), run=run)
-        bound = BoundModel(request, samples, self.sde, self.program)
+        bound = BoundModel(request, samples, self.program)
         done = sum(row.move.step < state.step for row in self.program.rows)
         steps = fold(self.program.rows, bound)[done:]
         rows = self.program.rows[done:]
@@ -329,12 +340,6 @@ class PredictorCorrector:
                 steered = state.x.detach().to(request.device, request.dtype, copy=True)
                 state = replace(state, x=steered, outputs=list(state.outputs))
 
-    def _check(self, request: Request) -> None:
-        """Refuse what this chain cannot do for a request."""
-        if not self.program.affine:  # a step by numbers alone fits any shape
-            self.corrector.check_event(request.shape[1:])
-        request.noise.check(request.shape, self.program.spans)
-
     @cached_property
     def start_std(self) -> float:
         """Standard deviation of the prior at ``t_0``; 0 where none is known."""
@@ -342,9 +347,3 @@ class PredictorCorrector:
             return 0.0
         alpha_t, sigma_t = self.sde.marginal(self.times[0])
         return math.hypot(sigma_t, alpha_t * self.data_std)
-
-    def _domain(self, init: Tensor | None) -> int:
-        """Of the noise: a run that starts from ``init`` is another run than one from the prior."""
-        if init is None:
-            return Domain.SAMPLER
-        return domain_at(Domain.RESTART, self.times[0].item())

@@ -176,6 +176,7 @@ class ProbabilityFlow:
             self.sde,
             model,
             shape,
+            spans=[None],
             seed=seed,
             noise=noise,
             init=init,
@@ -185,7 +186,6 @@ class ProbabilityFlow:
             dtype=dtype,
             device=device,
         )
-        request.noise.check(request.shape, [None])
         return self._follow(request, self.interval[::-1], denoise=denoise)[0]
 
     def encode(

@@ -618,3 +618,21 @@ def test_two_probes_that_coincide_know_nothing() -> None:
     assert 0.3 < unknown.double().mean() < 0.7
     assert bool((off[unknown] > 0.1).all())  # a standard error of 0 would have been wrong
     assert bool((off[~unknown] <= got.margin[~unknown]).all())
+
+
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_a_likelihood_under_autocast(divergence: str) -> None:
+    """The network rounds to bfloat16, 8 bits; the flow's own arithmetic does not."""
+    torch.manual_seed(0)
+    sde = ss.VPSDE()
+    model, x = ss.ScoreModel(ss.MLP(2), sde), torch.randn(5, 2)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.2)
+    flow = ss.ProbabilityFlow(sde, method="rk4", steps=20)
+    plain = flow.log_likelihood(model, x, divergence=divergence, probes=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = flow.log_likelihood(model, x, divergence=divergence, probes=3)
+        exact = flow.log_likelihood(ss.GaussianScore([0.0, 0.0], 1.0, sde), torch.zeros(1, 2))
+    assert mixed.log_prob.dtype == torch.float32
+    torch.testing.assert_close(mixed.log_prob, plain.log_prob, rtol=0, atol=0.1)
+    assert exact.log_prob.item() == pytest.approx(-math.log(2 * math.pi), abs=1e-3)

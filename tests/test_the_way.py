@@ -1,0 +1,46 @@
+"""How far a reader must go: files and functions of ours that one call enters.
+
+Comprehensions are no functions here, for a newer Python enters them nowhere; lambdas are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import sdescore as ss
+
+PACKAGE = str(Path(ss.__file__).parent)
+COMPREHENSIONS = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>")
+
+
+def way(call: Callable[[], object]) -> tuple[set[str], set[tuple[str, int]]]:
+    """The files of the package that a call enters, and the functions in them."""
+    functions = set()
+
+    def hook(frame: FrameType, event: str, argument: object) -> None:
+        code = frame.f_code
+        own = code.co_filename.startswith(PACKAGE) and code.co_name not in COMPREHENSIONS
+        if event == "call" and own:
+            functions.add((code.co_filename[len(PACKAGE) + 1 :], code.co_firstlineno))
+
+    sys.setprofile(hook)
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return {file for file, _ in functions}, functions
+
+
+SDE = ss.VPSDE()
+MODEL = ss.ScoreModel(ss.MLP(2), SDE)
+
+
+def test_a_sample() -> None:
+    """Of a network, by a sampler with a corrector that was made before."""
+    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(), steps=100)
+    files, functions = way(lambda: sampler.sample(MODEL, (4, 2)))
+    assert len(files) <= 12, sorted(files)
+    assert len(functions) <= 60, sorted(functions)
