@@ -119,11 +119,11 @@ class BoundModel:
         return converted.add_(x, alpha=self.u[k]) if self.u[k] else converted
 
     def factor(self, k: int) -> float:
-        """What the output evaluation ``k`` is asked for is of what is :meth:`kept`: w, or 1."""
+        """The output asked for at evaluation ``k`` is this factor times :meth:`scaled_output`."""
         return self.w[k] or 1.0
 
-    def kept(self, x: Tensor, k: int, room: Tensor | None) -> Tensor:
-        """The output evaluation ``k`` is asked for over its factor, a tensor of the sampler's own.
+    def scaled_output(self, x: Tensor, k: int, room: Tensor | None) -> Tensor:
+        """The output asked for at evaluation ``k`` over :meth:`factor`, in the sampler's memory.
 
         One pass over memory, ``o + (u/w) x``, into ``room`` where there is some.
         """
@@ -184,7 +184,7 @@ def run(
     """
     steps = fold(rows, model)
     outputs: list[Tensor] = []
-    kept, kept_outputs = x.clone(), list(outputs)
+    saved, saved_outputs = x.clone(), list(outputs)
     for first in range(0, len(rows), CHECK_EVERY):
         block = range(first, min(first + CHECK_EVERY, len(rows)))
         for i in block:
@@ -195,12 +195,12 @@ def run(
         # can be made again: what broke is found by going over the rows once more.
         if not math.isfinite(x.sum().item()):
             for i in block:
-                kept = advance(steps[i], kept, kept_outputs, model, noise)
-                require_finite(rows[i], kept, first_sample)
+                saved = advance(steps[i], saved, saved_outputs, model, noise)
+                require_finite(rows[i], saved, first_sample)
             require_finite(rows[block[-1]], x, first_sample)
-        kept.copy_(x)
-        rooms = chain(kept_outputs, repeat(None))
-        kept_outputs = [copied(o, room) for o, room in zip(outputs, rooms, strict=False)]
+        saved.copy_(x)
+        rooms = chain(saved_outputs, repeat(None))
+        saved_outputs = [copied(o, room) for o, room in zip(outputs, rooms, strict=False)]
     return x
 
 
@@ -219,27 +219,27 @@ class Folded(NamedTuple):
     c: float
 
 
-class Weighed(NamedTuple):
-    """Any other row, with the weights of its outputs as they are kept."""
+class General(NamedTuple):
+    """Any other row, with its weights on the scaled outputs."""
 
     row: Row
     evaluations: tuple[int, ...]
     b: tuple[tuple[float, ...], ...]
 
 
-def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
+def fold(rows: list[Row], model: BoundModel) -> list[Folded | General]:
     """All rows' numbers on what the model gives.
 
     A row that needs one output takes it raw. Others keep theirs as ``o + (u/w) x``
-    (:meth:`sdescore.samplers.predictor_corrector.binding.BoundModel.kept`), and their weights take
-    the factor w that is missing.
+    (:meth:`BoundModel.scaled_output`), which saves a pass over memory, and their weights take the
+    factor w that is missing.
     """
-    steps: list[Folded | Weighed] = []
+    steps: list[Folded | General] = []
     past: list[float] = []
     for row in rows:
         k = row.evaluations.start
         if row.move.custom is not None:
-            steps.append(Weighed(row, tuple(row.evaluations), ()))
+            steps.append(General(row, tuple(row.evaluations), ()))
         elif row.start is None and row.outputs == len(row.a) == len(row.draws) == 1:
             b = row.b[0][0]
             a = row.a[0] + b * model.u[k]
@@ -251,12 +251,12 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | Weighed]:
                 own.insert(0, model.factor(k))
                 del own[row.outputs :]
                 scaled.append(tuple(b * w for b, w in zip(weights, own, strict=False)))
-            steps.append(Weighed(row, tuple(row.evaluations), tuple(scaled)))
+            steps.append(General(row, tuple(row.evaluations), tuple(scaled)))
     return steps
 
 
 def advance(
-    step: Folded | Weighed,
+    step: Folded | General,
     x: Tensor,
     outputs: list[Tensor],
     model: BoundModel,
@@ -289,7 +289,7 @@ def advance(
     y = x if row.start is None else _with_noises(row.start[0] * x, row.start[1], z)
     for j, k in enumerate(evaluations):
         room = own.pop() if reuse and len(own) == row.outputs else None
-        own.insert(0, model.kept(y, k, room))
+        own.insert(0, model.scaled_output(y, k, room))
         del own[row.outputs :]
         y = x.mul_(row.a[j]) if j + 1 == len(row.a) else row.a[j] * x
         for weight, o in zip(b_all[j], own, strict=False):
