@@ -19,7 +19,6 @@ from torch import Tensor
 from sdescore.errors import (
     IncompatibleError,
     ParameterError,
-    ScheduleError,
     SDEScoreError,
     ShapeError,
     TimeError,
@@ -267,29 +266,12 @@ def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:
     return y
 
 
-def require(condition: bool, expected: str, got: object) -> None:
-    """Refuse a parameter that lies outside its range.
-
-    Raises
-    ------
-    ScheduleError
-        ``condition`` is false.
-    """
-    if not condition:
-        raise ScheduleError(f"expected {expected}; got {got}")
-
-
 def named(name: str, value: object) -> str:
     """``name=value``, for what an error got; it says so where the value is no Python number."""
     if isinstance(value, Real):
         return f"{name}={value!r}"
     hint = "; use .item()" if isinstance(value, Tensor) else ""
     return f"{name}={value!r:.100}, which is no Python number{hint}"
-
-
-def finite(*values: object) -> bool:
-    """Whether all values are finite real numbers."""
-    return all(isinstance(v, Real) and math.isfinite(v) for v in values)
 
 
 def finite_tensor(name: str, x: Tensor) -> Tensor:
@@ -300,7 +282,7 @@ def finite_tensor(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def require_state(x: Tensor, name: str = "x") -> None:
+def state(x: Tensor, name: str = "x") -> None:
     """Refuse anything that is not a floating-point ``(B, *E)`` tensor.
 
     Raises
@@ -322,7 +304,7 @@ def require_state(x: Tensor, name: str = "x") -> None:
         )
 
 
-def require_same_shape(value: Tensor, x: Tensor, name: str, x_name: str = "x") -> None:
+def same_shape(value: Tensor, x: Tensor, name: str, x_name: str = "x") -> None:
     """Refuse a ``value`` that is not shaped like the state ``x``; nothing broadcasts silently.
 
     Raises
@@ -330,8 +312,8 @@ def require_same_shape(value: Tensor, x: Tensor, name: str, x_name: str = "x") -
     ShapeError
         The shapes differ, or one of the two is no state.
     """
-    require_state(value, name)
-    require_state(x, x_name)
+    state(value, name)
+    state(x, x_name)
     if value.shape != x.shape:
         raise ShapeError(
             f"expected {name} shaped like {x_name}, {tuple(x.shape)}, got {tuple(value.shape)}"

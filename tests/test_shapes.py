@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdescore as ss
-from sdescore.checks import require_same_shape, require_state
+from sdescore import checks
 from sdescore.shapes import align, float64, sum_event
 from tests.helpers.strategies import dtypes, shapes, states
 
@@ -79,14 +79,14 @@ def test_float64() -> None:
 )
 def test_require_state(bad: object, got: str) -> None:
     with pytest.raises(ss.errors.ShapeError, match=got) as caught:
-        require_state(bad, "picture")
+        checks.state(bad, "picture")
     assert "picture" in str(caught.value)
     with pytest.raises(ss.errors.ShapeError, match=got):
-        require_same_shape(bad, torch.ones(2), "picture")
+        checks.same_shape(bad, torch.ones(2), "picture")
 
 
 def test_require_same_shape() -> None:
-    require_state(torch.ones(0, 3).half())
-    require_same_shape(torch.ones(2, 3).half(), torch.ones(2, 3), "y")
+    checks.state(torch.ones(0, 3).half())
+    checks.same_shape(torch.ones(2, 3).half(), torch.ones(2, 3), "y")
     with pytest.raises(ss.errors.ShapeError, match=r"y shaped like x, \(2, 3\), got \(3,\)"):
-        require_same_shape(torch.ones(3), torch.ones(2, 3), "y")
+        checks.same_shape(torch.ones(3), torch.ones(2, 3), "y")

@@ -303,7 +303,7 @@ class FokkerPlanck:
         if g.numel() != 1:
             raise ShapeError(f"expected one number g(t) for one time, got shape {tuple(g.shape)}")
         checks.number(f"g(t) at t = {t:g}", g.item(), at_least=0)
-        checks.require_same_shape(drift, points, "the SDE's drift")
+        checks.same_shape(drift, points, "the SDE's drift")
         if not bool(drift.isfinite().all()):
             bad = (~drift.isfinite().all(1)).nonzero().flatten().tolist()
             raise DivergenceError(

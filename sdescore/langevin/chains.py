@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError, TimeError
 from sdescore.langevin import diagnostics
 from sdescore.langevin.baoab import baoab
@@ -171,7 +170,7 @@ def chains(
     friction = 1.0 if friction is None else checks.number("friction", friction, at_least=0)
     n, burn_in = checks.count("n", n), checks.count("burn_in", burn_in, at_least=0)
     thin = checks.count("thin", thin, at_most=n)
-    require_state(x)
+    checks.state(x)
     if x.dtype not in (torch.float32, torch.float64):
         raise ShapeError(f"expected x in float32 or float64, got {x.dtype}; use x.float()")
     finite = bool(x.isfinite().all())
@@ -230,7 +229,7 @@ class _Target:
     def __call__(self, x: Tensor) -> Tensor:
         self.evaluations += 1
         s = self._score(x.clone(), *self._time)  # a score that writes to its input does no harm
-        require_same_shape(s, x, "the score")
+        checks.same_shape(s, x, "the score")
         return s.to(x)
 
     def log_density(self, x: Tensor) -> Tensor:

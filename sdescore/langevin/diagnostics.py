@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 
 __all__ = ["effective_sample_size", "r_hat"]
@@ -124,7 +123,7 @@ def _halves(path: Tensor) -> Tensor:
     ShapeError, ParameterError
         As :func:`effective_sample_size`.
     """
-    require_state(path, "path")
+    checks.state(path, "path")
     if path.ndim < 2 or path.shape[0] < 8 or path.shape[1] < 1:
         raise ShapeError(
             "expected a path (n, chains, *E) with n >= 8 and a chain at least, got "

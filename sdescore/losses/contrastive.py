@@ -31,7 +31,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape
 from sdescore.losses.loss import Loss
 from sdescore.losses.matching import matching
 from sdescore.score.interface import log_density_of
@@ -99,7 +98,7 @@ def contrastive_divergence_loss(
     tensor(-1.)
     """
     log_density_of(model)  # refuses a score without
-    require_same_shape(negatives, x0, "negatives", "x0")
+    checks.same_shape(negatives, x0, "negatives", "x0")
     penalty = checks.number("penalty", penalty, at_least=0)
     score, x, factor = matching(
         model,

@@ -38,7 +38,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
@@ -197,7 +196,7 @@ def add_noise(
     if noise is None:
         noise = draw_normal(clean.shape, clean, generator)
     else:
-        require_same_shape(noise, x0, "noise", "x0")
+        checks.same_shape(noise, x0, "noise", "x0")
         check_finite(noise, "noise")
         noise = noise.to(clean)
     x = align(alpha.to(clean), clean) * clean + align(sigma.to(clean), clean) * noise
@@ -218,7 +217,7 @@ def check_data(model: object, x0: Tensor) -> None:
     """
     if isinstance(model, type) or not (callable(model) or knows_density(model)):
         checks.function("the model", model)
-    require_state(x0, "x0")
+    checks.state(x0, "x0")
     if len(x0) == 0:
         raise ShapeError(
             f"expected at least one sample, got x0 of shape {tuple(x0.shape)}; the mean of no "

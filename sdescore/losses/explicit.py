@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape
 from sdescore.losses.loss import Loss
 from sdescore.losses.matching import matching
 from sdescore.losses.weighting import Weighting
@@ -63,7 +62,7 @@ def explicit_loss(
     0.5625
     """
     if isinstance(target, Tensor):
-        require_same_shape(target, x0, "target", "x0")
+        checks.same_shape(target, x0, "target", "x0")
     else:
         checks.function("target", target)
     score, x, factor = matching(

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 from sdescore.losses.denoising import draw_normal
 from sdescore.losses.matching import usable
@@ -29,7 +28,7 @@ def check_probes(probes: int | Tensor, kind: str, x: Tensor) -> None:
     if not isinstance(probes, Tensor):
         checks.count("probes", probes)
         return
-    require_state(probes, "probes")
+    checks.state(probes, "probes")
     checks.that(
         probes.shape[1:] == x.shape and len(probes) > 0,
         f"probes of shape (K, B, *E) = (K, {', '.join(map(str, x.shape))}), K >= 1",

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError, ShapeError
 
 __all__ = ["ReplayBuffer"]
@@ -71,7 +70,7 @@ class ReplayBuffer:
         self._fresh = checks.function("fresh", fresh)
         self._generator = torch.Generator("cpu").manual_seed(checks.count("seed", seed, at_least=0))
         chains = fresh(size, self._generator)
-        require_state(chains, "the fresh chains")
+        checks.state(chains, "the fresh chains")
         if len(chains) != size:
             raise ShapeError(
                 f"expected fresh({size}, generator) to make {size} rows, got {tuple(chains.shape)}"
@@ -102,7 +101,7 @@ class ReplayBuffer:
         if len(again):
             fresh = self._fresh(len(again), self._generator).to(x)
             again = again.to(x.device)
-            require_same_shape(fresh, x[again], "the fresh chains", "those in the buffer")
+            checks.same_shape(fresh, x[again], "the fresh chains", "those in the buffer")
             x[again] = fresh
         return index, x
 
@@ -127,7 +126,7 @@ class ReplayBuffer:
                 f"expected the index that draw() gave, different integers in 0 … {len(self) - 1}, "
                 f"got {index!r:.100}"
             )
-        require_same_shape(x, self.chains[index], "x", "the chains drawn")
+        checks.same_shape(x, self.chains[index], "x", "the chains drawn")
         self.chains[index] = self._as_chains(x, "x")
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -153,7 +152,7 @@ class ReplayBuffer:
                 "ReplayBuffer.state_dict() returned"
             )
         chains, generator = state["chains"], state["generator"]
-        require_same_shape(chains, self.chains, "the saved chains", "those of this buffer")
+        checks.same_shape(chains, self.chains, "the saved chains", "those of this buffer")
         found = self._as_chains(chains, "the saved chains")
         try:
             restored = torch.Generator("cpu")

@@ -19,7 +19,7 @@ def flatten(x: Tensor, name: str, at_least: int = 1) -> Tensor:
     ParameterError
         NaN or infinite values.
     """
-    checks.require_state(x, name)
+    checks.state(x, name)
     if len(x) < at_least or x.numel() == 0:
         raise ShapeError(
             f"expected at least {'one sample' if at_least == 1 else 'two samples'} with at least "

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError
 from sdescore.score.interface import require_label, require_scalars
 
@@ -76,7 +75,7 @@ class EnergyModel(nn.Module):
             ``x`` is not ``(B, *E)`` in floating point, or the network's output is not one scalar
             per sample.
         """
-        require_state(x)
+        checks.state(x)
         arguments = (x,) if c is None else (x, c) if label is None else (x, c, label)
         f: Tensor = self.net(*arguments)
         require_scalars(f, x, "the energy network's output")
@@ -92,7 +91,7 @@ class EnergyModel(nn.Module):
         IncompatibleError
             Autograd does not see how ``f`` depends on ``x``, so that its gradient would be 0.
         """
-        require_state(x)
+        checks.state(x)
 
         def energy(y: Tensor) -> Tensor:
             f = self.log_density(y, c, label)

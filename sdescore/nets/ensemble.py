@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from sdescore.checks import require_same_shape, require_state
+from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
 
 __all__ = ["LevelEnsemble"]
@@ -60,7 +60,7 @@ class LevelEnsemble(nn.Module):
         IncompatibleError
             A level without a network.
         """
-        require_state(x)
+        checks.state(x)
         if (
             not isinstance(level, Tensor)
             or level.dtype != torch.int64
@@ -88,7 +88,7 @@ class LevelEnsemble(nn.Module):
             rows = (level == i).nonzero().flatten()
             arguments = (x[rows], level[rows].to(x.dtype))
             y = self.nets[i](*arguments, *(() if label is None else (label[rows],)))
-            require_same_shape(y, arguments[0], f"the output of nets[{i}]", "its input")
+            checks.same_shape(y, arguments[0], f"the output of nets[{i}]", "its input")
             outputs.append(y)
             all_rows.append(rows)
         return torch.cat(outputs)[torch.cat(all_rows).argsort()]

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 from sdescore.nets.embedding import Conditioning
 
@@ -121,7 +120,7 @@ class MLP(nn.Module):
         IncompatibleError
             A label was given to a network built without ``classes``.
         """
-        require_state(x)
+        checks.state(x)
         if x.ndim != 2 or x.shape[1] != self.config["dim"]:
             raise ShapeError(
                 f"expected x of shape (B, {self.config['dim']}), got {tuple(x.shape)}; "

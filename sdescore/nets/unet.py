@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 from sdescore.nets.embedding import Conditioning
 
@@ -180,7 +179,7 @@ class UNet(nn.Module):
         IncompatibleError
             A label was given to a network built without ``classes``.
         """
-        require_state(x)
+        checks.state(x)
         if x.ndim != 4 or x.shape[1] != self.config["channels"] or 0 in x.shape[2:]:
             raise ShapeError(
                 f"expected x of shape (B, {self.config['channels']}, H, W), got "

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 from sdescore.noise.counter import Domain, NormalStream
 
@@ -147,7 +146,7 @@ class ReplayNoise(NoiseSource):
     values: Tensor
 
     def __post_init__(self) -> None:
-        require_state(self.values, "values")
+        checks.state(self.values, "values")
 
     def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
         """Refuse too few draws or samples, or another event shape.

@@ -93,7 +93,7 @@ def plot_score_field(
     x_min, x_max, y_min, y_max = extent
     arrows, resolution = checks.count("arrows", arrows), checks.count("resolution", resolution)
     if data is not None:
-        checks.require_state(data, "data")
+        checks.state(data, "data")
         _in_plane(data, "data", len(data))
         device = data.device if device is None else device
     log_prob = getattr(score, "log_prob", None)

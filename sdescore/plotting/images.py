@@ -164,7 +164,7 @@ def plot_trajectory(
 
 def _images(x: Tensor, name: str) -> Tensor:
     """``(N, H, W)`` or ``(N, C, H, W)`` as float64 ``(N, C, H, W)`` on the CPU."""
-    checks.require_state(x, name)
+    checks.state(x, name)
     images = x.unsqueeze(1) if x.ndim == 3 else x
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
         raise ShapeError(

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape
 from sdescore.errors import DivergenceError, ScheduleError, ShapeError, TimeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, SeededNoise, Span
@@ -205,7 +204,7 @@ def _euler(sde: SDE, grid: Tensor) -> Move:
     def move(x: Tensor, n: int, z: Tensor) -> Tensor:
         time, h = as_time(clock[n], x), spacing[n]
         drift = sde.drift(x, time)
-        require_same_shape(drift, x, "the SDE's drift")
+        checks.same_shape(drift, x, "the SDE's drift")
         g = align(torch.as_tensor(sde.diffusion(time)).to(x), x)
         return x + h * drift.to(x) + math.sqrt(abs(h)) * g * z
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError
 from sdescore.score.convention import matched, require_log_snr
 from sdescore.score.exact import ExactScore
@@ -132,7 +131,7 @@ class ScoreUnderSDE(nn.Module):
         self, x: Tensor, t: Time, label: Tensor | None
     ) -> tuple[tuple[Any, ...], Tensor]:
         """What the score is called with, and k."""
-        require_state(x)
+        checks.state(x)
         own_t, k = matched(self.own_sde, self.sde, t)
         own_t, k = own_t.to(x.device), k.to(x.device)
         scaled = align(k.to(x), x) * x

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import ShapeError
 from sdescore.score.exact import ExactScore, pick
 from sdescore.sde.linear import LinearSDE
@@ -69,7 +68,7 @@ class EmpiricalScore(ExactScore):
     _chunk_numel = 1 << 20
 
     def __init__(self, data: Tensor, sde: LinearSDE) -> None:
-        require_state(data, "data")
+        checks.state(data, "data")
         checks.that(data.numel() > 0, "data (n, *E) with n >= 1", tuple(data.shape), ShapeError)
         checks.finite_tensor("data", data)
         event_shape, width = tuple(data.shape[1:]), min(len(data), _POINTS)

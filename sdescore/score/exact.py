@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import ShapeError, TimeError
 from sdescore.noise.counter import Domain, NormalStream
 from sdescore.sde.linear import LinearSDE
@@ -175,7 +174,7 @@ class ExactScore(ABC):
 
     def _evaluate(self, function: _Evaluate, x: Tensor, t: Time, row_numel: int) -> Tensor:
         """``function`` on flat rows of ``x`` in the working dtype, chunk by chunk; x's dtype."""
-        require_state(x)
+        checks.state(x)
         checks.that(
             x.shape[1:] == self.event_shape,
             f"x of shape (B, *E) with event shape {self.event_shape}",

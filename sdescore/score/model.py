@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention
 from sdescore.score.interface import require_label, require_third_argument
@@ -193,7 +192,7 @@ class ScoreModel(nn.Module):
 
     def _inputs(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Coefficients]:
         """What the network is given for ``x`` and ``t``, and the convention's numbers."""
-        require_state(x)
+        checks.state(x)
         t64 = checks.time(t, self.sde.T).to(x.device)
         align(t64, x)  # refuses a t that is neither one time nor one per sample
         numbers = self._convention.at(t64)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape
 from sdescore.errors import IncompatibleError
 from sdescore.score.convention import Pair, conversion, pair
 from sdescore.shapes import align, float64
@@ -63,7 +62,7 @@ def convert(
     >>> ss.convert(eps, x, 0.8, 0.6, "epsilon", "x0")
     tensor([[2.]])
     """
-    require_same_shape(y, x, "y")
+    checks.same_shape(y, x, "y")
 
     def coefficient(value: Time) -> Tensor:
         value64 = float64(value, like=x)

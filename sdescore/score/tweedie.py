@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError
 from sdescore.score.parameterization import convert
 from sdescore.shapes import align, float64
@@ -73,7 +72,7 @@ def tweedie_covariance(
     ShapeError
         ``vector`` is not shaped like ``x``.
     """
-    require_state(x)
+    checks.state(x)
     checks.choice("form", form, ("full", "diagonal", "product"))
     checks.that(
         (vector is not None) == (form == "product"),
@@ -93,7 +92,7 @@ def tweedie_covariance(
         return outer * (v + inner * jacobian_v)
 
     if vector is not None:
-        require_same_shape(vector, x, "vector")
+        checks.same_shape(vector, x, "vector")
         return product(vector)
     batch, numel = x.shape[0], math.prod(x.shape[1:])
     basis = torch.eye(numel, dtype=x.dtype, device=x.device).reshape(numel, 1, *x.shape[1:])

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.levels import LevelGrid
 from sdescore.sde.interpolation import MonotoneCubic
@@ -244,7 +243,7 @@ class DiscreteVESDE(LinearSDE):
         >>> sde.levels, round(sde.sigmas[0], 1), round(sde.sigmas[0] / sde.sigmas[1], 3)
         (92, 12.3, 1.081)
         """
-        require_state(data, "data")
+        checks.state(data, "data")
         overlap = check_overlap(overlap)
         if levels is not None and ratio is not None:
             checks.refuse("levels= or ratio=", "both; leave one of them out", IncompatibleError)

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import IncompatibleError
 from sdescore.shapes import align, sum_event
 
@@ -51,7 +50,7 @@ class Gaussian:
         ShapeError
             ``noise`` is not shaped like the mean.
         """
-        require_same_shape(noise, self.mean, "noise", "the mean")
+        checks.same_shape(noise, self.mean, "noise", "the mean")
         return self.mean + self.std.to(self.mean) * noise.to(self.mean)
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -62,7 +61,7 @@ class Gaussian:
         ShapeError
             ``x`` is not shaped like the mean.
         """
-        require_same_shape(x, self.mean, "x", "the mean")
+        checks.same_shape(x, self.mean, "x", "the mean")
         working = torch.promote_types(x.dtype, torch.float32)
         standard = (x - self.mean).to(working) / self.std.to(working)
         log_scale = 2 * self.std.log().to(working) + math.log(2 * math.pi)
@@ -76,7 +75,7 @@ class Gaussian:
         ShapeError
             ``x`` is not shaped like the mean.
         """
-        require_same_shape(x, self.mean, "x", "the mean")
+        checks.same_shape(x, self.mean, "x", "the mean")
         working = torch.promote_types(x.dtype, torch.float32)
         return ((self.mean - x).to(working) / self.variance.to(working)).to(x.dtype)
 
@@ -96,7 +95,7 @@ class AffineKernel:
         ShapeError
             ``x`` is not a floating-point state, or the times do not fit its batch.
         """
-        require_state(x)
+        checks.state(x)
         scale = align(self.scale.to(x), x)
         return Gaussian(scale * x, align(self.variance.to(x.device), x))
 
@@ -179,6 +178,6 @@ class Bridge:
             on_x, on_prediction = 1 / self.scale, -self.added_variance / (self.sigma * self.scale)
         else:
             on_x, on_prediction = 1 / self.scale, self.added_variance / self.scale
-        require_same_shape(predictions[0], x, "the prediction")
+        checks.same_shape(predictions[0], x, "the prediction")
         mean = align(on_x.to(x), x) * x + align(on_prediction.to(x), x) * predictions[0].to(x)
         return Gaussian(mean, align(self.variance.to(x.device), x))

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import ScheduleError, ShapeError
 from sdescore.shapes import flat
 
@@ -68,7 +67,7 @@ def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> flo
     ParameterError
         NaN or infinity in the data, or ``block`` or ``limit`` is no integer >= 1.
     """
-    require_state(data, "data")
+    checks.state(data, "data")
     if len(data) < 2:
         checks.refuse("at least two samples", f"data of shape {tuple(data.shape)}", ShapeError)
     block, limit = checks.count("block", block), checks.count("limit", limit)

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.checks import require_same_shape, require_state
 from sdescore.errors import ScheduleError, ShapeError, TimeError
 from sdescore.noise.counter import Domain, standard_normal
 from sdescore.sde.base import SDE
@@ -150,7 +149,7 @@ class LinearSDE(SDE):
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """``f(t) x``, like ``x``."""
-        require_state(x)
+        checks.state(x)
         return align(self.rates(t)[0].to(x), x) * x
 
     def diffusion(self, t: Time) -> Tensor:
@@ -203,7 +202,7 @@ class LinearSDE(SDE):
             ``x0`` is not a floating-point state, ``noise`` is not shaped like it, or ``t`` has
             neither shape ``()`` nor ``(B,)``.
         """
-        require_same_shape(noise, x0, "noise", "x0")
+        checks.same_shape(noise, x0, "noise", "x0")
         alpha_t, sigma_t = self.marginal(t)
         return align(alpha_t.to(x0), x0) * x0 + align(sigma_t.to(x0), x0) * noise.to(x0)
 
@@ -246,7 +245,7 @@ class LinearSDE(SDE):
 
     def prior_log_prob(self, x: Tensor, *, data_std: float = 0.0) -> Tensor:
         """Log density of ``x`` ``(B, *E)`` under the prior at ``T``, in nats: ``(B,)``."""
-        require_state(x)
+        checks.state(x)
         variance = float64(self.prior_std(data_std) ** 2, like=x)
         return Gaussian(torch.zeros_like(x), variance).log_prob(x)
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checks import require_state
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.losses.levels import part_name
 from sdescore.losses.times import TimeDistribution
@@ -54,7 +53,7 @@ def check_model(model: ScoreModel) -> nn.Module:
 
 def check_data(data: Tensor, labels: Tensor | None, label_dropout: float, net: nn.Module) -> None:
     """Refuse data or labels that no step could use."""
-    require_state(data, "data")
+    checks.state(data, "data")
     if data.numel() == 0:
         raise ShapeError(f"expected at least one sample, got data of shape {tuple(data.shape)}")
     finite = all(bool(block.isfinite().all()) for block in blocks(data))

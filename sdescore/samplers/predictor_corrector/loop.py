@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from sdescore.checks import require_same_shape
+from sdescore import checks
 from sdescore.correctors.base import ScoreAt
 from sdescore.errors import DivergenceError, IncompatibleError, TimeError
 from sdescore.noise.sources import NoiseStream
@@ -280,7 +280,7 @@ def advance(
     if row.move.custom is not None:
         score = model.at(evaluations[0])
         y = row.move.custom(x, score, (noise.draw(draw) for draw in row.draws))
-        require_same_shape(y, x, "a step's result", "its state")
+        checks.same_shape(y, x, "a step's result", "its state")
         return y.to(x)
     # A draw is valid until the next, and a step's noises are shared by its stages.
     several = len(row.draws) > 1

@@ -336,7 +336,7 @@ class PredictorCorrector:
                 run.furthest = max(run.furthest, state.step)
                 yield state
                 # The state a caller has kept stays as it is.
-                checks.require_same_shape(state.x, x, "state.x", "the chain's state")
+                checks.same_shape(state.x, x, "state.x", "the chain's state")
                 steered = state.x.detach().to(request.device, request.dtype, copy=True)
                 state = replace(state, x=steered, outputs=list(state.outputs))
 
