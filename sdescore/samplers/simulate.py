@@ -9,8 +9,8 @@ so that they can be compared path by path:
    \text{exact:}\quad x_{t} &= a_{st}\, x_s + \sqrt{V_{st}}\; z
 
 (Kloeden & Platen 1992, eq. 10.2.4; Song et al. 2021, arXiv:2011.13456, eq. 5 and appendix B).
-The first runs on any :class:`sdescore.SDE`, the second on a :class:`sdescore.LinearSDE`, whose
-law it reproduces at every grid time, however coarse the grid.
+The first runs on any :class:`sdescore.SDE`. The second needs a :class:`sdescore.LinearSDE`, and
+has its exact distribution at every grid time, however coarse the grid.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ MEAN = torch.tensor([1.0, -3.0, 0.2], dtype=F64)
 COUNT = 1_000_000
 
 
-# The law
+# The distribution
 
 
 CHAINS = {
@@ -69,7 +69,7 @@ CHAINS = {
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
 @pytest.mark.parametrize("sde", [ss.VPSDE(), ss.VESDE(sigma_max=10.0)], ids=["vp", "ve"])
-def test_the_law_is_that_of_simulated_chains(sde: ss.LinearSDE, chain: tuple) -> None:
+def test_the_distribution_is_that_of_simulated_chains(sde: ss.LinearSDE, chain: tuple) -> None:
     predictor, corrector, options = chain
     sampler = ss.PredictorCorrector(
         sde, predictor=predictor, corrector=corrector, steps=6, grid=ss.LogSNRGrid(), **options
@@ -84,7 +84,7 @@ def test_the_law_is_that_of_simulated_chains(sde: ss.LinearSDE, chain: tuple) ->
 
 
 @pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS.keys())
-def test_the_law_of_a_score_that_errs_is_that_of_simulated_chains(chain: tuple) -> None:
+def test_the_distribution_of_a_score_that_errs_is_that_of_simulated_chains(chain: tuple) -> None:
     predictor, corrector, options = chain
     sde = ss.VPSDE()
     sampler = ss.PredictorCorrector(
@@ -521,7 +521,7 @@ def test_a_networks_errors_are_those_of_chains_that_make_them(
 # Optimal grids
 
 
-def test_what_is_reckoned_with_of_a_networks_error() -> None:
+def test_the_search_assumes_a_networks_error() -> None:
     """All of it where it makes x₀ wrong by far more than the data's spread, half at the spread."""
     error = error_beyond(0.1, 4.0)
     assert error is not None and error_beyond(0.0, 4.0) is None and constant_error(0.0) is None
@@ -536,7 +536,7 @@ def test_what_is_reckoned_with_of_a_networks_error() -> None:
     torch.testing.assert_close(found.abs(), size * torch.stack([sigma[0], sigma[1] ** 0]))
 
 
-def test_a_grid_serves_the_score_that_it_reckons_with() -> None:
+def test_a_grid_serves_the_score_error_it_assumes() -> None:
     """Made for an erring score it is better there, made for an exact one on the exact one."""
     sde, predictor, error = ss.VPSDE(), ss.ExponentialAdams(points=2, corrector_points=3), 0.05
     variances = torch.tensor([1.0, 0.05], dtype=F64)

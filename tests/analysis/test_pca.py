@@ -106,7 +106,7 @@ RANK = 20
 
 
 @pytest.mark.usefixtures("always_randomised")
-def test_a_power_law_is_found_whole() -> None:
+def test_a_power_spectrum_is_found_whole() -> None:
     variances = 5 * INDEX**-1.5
     x, truth = with_covariance(variances, 400)
     spectrum, axes, mean = principal_axes(x, RANK)
@@ -221,7 +221,7 @@ def test_two_far_flat_discs_have_the_discs_spectra() -> None:
     which = torch.cdist(found, wanted).argmin(1)
     torch.testing.assert_close(found, wanted[which])
     assert set(which.tolist()) == {0, 1}
-    # The law's own, within sampling error: log λ has variance 2/k; 1e-6 over six figures.
+    # The distribution's own, within sampling error: log λ has variance 2/k; 1e-6 over six figures.
     z = wanted.div(stds.square()).log() / math.sqrt(2 / each)
     assert z.abs().max() < scipy.stats.norm.isf(0.5e-6 / 6)
 

@@ -1,7 +1,8 @@
 """benchmarks/trained.py on a network that is exact, its judge on sets of known distance, and the
 page that shows what it saved.
 
-The exact network is that of independent Gaussian pixels, for which every sampler's law is known.
+The exact network is that of independent Gaussian pixels, for which every sampler's distribution is
+known.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ def test_peers_ask_the_network_for_tweedies_mean(trained: ModuleType, subject: A
     assert subject.model.net.sizes == [100, 100, 50] * 3
 
 
-def test_every_method_makes_its_evaluations_and_finds_the_law(
+def test_every_method_makes_its_evaluations_and_finds_the_distribution(
     trained: ModuleType, subject: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exact network leaves the sampler's error: little at 24 evaluations, but of first order."""

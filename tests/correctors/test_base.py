@@ -1,4 +1,4 @@
-"""Langevin correctors: step sizes, stationary laws, norms, and NCSN's whole sampler."""
+"""Langevin correctors: step sizes, stationary distributions, norms, and NCSN's whole sampler."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_stationary_variance_is_exact(S: float, t: float, snr: float) -> Non
 
 
 def test_the_chain_reaches_its_stationary_variance() -> None:
-    """1500 inner steps at one level through the exact law of the loop's rows."""
+    """1500 inner steps at one level through the exact distribution of the loop's rows."""
     data, sde, snr = Modes.of((0.0, 0.5), (1.0, 2.0)), LADDER, 0.5
     sampler = ss.PredictorCorrector(
         sde,

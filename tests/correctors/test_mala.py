@@ -111,7 +111,7 @@ def test_a_trajectory_is_baoab_step_by_step(length: int, friction: float) -> Non
     torch.testing.assert_close(got, x, rtol=1e-11, atol=1e-11)
 
 
-def test_the_exact_law_of_trajectories() -> None:
+def test_the_exact_distribution_of_trajectories() -> None:
     """Many trajectories at one level: close to p_t, closer the smaller the step; length 1 is known.
 
     The step is halved by halving snr, so a trajectory of twice the length covers the same time.
@@ -184,7 +184,7 @@ def mixture_cdf(sde: ss.LinearSDE, t: float) -> Callable[[np.ndarray], np.ndarra
     return lambda x: sum(w * scipy.stats.norm.cdf(x, m, s) for w, m, s in parts)
 
 
-def test_mala_leaves_the_law_alone_and_langevin_does_not() -> None:
+def test_mala_leaves_the_distribution_alone_and_langevin_does_not() -> None:
     """20,000 exact states of p_t, corrected 30 times with a large step: KS at 1e-6."""
     score, t = mixture(), 0.1
     sampler = ss.PredictorCorrector(
@@ -412,7 +412,8 @@ def test_the_preconditioned_step_is_the_plain_one_of_whitened_states(full: bool,
 
 
 def test_a_wide_and_a_narrow_direction_are_corrected_alike() -> None:
-    """Gaussian data of condition 10⁴, at t where σ is small: exact law of many steps, mode by mode.
+    """Gaussian data of condition 10⁴, at t where σ is small: exact distribution of many steps,
+    mode by mode.
 
     The step is linear in x and z: ones in turn give its coefficients. Each mode of the exact
     score then has the factor 1 − 2 snr², whatever its variance.

@@ -56,7 +56,7 @@ def test_a_wrong_output_in_a_page_is_seen(tmp_path: Path) -> None:
 
 
 def test_the_ten_line_example() -> None:
-    """Ten lines that give the network few enough states for some seconds; x are moons."""
+    """At most ten lines; the network sees a bounded number of states, and the samples are moons."""
     source = (DOCS / "ten_lines.py").read_text(encoding="utf-8")
     assert len(source.splitlines()) <= 10
     names: dict[str, Any] = {}
@@ -147,7 +147,7 @@ def test_erratum_5_the_kernels_score_is_the_marginals_only_in_expectation() -> N
     assert (kernel - marginal).abs().min() > 0.1
 
 
-def test_erratum_5_the_noised_law_is_centred_on_the_shrunk_datum() -> None:
+def test_erratum_5_the_noised_distribution_is_centred_on_the_shrunk_datum() -> None:
     sde = ss.DiscreteVPSDE.linear()
     bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0)
     kernel = sde.kernel(sde.level_times())

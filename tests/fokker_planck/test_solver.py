@@ -561,7 +561,7 @@ def test_coefficients_are_asked_for_between_the_times_only() -> None:
     assert fp.solve(gaussian(0.0, 0.2), times=torch.tensor([0.2, 0.6]), steps=1).times.dtype == F64
 
 
-# Stationary laws.
+# Stationary distributions.
 
 
 def double_well(x: Tensor) -> Tensor:
@@ -569,7 +569,7 @@ def double_well(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.25, 0.05])
-def test_the_double_well_settles_in_boltzmanns_law(temperature: float) -> None:
+def test_the_double_well_settles_in_boltzmanns_distribution(temperature: float) -> None:
     """Against quadrature of e^{-U/ϑ}, U = x⁴/4 − x²/2, with order two."""
     fp_sde = LangevinSDE(double_well, temperature=temperature, T=60.0)
     fine = np.linspace(-4, 4, 8001)
@@ -595,7 +595,7 @@ def test_the_double_well_settles_in_boltzmanns_law(temperature: float) -> None:
         assert l1(fp, run.density[1], p) < 1e-10
 
 
-def test_stationary_law_of_a_rotation() -> None:
+def test_stationary_distribution_of_a_rotation() -> None:
     """A C + C Aᵀ + g² I = 0 (SciPy's Lyapunov solver); the flux does not vanish here."""
     A = np.array([[-1.0, -1.0], [1.4, -0.5]])
     C = linalg.solve_continuous_lyapunov(A, -0.49 * np.eye(2))
@@ -613,7 +613,7 @@ def test_stationary_law_of_a_rotation() -> None:
     assert slope(errors) == pytest.approx(2.0, abs=0.2)
 
 
-def test_the_stationary_law_is_that_of_the_time_asked_for() -> None:
+def test_the_stationary_distribution_is_that_of_the_time_asked_for() -> None:
     sde = ss.SubVPSDE()  # frozen at t: N(0, g²/β), β = −2f
     fp = FokkerPlanck(sde, ((-7.0, 7.0),), (140,))
     for t in (0.1, 0.6):
@@ -623,8 +623,9 @@ def test_the_stationary_law_is_that_of_the_time_asked_for() -> None:
 
 
 @pytest.mark.parametrize("tilt", [0.0, 0.05])
-def test_a_stationary_law_is_right_or_refused(tilt: float) -> None:
-    """Barriers up to e^250: the law by detailed balance, in logs, from the rates' ratios."""
+def test_a_stationary_distribution_is_right_or_refused(tilt: float) -> None:
+    """Barriers up to e^250: the distribution by detailed balance, in logs, from the rates'
+    ratios."""
     given = []
     for temperature in (0.1, 0.05, 0.02, 0.01, 0.005, 0.003, 0.001):
         well = LangevinSDE(lambda x: double_well(x) + tilt, temperature=temperature)
@@ -645,7 +646,7 @@ def test_a_stationary_law_is_right_or_refused(tilt: float) -> None:
     assert min(given) <= 0.02
 
 
-def test_wells_that_nothing_connects_have_no_one_law() -> None:
+def test_wells_that_nothing_connects_have_no_one_distribution() -> None:
     cold = LangevinSDE(double_well, temperature=0.0)
     with pytest.raises(ss.errors.IncompatibleError, match="one stationary density"):
         FokkerPlanck(cold, ((-2.0, 2.0),), (40,)).stationary()

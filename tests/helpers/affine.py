@@ -96,7 +96,7 @@ def law(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the sampler's output per mode, ``(d,)``.
 
-    ``start`` is the law at the grid's first time; by default the exact marginal there.
+    ``start`` is the distribution at the grid's first time; by default the exact marginal there.
     """
     if start is None:
         start = data.marginal(sampler.sde, sampler.times[0].item())

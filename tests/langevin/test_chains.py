@@ -1,4 +1,5 @@
-"""Langevin chains by themselves: step conventions, exact laws, Metropolis' test, diagnostics."""
+"""Langevin chains by themselves: step conventions, exact distributions, Metropolis' test,
+diagnostics."""
 
 from __future__ import annotations
 
@@ -117,8 +118,9 @@ def test_baoab_has_the_exact_positions_on_a_gaussian(friction: float, temperatur
         torch.testing.assert_close(got, temperature * S, rtol=1e-10, atol=0.0)
 
 
-def test_a_preconditioner_and_temperature_in_the_exact_law() -> None:
-    """P scales τ mode by mode, and nothing else; as inverse mass it leaves the law alone."""
+def test_a_preconditioner_and_temperature_in_the_exact_distribution() -> None:
+    """P scales τ mode by mode, and nothing else; as inverse mass it leaves the distribution
+    alone."""
     S = torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
     P = torch.tensor([0.02, 0.7, 90.0], dtype=torch.float64)
     got = variance_of("unadjusted", S, 0.3, 300, preconditioner=P, temperature=2.0)
@@ -127,7 +129,7 @@ def test_a_preconditioner_and_temperature_in_the_exact_law() -> None:
     torch.testing.assert_close(got, 2 * S, rtol=1e-10, atol=0.0)
 
 
-def test_the_mean_is_the_laws() -> None:
+def test_the_mean_is_the_distributions() -> None:
     for method in METHODS:
         run = chains(
             gaussian(torch.tensor([0.5, 2.0]), mean=3.0),
@@ -298,7 +300,7 @@ def test_a_proposal_is_accepted_with_the_textbooks_probability(full: bool, theta
 
 
 def test_mala_is_exact_where_the_plain_step_is_not() -> None:
-    """20,000 independent chains against the law: KS and the mode's weight, 1e-6 each."""
+    """20,000 independent chains against the distribution: KS and the mode's weight, 1e-6 each."""
     well, B = ss.EnergyModel(mixture_log_density), 20_000
 
     def p_values(method: str) -> tuple[float, float]:
@@ -315,7 +317,7 @@ def test_mala_is_exact_where_the_plain_step_is_not() -> None:
 
 
 def test_mala_at_a_temperature_is_exact() -> None:
-    """KS against p^{1/ϑ} by quadrature, at 1e-6; the untempered law is far away."""
+    """KS against p^{1/ϑ} by quadrature, at 1e-6; the untempered distribution is far away."""
     theta, grid = 2.5, np.linspace(-12, 12, 48_001)
     weight = np.exp(mixture_log_density(torch.from_numpy(grid)).numpy() / theta)
     cdf = scipy.integrate.cumulative_simpson(weight, x=grid, initial=0)
@@ -447,7 +449,7 @@ def test_a_matrix_acts_on_the_flattened_event_and_a_diagonal_on_its_elements() -
     torch.testing.assert_close(plain, half, rtol=1e-6, atol=1e-6)
 
 
-def test_an_ill_conditioned_law_mixes_with_its_covariance() -> None:
+def test_an_ill_conditioned_distribution_mixes_with_its_covariance() -> None:
     """Condition 10⁴: the plain step crosses the wide direction in 10⁴ steps, P = C in a few."""
     turn = torch.linalg.qr(torch.randn(2, 2, dtype=torch.float64))[0]
     C = turn @ torch.diag(torch.tensor([1e-4, 1.0], dtype=torch.float64)) @ turn.T
@@ -596,7 +598,7 @@ def test_a_score_that_writes_to_its_input_does_no_harm() -> None:
 
 
 def test_energies_plain_scores_exact_scores_and_models_agree() -> None:
-    """One law, four ways to give it, at a noise level or without."""
+    """One distribution, four ways to give it, at a noise level or without."""
     sde, t = ss.VPSDE(), 0.3
     alpha, sigma = (v.item() for v in sde.marginal(t))
     S = alpha**2 * 0.25 + sigma**2

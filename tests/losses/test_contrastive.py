@@ -72,7 +72,7 @@ def test_a_quadratic_energy_has_the_difference_of_second_moments(n: int, d: int,
 
 @pytest.mark.parametrize("factor", [1.0, 0.7, 1.4])
 def test_the_expected_gradient_is_zero_at_the_maximum_of_the_likelihood(factor: float) -> None:
-    """Negatives of law N(0, A⁻¹) by quadrature; the data are four points, not Gaussian."""
+    """Negatives of distribution N(0, A⁻¹) by quadrature; the data are four points, not Gaussian."""
     x = torch.tensor([[1.0, 0.5], [-2.0, 1.0], [0.3, -1.0], [0.0, 2.0]], dtype=torch.float64)
     S = x.T @ x / len(x)
     A = factor * torch.linalg.inv(S)
@@ -472,9 +472,9 @@ def test_persistent_chains_find_the_maximum_of_the_likelihood() -> None:
     assert (torch.eye(2) - exact).norm() > 0.3 * exact.norm()
 
 
-def test_unadjusted_chains_fit_their_own_stationary_law() -> None:
+def test_unadjusted_chains_fit_their_own_stationary_distribution() -> None:
     """A Gaussian energy ½ a x²: one step from data of variance S leaves (1−τa)² S + 2τ, which is
-    S where a (1 − τa/2) = 1/S, as it is for the stationary law of many steps."""
+    S where a (1 − τa/2) = 1/S, as it is for the stationary distribution of many steps."""
     data = torch.special.ndtri(torch.linspace(0, 1, 2002, dtype=torch.float64)[1:-1])[:, None]
     S, tau = data.square().mean().item(), 0.4
     biased = (1 - math.sqrt(1 - 2 * tau / S)) / tau

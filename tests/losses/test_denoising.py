@@ -338,7 +338,7 @@ def test_a_half_precision_network_is_judged_in_float32() -> None:
 
 
 @pytest.mark.parametrize("stratified", [False, True])
-def test_uniform_times_law(stratified: bool) -> None:
+def test_uniform_times_distribution(stratified: bool) -> None:
     """Kolmogorov–Smirnov of 20,000 draws, alpha = 1e-6; one time per batch if stratified."""
     sde = ss.EDMSDE(sigma_min=0.5, sigma_max=2.0)
     generator = torch.Generator().manual_seed(0)
@@ -356,7 +356,7 @@ def test_uniform_times_law(stratified: bool) -> None:
     "sde",
     [ss.DiscreteVPSDE.linear(10), ss.DiscreteVESDE.geometric(sigma_max=9, sigma_min=1, levels=7)],
 )
-def test_level_times_law(sde: ss.LinearSDE, stratified: bool) -> None:
+def test_level_times_distribution(sde: ss.LinearSDE, stratified: bool) -> None:
     """Chi-square of 20,000 draws, alpha = 1e-6; every time is a level's own, bit for bit."""
     generator = torch.Generator().manual_seed(0)
     times = ss.losses.LevelTimes(stratified=stratified)

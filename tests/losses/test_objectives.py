@@ -300,7 +300,7 @@ def test_reduced_variance_saves_at_the_truth_in_more_than_two_dimensions(d: int)
     assert (d**2 / 2 + d > 2 * d) == (d > 2)
 
 
-def test_laws_of_the_probes() -> None:
+def test_distributions_of_the_probes() -> None:
     normal = draw(4, 1000, 2, 3)
     rademacher, sphere = (probes_from_normal(law, normal) for law in ("rademacher", "sphere"))
     assert torch.equal(rademacher, normal.sign())
@@ -1311,7 +1311,8 @@ def test_another_objective_is_another_run(tmp_path: Path) -> None:
 
 
 def test_the_loop_calls_the_objective_by_its_names() -> None:
-    """Times of the loop's law, its generator and its labels; importance weights are applied."""
+    """Times of the loop's distribution, its generator and its labels; importance weights are
+    applied."""
     seen: list[dict[str, Any]] = []
 
     def objective(

@@ -1,4 +1,4 @@
-"""Weightings in the papers' own variables, and the laws of the training times.
+"""Weightings in the papers' own variables, and the distributions of the training times.
 
 Statistical tests have fixed seeds and a false-positive rate of 1e-6 each.
 """
@@ -167,7 +167,7 @@ def test_parameters_are_named_for_the_checkpoint() -> None:
     assert MinSNR(1.0) != MinSNR(2.0) and hash(MinSNR(1.0)) == hash(MinSNR(1.0))
 
 
-# Laws.
+# Distributions.
 
 
 def quantiles(sde: ss.LinearSDE, t: Tensor) -> list[float]:
@@ -192,7 +192,7 @@ def test_the_density_is_g2_over_sigma2(sde: ss.LinearSDE) -> None:
 
 @SDES
 @pytest.mark.parametrize("law", [LogSNRTimes(), ImportanceTimes()])
-def test_log_snr_laws(law: TimeDistribution, sde: ss.LinearSDE) -> None:
+def test_log_snr_distributions(law: TimeDistribution, sde: ss.LinearSDE) -> None:
     """Kolmogorov–Smirnov against the integral of g²/σ² on a fine grid, alpha = 1e-6."""
     nodes = torch.linspace(sde.t_min, sde.T, 20_001, dtype=torch.float64)
     if sde.t_min > 0:
@@ -222,7 +222,7 @@ def log_level(sde: ss.LinearSDE, t: Tensor) -> np.ndarray:
 
 @SDES
 @pytest.mark.parametrize("mean", [-1.2, 0.8])
-def test_log_normal_law(sde: ss.LinearSDE, mean: float) -> None:
+def test_log_normal_distribution(sde: ss.LinearSDE, mean: float) -> None:
     """Stratified: exact quantiles. Independent: Kolmogorov–Smirnov, alpha = 1e-6."""
     law, n = LogNormalTimes(mean, 1.2, stratified=True), 500
     t = law.sample(sde, n, generator()).sort().values
@@ -236,7 +236,8 @@ def test_log_normal_law(sde: ss.LinearSDE, mean: float) -> None:
 
 @pytest.mark.parametrize("mean", [-36.0, -12.0, 0.1, 12.0, 36.0])
 def test_log_normal_far_from_the_range(mean: float) -> None:
-    """log σ in [−1, 1]: the tail of the law is drawn as such, nothing piles up at an end."""
+    """log σ in [−1, 1]: the tail of the distribution is drawn as such, nothing piles up at an
+    end."""
     sde = ss.EDMSDE(sigma_min=math.exp(-1), sigma_max=math.exp(1))
     law, n = LogNormalTimes(mean, 1.0, stratified=True), 1000
     t = law.sample(sde, n, generator()).sort().values
@@ -273,7 +274,7 @@ def test_log_normal_reaches_where_the_normal_underflows() -> None:
 
 
 @pytest.mark.parametrize("law", LAWS)
-def test_stratified_times_keep_their_law(law: type) -> None:
+def test_stratified_times_keep_their_distribution(law: type) -> None:
     """The 4th time of a batch of 5 against independent times, two-sample KS, alpha = 1e-6."""
     sde, g = ss.VPSDE(), generator()
     one = law(stratified=True)
@@ -302,7 +303,7 @@ def test_a_generator_decides_the_times(law: type, stratified: bool) -> None:
 
 
 def test_on_a_geometric_ladder_uniform_is_uniform_in_log_snr() -> None:
-    """VE's log σ is linear in t, so all three laws are one and the weight is 1."""
+    """VE's log σ is linear in t, so all three distributions are one and the weight is 1."""
     sde = ss.VESDE()
     t = ss.losses.UniformTimes().sample(sde, 100, generator())
     for law in (LogSNRTimes(), ImportanceTimes()):
@@ -385,8 +386,9 @@ def test_any_weighting_is_unbiased_under_importance(weighting: object) -> None:
 
 
 @pytest.mark.parametrize("law", [LogSNRTimes(), LogNormalTimes(-0.5, 0.8)])
-def test_other_laws_are_the_objective(law: TimeDistribution) -> None:
-    """Their expectation is the mean over their own law, by quadrature in log σ/α; no weight."""
+def test_other_distributions_are_the_objective(law: TimeDistribution) -> None:
+    """Their expectation is the mean over their own distribution, by quadrature in log σ/α; no
+    weight."""
     sde, n = ss.VPSDE(), 40_000
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
     low, high = log_level(sde, ends).tolist()

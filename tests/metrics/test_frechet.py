@@ -97,7 +97,8 @@ def test_a_monotone_affine_map_is_the_optimal_transport(seed: int, n: int, d: in
 
 @pytest.mark.parametrize("d", [1, 3, 8])
 def test_it_is_below_the_cost_of_any_pairing_of_the_samples(d: int) -> None:
-    """Gelbrich: Gaussians with the same means and covariances are the nearest laws of all."""
+    """Gelbrich: Gaussians with the same means and covariances are the nearest distributions of
+    all."""
     n = 12
     x, y = draw(n, d).exp(), draw(n, d, seed=1) ** 3 + 1
     cost = torch.cdist(x, y).square().numpy()
@@ -212,7 +213,7 @@ def test_the_samples_are_left_as_they_are() -> None:
 
 def test_bias_in_one_dimension() -> None:
     """Two sets of N(0, 1): E d² is that of the difference of means, 1/N + 1/M, and of standard
-    deviations, whose law is that of chi."""
+    deviations, whose distribution is that of chi."""
     n, m, repeats = 6, 15, 4000
 
     def moments(k: int) -> tuple[float, float]:

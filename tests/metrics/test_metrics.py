@@ -133,7 +133,8 @@ def test_mmd_squared_between_gaussians():
 
 @pytest.mark.parametrize("sizes", [(30, 30), (25, 60)])
 def test_bias_of_the_v_statistics(sizes):
-    """Two sets from one law: E[MMD²] = (1 - E k)(1/N + 1/M), E[D²] = E|X-X'| (1/N + 1/M)."""
+    """Two sets from one distribution: E[MMD²] = (1 - E k)(1/N + 1/M), E[D²] = E|X-X'| (1/N +
+    1/M)."""
     h, d, repeats = 1.1, 2, 200
     rate = 1 / sizes[0] + 1 / sizes[1]
     expected = {
@@ -339,7 +340,8 @@ def test_relative_to_floor_draws_subsets_when_there_are_more_samples_than_half()
 
 
 def test_value_and_floor_have_one_mean_under_equality(distance):
-    """40 independent pairs of a reference and a sample set from one law: a paired t-test."""
+    """40 independent pairs of a reference and a sample set from one distribution: a paired
+    t-test."""
     gaps = []
     for i in range(40):
         result = relative_to_floor(distance, draw(60, 3, seed=2 * i), draw(150, 3, seed=2 * i + 1))
@@ -348,7 +350,7 @@ def test_value_and_floor_have_one_mean_under_equality(distance):
     assert abs(np.mean(gaps)) < bound < 0.3
 
 
-def test_ratio_is_large_for_another_law(distance):
+def test_ratio_is_large_for_another_distribution(distance):
     assert relative_to_floor(distance, draw(150, 3) + 1.0, draw(400, 3, seed=1)).ratio > 3.0
 
 

@@ -1,4 +1,4 @@
-"""The noise: addresses, laws, replay, and Brownian paths that refine."""
+"""The noise: addresses, distributions, replay, and Brownian paths that refine."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_empty_draws(batch: int, event: tuple[int, ...]) -> None:
     assert standard_normal(0, range(batch), range(3), event).shape == (3, batch, *event)
 
 
-# Laws.
+# Distributions.
 
 
 def blocks() -> dict[str, np.ndarray]:

@@ -88,7 +88,8 @@ def test_weights_integrate_polynomials_exactly(
 def test_a_step_is_exact_where_the_output_is_constant(
     sde: ss.LinearSDE, output: str, eta: float
 ) -> None:
-    """x₀ constant: the law stays N(α x₀, σ²) at every η. ε constant: x − σε scales as α."""
+    """x₀ constant: the distribution stays N(α x₀, σ²) at every η. ε constant: x − σε scales as
+    α."""
     t, s = torch.tensor([0.7], dtype=F64) * sde.T, torch.tensor([0.3], dtype=F64) * sde.T
     step = exponential_step(sde, t, s, output, eta)
     on_output = step.weights(torch.zeros(1, 1, dtype=F64))[0, 0]
@@ -190,7 +191,9 @@ def test_the_order_along_a_path(
         (0.5, 2, 3, "x0"),
     ],
 )
-def test_the_order_of_the_law(eta: float, points: int, corrector: int, output: str) -> None:
+def test_the_order_of_the_distribution(
+    eta: float, points: int, corrector: int, output: str
+) -> None:
     predictor = ss.ExponentialAdams(eta, points, corrector, output)
     measured = ss.analysis.order(predictor, ss.VPSDE(), steps=512)
     assert predictor.order - 0.1 < measured < predictor.order + 0.2

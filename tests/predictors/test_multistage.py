@@ -1,4 +1,4 @@
-"""Multistage predictors: the papers' steps by hand, peers, orders, laws and paths."""
+"""Multistage predictors: the papers' steps by hand, peers, orders, distributions and paths."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def chain(
 
 
 def error_of_law(sde: ss.LinearSDE, predictor: ss.Predictor, steps: int) -> float:
-    """W2 of the end law to the marginal there, from the marginal at T, on equal steps in λ."""
+    """W2 of the end distribution to the marginal there, from the marginal at T, on equal steps in
+    λ."""
     sampler = chain(sde, predictor, ss.LogSNRGrid(), steps)
     return gaussian_error(sampler, VARIANCE, mean=MEAN).w2_of_steps.item()
 
@@ -70,7 +71,7 @@ def error_of_law(sde: ss.LinearSDE, predictor: ss.Predictor, steps: int) -> floa
 
 
 def bent(x: float, t: float) -> float:
-    """A score, with no law behind it."""
+    """A score, with no distribution behind it."""
     return -math.tanh(0.8 * x) - 0.3 * x * t + 0.2 * math.cos(3 * t)
 
 
@@ -333,7 +334,8 @@ SHORT = {
 @pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("predictor", EVERY, ids=repr)
 def test_every_predictor_has_its_declared_order(name: str, predictor: ss.Predictor) -> None:
-    """Of the law: on Gaussian data the flow, the reverse SDE and churn all end in the marginal."""
+    """Of the distribution: on Gaussian data the flow, the reverse SDE and churn all end in the
+    marginal."""
     # Below 73 steps this churn's γ is at its largest and does not shrink with the step.
     sizes = (128, 256) if isinstance(predictor, Heun) and predictor.stochastic else (64, 128)
     errors = [error_of_law(SHORT[name], predictor, n) for n in sizes]
@@ -493,7 +495,7 @@ def test_the_churned_state_has_the_exact_marginal(name: str) -> None:
     torch.testing.assert_close((a * sigma) ** 2 + c**2, sigma_later**2, rtol=1e-10, atol=0.0)
 
 
-# Laws and paths.
+# Distributions and paths.
 
 
 def response(sampler: ss.PredictorCorrector) -> Tensor:
@@ -508,8 +510,11 @@ def response(sampler: ss.PredictorCorrector) -> Tensor:
 @pytest.mark.parametrize("denoise", [False, True])
 @pytest.mark.parametrize("name", ["ve", "cosine"])
 @pytest.mark.parametrize("predictor", EVERY, ids=repr)
-def test_the_exact_law_is_the_loops(predictor: ss.Predictor, name: str, denoise: bool) -> None:
-    """Gaussian noise through the loop's own weights has the law that the analysis gives."""
+def test_the_exact_distribution_is_the_loops(
+    predictor: ss.Predictor, name: str, denoise: bool
+) -> None:
+    """Gaussian noise through the loop's own weights has the distribution that the analysis
+    gives."""
     corrector = ss.Langevin(snr=0.2) if denoise else ss.NoCorrector()
     sampler = ss.PredictorCorrector(
         SDES[name], predictor=predictor, corrector=corrector, steps=5, denoise=denoise
@@ -532,7 +537,7 @@ def test_the_exact_law_is_the_loops(predictor: ss.Predictor, name: str, denoise:
     ],
     ids=repr,
 )
-def test_simulated_chains_have_the_exact_law(predictor: ss.Predictor) -> None:
+def test_simulated_chains_have_the_exact_distribution(predictor: ss.Predictor) -> None:
     """20,000 chains: means by z-tests, variances by χ², Bonferroni over the modes."""
     sampler, n = ss.PredictorCorrector(SDES["ve"], predictor=predictor, steps=6), 20_000
     score = GaussianScore(MEAN, VARIANCE, sampler.sde)
@@ -599,7 +604,9 @@ def test_a_node_of_ones_own_ends_with_the_line_through_both_outputs(
 
 @pytest.mark.parametrize("steps", [12, 20, 30])
 @pytest.mark.parametrize("sde", [VP, ss.VESDE(sigma_max=20.0)], ids=["vp", "ve"])
-def test_two_fifths_leave_little_of_the_laws_error_at_eta_1(sde: ss.LinearSDE, steps: int) -> None:
+def test_two_fifths_leave_little_of_the_distributions_error_at_eta_1(
+    sde: ss.LinearSDE, steps: int
+) -> None:
     """As the documentation says: less than a third of what the papers' middle node leaves."""
     spectrum = torch.tensor([2.0, 0.5, 0.05]).double()
     kl = [

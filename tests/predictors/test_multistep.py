@@ -79,7 +79,7 @@ def test_any_weights_keep_a_point_and_its_noise(seed: int, steps: int, which: in
     torch.testing.assert_close(states[-1].x, c.expand(3, 2), rtol=1e-8, atol=1e-9 * size)
 
 
-def test_the_exact_law_is_that_of_the_chain_run() -> None:
+def test_the_exact_distribution_is_that_of_the_chain_run() -> None:
     """On a Gaussian of mean 0 the chain is linear: one run from 1 is its transfer."""
     sde, variance = ss.VPSDE(), 0.3
     weights = [[1.0], [1.4, -0.4], [1.6, -0.7, 0.1], [1.8, -0.9, 0.1]]
@@ -136,7 +136,7 @@ def test_the_flows_ending_is_half_of_the_means(sde: ss.LinearSDE) -> None:
 
 
 @pytest.mark.parametrize(("how", "order"), [(True, 1), ("flow", 2)])
-def test_the_law_of_an_ending_is_right_to_its_order_in_the_noise_left(
+def test_the_distribution_of_an_ending_is_right_to_its_order_in_the_noise_left(
     how: bool | str, order: int
 ) -> None:
     """Twice the time on the VE SDE σ² = 2 t (to first order) leaves twice, or four times, as much

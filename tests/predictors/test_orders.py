@@ -154,7 +154,7 @@ def test_a_correctors_stages_keep_their_outputs_to_themselves(predictor: ss.Pred
 @pytest.mark.parametrize(
     "predictor", [ss.EulerMaruyama(), ss.Ancestral(), ss.DDIM(), Heun()], ids=repr
 )
-def test_simulated_chains_have_the_exact_law(
+def test_simulated_chains_have_the_exact_distribution(
     predictor: ss.Predictor, corrector_first: bool
 ) -> None:
     """20,000 chains: mean by a z-test, variance by χ², α = 1e-6 a test, Bonferroni over modes."""

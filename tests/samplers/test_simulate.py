@@ -1,4 +1,5 @@
-"""The forward SDE against closed-form moments, its own recursion, one path, and Boltzmann's law."""
+"""The forward SDE against closed-form moments, its own recursion, one path, and Boltzmann's
+distribution."""
 
 from __future__ import annotations
 
@@ -220,7 +221,7 @@ def test_euler_and_exact_follow_one_path_with_strong_order_one() -> None:
     assert 0.5 * math.log2(apart[0] / apart[1]) == pytest.approx(1.0, abs=0.1)
 
 
-def test_double_well_reaches_boltzmanns_law() -> None:
+def test_double_well_reaches_boltzmanns_distribution() -> None:
     """Kolmogorov–Smirnov against quadrature, from one well alone. Critical value at alpha = 1e-6
     √(ln(2/α)/2n) (Massart 1990) plus 0.005 for Euler's bias at h = 0.01, O(h)."""
     n, alpha = 10_000, 1e-6

@@ -471,7 +471,7 @@ def test_sample_moments():
 
 
 @pytest.mark.parametrize("seed", [0, 11])
-def test_sample_law_in_one_dimension(seed):
+def test_sample_distribution_in_one_dimension(seed):
     """Kolmogorov–Smirnov against the exact distribution function; alpha = 1e-6."""
     weights, means, stds = [0.2, 0.5, 0.3], [-2.0, 0.0, 1.0], [0.3, 0.1, 0.8]
     score = MixtureScore(weights, [[m] for m in means], [[[s * s]] for s in stds], ss.VPSDE())
@@ -675,7 +675,7 @@ def test_bad_states_and_times_are_refused(chunk, monkeypatch):
             score.sample(-1)
 
 
-def test_a_law_without_density_is_refused_where_sigma_is_zero():
+def test_a_distribution_without_density_is_refused_where_sigma_is_zero():
     sde, x = ss.VPSDE(), torch.zeros(1, 2)
     v = normal(2, 1)
     rank_one = v @ v.T  # its zero eigenvalue may come out as rounding error of either sign
@@ -707,7 +707,7 @@ def test_singular_covariance_of_float32_data_is_accepted():
     assert (score.eigenvalues >= 0).all()
 
 
-# Any SDE, any time, any law.
+# Any SDE, any time, any distribution.
 
 positive = st.floats(0.05, 10.0)
 

@@ -1,4 +1,5 @@
-"""Ladders from data: Song & Ermon 2020, techniques 1 to 4, against scipy and step-by-step laws."""
+"""Ladders from data: Song & Ermon 2020, techniques 1 to 4, against scipy and step-by-step
+distributions."""
 
 from __future__ import annotations
 
@@ -185,7 +186,7 @@ def test_in_few_dimensions_there_is_no_ratio() -> None:
 
 @pytest.mark.parametrize(("dim", "expected"), [(8, 0.4335), (64, 0.4765), (784, 0.4933)])
 def test_how_good_the_gaussian_radius_is(dim: int, expected: float) -> None:
-    """The overlap under the exact law of the radius, χ with D degrees of freedom."""
+    """The overlap under the exact distribution of the radius, χ with D degrees of freedom."""
     ratio = ratio_for_overlap(0.5, dim)
     low, high = (ratio * max(0.0, math.sqrt(dim) + k / math.sqrt(2)) for k in (-3, 3))
     true = stats.chi.cdf(high, dim) - stats.chi.cdf(low, dim)

@@ -14,11 +14,11 @@ pair        nodes        polynomials          estimate  method
                                                         arXiv:2206.00927), on x₀
 ==========  ===========  ===================  ========  ========================================
 
-Any second node gives weak order 2, and what is left of the law's error, :math:`O(h^3)` a step,
-depends on the node: at 2/5 and η = 1 it nearly vanishes on Gaussian data (12 to 30 steps: less
-than a fifth of what 1/2 leaves, a fifteenth of what 1 leaves). With noise the outputs of a step
-differ by :math:`O(\sqrt h)`, for the path does, so the estimate falls as :math:`h^{3/2}`, and
-along a path both methods are of order 1.
+Any second node gives weak order 2. The remaining error of the distribution is :math:`O(h^3)` a
+step and depends on the node. At 2/5 and η = 1 it nearly vanishes on Gaussian data: with 12 to 30
+steps it is less than a fifth of that of the node 1/2, and a fifteenth of that of the node 1. With
+noise, the path moves by :math:`O(\sqrt h)` in a step, and so do the outputs. The estimate
+therefore falls as :math:`h^{3/2}`, and along a path both methods are of order 1.
 """
 
 from __future__ import annotations

@@ -35,12 +35,12 @@ __all__ = ["AdaptiveSampler"]
 class AdaptiveSampler:
     r"""Sampling to a tolerance in place of a number of steps (module docstring).
 
-    The tolerance is on the error of single steps along a sample's own path, in the units of the
-    state: elementwise :math:`atol + rtol\,|x|`, in root mean square over a sample. What that means
-    for the law of the samples depends on the data; halve the tolerances to see. At η = 0 the error
-    of the end falls in proportion to them. At η > 0 a step's error along the path, which is what
-    the estimate sees, falls as :math:`h^{3/2}` alone, so that a tolerance ten times tighter costs
-    4.6 times the evaluations, and the law is far better than the path.
+    The tolerance bounds the error of one step along a sample's own path. It is in the units of the
+    state: :math:`atol + rtol\,|x|` for each element, in root mean square over a sample. How far the
+    distribution of the samples is off depends on the data; halve the tolerances to see. At η = 0
+    the error at the end falls in proportion to the tolerances. At η > 0 the estimate sees the error
+    along one path, which falls as :math:`h^{3/2}` only. A tolerance ten times tighter then costs
+    4.6 times the evaluations, and the distribution is far more accurate than the paths.
 
     Parameters
     ----------

@@ -100,7 +100,8 @@ def test_the_start_and_the_noises_bring_the_datas_variance(predictor: Predictor)
 @pytest.mark.parametrize("predictor", STOCHASTIC.values(), ids=STOCHASTIC.keys())
 def test_small_steps_leave_no_error(sde: ss.LinearSDE, predictor: Predictor) -> None:
     """Each predictor's noises become those of the SDE with its own η. Squared errors of the widest
-    mode fall by 4 to the power of the path's order: 2 for two points in one law's smooth mode, and
+    mode fall by 4 to the power of the path's order: 2 for two points in one distribution's smooth
+    mode, and
     for Heun's, 1 for the others."""
     times = [ss.LogSNRGrid().times(sde, steps) for steps in (60, 120)]
     found = [errors(predictor, sde, t)[0] for t in times]
@@ -144,7 +145,9 @@ def test_the_error_is_the_distance_of_coupled_paths(predictor: Predictor) -> Non
     st.sampled_from(sorted(SDES)),
     st.lists(st.floats(0.02, 0.98), min_size=1, max_size=5, unique=True),
 )
-def test_it_bounds_the_laws_distance(predictor: str, sde: str, shares: list[float]) -> None:
+def test_it_bounds_the_distributions_distance(
+    predictor: str, sde: str, shares: list[float]
+) -> None:
     made, of = STOCHASTIC[predictor], SDES[sde]
     times = torch.tensor([1.0, *sorted(shares, reverse=True)], dtype=F64) * of.T
     sampler = ss.PredictorCorrector(of, predictor=made, grid=ss.CustomGrid(times))

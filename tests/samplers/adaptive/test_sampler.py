@@ -1,7 +1,9 @@
-"""Adaptive steps: the path that remembers, the pairs' orders, the controller, laws and counts.
+"""Adaptive steps: the path that remembers, the pairs' orders, the controller, distributions and
+counts.
 
 Oracles: the covariance of an Ornstein–Uhlenbeck process, the closed-form flow of Gaussian data,
-its exact law carried through a step on a basis of states, and the data's own distribution function.
+its exact distribution carried through a step on a basis of states, and the data's own distribution
+function.
 """
 
 from __future__ import annotations
@@ -194,14 +196,14 @@ def error_of_law(node: float, sde: ss.LinearSDE, eta: float, steps: int) -> floa
 
 @pytest.mark.parametrize("node", [0.4, 0.5, 1 - 1e-9])
 @pytest.mark.parametrize("eta", [0.5, 1.0])
-def test_the_law_is_of_order_two_at_any_node(eta: float, node: float) -> None:
+def test_the_distribution_is_of_order_two_at_any_node(eta: float, node: float) -> None:
     steps = [200, 400, 800] if node == 0.4 else [50, 100, 200]
     errors = [error_of_law(node, VP, eta, n) for n in steps]
     assert slope(steps, errors) == pytest.approx(2.0, abs=0.25), errors
 
 
 @pytest.mark.parametrize("sde", [VP, ss.VESDE(), ss.RectifiedFlowSDE()], ids=["vp", "ve", "flow"])
-def test_the_node_of_the_noisy_pair_makes_the_law_right(sde: ss.LinearSDE) -> None:
+def test_the_node_of_the_noisy_pair_makes_the_distribution_right(sde: ss.LinearSDE) -> None:
     """At η = 1, far below what the nodes 1/2 and 1 leave."""
     for steps in (12, 20, 30):
         ours, half, end = (error_of_law(c, sde, 1.0, steps) for c in (0.4, 0.5, 1 - 1e-9))
@@ -294,7 +296,7 @@ def test_the_controller_by_cases() -> None:
     assert next_step(h, column(0.7), one, 2.0, yes)[1].item() == 0.7
 
 
-# Laws.
+# Distributions.
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
@@ -319,8 +321,9 @@ def test_the_flow_is_met_to_the_tolerance(name: str) -> None:
     ("name", "eta"),
     [("vp", 0.5), ("vp", 1.0), ("ve", 1.0), ("edm", 0.7), ("flow", 1.0), ("discrete-vp", 0.3)],
 )
-def test_the_law_on_gaussian_data(name: str, eta: float) -> None:
-    """From the right law at T the standardised end is chi-squared; false-positive rate 1e-6."""
+def test_the_distribution_on_gaussian_data(name: str, eta: float) -> None:
+    """From the right distribution at T the standardised end is chi-squared; false-positive rate
+    1e-6."""
     sde, n = REPRESENTATIVES[name], 1000
     score = ss.GaussianScore([0.6, 0.6], 0.25, sde)
     (alpha_T, alpha_0), (sigma_T, sigma_0) = sde.marginal(column(sde.T, sde.t_min))

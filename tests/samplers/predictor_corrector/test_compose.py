@@ -153,7 +153,8 @@ def test_langevin_with_norms_of_zero_noise_does_nothing(sampler, norm, shape) ->
     ids=repr,
 )
 def test_every_pair_samples_the_data(name: str, predictor: ss.Predictor) -> None:
-    """N((1, −2), 0.25) from its exact marginal at T: law within 0.1, and 400 chains near it."""
+    """N((1, −2), 0.25) from its exact marginal at T: distribution within 0.1, and 400 chains near
+    it."""
     sde, data = REPRESENTATIVES[name], Modes.of((1.0, 0.25), (-2.0, 0.25))
     fine = 400 if isinstance(predictor, (ss.EulerMaruyama, ss.ReverseDiffusion)) else 60
     grid: ss.grids.Grid = ss.UniformGrid()

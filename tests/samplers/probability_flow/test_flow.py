@@ -339,7 +339,7 @@ def test_hutchinson_variance(law: str, probes: int) -> None:
     fourth = ((estimates - estimates.mean()) ** 4).mean()
     error = math.sqrt((fourth - estimates.var() ** 2) / n)
     assert abs(estimates.var() - variance) < z * error
-    assert error < 0.03 * variance  # sharp enough to tell the two laws and K apart
+    assert error < 0.03 * variance  # sharp enough to tell the two distributions and K apart
 
 
 @pytest.mark.parametrize("law", VARIANCE)
