@@ -78,7 +78,7 @@ class NoisePath:
         self.values[rows, slots] = y[rows.to(y.device)]
 
     def normal(self, t: Tensor, s: Tensor) -> Tensor:
-        """The standard normal that drives the state from the known point ``t`` to ``s``, both values of λ."""
+        """The standard normal that drives the state from ``t``, a known point, to ``s``, in λ."""
         z = next(self.draws)[self.rows]
         before, after = self.visit(t, z), self.visit(s, z)
         decay = (-self.rate * (s - t)).exp()
