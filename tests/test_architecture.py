@@ -50,6 +50,24 @@ MAX_LINES = 350
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
+# What follows the caller's defaults unless it is named; whole numbers are int64 everywhere.
+FACTORIES = {
+    name: {"dtype", "device"}
+    for name in (
+        "tensor",
+        "as_tensor",
+        "zeros",
+        "ones",
+        "empty",
+        "full",
+        "eye",
+        "rand",
+        "randn",
+        "linspace",
+        "logspace",
+        "scalar_tensor",
+    )
+} | {name: {"device"} for name in ("arange", "randint", "randperm")}
 ABSTRACT_SDES = {"SDE", "LinearSDE"}  # "is it linear?" is a question about the kind, not a ladder
 
 
@@ -108,6 +126,18 @@ def dependencies(name: str) -> Iterator[tuple[int, str]]:
             continue
         submodule = f"{module}.{member}"
         yield line, submodule if submodule in TREES else module
+
+
+def factories(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, what) of each tensor or generator made without naming its dtype or device."""
+    for node in ast.walk(tree):
+        made = dotted(node.func).removeprefix("torch.") if isinstance(node, ast.Call) else ""
+        if made == "Generator" and not node.args and not node.keywords:
+            yield node.lineno, "torch.Generator() names no device"
+        elif made in FACTORIES and dotted(node.func).startswith("torch."):
+            missing = FACTORIES[made] - {keyword.arg for keyword in node.keywords}
+            if missing:
+                yield node.lineno, f"torch.{made} names no {' and no '.join(sorted(missing))}"
 
 
 def offences(name: str) -> Iterator[tuple[int, str]]:
@@ -234,6 +264,12 @@ def test_the_package_has_the_names_of_everyday_work() -> None:
 @pytest.mark.parametrize("name", TREES)
 def test_no_forbidden_construct(name: str) -> None:
     found = list(offences(name))
+    assert not found, report(name, found)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_factories_name_dtype_and_device(name: str) -> None:
+    found = list(factories(TREES[name]))
     assert not found, report(name, found)
 
 

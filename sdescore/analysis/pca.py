@@ -141,7 +141,7 @@ def local_spectra(
     J = checks.count("neighbourhoods", neighbourhoods, at_most=n)
     k = max(n // J, 2) if neighbours is None else neighbours
     k = checks.count("neighbours", k, at_least=2, at_most=n)
-    generator = torch.Generator().manual_seed(checks.seed(seed))
+    generator = torch.Generator("cpu").manual_seed(checks.seed(seed))
     searched = torch.randperm(len(x), generator=generator, device="cpu")[:n].to(x.device)
     centres = x[searched[:J]].to("cpu", torch.float64)
     # Differences, not products: those lose all digits where the mean is far from 0.
@@ -198,7 +198,7 @@ def randomised(x: Tensor, mean: Tensor, rank: int, seed: int) -> tuple[Tensor, T
     """Variances ``(d,)``, those after ``rank`` extrapolated, and axes ``(d, rank)``."""
     d = x.shape[1]
     width = min(2 * rank, d)  # twice the rank: the last vectors of any width are inaccurate
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     q = torch.randn(d, width, generator=generator, dtype=torch.float64, device="cpu")
     for _ in range(2):
         q = torch.linalg.qr(scattered(x, mean, q)).Q

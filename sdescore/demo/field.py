@@ -36,7 +36,7 @@ def score_field(path: Path, seed: int, steps: int, t: float = 0.5) -> dict[str, 
     means = RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
     each = torch.ones_like(angle)
     exact = MixtureScore(each / MODES, means, each * STD**2, sde)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(4096, 2, generator=generator, dtype=torch.float32, device="cpu")
     x_t = sde.perturb(ring(4096, modes=MODES, radius=RADIUS, std=STD, seed=seed + 1), t, noise)
     time = torch.tensor(t, dtype=torch.float64, device="cpu")

@@ -49,7 +49,7 @@ class Judge:
         }
         between = torch.cdist(self.images.flatten(1), self.images.flatten(1))
         self.real_nearest = between.fill_diagonal_(torch.inf).amin(1).median().item()
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         order = torch.randperm(len(self.images), generator=generator, device="cpu")
         fitted, held_out = order[::2], order[1::2]
         self.classifier = MLPClassifier((64,), alpha=1e-2, max_iter=300, random_state=seed)

@@ -53,7 +53,11 @@ class _ClassifierGuidance(GuidedScore):
         # works under both, and inside the transforms of torch.func too.
         with torch.inference_mode(False):
             y = x.clone() if x.is_inference() else x
-            time = torch.as_tensor(t).clone()
+            time = (
+                t.clone()
+                if isinstance(t, Tensor)
+                else torch.tensor(t, dtype=x.dtype, device=x.device)
+            )
             own_label = None if label is None else label.clone()
             derivative: tuple[Any, ...] = torch.func.vjp(log_prob_of, y)
             log_prob, pull_back = derivative

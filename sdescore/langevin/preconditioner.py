@@ -171,7 +171,7 @@ def as_preconditioner(
         As :meth:`Preconditioner.diagonal` and :meth:`Preconditioner.full`.
     """
     if value is None:
-        return Preconditioner(torch.ones((), dtype=torch.float64))
+        return Preconditioner(torch.ones((), dtype=torch.float64, device="cpu"))
     if isinstance(value, Preconditioner):
         value.require_event(event_shape)
         return value

@@ -206,7 +206,7 @@ def relative_to_floor(
             f"spread under this metric (or the metric may be negative), so no ratio exists"
         )
     # Its own stream: the splits must be those of the floor whatever len(x) is.
-    generator = torch.Generator().manual_seed(floor.seed)
+    generator = torch.Generator("cpu").manual_seed(floor.seed)
     values = [
         metric(x[shuffled(len(x), generator, x.device)[:n]], rest)
         for _, rest in _splits(reference, floor.size, floor.repeats, floor.seed)
@@ -233,7 +233,7 @@ def _splits(
     reference: Tensor, sizes: tuple[int, int], repeats: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Random disjoint parts of the reference; the same for equal arguments."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     n, m = sizes
     for _ in range(repeats):
         order = shuffled(len(reference), generator, reference.device)

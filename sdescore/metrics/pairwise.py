@@ -219,7 +219,7 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
 def _subsample(flat: Tensor, seed: int) -> Tensor:
     if len(flat) <= _MEDIAN_SAMPLES:
         return flat
-    order = shuffled(len(flat), torch.Generator().manual_seed(seed), flat.device)
+    order = shuffled(len(flat), torch.Generator("cpu").manual_seed(seed), flat.device)
     return flat[order[:_MEDIAN_SAMPLES]]
 
 

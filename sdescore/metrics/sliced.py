@@ -71,7 +71,7 @@ def sliced_wasserstein(
     p = checks.number("p", p, at_least=1)
     a, b = flatten_pair(x, y)
     # Drawn on the CPU: a seed must mean the same directions everywhere.
-    generator = torch.Generator().manual_seed(checks.seed(seed))
+    generator = torch.Generator("cpu").manual_seed(checks.seed(seed))
     directions = torch.randn(
         projections, a.shape[1], generator=generator, dtype=torch.float64, device="cpu"
     )

@@ -205,7 +205,7 @@ def _euler(sde: SDE, grid: Tensor) -> Move:
         time, h = as_time(clock[n], x), spacing[n]
         drift = sde.drift(x, time)
         checks.same_shape(drift, x, "the SDE's drift")
-        g = align(torch.as_tensor(sde.diffusion(time)).to(x), x)
+        g = align(torch.as_tensor(sde.diffusion(time), dtype=x.dtype, device=x.device), x)
         return x + h * drift.to(x) + math.sqrt(abs(h)) * g * z
 
     return move

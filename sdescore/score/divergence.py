@@ -29,6 +29,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
+from sdescore.shapes import without_autocast
 
 PROBE_LAWS = ("rademacher", "gaussian", "sphere")
 
@@ -115,9 +116,11 @@ def pull_back_one(s: Tensor, x: Tensor, cotangent: Tensor, create_graph: bool) -
     """``∇sᵀ v``, like ``x``; errors as :func:`pull_back`."""
     gradient: Tensor | None = None
     if s.requires_grad:
-        (gradient,) = torch.autograd.grad(
-            s, x, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
-        )
+        # A backward pass follows the forward's dtypes; autocast would round its products again.
+        with without_autocast(x):
+            (gradient,) = torch.autograd.grad(
+                s, x, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
     if gradient is None:
         checks.refuse(
             "a score that autograd can differentiate in x",

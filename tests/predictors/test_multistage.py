@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import warnings
@@ -697,7 +698,8 @@ def test_any_shape_in_any_chunks(predictor: ss.Predictor, shape: tuple[int, ...]
     x = sampler.sample(score, shape, seed=2)
     assert x.shape == shape and x.dtype == torch.float32
     assert torch.equal(x, sampler.sample(score, shape, seed=2, max_batch=2))
-    states = list(sampler.iterate(score, shape, seed=2))
+    # A copy knows the run as it was then: a state that is behind its run would be a rewind.
+    states = [copy.deepcopy(state) for state in sampler.iterate(score, shape, seed=2)]
     assert torch.equal(states[-1].x, x)
     resumed = list(sampler.iterate(score, shape, seed=2, start=states[0]))
     assert torch.equal(resumed[-1].x, x)

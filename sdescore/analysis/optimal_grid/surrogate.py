@@ -110,7 +110,7 @@ def fit_surrogate(data: Tensor, components: int | None = None, *, seed: int = 0)
     x = data_rows(data)
     rank = min(RANK, x.shape[1])
     spectrum, leading, _ = principal_axes(x, rank, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     indices = torch.randperm(len(x), generator=generator, device="cpu")[:LARGEST].to(x.device)
     y = x[indices].to("cpu", torch.float64) @ leading
     if components is None:

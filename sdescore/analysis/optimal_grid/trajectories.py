@@ -202,7 +202,7 @@ def erring(denoiser: Denoiser, error: ModelError, errors: Iterator[Tensor]) -> D
 
 def standard_normals(shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
     """Tensors of standard normals, the same ones for one seed."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     while True:
         yield torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
 

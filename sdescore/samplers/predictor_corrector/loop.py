@@ -83,7 +83,7 @@ class BoundModel:
             numbers = Coefficients(alpha_t, sigma_t, from_score, t, torch.ones_like(t))
         u, w = torch.zeros_like(self._times), torch.ones_like(self._times)
         for kind in set(outputs):
-            asked = torch.tensor([o == kind for o in outputs], device="cpu")
+            asked = torch.tensor([o == kind for o in outputs], dtype=torch.bool, device="cpu")
             all_u, all_w = numbers.to(kind)
             u, w = torch.where(asked, all_u, u), torch.where(asked, all_w, w)
         return u.tolist(), w.tolist()
