@@ -1,8 +1,8 @@
 r"""Time grids: where a sampler evaluates the score.
 
 A grid is a falling sequence of times in float64. It starts at ``T`` exactly and ends at ``t_min``
-exactly; only grids made of your own numbers keep their own ends. The times follow from an SDE and
-a number of steps. Nothing else knows the step size.
+exactly; a grid made of your own numbers keeps its own ends. The times are a function of an SDE and
+of the number of steps. No other code sets a step size.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Grid(ABC):
         Parameters
         ----------
         sde : SDE
-            Whose time it is.
+            The SDE whose times these are.
         n : int or None
-            How many times, >= 1. None leaves the number to a grid that has one of its own.
+            How many times, >= 1. None for a grid that has a number of its own.
 
         Raises
         ------

@@ -21,7 +21,7 @@ __all__ = ["CustomGrid"]
 
 @dataclass(frozen=True)
 class CustomGrid(Grid):
-    """Your own times, from ``T`` (or below) falling to the last evaluation.
+    """Your own falling times, from ``T`` or below to the time of the last evaluation.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ __all__ = ["LevelGrid"]
 class LevelGrid(Grid):
     """The level table of a discrete SDE, or ``n`` levels spread evenly over it.
 
-    Levels are integers picked from the table, never times rounded to a level.
+    The levels are chosen as integers; no time is ever rounded to a level.
     """
 
     def times(self, sde: SDE, n: int | None) -> Tensor:

@@ -59,7 +59,8 @@ class KarrasGrid(Grid):
     Parameters
     ----------
     rho : float
-        The paper's ρ > 0, an exponent; 7 there. Large ρ tends to :class:`LogSNRGrid`.
+        The paper's exponent ρ > 0; its own value is 7. As ρ grows, the grid tends to
+        :class:`LogSNRGrid`.
 
     Raises
     ------
@@ -94,7 +95,7 @@ class CosineGrid(Grid):
     Parameters
     ----------
     sigma_data : float
-        Standard deviation of the data, > 0, in whose units σ/α is measured.
+        Standard deviation of the data, > 0, in the units of the data.
 
     Raises
     ------

@@ -36,16 +36,18 @@ _PRINTED = 2e-3
 class TableGrid(Grid):
     """Noise levels from a table, log-linearly interpolated in σ/α to ``n`` of them.
 
-    The ends are those of the table, not of the SDE: the prior is that of the first level. Tables
-    are printed with few digits, so an end that lies past the SDE's own by less than 0.1 % in σ/α
-    becomes the SDE's. A 0 after the last level is no level: the sampler's last denoise goes there.
+    The grid has the ends of the table, not those of the SDE, and the prior is that of the table's
+    first level. Tables are printed with few digits, so an end that lies past the SDE's own by less
+    than 0.1 % in σ/α becomes the SDE's. A 0 at the end of the table is no level: the sampler's last
+    denoise leads to it.
 
     Parameters
     ----------
     values : sequence of float
         At least two, from noise to data; a tensor is accepted and stored as floats.
     of : str
-        What they are: ``"noise_ratio"`` (σ/α, which Karras et al. and Align Your Steps call σ),
+        What the values are: ``"noise_ratio"`` (σ/α, which Karras et al. and Align Your Steps call
+        σ),
         ``"log_snr"`` or ``"t"``.
 
     Raises
@@ -53,7 +55,7 @@ class TableGrid(Grid):
     ScheduleError
         Not a one-dimensional sequence of finite numbers, or not strictly from noise to data.
     IncompatibleError
-        An unknown quantity.
+        ``of`` is none of the three.
 
     Examples
     --------

@@ -115,10 +115,10 @@ class _BrownianStream(NoiseStream):
 
 @dataclass(frozen=True)
 class BrownianNoise(NoiseSource):
-    """Predictor draws are increments of one path per sample; other draws are seeded.
+    """A predictor's noises are increments of one path per sample; other draws are seeded.
 
-    Two grids with common times see the same path there, which is what strong order and
-    step-size control need.
+    Two grids that share times see the same path at these times. Strong orders and step-size control
+    need this.
 
     Parameters
     ----------

@@ -35,9 +35,10 @@ __all__ = ["Domain", "NormalStream", "standard_normal"]
 class Domain(IntEnum):
     """What the numbers of a seed are for; two roles of one seed never share a number.
 
-    Calls that are meant to be chained thus stay independent although every ``seed`` defaults to
-    0: a run started from the samples of another, or from :meth:`sdescore.LinearSDE.prior_sample`,
-    or a :func:`sdescore.samplers.simulate` before it.
+    Every ``seed`` defaults to 0, and calls are often chained: a run starts from the samples of
+    another run, from :meth:`sdescore.LinearSDE.prior_sample` or from
+    :func:`sdescore.samplers.simulate`. Each role has a domain of its own, so that the noises of
+    such calls are independent.
     """
 
     SAMPLER = 0

@@ -4,9 +4,9 @@ A sampler numbers its draws: draw 0 starts the chain, draws 1, 2, … are the ``
 stochastic stages in order. A source answers "draw k of samples i … j", so the noise of a
 sample depends on the seed and its index, never on the batch it travels in.
 
-:class:`SeededNoise` is the default, :class:`ReplayNoise` injects given numbers (parity with another
-program, a test with zeros), :class:`sdescore.noise.BrownianNoise` takes all increments from one
-path per sample, so that a finer grid sees the same path.
+:class:`SeededNoise` is the default, :class:`ReplayNoise` replays your own numbers (to compare with
+another program, or to test with zeros), :class:`sdescore.noise.BrownianNoise` takes all increments
+from one path per sample, so that a finer grid sees the same path.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class NoiseStream(ABC):
 
 
 class NoiseSource(ABC):
-    """A rule from (draw, sample) to standard normal numbers."""
+    """A rule that gives the standard normal numbers of a draw and a sample."""
 
     def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
         """Refuse a whole request ``(B, *E)`` that this source has no numbers for."""
@@ -59,8 +59,8 @@ class NoiseSource(ABC):
     ) -> NoiseStream:
         """The stream of ``samples``; ``spans[k]`` says what draw ``k`` is for.
 
-        ``domain`` is the :class:`~sdescore.noise.Domain` of a seed's numbers; a source that has
-        its numbers from elsewhere leaves it alone.
+        ``domain`` is the :class:`~sdescore.noise.Domain` of a seed's numbers; a source without a
+        seed ignores it.
         """
 
 
@@ -135,7 +135,7 @@ class _ReplayStream(NoiseStream):
 
 @dataclass(frozen=True, eq=False)
 class ReplayNoise(NoiseSource):
-    """Given numbers: ``values[k]`` is draw ``k`` of the whole request.
+    """Your own numbers: ``values[k]`` is draw ``k`` of the whole request.
 
     Parameters
     ----------

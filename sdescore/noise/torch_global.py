@@ -1,8 +1,8 @@
 """torch's global generator, borrowed and given back.
 
 Dropout and the initial weights of torch's layers are drawn from one generator that all threads of
-a process share. Who needs these numbers to be reproducible seeds that generator, and puts it back
-into its old state, so that the caller's own numbers do not change.
+a process share. Code that needs these numbers to be reproducible seeds that generator and
+afterwards restores its old state, so that the caller's own numbers do not change.
 """
 
 from __future__ import annotations

@@ -51,27 +51,28 @@ class ExponentialAdams(EtaPredictor):
     state is corrected once the model has been called on it: the step that led there is taken
     again with the polynomial through that output and the q − 1 before it (Adams–Moulton), and the
     next step starts from the result. The output is not computed again (Zhao et al. 2023,
-    arXiv:2302.04867, algorithm 1; Xue et al. 2023, arXiv:2309.05019, algorithm 1). Both steps share
-    their start and noise, so the correction is a difference of weights, and the method one row of
+    arXiv:2302.04867, algorithm 1; Xue et al. 2023, arXiv:2309.05019, algorithm 1). Both steps have
+    the same start and noise. So the correction only changes weights, and the method is one row of
     numbers a step.
 
-    The first steps use as many outputs as there are. The error that leaves behind is of order 3 or
-    better: a first step too coarse for ``points`` is corrected in the same way.
+    The first steps use as many outputs as exist. Where that is too coarse for ``points``, the first
+    step is corrected in the same way, so the start leaves an error of order 3 or better.
 
     Parameters
     ----------
     eta : float
         Noise scale in [0, 1]: 0 the probability flow, 1 the reverse SDE.
     points : int
-        Outputs of a step, 1 to 4.
+        How many outputs the polynomial goes through, 1 to 4.
     corrector_points : int
-        Outputs of the correction, the newest among them: 0 for none, or 2 to 5.
+        How many outputs the correction's polynomial goes through, the newest included: 2 to 5, or 0
+        for no correction.
     output : {"x0", "epsilon"}
-        What the polynomial is of. x₀ stays bounded where σ → 0 and suits guidance.
+        What the polynomial interpolates. x₀ stays bounded where σ → 0 and suits guidance.
     midpoint : bool
         For two points without a correction: take the line's value in the middle of the step in
         place of its mean, as DPM-Solver++ (2M) does (Lu et al. 2022b, arXiv:2211.01095,
-        algorithm 2). It extrapolates less, which helps where steps are too long for either.
+        algorithm 2). It extrapolates less, which helps where the steps are too long for both.
 
     Raises
     ------
@@ -106,7 +107,7 @@ class ExponentialAdams(EtaPredictor):
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """Of the error of the distribution on Gaussian data."""
+        """The order of the error of the distribution on Gaussian data."""
         p, q = self.points, self.corrector_points
         deterministic = min(p + 1, q) if q else min(p, STARTED)
         return min(deterministic, NOISY if self.eta else STARTED)

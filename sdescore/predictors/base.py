@@ -26,7 +26,7 @@ class Predictor(Method):
     To add one, subclass, declare ``order`` and give :meth:`tableau`, the method's numbers on a
     linear SDE: ``evaluations`` and ``noises`` are read off it. A rule that is not affine gives
     :meth:`step` instead, and declares ``evaluations`` and ``noises`` where they are not 1. A rule
-    that has numbers on some SDEs alone gives both, and :meth:`is_affine` says where it has them.
+    that has a tableau on some SDEs only gives both, and :meth:`is_affine` says on which.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class Predictor(Method):
 
     @property
     def eta(self) -> float:
-        r"""η of the SDE that small steps follow, where noise is drawn; 1 is the reverse SDE's.
+        r"""η of the SDE that the method follows as its steps shrink; 1 is the reverse SDE's.
 
         .. math:: dx = \bigl[f x - \tfrac{1 + \eta^2}{2} g^2 s\bigr] dt + \eta\, g\, dw
         """
@@ -48,7 +48,8 @@ class Predictor(Method):
     def ending(self, sde: LinearSDE, times: Tensor) -> Tableau:
         """The last denoise as one row at ``times[-1]``; by default Tweedie's mean.
 
-        A row with more weights than one weighs the predictor's own past outputs.
+        If the row has several weights, all but the newest belong to the predictor's earlier
+        outputs.
         """
         return mean_ending(sde, times[-1:])
 

@@ -39,9 +39,9 @@ class ExponentialRungeKutta(EtaPredictor):
     1–3     epsilon  1    SEEDS-1, -2, -3 (Gonzalez et al. 2023, arXiv:2305.14267, alg. 1–3)
     ======  =======  ===  ==================================================================
 
-    with the papers' :math:`r_1 = 1/2` and :math:`(r_1, r_2) = (1/3, 2/3)`. At η > 0 each stretch
-    between two nodes has its own noise, and the state at a node the noises of all stretches
-    before it, moved there by the exact solution, so that all stages are on one path.
+    with the papers' :math:`r_1 = 1/2` and :math:`(r_1, r_2) = (1/3, 2/3)`. At η > 0 each interval
+    between two nodes has its own noise. The state at a node contains the noises of all intervals
+    before it, carried there by the exact solution, so all stages are on one path.
 
     Parameters
     ----------
@@ -50,17 +50,17 @@ class ExponentialRungeKutta(EtaPredictor):
     stages : int
         Evaluations a step, 1 to 3.
     output : {"x0", "epsilon"}
-        What is put in place of the integrand. x₀ stays bounded where σ → 0.
+        What the polynomial approximates. x₀ stays bounded where σ → 0.
     node : float, optional
         For two stages: call the model at :math:`\lambda_t + r_1 h` with this :math:`r_1` in
-        [0.01, 1), and end with the line through both outputs. All are of order 2; at η = 1 and
-        2/5 little error of the distribution is left on Gaussian data.
+        [0.01, 1), and end with the line through both outputs. Every node gives order 2. At η = 1
+        the node 2/5 leaves little error of the distribution on Gaussian data.
 
     Attributes
     ----------
     order : int
-        Of the error of the distribution on Gaussian data: ``stages``, and at η > 0 at most 2. On
-        one Brownian path it is 1 there.
+        The order of the error of the distribution on Gaussian data: ``stages`` at η = 0, and at
+        most 2 at η > 0. Along one Brownian path the order is 1 at η > 0.
 
     Raises
     ------

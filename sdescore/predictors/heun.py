@@ -37,10 +37,10 @@ class Heun(Predictor):
        \gamma = \min\bigl(S_{churn}/N, \sqrt 2 - 1\bigr)
        \text{ if } S_{min} \le \rho \le S_{max}, \text{ else } 0,
 
-    and takes Heun's step from there. N is the number of grid times, which the paper counts as
-    steps for it ends at σ = 0, as the sampler's last denoise does. The SDE's time ends at T, so
-    :math:`\hat\rho` is at most :math:`\rho_T`: a step that starts at T has no churn, where the
-    paper's calls the model beyond its largest σ.
+    and takes Heun's step from there. N is the number of grid times. It is the paper's number of
+    steps, because the paper's last step ends at σ = 0, as the sampler's last denoise does. The
+    SDE's time ends at T, so :math:`\hat\rho` is at most :math:`\rho_T`, and a step that starts at T
+    has no churn. The paper's first step calls the model beyond its largest σ instead.
 
     Parameters
     ----------
@@ -49,7 +49,8 @@ class Heun(Predictor):
     s_min, s_max : float
         The range of σ/α with churn, 0 <= s_min <= s_max; ``s_max`` may be infinite.
     s_noise : float
-        Factor on the noise, > 0. With any but 1 the error does not go to 0 with the step.
+        Factor on the noise, > 0. With any value but 1 the error does not vanish as the steps
+        shrink.
 
     Raises
     ------

@@ -6,7 +6,7 @@ DDIM's step with a weighted mean of the denoised states in place of the newest,
    x_s = \frac{\sigma_s}{\sigma_t} x_t + \Bigl(\alpha_s - \frac{\sigma_s}{\sigma_t} \alpha_t\Bigr)
    \sum_h w_{n,h}\, \hat x_0^{(n-h)}, \qquad \sum_h w_{n,h} = 1 .
 
-Any weights that sum to 1 keep a state whose :math:`\hat x_0` and noise are constant exact, on any
+Where :math:`\hat x_0` and the noise are constant, any weights that sum to 1 are exact, on any
 times. All deterministic exponential Adams methods in x₀ are of this form
 (:mod:`sdescore.tableau.exponential` at η = 0), with weights that depend on the times.
 """
@@ -36,8 +36,8 @@ class Multistep(Predictor):
     r"""The multistep method with these weights, made for a number of steps.
 
     :func:`sdescore.optimal_grid` finds weights together with the times they are for. The last row
-    is the last denoise's: data come out as :math:`\sum_h w_h\, \hat x_0^{(N-1-h)}`. With more than
-    one weight it removes most of the error of Tweedie's mean, which is of first order.
+    is the last denoise's: data come out as :math:`\sum_h w_h\, \hat x_0^{(N-1-h)}`. Tweedie's mean
+    has an error of first order, and a last row with several weights removes most of it.
 
     Parameters
     ----------
@@ -48,7 +48,8 @@ class Multistep(Predictor):
     Raises
     ------
     ParameterError
-        Rows that do not sum to 1, weigh what does not exist yet, or are not numbers.
+        Rows that do not sum to 1, give a weight to an output that does not exist yet, or are not
+        numbers.
 
     Examples
     --------
@@ -134,7 +135,7 @@ def weighted_mean(times: Tensor, weights: Tensor) -> Tableau:
 
 
 def shares(predictor: Predictor, sde: LinearSDE, times: Tensor, count: int) -> Tensor:
-    """The weights ``(N, count)`` with which :class:`Multistep` is ``predictor`` on ``times``.
+    """The weights ``(N, count)`` that make :class:`Multistep` equal to ``predictor`` on ``times``.
 
     Raises
     ------

@@ -25,9 +25,9 @@ class StochasticHeun(EtaPredictor):
        + \eta\, \tfrac{g_t + g_s}{2} \sqrt h\; z, \qquad
        d(x, t) = f x - \tfrac{1 + \eta^2}{2} g^2 s(x, t).
 
-    One z a step: both stages are on one Brownian path, which independent noises are not (the
-    variance would be wrong at every step size). The noise is additive, so Itô's and Stratonovich's
-    readings agree. The distribution has order 2, the path order 1.
+    A step has one z, so both stages are on one Brownian path. With independent noises the variance
+    would be wrong at every step size. The noise is additive, so Itô's and Stratonovich's readings
+    agree. The distribution has order 2, the path order 1.
 
     Parameters
     ----------

@@ -39,16 +39,16 @@ def under(score: Score, sde: LinearSDE, *, own: LinearSDE | None = None) -> Scor
     score : callable
         ``(x, t)`` or ``(x, t, label)``, on its own SDE.
     sde : LinearSDE
-        The other SDE. Log-SNRs that its own does not reach are refused, by a sampler before it
-        calls the score.
+        The other SDE. A time is refused if the score's own SDE does not reach its log-SNR; a
+        sampler asks this before it calls the score.
     own : LinearSDE, optional
         The score's SDE, where the score has no ``.sde``.
 
     Returns
     -------
     callable
-        For a :class:`sdescore.ScoreModel` again one, for an exact score the exact score under
-        ``sde``, else a module around the score.
+        A :class:`sdescore.ScoreModel` for a ScoreModel, the exact score under ``sde`` for an exact
+        score, and a module around the score for anything else.
 
     Raises
     ------
@@ -99,7 +99,7 @@ class ScoreUnderSDE(nn.Module):
     score : callable
         ``(x, t)`` or ``(x, t, label)``.
     own_sde, sde : LinearSDE
-        The SDE that it is on, and the other one.
+        The SDE that the score is on, and the SDE to bring it to.
 
     Raises
     ------
@@ -119,18 +119,18 @@ class ScoreUnderSDE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The score's, float32 where it has none."""
+        """The score's dtype; float32 if it has none."""
         return getattr(self.score, "dtype", torch.float32)
 
     @property
     def device(self) -> torch.device | str:
-        """The score's, the CPU where it has none."""
+        """The score's device; the CPU if it has none."""
         return getattr(self.score, "device", "cpu")
 
     def _arguments(
         self, x: Tensor, t: Time, label: Tensor | None
     ) -> tuple[tuple[Any, ...], Tensor]:
-        """What the score is called with, and k."""
+        """The arguments that the score is called with, and k."""
         checks.state(x)
         own_t, k = matched(self.own_sde, self.sde, t)
         own_t, k = own_t.to(x.device), k.to(x.device)

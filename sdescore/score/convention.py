@@ -103,7 +103,7 @@ class Coefficients(NamedTuple):
     Attributes
     ----------
     alpha, sigma : Tensor
-        Of the SDE that the states are on.
+        α and σ of the SDE that the states are on.
     pair : (Tensor, Tensor)
         The network's output is ``p x₀ + q ε``.
     time_value : Tensor
@@ -134,8 +134,8 @@ class Convention:
     prediction, time_input, input_scaling, sigma_data
         As :class:`sdescore.ScoreModel` takes them.
     sde : LinearSDE, optional
-        The SDE of the states and times that the network is to be asked for; by default the one
-        that it was trained on.
+        The SDE of the states and times at which the network will be called; by default the one that
+        it was trained on.
 
     Raises
     ------

@@ -146,7 +146,7 @@ def probes_from_normal(kind: str, normal: Tensor) -> Tensor:
 
 
 def check_chunk_size(chunk_size: int | None) -> None:
-    """Refuse what is no number of derivatives.
+    """Refuse a chunk size that is no number of derivatives.
 
     Raises
     ------

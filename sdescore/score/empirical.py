@@ -8,8 +8,8 @@ softmax over the data set,
    r_j \propto \exp\Bigl(-\frac{\|x_t - \alpha y_j\|^2}{2 \sigma^2}\Bigr), \qquad
    \nabla \log p_t = \frac{\alpha E[x_0 | x_t] - x_t}{\sigma^2}
 
-(Karras et al. 2022, arXiv:2206.00364, eq. 57 and appendix B.3). A model that reached the
-minimum of the training loss would return it, and would only ever sample the data.
+(Karras et al. 2022, arXiv:2206.00364, eq. 57 and appendix B.3). A model at the minimum of the
+training loss returns this score, and samples nothing but the data.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ _POINTS = 1024
 class EmpiricalScore(ExactScore):
     """Exact score, density and posterior of a finite data set under a linear SDE.
 
-    Squared distances are divided by σ², which float32 does not survive at small σ, so all is
-    computed in float64 whatever the dtype of ``x``. Memory is bounded whatever n and B.
+    Squared distances are divided by σ². At small σ float32 has too few digits for that, so
+    everything is computed in float64, whatever the dtype of ``x``. Memory stays bounded for any n
+    and B.
 
     Parameters
     ----------

@@ -38,9 +38,9 @@ _Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
 class ExactScore(ABC):
     """The exact score of clean data under a linear SDE, with density and posterior.
 
-    Every method takes ``x`` ``(B, *E)`` and a time that is a float, 0-dim or ``(B,)``; each
-    sample is treated on its own, and all of them differentiate in ``x`` (``torch.func``
-    included). Rows are worked through in chunks, so memory stays bounded.
+    Every method takes ``x`` ``(B, *E)`` and a time that is a float, 0-dim or ``(B,)``; each sample
+    is treated on its own. All methods can be differentiated in ``x``, also by ``torch.func``. Rows
+    are computed in chunks, so memory stays bounded.
 
     Attributes
     ----------

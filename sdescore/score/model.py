@@ -228,7 +228,7 @@ class ScoreModel(nn.Module):
         Raises
         ------
         ShapeError, TimeError, IncompatibleError
-            A bad state, time (σ_t = 0 where the conversion needs it not to be) or kind; or the
+            The state, the time or the kind is bad (at σ_t = 0 some kinds do not exist), or the
             network's output does not fit.
         """
         y, numbers = self.output(x, t, label)
@@ -308,8 +308,8 @@ class ScoreModel(nn.Module):
         Raises
         ------
         IncompatibleError
-            ``sde`` is not linear, or this is a subclass with a score of its own, which
-            :func:`sdescore.under` takes.
+            ``sde`` is not linear, or this is a subclass with a ``forward`` or ``predict`` of its
+            own: use :func:`sdescore.under` for it.
         """
         if self.convention is None:
             checks.refuse(

@@ -1,4 +1,4 @@
-r"""Tweedie's formula: the score is the posterior mean, its Jacobian the posterior covariance.
+r"""Tweedie's formula: the score gives the posterior mean, its Jacobian the covariance.
 
 .. math::
    E[x_0 \mid x_t] = \frac{x_t + \sigma^2 \nabla \log p_t(x_t)}{\alpha}, \qquad
@@ -67,8 +67,8 @@ def tweedie_covariance(
     Raises
     ------
     IncompatibleError
-        An unknown form, a vector with another form than ``"product"`` or none with it, or a
-        score that returns no real tensor like ``x``.
+        An unknown form, a ``vector`` with another form than ``"product"``, that form without a
+        ``vector``, or a score that returns no real tensor like ``x``.
     ShapeError
         ``vector`` is not shaped like ``x``.
     """

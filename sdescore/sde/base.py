@@ -5,8 +5,8 @@ A forward SDE carries data at :math:`t = 0` to noise at :math:`t = T`
 
 .. math:: \mathrm{d}x = f(x, t)\,\mathrm{d}t + g(t)\,\mathrm{d}w .
 
-Its reversals share the marginals :math:`p_t`, one for every noise scale
-:math:`\eta \in [0, 1]`:
+There is one reversal for each noise scale :math:`\eta \in [0, 1]`. All of them have the marginals
+:math:`p_t` of the forward SDE:
 
 .. math::
    \mathrm{d}x = \bigl[f(x, t) - \tfrac{1 + \eta^2}{2}\, g(t)^2\, \nabla_x \log p_t(x)\bigr]
@@ -67,8 +67,8 @@ class SDE(ABC):
 
     Subclass it, give :attr:`T`, :meth:`drift` and :meth:`diffusion`, and the
     Euler–Maruyama method runs on it, forward (:func:`sdescore.samplers.simulate`) and reverse
-    (:class:`sdescore.PredictorCorrector`). A linear drift deserves
-    :class:`sdescore.LinearSDE`, which knows its kernels in closed form.
+    (:class:`sdescore.PredictorCorrector`). If the drift is linear in x, subclass
+    :class:`sdescore.LinearSDE` instead, which has its kernels in closed form.
     """
 
     t_min: float = 0.0
@@ -113,12 +113,12 @@ class SDE(ABC):
 class ReverseSDE(SDE):
     r"""``dx = [f − ½(1+η²) g² s] dt + η g dw̄``, integrated from ``T`` down to 0 (``dt < 0``).
 
-    At η = 0 it is an ODE, which may as well be integrated upwards.
+    At η = 0 it is an ODE, which can be integrated upwards in time as well.
 
     Parameters
     ----------
     forward : SDE
-        The diffusion that is reversed; no reversal itself.
+        The diffusion that is reversed. It must not be a reversal itself.
     score : callable
         ``score(x, t)``, an estimate of :math:`\nabla_x \log p_t(x)`, like ``x``.
     eta : float

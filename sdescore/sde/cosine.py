@@ -25,8 +25,8 @@ class CosineVPSDE(LinearSDE):
        = \frac{\sin(\theta_t - \theta_0)\sin(\theta_t + \theta_0)}{\cos^2\theta_0}, \quad
        f = -\dot\theta \tan\theta_t, \quad g^2 = -2f .
 
-    α reaches 0 at t = 1 and β infinity, so the forward time ends before, at ``T``.
-    Near ``T`` 1/α is large: predict v or x₀ there, not ε.
+    At t = 1, α is 0 and β is infinite, so the forward time ends earlier, at ``T``. Near ``T``, 1/α
+    is large; let the network predict v or x₀ there, not ε.
 
     Parameters
     ----------

@@ -59,8 +59,8 @@ class DiscreteVPSDE(IntegratedBetaSDE):
        \alpha_{t_i} = \sqrt{\bar\alpha_i}, \qquad \sigma_{t_i}^2 = 1 - \bar\alpha_i, \qquad
        t_i = i/N .
 
-    Between levels :math:`B = -\log\bar\alpha` is interpolated by a monotone cubic. The
-    chain's index (0 … N−1, what the network was given) is :meth:`level`.
+    Between levels :math:`B = -\log\bar\alpha` is interpolated by a monotone cubic. :meth:`level` is
+    the index 0 … N−1 that the network was given.
 
     Parameters
     ----------
@@ -143,8 +143,8 @@ class DiscreteVESDE(LinearSDE):
        t_i = \frac{L - i}{L - 1}, \quad i = 1 \dots L .
 
     Between levels :math:`\log\sigma` is interpolated by a monotone cubic, so a geometric
-    ladder is :class:`sdescore.VESDE` to rounding. The ladder's index (0 for the largest σ,
-    what an NCSN was given) is :meth:`level`.
+    ladder is :class:`sdescore.VESDE` to rounding. :meth:`level` is the index that an NCSN was
+    given, 0 for the largest σ.
 
     Parameters
     ----------
@@ -201,11 +201,11 @@ class DiscreteVESDE(LinearSDE):
         r"""The geometric ladder of Song & Ermon 2020, arXiv:2006.09011, techniques 1 and 2.
 
         :math:`\sigma_1` is the largest distance between two data, so that a sample can move
-        between any two at the first level. The ratio is the largest, for whole levels, at which
-        ``overlap`` of a level's radii lie in the typical set of the level above. The paper assumes
-        that the radius of Gaussian noise is Gaussian itself, as it is in many dimensions D: at the
-        paper's 0.5 the true overlap is 0.43 for D = 8, 0.476 for 64 and 0.493 for 784. Below D = 5
-        there is no such ratio: pass ``levels``.
+        between any two at the first level. The ratio is the largest at which a share ``overlap`` of
+        a level's radii lies in the typical set of the level above, and is then reduced to give a
+        whole number of levels. The paper assumes that the radius of Gaussian noise is Gaussian
+        itself, as it is in many dimensions D: at the paper's 0.5 the true overlap is 0.43 for D =
+        8, 0.476 for 64 and 0.493 for 784. Below D = 5 there is no such ratio: pass ``levels``.
 
         Parameters
         ----------

@@ -37,7 +37,7 @@ class MonotoneCubic:
         return ((c[0] * u + c[1]) * u + c[2]) * u + c[3]
 
     def between(self, s: Tensor, t: Tensor) -> Tensor:
-        """Its rise from ``s`` to ``t >= s``; times of one cell or of neighbours do not cancel."""
+        """The value at ``t >= s`` less that at ``s``; in neighbouring cells nothing cancels."""
         shape = (s + t).shape
         s, t = s.expand(shape), t.expand(shape)
         c, u, cell = self._locate(s)

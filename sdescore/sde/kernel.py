@@ -31,7 +31,7 @@ __all__ = ["AffineKernel", "Bridge", "Gaussian"]
 class Gaussian:
     """``N(mean, variance I)``; ``mean`` is ``(B, *E)``, ``variance`` broadcasts against it.
 
-    The variance stays in float64: in float16, σ = 10⁻⁴ squared is 0 and σ = 300 squared infinite.
+    The variance stays in float64. In float16, σ² is 0 for σ = 10⁻⁴ and infinite for σ = 300.
     """
 
     mean: Tensor
@@ -104,8 +104,8 @@ class AffineKernel:
 class Bridge:
     """``x_s | x_t, x_0``, DDPM's posterior for any linear SDE (Ho et al. 2020, eqs. 6–7).
 
-    ``x_0`` is the clean datum, so the noise that :class:`sdescore.VESDE` has at ``t = 0``
-    already (σ(0) = σ_min) stays in the variance.
+    ``x_0`` is the clean datum. A :class:`sdescore.VESDE` has the noise σ(0) = σ_min already at t =
+    0, and that noise stays in the variance.
 
     Attributes
     ----------
@@ -161,9 +161,9 @@ class Bridge:
         Raises
         ------
         IncompatibleError
-            None or several of the three are given.
+            Not exactly one of the three predictions is given.
         ShapeError
-            It is not shaped like ``x``, or the times do not fit the batch.
+            The prediction is not shaped like ``x``, or the times do not fit the batch.
         """
         predictions = [p for p in (x0, epsilon, score) if p is not None]
         if len(predictions) != 1:

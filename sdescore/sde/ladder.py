@@ -116,8 +116,8 @@ def shell_overlap(ratio: float, dim: int) -> float:
     .. math:: \Phi\bigl(\sqrt{2D}(\gamma - 1) + 3\gamma\bigr)
               - \Phi\bigl(\sqrt{2D}(\gamma - 1) - 3\gamma\bigr) .
 
-    It is 0.9973 at γ = 1. Beyond D = 4 it rises, then falls to 0; up to D = 4 it never falls,
-    for the interval of a Gaussian radius then reaches below zero.
+    It is 0.9973 at γ = 1. As γ grows, it rises and then falls to 0 for D > 4. For D <= 4 it never
+    falls, because the interval around a Gaussian radius then reaches below zero.
     """
     gap, width = math.sqrt(2 * dim) * (ratio - 1), 3 * ratio
     return 0.5 * (math.erfc((gap - width) / math.sqrt(2)) - math.erfc((gap + width) / math.sqrt(2)))

@@ -209,9 +209,9 @@ class LinearSDE(SDE):
     def prior_std(self, data_std: float = 0.0) -> float:
         r"""Standard deviation of the prior at ``T``, ``√(σ_T² + α_T² data_std²)``.
 
-        With ``data_std = 0`` this is the field's usual ``N(0, σ_T² I)``, which forgets the
-        data's own spread: for a VE SDE whose σ_max is not large beside the data, pass the
-        data's standard deviation.
+        With ``data_std = 0`` this is the field's usual ``N(0, σ_T² I)``, which neglects the data's
+        own spread. For a VE SDE whose σ_max is not large compared with the data, pass the data's
+        standard deviation.
         """
         data_std = checks.number("data_std", data_std, at_least=0)
         alpha_T, sigma_T = (v.item() for v in self._marginal(float64(self.T)))
@@ -228,7 +228,7 @@ class LinearSDE(SDE):
     ) -> Tensor:
         """Draw ``x_T ~ N(0, prior_std²)`` of ``shape`` ``(B, *E)``, one stream per sample.
 
-        A sampler of the same seed draws other numbers, for its start as for its steps.
+        A sampler with the same seed draws other numbers, both for its start and for its steps.
 
         Raises
         ------

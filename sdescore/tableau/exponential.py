@@ -79,8 +79,8 @@ class ExponentialStep:
         nodes : Tensor
             ``(N, p)``: λ − λ_t of the outputs, all different in a row.
         midpoint : bool
-            Put the polynomial's value in the middle of the step, τ = h/2, in place of its mean
-            under the exponential: the same to the second order.
+            Use the polynomial's value in the middle of the step, τ = h/2, in place of its mean
+            under the exponential. The two agree to the second order.
 
         Returns
         -------
@@ -114,7 +114,7 @@ class ExponentialStep:
         lam : Tensor
             λ of the outputs in the order they are made; move n starts at ``lam[n]``.
         count : int
-            Outputs of a polynomial, >= 1.
+            How many outputs a polynomial goes through, >= 1.
         ahead : int
             The newest output of move n is ``n + ahead``: 0 is Adams–Bashforth, 1 Adams–Moulton.
         midpoint : bool

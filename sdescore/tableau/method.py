@@ -76,12 +76,12 @@ class Method:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations a step: the tableau's stages. A rule without one declares it, or has 1."""
+        """Evaluations a step: the tableau's stages. A rule without a tableau declares its own."""
         return self._numbers().evaluations if self.is_affine(REFERENCE) else 1
 
     @property
     def noises(self) -> int:
-        """Noises a step that the tableau weighs. A rule without one declares it, or has 1."""
+        """Noises a step: those with a weight in the tableau. A rule without one declares its own."""
         return self._numbers().noises if self.is_affine(REFERENCE) else 1
 
     @property
@@ -93,7 +93,7 @@ class Method:
     def examples(cls) -> Sequence[Self]:
         """Members that stand for the class in the documentation's tables and in the tests.
 
-        By default what ``cls()`` makes. A family gives the members that differ in kind.
+        By default ``cls()`` alone. A family gives one member of each kind.
         """
         return [cls()]
 

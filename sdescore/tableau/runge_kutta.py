@@ -47,8 +47,9 @@ def runge_kutta(
     nodes : sequence of float
         :math:`c_j` of the J evaluations, in [0, 1]; the first is 0.
     weights : sequence of sequences of float
-        Row ``j`` has the ``j + 1`` weights :math:`w_{ji}` of the outputs so far, oldest first, in
-        the state after evaluation ``j``; it sums to the next node, and the last row to 1.
+        Row ``j`` has the ``j + 1`` weights :math:`w_{ji}` of the outputs so far, oldest first; they
+        make the state after evaluation ``j``. Each row sums to the next node, and the last row to
+        1.
 
     Returns
     -------
@@ -58,7 +59,7 @@ def runge_kutta(
     Raises
     ------
     ParameterError
-        Nodes and weights are no explicit method's.
+        The nodes and weights are not those of an explicit method.
     TimeError
         A step ends where no time of the SDE has the noise-to-signal ratio of a node.
 

@@ -43,8 +43,8 @@ class Tableau:
     a : Tensor
         ``(N, J)``: weight of the state at the start of the step.
     b : Tensor
-        ``(N, J, H)``: weights of the outputs, newest first. A step may only weigh outputs
-        that exist by then.
+        ``(N, J, H)``: weights of the outputs, newest first. An output that does not exist yet must
+        have weight 0.
     c : Tensor
         ``(N, J, K)``: weights of the step's noises; a noise whose weights are all zero is
         not drawn.
@@ -129,7 +129,8 @@ class Tableau:
             ``(B, *E)``, the state at the start of the step; it is not written to.
         outputs : list of Tensor
             The outputs of the steps before, each like ``x``, newest first; ``[]`` at the first
-            step. The step puts its own in front and removes those that no later step can weigh.
+            step. The step puts its own outputs in front and removes those that no later step can
+            use.
         model : callable
             ``model(y, t)`` for a state ``y`` like ``x`` and a time ``t`` ``()``: the output in the
             representation that the tableau asks for, like ``y``.
