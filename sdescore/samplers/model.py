@@ -19,8 +19,8 @@ from sdescore.typing import Score
 def called(function: Callable[..., object], x: Tensor, *rest: Tensor, who: str) -> Tensor:
     """``function(x, *rest)``, refused unless it is a tensor like ``x`` and leaves ``x`` alone.
 
-    A loop that updates its state in place cannot go on from an input that a model has changed,
-    and would not notice.
+    A loop that updates its state in place would give wrong samples, unnoticed, if the model changed
+    its input.
 
     Raises
     ------

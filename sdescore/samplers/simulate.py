@@ -1,4 +1,4 @@
-r"""An SDE, simulated: forward, data become noise; a reversal's times fall, and h is negative.
+r"""Simulate an SDE forward, from data to noise, or a reversal, whose times fall and whose h is < 0.
 
 Two methods for :math:`\mathrm{d}x = f\,\mathrm{d}t + g\,\mathrm{d}w` share one noise convention,
 so that they can be compared path by path:
@@ -81,9 +81,9 @@ def simulate(
         Euler–Maruyama (strong order 1, the noise being additive; weak order 1), or the exact
         transition kernel of a linear SDE.
     seed : int
-        Sample ``i`` uses the stream (seed, i), as in a sampler, but other numbers than a
-        sampler's, and others for each ``start``: the result may go on to a sampler, or to
-        another simulation, with the same seed. Step n uses draw ``n``, counted from 1.
+        Sample ``i`` uses the stream (seed, i). Its numbers differ from a sampler's, and differ for
+        each ``start``, so the result may be passed to a sampler, or to another simulation, with the
+        same seed. Step n uses draw ``n``, counted from 1.
     noise : NoiseSource, optional
         Replaces the seeded noise.
     return_path : bool

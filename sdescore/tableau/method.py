@@ -81,7 +81,7 @@ class Method:
 
     @property
     def noises(self) -> int:
-        """Noises a step: those with a weight in the tableau. A rule without one declares its own."""
+        """Noises a step: those with a weight in the tableau; a rule without one declares them."""
         return self._numbers().noises if self.is_affine(REFERENCE) else 1
 
     @property

@@ -60,8 +60,8 @@ def next_step(
 def on_a_scale(h: Tensor) -> Tensor:
     """``h`` rounded to a scale of eight steps to an octave.
 
-    How a network rounds depends on the batch. The error estimate feels that, and a step's length
-    that followed it freely would carry it on to the samples, enlarged by every further step. A
-    length on a coarse scale does not feel it.
+    A network rounds differently in another batch, which changes the error estimate a little. A step
+    size that followed the estimate exactly would carry that change on to the samples, and every
+    further step would enlarge it. A step size on a coarse scale rarely changes.
     """
     return (8 * h.log2()).round().div(8).exp2()

@@ -17,8 +17,8 @@ with
    V = \frac{P\, Q}{R}, \qquad
    P, Q, R = 1 - e^{-2 k p},\ 1 - e^{-2 k q},\ 1 - e^{-2 k (p + q)},
 
-the Brownian bridge in W's clock; with nothing known ahead, q = ∞. A value once drawn is kept until
-the path has passed it, so a rejected step takes nothing back: rejection sampling with memory
+the Brownian bridge in W's clock; with nothing known ahead, q = ∞. A value that was drawn is stored
+until the path has passed it, so a rejected step discards no noise: rejection sampling with memory
 (Rackauckas & Nie 2017, DCDS-B 22(7), doi:10.3934/dcdsb.2017133).
 """
 

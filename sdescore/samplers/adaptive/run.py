@@ -91,7 +91,7 @@ class AdaptiveResult:
     t : Tensor
         ``(B,)`` float64 on the CPU: the time each is at; 0 after the last denoise.
     accepted, rejected : Tensor
-        ``(B,)`` int64 on the CPU: steps taken, and steps tried in vain.
+        ``(B,)`` int64 on the CPU: steps taken, and steps tried and rejected.
     evaluations : Tensor
         ``(B,)`` int64 on the CPU: score evaluations, the last denoise among them.
     """

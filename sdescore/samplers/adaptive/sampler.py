@@ -51,8 +51,8 @@ class AdaptiveSampler:
     rtol, atol : float
         Tolerances, relative and in the units of the state; >= 0, and atol > 0.
     longest : float
-        Longest step in λ, > 0. The estimate sees nothing behind a step's last node, so a step that
-        jumps over where the samples part may look good.
+        Longest step in λ, > 0. The estimate does not see what happens after a step's last node. A
+        long step that jumps over the time at which the modes separate may therefore be accepted.
     max_steps : int
         Steps that one sample may try, >= 1.
     denoise : bool

@@ -38,7 +38,7 @@ class BoundModel:
     Attributes
     ----------
     u, w : list of float
-        The output that evaluation ``k`` is asked for is ``u[k] x + w[k] call(x, k)``.
+        The program asks for an output of some kind, which is ``u[k] x + w[k] call(x, k)``.
     """
 
     def __init__(self, request: Request, samples: range, program: Program) -> None:
@@ -113,7 +113,7 @@ class BoundModel:
         return o.clone() if shared else o
 
     def output(self, x: Tensor, k: int) -> Tensor:
-        """The output evaluation ``k`` is asked for, a fresh tensor."""
+        """The output of evaluation ``k``, of the kind that the program asks for; a fresh tensor."""
         o = self.call(x, k)
         converted = o * self.w[k]
         return converted.add_(x, alpha=self.u[k]) if self.u[k] else converted
@@ -228,11 +228,11 @@ class General(NamedTuple):
 
 
 def fold(rows: list[Row], model: BoundModel) -> list[Folded | General]:
-    """All rows' numbers on what the model gives.
+    """The numbers of all rows, for the outputs as the model gives them.
 
-    A row that needs one output takes it raw. Others keep theirs as ``o + (u/w) x``
-    (:meth:`BoundModel.scaled_output`), which saves a pass over memory, and their weights take the
-    factor w that is missing.
+    A row that needs one output uses it raw. Other rows store ``o + (u/w) x``
+    (:meth:`BoundModel.scaled_output`), which saves a pass over memory. Their weights contain the
+    factor w that is missing there.
     """
     steps: list[Folded | General] = []
     past: list[float] = []
@@ -266,8 +266,8 @@ def advance(
 ) -> Tensor:
     """One row.
 
-    ``outputs`` holds a multistep method's past outputs, newest first; ``reuse`` says that nobody
-    else does, so that the memory of one that is forgotten may take the next.
+    ``outputs`` holds a multistep method's past outputs, newest first. ``reuse`` says that nothing
+    else refers to them, so the memory of one that is dropped may be used for the next.
     """
     if isinstance(step, Folded):
         k, a, b, draw, c = step

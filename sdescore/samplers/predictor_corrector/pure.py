@@ -29,10 +29,10 @@ def pure_function(
 ) -> Callable[[Tensor], Tensor]:
     """What :meth:`PredictorCorrector.sample` does to its noise, with nothing else in it.
 
-    All numbers are computed now, and the loop is unrolled over them: the result looks at no
-    value, so that ``torch.compile(…, fullgraph=True)`` makes one graph of it and a CUDA graph may
-    capture it. It does not look whether the state is finite either. The model is called as it is:
-    call ``model.eval()`` yourself.
+    All numbers are computed when this function is called, and the loop is unrolled over them. The
+    result does not branch on any tensor's value, so ``torch.compile(…, fullgraph=True)`` makes one
+    graph of it and a CUDA graph may capture it. Nor does it check that the state is finite. The
+    model is called as it is: call ``model.eval()`` yourself.
 
     Parameters
     ----------

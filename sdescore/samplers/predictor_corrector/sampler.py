@@ -57,7 +57,7 @@ class PredictorCorrector:
         Evaluations of a one-stage predictor, >= 1: ``steps − 1`` moves and the last denoise,
         or ``steps`` moves without it. Optional where the grid has its own number.
     grid : Grid, tensor or sequence of float, optional
-        Where; the SDE's own by default: uniform in t, the level table of a discrete SDE,
+        The times; by default the SDE's own grid: uniform in t, the level table of a discrete SDE,
         Karras' for EDM.
     corrector_first : bool
         False: the corrector acts after each move, as in the paper's algorithms. True: before it,
@@ -66,9 +66,10 @@ class PredictorCorrector:
         Whether to end with the last denoise: Tweedie's mean :math:`(x + \sigma^2 s)/\alpha` at the
         last time, or the predictor's own. ``"flow"`` goes half as far,
         :math:`(x + \tfrac12 \sigma^2 s)/\alpha`: the probability flow's Euler step in
-        :math:`\sigma^2/\alpha^2`. The mean smooths details of the size of σ/α, by a first order
-        in σ²; after the flow's half the variance is right to the second order, but data on a
-        thinner set keep noise of half the std. Use it where many steps leave no other error.
+        :math:`\sigma^2/\alpha^2`. Tweedie's mean smooths details of the size of σ/α, an error of
+        the first order in σ². After ``"flow"`` the variance is right to the second order, but data
+        on a lower-dimensional set keep noise of half the standard deviation. Use it where so many
+        steps are taken that no other error is left.
     data_std : float
         The data's standard deviation, for a prior that remembers it (see
         :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at
@@ -184,11 +185,11 @@ class PredictorCorrector:
     ) -> Tensor:
         """Draw ``shape[0]`` samples.
 
-        Equal calls with equal seeds give equal samples, so a loop of them needs a seed each. Calls
-        that follow each other may share one: a run from the prior, one from ``init``,
-        ``sde.prior_sample`` and ``ss.simulate`` draw different numbers of it, and so do runs from
-        ``init`` at different times. Only starting from own samples *at one time* again and again
-        takes a seed each time.
+        Equal calls with equal seeds give equal samples, so give each call in a loop its own seed.
+        Calls that continue each other may share a seed: a run from the prior, a run from ``init``,
+        ``sde.prior_sample`` and ``ss.simulate`` draw different numbers from it, and so do runs from
+        ``init`` that start at different times. Only runs that start from earlier samples again and
+        again *at the same time* need a new seed each.
 
         Parameters
         ----------
@@ -267,10 +268,10 @@ class PredictorCorrector:
     ) -> Iterator[SamplerState]:
         """The chain one sampler step at a time; arguments as in :meth:`sample`.
 
-        A step is a predictor's move with the corrections that go with it. Assign to ``state.x``
-        to steer. ``start`` goes on from a state of an earlier run with the same seed: from its
-        latest state as the run itself, bit for bit; from an earlier one, a rewind, as another
-        run with other noise.
+        A step is a predictor's move with the corrections that go with it. Assign to ``state.x`` to
+        steer. ``start`` continues an earlier run with the same seed. From its latest state the run
+        goes on bit for bit as if it had not stopped. From an earlier state, a rewind, it goes on as
+        another run with other noise.
 
         Yields
         ------
@@ -280,7 +281,7 @@ class PredictorCorrector:
         Raises
         ------
         IncompatibleError
-            ``start`` is no state of this sampler, or beside ``init``; else as :meth:`sample`.
+            ``start`` is no state of this sampler or beside ``init``; else as in :meth:`sample`.
         """
         if start is not None:
             checks.instance("start", start, SamplerState)

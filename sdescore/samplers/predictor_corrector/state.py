@@ -25,7 +25,7 @@ class Run:
     furthest : int
         The latest step that the run has reached.
     rewinds : list of int
-        One number, shared by a run and all that were rewound from it: how many those are.
+        One number, how many rewinds there were, shared by a run and all runs rewound from it.
     """
 
     domain: int = Domain.SAMPLER

@@ -44,11 +44,12 @@ __all__ = ["ProbabilityFlow"]
 class ProbabilityFlow:
     r"""Sampling, encoding and likelihood by the probability-flow ODE (module docstring).
 
-    An adaptive solver takes one step size for all samples it solves together. Its error norm
-    here is that of the worst sample (RMS over a sample's elements, and the log density beside
-    it), so companions can only make a sample's solve finer: every sample meets the tolerance,
-    and its result moves within the tolerance with its batch. ``max_batch=1`` solves each
-    sample on its own and removes even that. Fixed-step methods couple nothing.
+    An adaptive solver takes one step size for all samples it solves together. Its error norm here
+    is the largest error of any sample (RMS over a sample's elements, and that of the log density).
+    So every sample meets the tolerance, and the others in its batch can only make its steps
+    shorter. A result changes with the batch, within the tolerance; ``max_batch=1`` solves
+    each sample on its own and removes this change too. With a fixed-step method a sample does not
+    depend on its batch.
 
     Results are not differentiable.
 
@@ -238,7 +239,7 @@ class ProbabilityFlow:
 
         That prior, ``N(0, prior_std(data_std)² I)``, is part of the model: even with the exact
         score of the data the result differs from the data's log density by the prior's
-        mismatch with p_T. ``log_det`` and ``latent`` allow for another one.
+        mismatch with p_T. To use another prior, take ``log_det`` and ``latent``.
 
         Parameters
         ----------
@@ -247,7 +248,7 @@ class ProbabilityFlow:
         x : Tensor
             ``(B, *E)``, float32 or float64, taken for states at t_min.
         divergence : {"exact", "hutchinson"}
-            Exact at d derivatives per evaluation, or estimated at ``probes`` of them.
+            Exact, from d derivatives per evaluation, or estimated, from ``probes`` of them.
         probes : int
             K >= 1 probes, fixed for the whole solve; their K estimates are averaged.
         probe_law : {"rademacher", "gaussian", "sphere"}

@@ -3,9 +3,9 @@ r"""How a likelihood finds its divergences, and what it is reported as.
 The derivatives and the distributions of probes are those of :mod:`sdescore.score.divergence`. K
 probes give K estimates of a log density. Their mean has the standard error
 :math:`S/\sqrt K`, S² the estimates' variance, and the 95 % interval of Student's t with K − 1
-degrees of freedom (Student 1908, Biometrika 6(1)). K = 1 has no spread, and a few estimates that
-coincide do not know theirs: two Rademacher probes in d = 2 are equal, up to a sign that does not
-count, in half of the cases. For both the error is NaN.
+degrees of freedom (Student 1908, Biometrika 6(1)). One estimate has no spread, and a few estimates
+that coincide do not show theirs: two Rademacher probes in d = 2 are equal, up to a sign that does
+not matter, in half of the cases. In both cases the error is NaN.
 """
 
 from __future__ import annotations
@@ -134,9 +134,9 @@ class LogLikelihood:
     log_prob : Tensor
         ``(B,)`` nats: the prior's log density at ``latent`` plus ``log_det``.
     standard_error : Tensor
-        ``(B,)`` nats, of the Hutchinson estimate over its K probes. 0 for the exact divergence; NaN
-        for one probe, and for fewer than 21 whose estimates all coincide, which cannot know their
-        error. The solver's error is not in it.
+        ``(B,)`` nats, of the Hutchinson estimate over its K probes. 0 for the exact divergence. NaN
+        where the error cannot be known: for one probe, and for fewer than 21 probes whose estimates
+        all coincide. The solver's error is not in it.
     margin : Tensor
         ``(B,)`` nats: ``log_prob ± margin`` is the 95 % interval of Student's t for what
         infinitely many probes would give; 0 and NaN as above. It assumes estimates that are
