@@ -41,12 +41,12 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
-from sdescore.losses.weighting import Weighting, per_sample_number, weights_at
-from sdescore.score.convention import Pair, pair
+from sdescore.losses.weighting import Weighting, named_weighting, one_per_time, per_sample_number
+from sdescore.score.convention import pair
 from sdescore.score.interface import knows_density, require_label, sde_of
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align, sum_event
+from sdescore.shapes import align
 from sdescore.typing import Score, Time
 
 __all__ = ["denoising_loss"]
@@ -130,12 +130,22 @@ def denoising_loss(
     torch.ones_like(t))``.
     """
     noised = add_noise(model, x0, t, times, weighting, weight, label, noise, generator, sde)
-    y, (p, q) = _output(model, noised, label)
+    x, x0, noise = noised.x, noised.x0, noised.noise
+    if isinstance(model, ScoreModel) and model.convention is not None:
+        y, numbers = model.output(x, noised.t, label)
+        p, q = numbers.pair
+    else:
+        inputs = (x, score_time(model, noised.t, x), *(() if label is None else (label,)))
+        y = checks.score_output(model(*inputs), x)
+        p, q = pair("score", noised.alpha, noised.sigma)
     # ε̂ − ε = c (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.
     c = noised.alpha / (noised.alpha * q - noised.sigma * p)
-    p, q, c = (align(number.to(noised.x), noised.x) for number in (p, q, c))
-    error = c * (y.to(noised.x) - (p * noised.x0 + q * noised.noise))
-    return Loss.of(0.5 * noised.weight.to(noised.x) * sum_event(error.square()))
+    column = (-1, *(1,) * (x.ndim - 1))
+    p, q, c = (number.to(x).reshape(column) for number in (p, q, c))
+    error = c * (y.to(x) - (p * x0 + q * noise))
+    # There is at least one sample, so −1 is the size of the event, even of an empty one.
+    per_sample = 0.5 * noised.weight.to(x) * error.square().reshape(len(x), -1).sum(-1)
+    return Loss(per_sample, per_sample.mean())
 
 
 class Noised(NamedTuple):
@@ -168,28 +178,39 @@ def add_noise(
 ) -> Noised:
     """The noised data of an objective; refuses what :func:`denoising_loss` refuses."""
     check_data(model, x0)
-    checks.generator(generator)
+    samples = len(x0)
+    if generator is not None:
+        checks.generator(generator)
     sde = model_sde(model, sde)
     if label is not None:
-        checks.label(label, len(x0))
+        checks.label(label, samples)
         require_label(model, label)
     importance = None
     if t is None:
         times = default_times(sde) if times is None else times
         kind: Any = TimeDistribution
-        checks.instance("times", times, kind, "UniformTimes()")
-        t = times.sample(sde, len(x0), generator, x0.device)
+        if not isinstance(times, kind):
+            checks.instance("times", times, kind, "UniformTimes()")
+        t = times.sample(sde, samples, generator, x0.device)
         importance = times.importance_weight(sde, t)
     elif times is not None:
         checks.refuse("t= or times=", "both; leave one of them out", IncompatibleError)
-    t64 = per_sample_time(x0, t, sde)
+    t64 = checks.time(t, sde.T).to(x0.device)
+    if t64.shape != (samples,):
+        t64 = align(t64, x0).flatten().expand(samples)
+    t64 = t64.clone()  # what the caller holds stays the caller's
     alpha, sigma = sde.marginal(t64)
     if not bool((sigma > 0).all()):
         raise TimeError(
             f"expected times with σ_t > 0, got t = {t64[sigma <= 0][0].item():g} where the datum "
             f"carries no noise and its score is undefined; start at t_min = {sde.t_min:g}"
         )
-    factor = weights_at(weighting, importance, sde, t64, sigma)
+    factor = torch.ones_like(t64)
+    if not (isinstance(weighting, str) and weighting == "sigma2"):  # whose w/σ² is 1, exactly
+        w = named_weighting(weighting)(sde, t64)
+        factor = one_per_time("weight w", w, t64) / sigma.square()
+    if importance is not None:
+        factor = factor * one_per_time("importance weight", importance, t64)
     if weight is not None:
         factor = factor * per_sample_number("weight", weight, x0)
     clean = x0.to(torch.promote_types(x0.dtype, torch.float32))
@@ -199,7 +220,8 @@ def add_noise(
         checks.same_shape(noise, x0, "noise", "x0")
         check_finite(noise, "noise")
         noise = noise.to(clean)
-    x = align(alpha.to(clean), clean) * clean + align(sigma.to(clean), clean) * noise
+    column = (samples, *(1,) * (x0.ndim - 1))
+    x = alpha.to(clean).reshape(column) * clean + sigma.to(clean).reshape(column) * noise
     return Noised(sde, t64, x, clean, noise, alpha, sigma, factor)
 
 
@@ -235,7 +257,8 @@ def check_data(model: object, x0: Tensor) -> None:
 
 def check_finite(x: Tensor, name: str) -> None:
     """Refuse NaN and infinity: one such sample would spoil the mean and every weight."""
-    checks.that(bool(x.isfinite().all()), f"finite {name}", "NaN or infinity; remove those samples")
+    if not bool(x.isfinite().all()):
+        checks.refuse(f"finite {name}", "NaN or infinity; remove those samples")
 
 
 def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
@@ -246,27 +269,17 @@ def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
     IncompatibleError
         There is none, or there are two that differ.
     """
+    # A model that is its network's score was checked when it was made.
+    if isinstance(model, ScoreModel) and model.convention is not None:
+        own = model.convention.sde
+        if sde is None or own == sde:
+            return own
     own = sde_of(model)
     if own is not None and sde is not None and own != sde:
         raise IncompatibleError(
             f"expected the model's own SDE, {own!r}, got sde={sde!r}; leave sde= out"
         )
     return checks.linear(sde if own is None else own, type(model).__name__, "pass sde=")
-
-
-def per_sample_time(x: Tensor, t: Time, sde: LinearSDE) -> Tensor:
-    """One time per sample of ``x``, ``(B,)`` float64, a copy.
-
-    Raises
-    ------
-    ShapeError
-        ``t`` fits neither one time nor one per sample.
-    TimeError
-        ``t`` is outside [0, T].
-    """
-    t64 = checks.time(t, sde.T).to(x.device)
-    align(t64, x)
-    return t64.expand(len(x)).clone()
 
 
 def score_time(model: object, t: Tensor, x: Tensor) -> Tensor:
@@ -279,13 +292,3 @@ def draw_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator
     source = like.device if generator is None else generator.device
     dtype = torch.promote_types(like.dtype, torch.float32)
     return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(like)
-
-
-def _output(model: Any, noised: Noised, label: Tensor | None) -> tuple[Tensor, Pair]:
-    """The model's own output ``y = p x₀ + q ε``, and ``(p, q)``."""
-    if isinstance(model, ScoreModel) and model.convention is not None:
-        y, numbers = model.output(noised.x, noised.t, label)
-        return y, numbers.pair
-    time = score_time(model, noised.t, noised.x)
-    y = model(noised.x, time) if label is None else model(noised.x, time, label)
-    return checks.score_output(y, noised.x), pair("score", noised.alpha, noised.sigma)

@@ -97,7 +97,8 @@ class TimeDistribution(ABC):
             The SDE does not suit the distribution: see :meth:`quantile`.
         """
         n = checks.count("n", n, at_least=0)
-        checks.generator(generator)
+        if generator is not None:
+            checks.generator(generator)
         source = torch.device(device) if generator is None else generator.device
         draws = 1 if self.stratified else n
         u = torch.rand(draws, generator=generator, device=source, dtype=torch.float64).to(device)
@@ -146,7 +147,7 @@ class LevelTimes(TimeDistribution):
             The SDE has no levels.
         """
         checks.that(
-            has_levels(sde),
+            callable(getattr(sde, "level_times", None)),
             "a discrete SDE for LevelTimes",
             f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or UniformTimes()",
             IncompatibleError,
@@ -276,11 +277,9 @@ def normal_cdf(v: float) -> float:
     return 0.5 * math.erfc(-v / math.sqrt(2))
 
 
-def has_levels(sde: LinearSDE) -> bool:
-    """Whether the SDE is a chain with levels of its own."""
-    return callable(getattr(sde, "level_times", None))
-
-
 def default_times(sde: LinearSDE) -> TimeDistribution:
-    """The levels of an SDE that has levels, else uniform times."""
-    return LevelTimes() if has_levels(sde) else UniformTimes()
+    """The levels of an SDE that has levels of its own, else uniform times."""
+    return LEVELS if callable(getattr(sde, "level_times", None)) else UNIFORM
+
+
+LEVELS, UNIFORM = LevelTimes(), UniformTimes()

@@ -32,7 +32,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
 from sdescore import checks
@@ -152,34 +151,6 @@ def named_weighting(weighting: str | Weighting) -> Weighting:
             f"such as MinSNR(), got {weighting!r}"
         )
     return weighting
-
-
-def weights_at(
-    weighting: str | Weighting,
-    importance: Tensor | None,
-    sde: LinearSDE,
-    t: Tensor,
-    sigma: Tensor,
-) -> Tensor:
-    """``w/σ²`` times an importance weight, ``(B,)`` float64: the weight of the ε error.
-
-    Raises
-    ------
-    IncompatibleError
-        An unknown weighting.
-    ShapeError
-        w or the importance weight is not ``(B,)``.
-    ParameterError
-        w or the importance weight is negative or not finite.
-    """
-    # w/σ² of "sigma2" is 1, exactly.
-    plain = isinstance(weighting, str) and weighting == "sigma2"
-    weight = torch.ones_like(t)
-    if not plain:
-        weight = one_per_time("weight w", named_weighting(weighting)(sde, t), t) / sigma.square()
-    return (
-        weight if importance is None else weight * one_per_time("importance weight", importance, t)
-    )
 
 
 def one_per_time(name: str, value: object, t: Tensor) -> Tensor:

@@ -193,8 +193,9 @@ class ScoreModel(nn.Module):
     def _inputs(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Coefficients]:
         """What the network is given for ``x`` and ``t``, and the convention's numbers."""
         checks.state(x)
-        t64 = checks.time(t, self.sde.T).to(x.device)
-        align(t64, x)  # refuses a t that is neither one time nor one per sample
+        t64 = checks.time(t, self._convention.sde.T).to(x.device)
+        if t64.shape != x.shape[:1]:
+            align(t64, x)  # refuses a t that is neither one time nor one per sample
         numbers = self._convention.at(t64)
         value = self.network_time(numbers.time_value).expand(x.shape[0])
         return (align(numbers.input_scale.to(x), x) * x).to(self.dtype), value, numbers
@@ -209,7 +210,8 @@ class ScoreModel(nn.Module):
         if label is None and self.label_required:
             self.require_label(label)
         scaled, value, numbers = self._inputs(x, t)
-        return call_net(self.net, scaled, value, label).to(x.dtype), numbers
+        y = self.net(scaled, value) if label is None else self.net(scaled, value, label)
+        return checks.score_output(y, scaled, "the network").to(x.dtype), numbers
 
     def predict(self, kind: str, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """The prediction at ``x = x_t``, converted to ``kind``, like ``x``.
@@ -323,17 +325,3 @@ class ScoreModel(nn.Module):
         moved._modules = dict(self._modules)  # its own, as PyTorch's replicas have
         moved._convention = self.convention.under(sde)
         return moved
-
-
-def call_net(net: nn.Module, x: Tensor, time_value: Tensor, label: Tensor | None) -> Tensor:
-    """The network's raw output at ``x``, refused unless it is a real tensor of ``x``'s shape.
-
-    Raises
-    ------
-    IncompatibleError
-        The network returned something else than a tensor, or complex numbers.
-    ShapeError
-        The network returned another shape.
-    """
-    y = net(x, time_value) if label is None else net(x, time_value, label)
-    return checks.score_output(y, x, "the network")
