@@ -39,12 +39,12 @@ found = {name: [row[0].split("(")[0] for row in table] for name, table in rows.i
 sde = ss.sde.TrigonometricSDE(T=0.9)
 f, g2 = sde.rates(0.3)
 torch.manual_seed(0)
-model = ss.ScoreModel(ss.MLP(2, hidden=8), sde)
+model = ss.ScoreModel(ss.nets.AffineNet(2), sde)  # a network that its config alone builds again
 ss.save("model.safetensors", model)
 loaded = ss.load("model.safetensors")
 loaded = getattr(loaded, "model", loaded)
 x = torch.randn(5, 2)
-same = torch.equal(loaded(x, 0.5), model(x, 0.5))
+same = torch.equal(loaded(x, 0.5), model(x, 0.5)) and type(loaded.net) is ss.nets.AffineNet
 # The corrector: the stationary variance of one step on the Gaussian that it is made for.
 corrector = ss.correctors.GaussianCorrector(data_std=0.5, theta=1.0)
 times = torch.tensor([0.9, 0.3], dtype=torch.float64)
@@ -112,7 +112,7 @@ def seen(shown: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dic
 
 def test_there_is_a_file_for_each_kind_of_part(shown: dict[str, str]) -> None:
     rooms = [Path(path).parent.name for path in shown]
-    assert sorted(rooms) == ["correctors", "grids", "losses", "losses", "predictors", "sde"]
+    assert sorted(rooms) == ["correctors", "grids", "losses", "losses", "nets", "predictors", "sde"]
 
 
 def test_the_tables_checkpoints_and_strategies_find_them(seen: dict[str, Any]) -> None:
