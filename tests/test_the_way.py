@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+import torch
+
 import sdescore as ss
 
 PACKAGE = str(Path(ss.__file__).parent)
@@ -44,3 +46,12 @@ def test_a_sample() -> None:
     files, functions = way(lambda: sampler.sample(MODEL, (4, 2)))
     assert len(files) <= 12, sorted(files)
     assert len(functions) <= 60, sorted(functions)
+
+
+def test_a_loss() -> None:
+    """Of a network, with every option left at its default."""
+    x0 = torch.ones(8, 2, dtype=torch.float32, device="cpu")
+    loss = ss.denoising_loss  # its room is loaded before, not on the way
+    files, functions = way(lambda: loss(MODEL, x0))
+    assert len(files) <= 9, sorted(files)
+    assert len(functions) <= 25, sorted(functions)

@@ -132,8 +132,8 @@ def denoising_loss(
     noised = add_noise(model, x0, t, times, weighting, weight, label, noise, generator, sde)
     x, x0, noise = noised.x, noised.x0, noised.noise
     if isinstance(model, ScoreModel) and model.convention is not None:
-        y, numbers = model.output(x, noised.t, label)
-        p, q = numbers.pair
+        numbers = model.convention.at(noised.t, marginal=(noised.alpha, noised.sigma))
+        y, (p, q) = model.output_at(x, numbers, label), numbers.pair
     else:
         inputs = (x, score_time(model, noised.t, x), *(() if label is None else (label,)))
         y = checks.score_output(model(*inputs), x)
@@ -181,7 +181,10 @@ def add_noise(
     samples = len(x0)
     if generator is not None:
         checks.generator(generator)
-    sde = model_sde(model, sde)
+    if sde is None and isinstance(model, ScoreModel) and model.convention is not None:
+        sde = model.convention.sde  # which was checked when the model was made
+    else:
+        sde = model_sde(model, sde)
     if label is not None:
         checks.label(label, samples)
         require_label(model, label)
@@ -215,11 +218,14 @@ def add_noise(
         factor = factor * per_sample_number("weight", weight, x0)
     clean = x0.to(torch.promote_types(x0.dtype, torch.float32))
     if noise is None:
-        noise = draw_normal(clean.shape, clean, generator)
+        # Made where the generator lives, so that a seed means the same noise on every device.
+        device = clean.device if generator is None else generator.device
+        noise = torch.randn(clean.shape, generator=generator, device=device, dtype=clean.dtype)
     else:
         checks.same_shape(noise, x0, "noise", "x0")
-        check_finite(noise, "noise")
-        noise = noise.to(clean)
+        if not bool(noise.isfinite().all()):
+            checks.refuse("finite noise", "NaN or infinity; remove those samples")
+    noise = noise.to(clean)
     column = (samples, *(1,) * (x0.ndim - 1))
     x = alpha.to(clean).reshape(column) * clean + sigma.to(clean).reshape(column) * noise
     return Noised(sde, t64, x, clean, noise, alpha, sigma, factor)
@@ -252,13 +258,8 @@ def check_data(model: object, x0: Tensor) -> None:
                 f"expected x0 on the network's device {home}, got {x0.device}; move it with "
                 "x0.to(device)"
             )
-    check_finite(x0, "x0")
-
-
-def check_finite(x: Tensor, name: str) -> None:
-    """Refuse NaN and infinity: one such sample would spoil the mean and every weight."""
-    if not bool(x.isfinite().all()):
-        checks.refuse(f"finite {name}", "NaN or infinity; remove those samples")
+    if not bool(x0.isfinite().all()):  # one such sample would spoil the mean and every weight
+        checks.refuse("finite x0", "NaN or infinity; remove those samples")
 
 
 def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
@@ -269,11 +270,6 @@ def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
     IncompatibleError
         There is none, or there are two that differ.
     """
-    # A model that is its network's score was checked when it was made.
-    if isinstance(model, ScoreModel) and model.convention is not None:
-        own = model.convention.sde
-        if sde is None or own == sde:
-            return own
     own = sde_of(model)
     if own is not None and sde is not None and own != sde:
         raise IncompatibleError(
@@ -285,10 +281,3 @@ def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
 def score_time(model: object, t: Tensor, x: Tensor) -> Tensor:
     """The times as a score takes them: with an SDE in full precision, else in ``x``'s dtype."""
     return t if sde_of(model) is not None else t.to(x.dtype)
-
-
-def draw_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal numbers, made where the generator lives, on the device of ``like``."""
-    source = like.device if generator is None else generator.device
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(like)

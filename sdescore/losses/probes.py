@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ShapeError
-from sdescore.losses.denoising import draw_normal
 from sdescore.losses.matching import usable
 from sdescore.score.divergence import PROBE_LAWS, probes_from_normal
 
@@ -43,4 +42,8 @@ def draw_probes(
     """``(K, B, *E)`` probes like ``x``: those passed, or K random ones of the kind."""
     if isinstance(probes, Tensor):
         return usable(probes).to(x)
-    return probes_from_normal(kind, draw_normal((probes, *x.shape), x, generator))
+    # Made where the generator lives, so that a seed means the same probes on every device.
+    device = x.device if generator is None else generator.device
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    normal = torch.randn((probes, *x.shape), generator=generator, device=device, dtype=dtype)
+    return probes_from_normal(kind, normal.to(x))

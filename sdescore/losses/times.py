@@ -96,7 +96,8 @@ class TimeDistribution(ABC):
         SDEScoreError
             The SDE does not suit the distribution: see :meth:`quantile`.
         """
-        n = checks.count("n", n, at_least=0)
+        if type(n) is not int or n < 0:
+            n = checks.count("n", n, at_least=0)
         if generator is not None:
             checks.generator(generator)
         source = torch.device(device) if generator is None else generator.device

@@ -202,19 +202,20 @@ class Convention:
             own_alpha, own_sigma = self.trained_on.marginal(own_t)
         if self.input_scaling == "unit":
             scale = scale / (own_alpha * self.sigma_data).hypot(own_sigma)
-        own_pair = self._pair(own_t, own_alpha, own_sigma)
+        if self.prediction in KINDS:
+            own_pair = pair(self.prediction, own_alpha, own_sigma)
+        else:
+            own_pair = self._pair_of_schedule(own_t, own_alpha, own_sigma)
         return Coefficients(alpha_t, sigma_t, own_pair, self.time_value(own_t), scale)
 
-    def _pair(self, t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Pair:
+    def _pair_of_schedule(self, t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Pair:
         if self.prediction == "velocity":
             # α̇ = f α and σ̇ = f σ + g²/(2σ), from d(σ²)/dt = 2 f σ² + g².
             f, g2 = self.trained_on.rates(t)
             return f * alpha_t, f * sigma_t + g2 / (2 * sigma_t)
-        if self.prediction == "F":
-            noise_ratio = sigma_t / alpha_t
-            norm = noise_ratio.square().add(self.sigma_data**2).sqrt()
-            return noise_ratio / (self.sigma_data * norm), -self.sigma_data / norm
-        return pair(self.prediction, alpha_t, sigma_t)
+        noise_ratio = sigma_t / alpha_t
+        norm = noise_ratio.square().add(self.sigma_data**2).sqrt()
+        return noise_ratio / (self.sigma_data * norm), -self.sigma_data / norm
 
     def time_value(self, t: Tensor) -> Tensor:
         """What the network is given at float64 times of the SDE that it was trained on, like ``t``.

@@ -190,15 +190,20 @@ class ScoreModel(nn.Module):
         else:
             require_label(self.net, label)
 
-    def _inputs(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Coefficients]:
-        """What the network is given for ``x`` and ``t``, and the convention's numbers."""
+    def _numbers(self, x: Tensor, t: Time) -> Coefficients:
+        """The convention's numbers at ``t``, on the device of ``x``."""
         checks.state(x)
-        t64 = checks.time(t, self._convention.sde.T).to(x.device)
-        if t64.shape != x.shape[:1]:
-            align(t64, x)  # refuses a t that is neither one time nor one per sample
-        numbers = self._convention.at(t64)
+        t64 = checks.time(t, self.sde.T).to(x.device)
+        align(t64, x)  # refuses a t that is neither one time nor one per sample
+        return self._convention.at(t64)
+
+    def _inputs(self, x: Tensor, numbers: Coefficients) -> tuple[Tensor, Tensor]:
+        """What the network is given for ``x``: the scaled state, and one time value a sample."""
         value = self.network_time(numbers.time_value).expand(x.shape[0])
-        return (align(numbers.input_scale.to(x), x) * x).to(self.dtype), value, numbers
+        scale = numbers.input_scale.to(x)
+        if scale.ndim:
+            scale = scale.reshape(-1, *(1,) * (x.ndim - 1))
+        return (scale * x).to(self.dtype), value
 
     def output(
         self, x: Tensor, t: Time, label: Tensor | None = None
@@ -207,11 +212,20 @@ class ScoreModel(nn.Module):
 
         Parameters and errors are those of :meth:`predict`.
         """
+        numbers = self._numbers(x, t)
+        return self.output_at(x, numbers, label), numbers
+
+    def output_at(self, x: Tensor, numbers: Coefficients, label: Tensor | None = None) -> Tensor:
+        """The network's own output at the convention's numbers, like ``x`` ``(B, *E)``.
+
+        ``numbers`` is ``convention.at(t)`` of float64 times on the device of ``x``, ``()`` or
+        ``(B,)``. Errors are those of :meth:`predict`.
+        """
         if label is None and self.label_required:
             self.require_label(label)
-        scaled, value, numbers = self._inputs(x, t)
+        scaled, value = self._inputs(x, numbers)
         y = self.net(scaled, value) if label is None else self.net(scaled, value, label)
-        return checks.score_output(y, scaled, "the network").to(x.dtype), numbers
+        return checks.score_output(y, scaled, "the network").to(x.dtype)
 
     def predict(self, kind: str, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
         """The prediction at ``x = x_t``, converted to ``kind``, like ``x``.
@@ -285,7 +299,8 @@ class ScoreModel(nn.Module):
                 f"expected ScoreModel(EnergyModel(net), …) to have a log density, got "
                 f"{type(self.net).__name__}, whose output need not be a gradient"
             )
-        scaled, value, numbers = self._inputs(x, t)
+        numbers = self._numbers(x, t)
+        scaled, value = self._inputs(x, numbers)
         energy: Any = self.net
         f: Tensor = energy.log_density(scaled, value, label)
         f = f.to(torch.promote_types(f.dtype, x.dtype))
