@@ -55,3 +55,11 @@ def test_a_loss() -> None:
     files, functions = way(lambda: loss(MODEL, x0))
     assert len(files) <= 9, sorted(files)
     assert len(functions) <= 25, sorted(functions)
+
+
+def test_a_training_run() -> None:
+    """Of a network, three steps with every option left at its default."""
+    data = torch.ones(100, 2, dtype=torch.float32, device="cpu")
+    train, model = ss.train, ss.ScoreModel(ss.MLP(2), SDE)
+    files, _ = way(lambda: train(model, data, steps=3, progress=False))
+    assert len(files) <= 13, sorted(files)

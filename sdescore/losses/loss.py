@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sdescore import checks
-from sdescore.errors import IncompatibleError
-
 __all__ = ["Loss"]
 
 
@@ -43,31 +40,3 @@ class Loss(NamedTuple):
         if weight is None:
             return self
         return Loss.of(weight.to(self.per_sample) * self.per_sample)
-
-
-def trainable(loss: object, samples: int, objective: str) -> Loss:
-    """What an objective returned, refused unless a training step can use it.
-
-    Raises
-    ------
-    IncompatibleError
-        It is no :class:`Loss` with one value a sample, or autograd cannot differentiate it.
-    """
-    if (
-        not isinstance(loss, Loss)
-        or not all(isinstance(part, Tensor) for part in loss)
-        or loss.per_sample.shape != (samples,)
-        or loss.mean.ndim
-    ):
-        checks.refuse(
-            f"the objective to return a Loss with per_sample ({samples},) and a 0-dim mean",
-            f"{type(loss).__name__}; use Loss.of(per_sample)",
-            IncompatibleError,
-        )
-    checks.that(
-        loss.mean.requires_grad,
-        "a loss that autograd can differentiate in the model's weights",
-        f"one of {objective} without a gradient; compute it without detach() or no_grad()",
-        IncompatibleError,
-    )
-    return loss

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.losses.levels import part_name
+from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting
 from sdescore.score.model import ScoreModel
@@ -127,6 +128,34 @@ def check_objective(objective: Any, weighting: str | Weighting) -> None:
         f"{weighting!r}; bind it with functools.partial(objective, weighting=…)",
         IncompatibleError,
     )
+
+
+def trainable(loss: object, samples: int, objective: str) -> Loss:
+    """What an objective returned, refused unless a training step can use it.
+
+    Raises
+    ------
+    IncompatibleError
+        It is no :class:`Loss` with one value a sample, or autograd cannot differentiate it.
+    """
+    if (
+        not isinstance(loss, Loss)
+        or not all(isinstance(part, Tensor) for part in loss)
+        or loss.per_sample.shape != (samples,)
+        or loss.mean.ndim
+    ):
+        checks.refuse(
+            f"the objective to return a Loss with per_sample ({samples},) and a 0-dim mean",
+            f"{type(loss).__name__}; use Loss.of(per_sample)",
+            IncompatibleError,
+        )
+    checks.that(
+        loss.mean.requires_grad,
+        "a loss that autograd can differentiate in the model's weights",
+        f"one of {objective} without a gradient; compute it without detach() or no_grad()",
+        IncompatibleError,
+    )
+    return loss
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

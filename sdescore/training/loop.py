@@ -29,7 +29,6 @@ from sdescore.checkpoint.store import TrainingRecord, contents, save
 from sdescore.errors import CheckpointError
 from sdescore.losses.denoising import denoising_loss
 from sdescore.losses.levels import Objective, part_name
-from sdescore.losses.loss import trainable
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import EMA
@@ -45,6 +44,7 @@ from sdescore.training.guards import (
     deferred_signals,
     null_label,
     option_name,
+    trainable,
     training_mode,
 )
 from sdescore.training.state import (
@@ -178,7 +178,8 @@ def train(
     net = check_model(model)
     times = default_times(model.sde) if times is None else times
     check_times(times, model)
-    weigh = named_weighting(weighting)
+    if not (isinstance(weighting, str) and weighting == "sigma2"):
+        named_weighting(weighting)  # refuses an unknown one now
     recipe = Recipe(
         label_dropout=label_dropout,
         weighting=option_name(weighting),
@@ -205,7 +206,7 @@ def train(
     options: dict[str, Any] = asdict(recipe)
     objective_name = "the denoising loss"
     if objective is None:
-        objective = functools.partial(denoising_loss, weighting=weigh)
+        objective = functools.partial(denoising_loss, weighting=weighting)
     else:  # a file without the entry is a run of the denoising loss
         check_objective(objective, weighting)
         objective_name = options["objective"] = part_name(objective)
@@ -257,10 +258,10 @@ def train(
             with borrowed_generator(step_seed(recipe.seed, step, domain=1), device):
                 t = times.sample(model.sde, recipe.batch_size, generator, device)
                 found = objective(model, x0, t=t, label=label, generator=generator)
+                found = trainable(found, len(t), objective_name)
                 importance = times.importance_weight(model.sde, t)
                 if importance is not None:
-                    importance = one_per_time("importance weight", importance, t)
-                found = trainable(found, len(t), objective_name).weighted(importance)
+                    found = found.weighted(one_per_time("importance weight", importance, t))
                 optimizer.zero_grad(set_to_none=True)
                 found.mean.backward()  # type: ignore[no-untyped-call]
             norm = nn.utils.clip_grad_norm_(
