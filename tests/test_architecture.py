@@ -273,6 +273,7 @@ def test_factories_name_dtype_and_device(name: str) -> None:
     assert not found, report(name, found)
 
 
+@pytest.mark.guards("M05")
 @pytest.mark.parametrize("name", TREES)
 def test_nobody_asks_which_sde(name: str) -> None:
     concrete = concrete_sdes()

@@ -45,6 +45,7 @@ class NonLinear(ss.SDE):
         return torch.as_tensor(1.0)
 
 
+@pytest.mark.guards("B15")
 @pytest.mark.parametrize("way", ["sample", "iterate"])
 @pytest.mark.parametrize("model", [untouched, MODEL], ids=["score", "model"])
 @pytest.mark.parametrize(
@@ -392,6 +393,7 @@ def test_errors_are_the_built_in_ones_a_caller_would_expect() -> None:
         assert issubclass(error, built_in) and issubclass(error, ss.SDEScoreError)
 
 
+@pytest.mark.guards("B15")
 @pytest.mark.parametrize("event", [(), (3,), (1, 2, 2)])
 def test_a_request_for_nothing_gives_nothing(event: tuple[int, ...]) -> None:
     for model in (lambda x, t: -x, ss.ScoreModel(lambda x, c: -x, VP)):

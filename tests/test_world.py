@@ -68,6 +68,7 @@ def plain(task: str) -> str:
         return world.digest(task)
 
 
+@pytest.mark.guards("W01")
 @pytest.mark.parametrize("task", world.TASKS)
 @pytest.mark.parametrize("name", WORLDS)
 def test_the_callers_world_changes_no_number(name: str, task: str) -> None:

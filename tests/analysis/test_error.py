@@ -711,6 +711,7 @@ def test_no_setting_of_the_caller_changes_an_analysis(setting: Callable) -> None
         assert analysed() == plain
 
 
+@pytest.mark.guards("W03")
 def test_numpy_scalars_are_numbers() -> None:
     spectrum = torch.tensor([2.0, 0.1])
     plain = ss.optimal_grid(

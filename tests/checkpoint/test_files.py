@@ -54,6 +54,7 @@ def python(code: str, *arguments: object) -> str:
 # Links.
 
 
+@pytest.mark.guards("W05")
 @posix
 def test_a_planted_link_is_not_written_through(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +136,7 @@ for _ in range(60):
 """
 
 
+@pytest.mark.guards("W05")
 def test_two_processes_save_to_one_path(tmp_path: Path) -> None:
     """No save fails, and whoever reads meanwhile finds one of the two models, whole."""
     path = tmp_path / "m.safetensors"
@@ -158,6 +160,7 @@ def test_two_processes_save_to_one_path(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.guards("W05")
 @posix
 def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path) -> None:
     """Files of this process may have 2,000 bytes: a real error from the system, mid-file."""
@@ -415,6 +418,7 @@ def test_a_file_without_a_digest_of_the_manifest_is_checked_as_a_whole(tmp_path:
         read_manifest(path)
 
 
+@pytest.mark.guards("W06")
 @posix
 @pytest.mark.parametrize("call", ["save", "load", "manifest"])
 def test_memory_stays_near_one_copy_of_the_weights(tmp_path: Path, call: str) -> None:

@@ -216,6 +216,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.guards("B13")
 def test_no_damage_is_loaded(tmp_path: Path, intact: bytes) -> None:
     """500 truncations and 500 bit flips, and every bit of the header's last 200 bytes."""
     path, draw = tmp_path / "m.safetensors", random.Random(0)
@@ -373,6 +374,7 @@ MALICE = {
 }  # fmt: skip
 
 
+@pytest.mark.guards("B14")
 @pytest.mark.parametrize("name", MALICE)
 def test_malice_is_refused(tmp_path: Path, intact: bytes, name: str) -> None:
     path = tmp_path / "m.safetensors"

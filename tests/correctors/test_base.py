@@ -20,6 +20,7 @@ from tests.helpers.strategies import EPS, REPRESENTATIVES, linear_sdes, log_unif
 LADDER = ss.DiscreteVESDE.geometric(sigma_max=3.0, sigma_min=0.1, levels=6)
 
 
+@pytest.mark.guards("B06")
 @given(log_uniform(1e-3, 1e3), st.floats(0.01, 0.99), log_uniform(1e-2, 1.0))
 def test_the_stationary_variance_is_exact(S: float, t: float, snr: float) -> None:
     """``v ← (a − b/S)² v + c²`` has the fixed point S/(1 − h/2S), h = τ: within 8 eps."""
@@ -97,6 +98,7 @@ def test_norms_are_the_papers_algorithm_5() -> None:
             torch.testing.assert_close(got[i], expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.guards("M04")
 @pytest.mark.parametrize("norm", ["sample", "batch"])
 def test_a_zero_score_takes_the_expected_step_and_no_nan(norm: str) -> None:
     x, z = torch.randn(2, 3, 2, dtype=torch.float64)
@@ -123,6 +125,7 @@ def test_any_shape(norm: str, batch: int, event: tuple[int, ...]) -> None:
     assert x.shape == (batch, *event) and x.isfinite().all()
 
 
+@pytest.mark.guards("T17", "M04")
 @pytest.mark.parametrize(
     ("norm", "alone"), [("expected", True), ("sample", True), ("batch", False)]
 )

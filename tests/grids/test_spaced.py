@@ -29,6 +29,7 @@ STEPS = st.one_of(st.sampled_from([1, 2, 3, 1000]), st.integers(1, 60))
 RULES = [ss.UniformGrid(), ss.QuadraticGrid(), ss.LogSNRGrid(), ss.KarrasGrid()]
 
 
+@pytest.mark.guards("T03")
 @given(st.data(), linear_sdes(), STEPS)
 def test_any_grid_falls_from_T_to_t_min_exactly(
     data: st.DataObject, sde: ss.LinearSDE, n: int

@@ -261,6 +261,7 @@ def test_a_label_that_no_part_takes_is_refused_before_the_first_call() -> None:
             sampler.sample(score, shape=(2, 1))
 
 
+@pytest.mark.guards("W08")
 def test_a_network_that_never_went_without_a_label_is_not_asked_without() -> None:
     """Nothing trained the row of its null label."""
     model = ss.ScoreModel(ss.MLP(1, hidden=4, classes=2), ss.VPSDE(), label_required=True)

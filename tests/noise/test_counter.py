@@ -47,6 +47,7 @@ def test_any_part_in_any_order_gives_the_same_bits(
     assert torch.equal(again, whole[low:high][:, part])
 
 
+@pytest.mark.guards("T15")
 @pytest.mark.parametrize("event", [(), (1,), (3,), (64,), (3, 32, 32)])
 @pytest.mark.parametrize("batch", [1, 2, 7, 64, 300])
 def test_batch_and_draw_counts_do_not_matter(event: tuple[int, ...], batch: int) -> None:

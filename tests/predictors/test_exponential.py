@@ -152,6 +152,7 @@ METHODS = [
 ]
 
 
+@pytest.mark.guards("M09")
 @pytest.mark.parametrize(("points", "corrector", "output", "order"), METHODS)
 @pytest.mark.parametrize("sde", [ss.VPSDE(), ss.VESDE(sigma_max=10.0)], ids=["vp", "ve"])
 def test_the_order_along_a_path(

@@ -551,6 +551,7 @@ def test_simulated_chains_have_the_exact_distribution(predictor: ss.Predictor) -
     assert ((low < scaled) & (scaled < high)).all()
 
 
+@pytest.mark.guards("T16")
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_the_noises_of_a_step_add_up_to_the_exact_kernels(name: str, stages: int) -> None:
@@ -650,6 +651,7 @@ def strong_end(predictor: ss.Predictor, steps: int, start: Tensor) -> Tensor:
     return sampler.sample(score, init=start, noise=ss.noise.BrownianNoise(5), dtype=torch.float64)
 
 
+@pytest.mark.guards("M08")
 @pytest.mark.parametrize(
     "predictor",
     [

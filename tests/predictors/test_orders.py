@@ -46,6 +46,7 @@ ANY_NUMBER_OF_TIMES = [p for p in methods.PREDICTORS if p.grid_times is None]
 TOLERANCE = 0.1  # NUMERICS' bar
 
 
+@pytest.mark.guards("M09", "B04")
 @pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("predictor", ANY_NUMBER_OF_TIMES, ids=repr)
 def test_every_registered_predictor_has_its_declared_order(
@@ -194,6 +195,7 @@ def strong_errors(predictor: ss.Predictor, sizes: tuple[int, ...], shared: bool)
     return [(end(predictor, n) - reference).square().mean().sqrt().item() for n in sizes]
 
 
+@pytest.mark.guards("B05")
 @pytest.mark.parametrize("predictor", [ss.EulerMaruyama(), ss.ReverseDiffusion()], ids=repr)
 def test_strong_order_on_one_brownian_path(predictor: ss.Predictor) -> None:
     """The noise is additive, so the strong order is 1 (Kloeden & Platen 1992, section 10.3)."""
@@ -201,6 +203,7 @@ def test_strong_order_on_one_brownian_path(predictor: ss.Predictor) -> None:
     assert slope(sizes, strong_errors(predictor, sizes, shared=True)) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.guards("M08")
 def test_independent_noises_do_not_converge_strongly() -> None:
     sizes = (32, 128)
     errors = strong_errors(ss.EulerMaruyama(), sizes, shared=False)

@@ -175,6 +175,7 @@ def test_ddim_keeps_its_digits_on_a_grid_of_100000_steps() -> None:
             )
 
 
+@pytest.mark.guards("T02", "T08")
 def test_ancestral_noise_does_not_cancel_on_a_grid_of_10000_steps() -> None:
     """τ² as ``1 − (…)²`` is 12 % off at N = 1e4 in float32; here it keeps float64's digits."""
     sde = ss.VESDE()
@@ -217,6 +218,7 @@ class Counted(ss.noise.NoiseSource):
         return Stream()
 
 
+@pytest.mark.guards("M13")
 @pytest.mark.parametrize("predictor", DETERMINISTIC, ids=repr)
 def test_a_deterministic_predictor_draws_no_noise(predictor: ss.Predictor) -> None:
     sde = ss.VPSDE()
@@ -243,6 +245,7 @@ def test_a_stochastic_predictor_draws_once_a_step_and_the_denoise_never(predicto
     assert moves == list(itertools.pairwise(grid))
 
 
+@pytest.mark.guards("M12")
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 19])
 @pytest.mark.parametrize("sde", [ss.VPSDE(), ss.SubVPSDE()], ids=["vp", "subvp"])
 def test_reverse_diffusion_from_one_step_up(sde: ss.LinearSDE, steps: int) -> None:

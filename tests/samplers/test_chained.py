@@ -76,6 +76,7 @@ def stationary(x: Tensor, t: Tensor) -> Tensor:
     return -x
 
 
+@pytest.mark.guards("W02")
 def test_sampling_on_from_own_samples_keeps_the_variance() -> None:
     """Two runs of one grid length: with one stream step n of both adds the same number."""
     first, x = chain(1.0, 0.5), None
@@ -86,6 +87,7 @@ def test_sampling_on_from_own_samples_keeps_the_variance() -> None:
         require_variance(x, variance)
 
 
+@pytest.mark.guards("W02")
 def test_the_prior_and_a_sample_are_independent() -> None:
     prior = VP.prior_sample((N, 1))
     bound = correlation_bound(N)
@@ -99,6 +101,7 @@ def test_the_prior_and_a_sample_are_independent() -> None:
     assert abs(correlation(noise, start)) < bound
 
 
+@pytest.mark.guards("W02")
 def test_simulating_and_sampling_back_keeps_the_variance() -> None:
     x0 = ss.noise.standard_normal(9, range(N), range(1), (1,))[0]
     half = ss.simulate(VP, x0, end=0.5, steps=59, method="exact")
@@ -111,6 +114,7 @@ def test_simulating_and_sampling_back_keeps_the_variance() -> None:
     require_variance(adaptive.sample(stationary, init=full[:2000]), 1.0)
 
 
+@pytest.mark.guards("W02")
 def test_a_rewind_draws_other_noise_each_time() -> None:
     sampler = chain(1.0, 0.1, 6)
     states = list(sampler.iterate(stationary, (500, 2), seed=4))
@@ -137,6 +141,7 @@ def test_runs_from_init_differ_by_where_they_start() -> None:
     assert domain_at(Domain.SIMULATE, 0.0) == Domain.SIMULATE
 
 
+@pytest.mark.guards("W06")
 @pytest.mark.parametrize("way", ["predictor–corrector", "adaptive", "flow"])
 def test_one_tensor_takes_all_parts(way: str) -> None:
     """Parts of the batch change no bit, and more samples take the memory of these samples, once."""

@@ -27,6 +27,7 @@ class Dropping(nn.Module):
         return self.layers(x)
 
 
+@pytest.mark.guards("W04")
 def test_eight_threads_sample_one_network_in_train_mode() -> None:
     torch.manual_seed(0)
     model = ss.ScoreModel(Dropping(), VP)

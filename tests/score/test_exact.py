@@ -185,6 +185,7 @@ def fokker_planck_residual(score, sde, x, t):
     return worst
 
 
+@pytest.mark.guards("B03")
 @every_sde
 @pytest.mark.parametrize("d", [1, 2])
 def test_fokker_planck(sde, d):

@@ -148,6 +148,7 @@ def test_options_rebuild_the_convention() -> None:
     assert "sigma_data=0.3" in repr(model) and "'level'" in repr(model)
 
 
+@pytest.mark.guards("T03")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_half_precision_network_and_a_float32_state(dtype: torch.dtype) -> None:
     seen = []
@@ -189,6 +190,7 @@ def test_what_a_network_predicts_is_handed_through(prediction: str) -> None:
         assert torch.equal(model.predict(prediction, x, t), x / 3)
 
 
+@pytest.mark.guards("M02")
 def test_levels_are_integers_exactly_on_every_level() -> None:
     """``(t (N − 1)).long()`` is off on any grid but the stock one."""
     for sde in (
@@ -244,6 +246,7 @@ def test_a_subclass_that_changes_the_score_is_obeyed() -> None:
         torch.testing.assert_close(sampler.sample(model, (3, 2)), sampler.sample(score, (3, 2)))
 
 
+@pytest.mark.guards("T04")
 def test_the_score_at_small_times_keeps_its_digits() -> None:
     """σ from ``1 − exp(−B)`` is 1.6 % off below t = 1e-3 in float32, and 0 at 1e-7."""
     sde = ss.VPSDE()

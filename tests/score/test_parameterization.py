@@ -51,6 +51,7 @@ def exact(
     return found
 
 
+@pytest.mark.guards("B09")
 @given(seeds(), dtypes(), coefficients())
 def test_score_and_epsilon_to_one_eps(
     seed: int, dtype: torch.dtype, ab: tuple[float, float]
@@ -66,6 +67,7 @@ def test_score_and_epsilon_to_one_eps(
             assert abs(Fraction(value) - expected) <= eps * abs(expected) + Fraction(floor)
 
 
+@pytest.mark.guards("T11")
 @given(seeds(), dtypes(), coefficients())
 def test_epsilon_and_x0_to_two_kappa_eps(
     seed: int, dtype: torch.dtype, ab: tuple[float, float]
@@ -80,6 +82,7 @@ def test_epsilon_and_x0_to_two_kappa_eps(
             assert abs(float(Fraction(value) - expected)) <= bound
 
 
+@pytest.mark.guards("B09")
 @given(seeds(), dtypes(), st.floats(0.01, 1.56))
 def test_v_and_x0_to_eight_eps(seed: int, dtype: torch.dtype, angle: float) -> None:
     """On a VP marginal (x₀, ε) ↔ (x, v) is a rotation; the scale is its length, √(x² + v²)."""
@@ -118,6 +121,7 @@ def test_any_pair_to_any_pair(
             assert abs(got.flatten()[i].item() - float(expected)) <= bound
 
 
+@pytest.mark.guards("T11")
 @given(seeds(), st.sampled_from([torch.float16, torch.bfloat16]), coefficients())
 def test_half_precision_is_rounded_once(
     seed: int, dtype: torch.dtype, ab: tuple[float, float]

@@ -22,6 +22,7 @@ from tests.helpers.strategies import (
 )
 
 
+@pytest.mark.guards("T06")
 @given(discrete_vp_sdes(max_levels=200))
 def test_vp_levels_are_the_table(sde: ss.DiscreteVPSDE) -> None:
     bar, expected = mpmath.mpf(1), []
@@ -42,6 +43,7 @@ def test_ve_levels_are_the_ladder(sde: ss.DiscreteVESDE) -> None:
     assert bool((alpha == 1).all())
 
 
+@pytest.mark.guards("M02")
 @pytest.mark.parametrize("count", [1, 2, 3, 22, 49, 100, 999, 1000, 1001])
 def test_levels_are_integers_in_every_dtype(count: int) -> None:
     """(i/N)·N is not i in floating point for most N; a level must be an integer all the same."""

@@ -48,6 +48,7 @@ def conditioning(sde: ss.LinearSDE, s: float, t: float) -> float:
     return 0.0
 
 
+@pytest.mark.guards("B02")
 @given(st.data(), linear_sdes())
 def test_semigroup(data: st.DataObject, sde: ss.LinearSDE) -> None:
     r, s, t = data.draw(ordered_times(sde, 3))
@@ -63,6 +64,7 @@ def test_semigroup(data: st.DataObject, sde: ss.LinearSDE) -> None:
     assert abs(variance - rt.variance.item()) <= eps * variance
 
 
+@pytest.mark.guards("T02")
 @given(st.data(), continuous_sdes())
 def test_transition_against_the_papers_in_mpmath(data: st.DataObject, sde: ss.LinearSDE) -> None:
     s, t = data.draw(ordered_times(sde, 2, low=1e-7))
@@ -101,6 +103,7 @@ def test_transition_agrees_with_the_marginals(data: st.DataObject, sde: ss.Linea
     assert still.scale.item() == pytest.approx(1.0, abs=2 * EPS) and still.variance == 0
 
 
+@pytest.mark.guards("T05")
 def test_ve_transition_from_zero_starts_from_the_noisy_state() -> None:
     sde = ss.VESDE(sigma_min=0.1, sigma_max=10.0)
     assert sde.transition(0.0, 1.0).variance.item() == pytest.approx(100.0 - 0.01, rel=1e-14)
@@ -160,6 +163,7 @@ def test_bridge_at_its_own_end_is_the_state(data: st.DataObject, sde: ss.LinearS
     assert bool((law.variance == 0).all())
 
 
+@pytest.mark.guards("T09")
 def test_bridge_to_time_zero_is_the_datum() -> None:
     x0, x = states((2, 3), torch.float64, 7, 2)
     law = ss.VPSDE().bridge(0.0, 0.5)(x, x0=x0)

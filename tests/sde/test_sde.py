@@ -55,6 +55,7 @@ def moments(sde: ss.LinearSDE, times: np.ndarray) -> list[tuple[float, float]]:
     return [found[t] for t in times.tolist()]
 
 
+@pytest.mark.guards("B01")
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_marginal_solves_the_moment_equations(name: str) -> None:
     sde = REPRESENTATIVES[name]
@@ -65,6 +66,7 @@ def test_marginal_solves_the_moment_equations(name: str) -> None:
         assert relative(got[1], sigma) <= 1e-11, t
 
 
+@pytest.mark.guards("M01", "T01", "B01")
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_float32_times_give_four_float32_eps(name: str) -> None:
     sde = REPRESENTATIVES[name]
@@ -77,6 +79,7 @@ def test_float32_times_give_four_float32_eps(name: str) -> None:
         assert relative(got[1], sigma) <= 4 * torch.finfo(torch.float32).eps
 
 
+@pytest.mark.guards("T07")
 @given(continuous_sdes(), st.sampled_from(SMALL_TIMES))
 def test_marginal_rates_and_log_snr_against_the_papers(sde: ss.LinearSDE, u: float) -> None:
     """mpmath differentiates the papers' α and σ, so a consistent error in both is caught."""
@@ -238,6 +241,7 @@ def test_the_end_rounded_to_a_coarser_dtype_is_the_end(T: float) -> None:
         assert sde.marginal(t.float().double())[1].item() <= T if dtype == torch.float32 else True
 
 
+@pytest.mark.guards("T10")
 def test_cosine_near_its_singular_end_keeps_its_digits() -> None:
     sde = ss.CosineVPSDE(T=0.9999999)
     t = 0.99999990

@@ -161,6 +161,7 @@ def test_a_save_that_fails_in_between_is_made_up_for(
     assert_same_file(tmp_path / "whole.safetensors", tmp_path / "parts.safetensors")
 
 
+@pytest.mark.guards("W03")
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 def test_a_last_save_that_fails_leaves_the_result(
     tmp_path: Path, full_disk: Callable[[int, int], None]
@@ -243,6 +244,7 @@ def labels(shift: int = 0) -> Tensor:
     return (torch.arange(64) + shift) % 3
 
 
+@pytest.mark.guards("W07")
 @pytest.mark.parametrize(
     ("data", "label", "match"),
     [
@@ -286,6 +288,7 @@ def test_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fingerprint(torch.ones(5))["shape"] == [5]
 
 
+@pytest.mark.guards("W07")
 def test_the_cosine_schedule_is_part_of_the_run(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     run(make(), path, steps=15)

@@ -329,6 +329,7 @@ print("done")
 """
 
 
+@pytest.mark.guards("B12")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_sigkill_at_any_point_loses_no_bit(tmp_path: Path) -> None:
     """18 kills, 10 of them inside a save; the last resume ends in the uninterrupted run's bits."""

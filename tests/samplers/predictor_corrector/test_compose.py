@@ -174,6 +174,7 @@ def test_every_pair_samples_the_data(name: str, predictor: ss.Predictor) -> None
         np.testing.assert_allclose(x.mean(0), reached, atol=6 * 0.6 / 20)
 
 
+@pytest.mark.guards("M05")
 def test_a_user_may_subclass_linear_sde_with_a_marginal_alone() -> None:
     """No list of known classes stands between an SDE and the samplers."""
 
@@ -196,6 +197,7 @@ def test_a_user_may_subclass_linear_sde_with_a_marginal_alone() -> None:
             assert x.std().item() == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.guards("M03")
 def test_a_step_knows_both_its_ends() -> None:
     """``dt = 1/N`` where the spacing is ``(1 − ε)/(N − 1)`` is the classic off-by-one."""
     times = torch.linspace(1.0, 0.3, 5, dtype=torch.float64)
@@ -209,6 +211,7 @@ def test_a_step_knows_both_its_ends() -> None:
         assert row.c[0][0] == pytest.approx(math.sqrt(2 * h.item()), rel=1e-12)  # g² = 2
 
 
+@pytest.mark.guards("M06")
 def test_the_last_denoise_is_tweedies_mean_at_the_last_time() -> None:
     for name, sde in REPRESENTATIVES.items():
         last = 0.3 * sde.T
@@ -256,6 +259,7 @@ def test_euler_maruyama_by_step_and_by_tableau_are_one(name: str) -> None:
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.guards("M10")
 def test_a_small_sigma_max_needs_the_datas_own_spread() -> None:
     """σ_max = 1 on data of standard deviation 2: N(0, σ_max²) is far too narrow a start."""
     sde, data = ss.VESDE(sigma_min=0.05, sigma_max=1.0), Modes.of((0.0, 4.0))

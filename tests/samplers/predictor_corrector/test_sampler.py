@@ -29,6 +29,7 @@ def pc(**options: object) -> ss.PredictorCorrector:
 # Batch invariance.
 
 
+@pytest.mark.guards("B10")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("norm", ["expected", "sample"])
 @pytest.mark.parametrize("max_batch", [1, 7, 64, 128])

@@ -48,6 +48,7 @@ def mixture_states(sde: ss.LinearSDE, n: int, t: float) -> Tensor:
     return sde.perturb(clean, t, torch.randn(n, 2, dtype=F64))
 
 
+@pytest.mark.guards("B07", "B08")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     ("dtype", "tolerance", "bar"), [(F64, 1e-9, 1e-6), (torch.float32, 1e-6, 1e-3)]
@@ -162,6 +163,7 @@ class Recorded:
         return self.score(x, t)
 
 
+@pytest.mark.guards("M11")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_solver_stays_in_range_and_lands_on_the_end(name: str) -> None:
     """No call lies outside, and after the first step's probe (call 1) none is brought back."""
@@ -181,6 +183,7 @@ def test_the_solver_stays_in_range_and_lands_on_the_end(name: str) -> None:
         assert math.isclose(score.times[-1], end, abs_tol=1e-300)
 
 
+@pytest.mark.guards("M11")
 def test_a_wild_first_probe_is_safe() -> None:
     """A nearly flat flow makes torchdiffeq probe the drift at t ≈ −2e5."""
     sde = ss.VPSDE()
@@ -216,6 +219,7 @@ def test_a_nan_stops_the_solve_and_names_the_samples() -> None:
         infinite.encode(lambda x, t: x / 0.0, torch.ones(2, 2))
 
 
+@pytest.mark.guards("T14")
 def test_no_hang_where_asserts_are_off() -> None:
     """python -O: a NaN, and a flow too rough for the solver."""
     code = """
@@ -274,6 +278,7 @@ def test_the_worst_sample_sets_the_step() -> None:
     assert crowd.evaluations >= 0.8 * alone.evaluations
 
 
+@pytest.mark.guards("T14")
 def test_single_samples_do_not_know_their_batch() -> None:
     sde = ss.VPSDE()
     score, x = mixture(sde), mixture_states(sde, 7, 0.05)
@@ -327,6 +332,7 @@ def traces(n: int, probes: int, law: str, seed: int = 0) -> tuple[np.ndarray, np
     return (got.log_det * scale).numpy(), (got.standard_error * abs(scale)).numpy()
 
 
+@pytest.mark.guards("T12")
 @pytest.mark.parametrize("law", VARIANCE)
 @pytest.mark.parametrize("probes", [1, 4])
 def test_hutchinson_variance(law: str, probes: int) -> None:
@@ -342,6 +348,7 @@ def test_hutchinson_variance(law: str, probes: int) -> None:
     assert error < 0.03 * variance  # sharp enough to tell the two distributions and K apart
 
 
+@pytest.mark.guards("T12")
 @pytest.mark.parametrize("law", VARIANCE)
 def test_the_standard_error_is_that_of_the_mean(law: str) -> None:
     """E[se²] is the variance of the mean over K probes; alpha = 1e-6 by the CLT."""
@@ -557,6 +564,7 @@ def test_a_score_of_another_shape_is_refused() -> None:
         ss.ProbabilityFlow(ss.VPSDE()).encode(lambda x, t: x[:1], torch.zeros(2, 2))
 
 
+@pytest.mark.guards("T13")
 def test_bits_per_dim() -> None:
     """A discretised normal: the mass of a level is density times the level's width."""
     levels, width = 1024, 8.0
