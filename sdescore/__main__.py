@@ -12,11 +12,10 @@ from typing import Any
 import numpy
 import torch
 
-from sdescore.checks import is_count
+from sdescore import checks
 from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES, make_sampler
 from sdescore.demo.run import DemoOptions, run_demo
 from sdescore.errors import CheckpointError, SDEScoreError, ShapeError
-from sdescore.samplers.model import usable_device
 
 __all__ = ["main"]
 
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command == "demo":
-            usable_device(arguments.device)
+            checks.device(arguments.device)
             run_demo(_demo_options(arguments))
         else:
             _sample(arguments)
@@ -115,7 +114,7 @@ def _sample(arguments: argparse.Namespace) -> None:
     from sdescore.checkpoint.store import load
     from sdescore.plotting import plot_samples
 
-    model = load(arguments.checkpoint, device=usable_device(arguments.device))
+    model = load(arguments.checkpoint, device=checks.device(arguments.device))
     sampler = make_sampler(model.sde, arguments.predictor, arguments.corrector, arguments.steps)
     event_shape = arguments.shape or _event_shape(arguments.checkpoint)
     shape = (arguments.n, *event_shape)
@@ -141,7 +140,7 @@ def _event_shape(path: Path) -> tuple[int, ...]:
 
     info = read_manifest(path).get("info")
     found: Any = info.get("event_shape") if isinstance(info, dict) else None
-    counts = isinstance(found, list) and bool(found) and all(map(is_count, found))
+    counts = isinstance(found, list) and bool(found) and all(map(checks.is_count, found))
     if not counts or not 0 < math.prod(found) <= MOST_NUMBERS:
         raise CheckpointError(
             f"expected event_shape in the info of {path} as a list of positive integers, of at "

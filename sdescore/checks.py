@@ -127,17 +127,17 @@ def function(name: str, value: T) -> T:
     return value
 
 
-def device(value: torch.device | str) -> torch.device:
+def device(value: torch.device | str, error: Error = ParameterError) -> torch.device:
     """``value`` as a device, refused unless this machine has it and it holds data."""
     try:
         found = torch.device(value)
         torch.empty(0, dtype=torch.float32, device=found)
-    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
-        reason = f"{value!r:.100} ({str(error).splitlines()[0]:.100})"
-        raise ParameterError(
-            f'expected a device of this machine, "cpu" for one; got {reason}'
-        ) from error
-    that(found.type != "meta", "a device that holds data", f"{value!r}")
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as cause:
+        why = (str(cause).splitlines() or ["it is not there"])[0]
+        raise error(
+            f'expected a device of this machine, "cpu" for one; got {value!r:.100} ({why:.100})'
+        ) from cause
+    that(found.type != "meta", "a device of this machine that holds data", f"{value!r}", error)
     return found
 
 

@@ -63,3 +63,12 @@ def test_a_training_run() -> None:
     train, model = ss.train, ss.ScoreModel(ss.MLP(2), SDE)
     files, _ = way(lambda: train(model, data, steps=3, progress=False))
     assert len(files) <= 13, sorted(files)
+
+
+def test_a_likelihood() -> None:
+    """Of a network, by an exact divergence; the bar is on the files."""
+    flow = ss.ProbabilityFlow(SDE)
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
+    files, functions = way(lambda: flow.log_likelihood(MODEL, x))
+    assert len(files) <= 11, sorted(files)
+    assert len(functions) <= 75, sorted(functions)

@@ -1,21 +1,29 @@
-"""What a user asks of a sampler: checked before the model is called, then done part by part."""
+"""What a user asks of a sampler, and a sampler of a model.
+
+A request is checked before the model is called, then done part by part. The model is asked for its
+device and dtype, put in eval mode, and held to an answer like its input.
+"""
 
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from sdescore import checks
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
-from sdescore.samplers.model import evaluating, home, usable_device
 from sdescore.score.interface import require_label, sde_of
+from sdescore.score.model import ScoreModel
 from sdescore.sde.base import SDE
 from sdescore.typing import Score
 
@@ -29,7 +37,8 @@ class Request:
 
     model: Score
     shape: tuple[int, ...]
-    noise: NoiseSource
+    noise: NoiseSource | None
+    seed: int
     init: Tensor | None
     label: Tensor | None
     chunk: int
@@ -47,7 +56,8 @@ class Request:
 
     def open(self, samples: range, spans: Sequence[Span], domain: int) -> NoiseStream:
         """The noise of these samples, of a role's own domain."""
-        return self.noise.open(
+        noise = SeededNoise(self.seed) if self.noise is None else self.noise
+        return noise.open(
             samples,
             self.shape[1:],
             spans,
@@ -56,10 +66,11 @@ class Request:
             domain=domain,
         )
 
-    def start(self, samples: range, noise: NoiseStream, std: float) -> Tensor:
+    def start(self, samples: range, std: float, noise: NoiseStream | None = None) -> Tensor:
         """The states that these samples start from, a tensor of the run's own: ``init``, or
-        draw 0 as a draw of the prior ``N(0, std²)``."""
+        draw 0 as a draw of the prior ``N(0, std²)``; by default of the sampler's own noise."""
         if self.init is None:
+            noise = noise or self.open(samples, [None], Domain.SAMPLER)
             return (std * noise.draw(0)).contiguous()
         init = self.init[samples.start : samples.stop].detach()
         return init.to(self.device, self.dtype, copy=True).contiguous()
@@ -138,7 +149,10 @@ def make_request(
         A seed that is no integer, ``max_batch`` below 1, or an init that is not finite.
     """
     checks.function("model", model)
-    own = sde_of(model)
+    if isinstance(model, ScoreModel):
+        own, takes = model.sde, model.require_label
+    else:  # it may be wrapped, or not know
+        own, takes = sde_of(model), partial(require_label, model)
     checks.that(
         own is None or own == sde,
         f"a model on the sampler's SDE {sde!r:.200}",
@@ -161,12 +175,11 @@ def make_request(
     if label is not None:
         got = tuple(label.shape) if isinstance(label, Tensor) else type(label).__name__
         checks.that(got == sizes[:1], f"label to be a tensor of shape {sizes[:1]}", got, ShapeError)
-    require_label(model, label)
-    if noise is None:
-        noise = SeededNoise(seed)
-    else:
+    takes(label)
+    seed = checks.seed(seed)
+    if noise is not None:
         checks.instance("noise", noise, NoiseSource)  # type: ignore[type-abstract]
-    noise.check(sizes, spans)
+        noise.check(sizes, spans)
     own_device, own_dtype = home(model)
     dtype = own_dtype if dtype is None else dtype
     checks.that(
@@ -180,12 +193,13 @@ def make_request(
         model=model,
         shape=sizes,
         noise=noise,
+        seed=seed,
         init=init,
         label=label,
         chunk=max(1, chunk),
         progress=progress,
         dtype=dtype,
-        device=own_device if device is None else usable_device(device),
+        device=own_device if device is None else checks.device(device, ShapeError),
     )
 
 
@@ -247,3 +261,80 @@ def progress_bar(total: int) -> Iterator[Tick]:
 
     with tqdm(total=total, desc="sampling") as bar:
         yield bar.update
+
+
+def called(function: Callable[..., object], x: Tensor, *rest: Tensor, who: str) -> Tensor:
+    """``function(x, *rest)``, refused unless it is a tensor like ``x`` and leaves ``x`` alone.
+
+    A loop that updates its state in place would give wrong samples, unnoticed, if the model changed
+    its input.
+
+    Raises
+    ------
+    IncompatibleError, ShapeError
+        No real tensor of the shape of ``x``, or ``x`` was changed in place.
+    """
+    if is_compiling() or x.is_inference():  # neither counts how often a tensor was written to
+        return checks.score_output(function(x, *rest), x, who)
+    version = x._version
+    y = checks.score_output(function(x, *rest), x, who)
+    if x._version != version:
+        checks.refuse(
+            f"{who} to leave its input as it is",
+            "one that changed it in place; work on x.clone()",
+            IncompatibleError,
+        )
+    return y
+
+
+def home(model: Score) -> tuple[torch.device, torch.dtype]:
+    """Where a model is, and the state's dtype beside it: the model's, but at least float32.
+
+    By its parameters, else by its ``device`` and ``dtype`` attributes, else the CPU and float32.
+    """
+    device, dtype = getattr(model, "device", None), getattr(model, "dtype", None)
+    dtype = dtype if isinstance(dtype, torch.dtype) else torch.float32
+    for parameter in model.parameters() if isinstance(model, nn.Module) else ():
+        device = parameter.device
+        if parameter.is_floating_point():
+            dtype = parameter.dtype
+            break
+    if not isinstance(device, torch.device):
+        device = (
+            checks.device(device, ShapeError) if isinstance(device, str) else torch.device("cpu")
+        )
+    return device, torch.promote_types(dtype, torch.float32)
+
+
+# How many runs need a module in eval mode that its owner has in train mode.
+_runs: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+@contextmanager
+def evaluating(model: Score) -> Iterator[None]:
+    """A module in eval mode while a run in any thread needs it so, then as it was before.
+
+    The flag belongs to the module and not to a thread, so runs are counted: the last one to end
+    restores it, and no run sees the network in train mode because another one has ended.
+    """
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    with _lock:
+        modules = []
+        if model.training or model in _runs:
+            modules = [m for m in model.modules() if m.training or m in _runs]
+            for module in modules:
+                _runs[module] = _runs.get(module, 0) + 1
+        if model.training:
+            model.eval()
+    try:
+        yield
+    finally:
+        with _lock:
+            for module in modules:
+                _runs[module] -= 1
+                if not _runs[module]:
+                    del _runs[module]
+                    module.training = True

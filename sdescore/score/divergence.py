@@ -29,7 +29,6 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.shapes import without_autocast
 
 PROBE_LAWS = ("rademacher", "gaussian", "sphere")
 
@@ -117,7 +116,7 @@ def pull_back_one(s: Tensor, x: Tensor, cotangent: Tensor, create_graph: bool) -
     gradient: Tensor | None = None
     if s.requires_grad:
         # A backward pass follows the forward's dtypes; autocast would round its products again.
-        with without_autocast(x):
+        with torch.autocast(x.device.type, enabled=False):
             (gradient,) = torch.autograd.grad(
                 s, x, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
             )

@@ -214,7 +214,7 @@ class LinearSDE(SDE):
         standard deviation.
         """
         data_std = checks.number("data_std", data_std, at_least=0)
-        alpha_T, sigma_T = (v.item() for v in self._marginal(float64(self.T)))
+        alpha_T, sigma_T = (value.item() for value in self.marginal(self.T))
         return math.hypot(sigma_T, alpha_T * data_std)
 
     def prior_sample(

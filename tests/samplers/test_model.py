@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.samplers.model import evaluating, usable_device
+from sdescore import checks
+from sdescore.samplers.request import evaluating
 
 VP = ss.VPSDE()
 
@@ -61,7 +62,7 @@ def test_the_last_run_to_end_restores_train_mode() -> None:
 @pytest.mark.parametrize("device", ["meta", "nonsense", 1.5, "cuda:99"])
 def test_devices_that_hold_no_numbers(device: object) -> None:
     with pytest.raises(ss.errors.ShapeError, match="expected a device of this machine"):
-        usable_device(device)
+        checks.device(device, ss.errors.ShapeError)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor
 
 from sdescore.errors import DivergenceError
-from sdescore.samplers.model import called
+from sdescore.samplers.request import called
 from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import convert

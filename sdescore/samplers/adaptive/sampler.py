@@ -23,8 +23,14 @@ from sdescore.noise.sources import NoiseSource, Span
 from sdescore.samplers.adaptive.denoiser import denoised, require_any_time, require_finite
 from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH
 from sdescore.samplers.adaptive.run import AdaptiveResult, Rules, run
-from sdescore.samplers.model import evaluating
-from sdescore.samplers.request import Request, Tick, domain_at, make_request, require_mean_or_none
+from sdescore.samplers.request import (
+    Request,
+    Tick,
+    domain_at,
+    evaluating,
+    make_request,
+    require_mean_or_none,
+)
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Score
 
@@ -315,8 +321,7 @@ class AdaptiveSampler:
         # It starts where a predictor–corrector chain of the seed starts, but its steps are others.
         steps = Domain.ADAPTIVE
         domain: int = steps if request.init is None else domain_at(steps, self.sde.T)
-        prior = request.open(samples, self._spans[:1], Domain.SAMPLER)
-        x = request.start(samples, prior, self.sde.prior_std(self.data_std))
+        x = request.start(samples, self.sde.prior_std(self.data_std))
         stream = request.open(samples, self._spans, domain)
         at = AdaptiveResult.at_start(x, self.sde.T, evaluations)
         for _ in run(self._rules, at, stream, evaluate, numbers):

@@ -20,9 +20,8 @@ from sdescore import checks
 from sdescore.correctors.base import ScoreAt
 from sdescore.errors import DivergenceError, IncompatibleError, TimeError
 from sdescore.noise.sources import NoiseStream
-from sdescore.samplers.model import called
 from sdescore.samplers.predictor_corrector.chain import Program, Row
-from sdescore.samplers.request import Request
+from sdescore.samplers.request import Request, called
 from sdescore.score.convention import Coefficients, pair
 from sdescore.score.interface import log_density_of, require_times
 from sdescore.score.model import ScoreModel

@@ -20,7 +20,6 @@ from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.samplers.model import evaluating
 from sdescore.samplers.predictor_corrector.chain import Move, Program, moves
 from sdescore.samplers.predictor_corrector.loop import (
     BoundModel,
@@ -30,7 +29,7 @@ from sdescore.samplers.predictor_corrector.loop import (
     run,
 )
 from sdescore.samplers.predictor_corrector.state import Run, SamplerState, require_own
-from sdescore.samplers.request import Request, Tick, domain_at, make_request
+from sdescore.samplers.request import Request, Tick, domain_at, evaluating, make_request
 from sdescore.sde.base import SDE
 from sdescore.typing import Score
 
@@ -248,7 +247,7 @@ class PredictorCorrector:
         def part(samples: range, tick: Tick | None) -> tuple[Tensor]:
             bound = BoundModel(request, samples, self.program)
             noise = request.open(samples, self.program.spans, domain)
-            x = request.start(samples, noise, self.start_std)
+            x = request.start(samples, self.start_std, noise)
             return (run(rows, bound, noise, x, samples.start, tick),)
 
         return request.fill(part, len(rows))[0]
@@ -310,7 +309,7 @@ class PredictorCorrector:
     def _iterate(self, request: Request, start: SamplerState, run: Run) -> Iterator[SamplerState]:
         samples = range(request.shape[0])
         stream = request.open(samples, self.program.spans, run.domain)
-        x = request.start(samples, stream, self.start_std)
+        x = request.start(samples, self.start_std, stream)
         state = replace(start, x=x, outputs=list(start.outputs), run=run)
         bound = BoundModel(request, samples, self.program)
         done = sum(row.move.step < state.step for row in self.program.rows)

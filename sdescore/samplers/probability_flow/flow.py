@@ -12,18 +12,15 @@ of :math:`x_{t_{\min}} = \alpha x_0 + \sigma \epsilon`, data with a little noise
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import ShapeError
-from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
-from sdescore.samplers.model import called
-from sdescore.samplers.probability_flow.likelihood import LogLikelihood, Trace
-from sdescore.samplers.probability_flow.ode import FlowODE, Solver
+from sdescore.samplers.probability_flow.likelihood import LogLikelihood
+from sdescore.samplers.probability_flow.ode import BoundScore, FlowODE, Solver, Trace
 from sdescore.samplers.request import (
     Request,
     Tick,
@@ -31,9 +28,7 @@ from sdescore.samplers.request import (
     require_init,
     require_mean_or_none,
 )
-from sdescore.score.interface import require_times
 from sdescore.score.tweedie import tweedie_mean
-from sdescore.sde.base import as_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Score
 
@@ -315,12 +310,11 @@ class ProbabilityFlow:
     ) -> tuple[Tensor, ...]:
         """The states at the path's end, the integrals ``(B, K)``, and ``(B,)`` model calls, which
         stand beside the first sample of each part that was solved together."""
-        require_times(request.model, torch.tensor(self.interval, dtype=torch.float64, device="cpu"))
         std = self.sde.prior_std(self.data_std)
 
         def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
-            x = request.start(samples, request.open(samples, [None], Domain.SAMPLER), std)
-            score = partial(call_with, request.model, request.labels(samples))
+            x = request.start(samples, std)
+            score = BoundScore(request, samples, self.interval)
             rule = None if trace is None else trace.of(samples, x)
             ode = FlowODE(
                 score, self.sde, self.interval, divergence=rule, first_sample=samples.start
@@ -328,8 +322,7 @@ class ProbabilityFlow:
             x, integrals = ode.solve(x, 0 if trace is None else trace.estimates, path, self.solver)
             if denoise and x.numel():
                 alpha, sigma = self.sde.marginal(path[1])
-                s = called(score, x, as_time(path[1], x), who="the score")
-                x = tweedie_mean(x, s.to(x), alpha, sigma)
+                x = tweedie_mean(x, score(x, path[1]), alpha, sigma)
             if tick is not None:
                 tick(len(samples))
             calls = torch.zeros(len(samples), dtype=torch.int64, device="cpu")
@@ -337,8 +330,3 @@ class ProbabilityFlow:
             return x, integrals, calls
 
         return request.fill(part, ticks=0)
-
-
-def call_with(model: Score, labels: tuple[Tensor, ...], x: Tensor, t: Tensor) -> Tensor:
-    """The model at ``x`` and ``t`` with its labels."""
-    return model(x, t, *labels)

@@ -1,7 +1,6 @@
-r"""How a likelihood finds its divergences, and what it is reported as.
+r"""What a likelihood is reported as, and how sure it is.
 
-The derivatives and the distributions of probes are those of :mod:`sdescore.score.divergence`. K
-probes give K estimates of a log density. Their mean has the standard error
+K probes give K estimates of a log density. Their mean has the standard error
 :math:`S/\sqrt K`, S² the estimates' variance, and the 95 % interval of Student's t with K − 1
 degrees of freedom (Student 1908, Biometrika 6(1)). One estimate has no spread, and a few estimates
 that coincide do not show theirs: two Rademacher probes in d = 2 are equal, up to a sign that does
@@ -11,94 +10,30 @@ not matter, in half of the cases. In both cases the error is NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.noise.counter import Domain, NormalStream
-from sdescore.score.divergence import PROBE_LAWS, exact_trace, probe_traces, probes_from_normal
 
 __all__ = ["LogLikelihood", "bits_per_dim"]
-
-DIVERGENCES = ("exact", "hutchinson")
 
 # Fewer estimates than this that coincide say nothing: of two equally likely values, 21 draws show
 # one alone with a probability of 1e-6.
 ENOUGH = 21
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
-"""``(score, x) -> (B, K)``: K estimates of each sample's ∇·s, the score made from ``x``."""
 
-
-@dataclass(frozen=True)
-class Trace:
-    """How a likelihood finds its divergences.
-
-    Parameters
-    ----------
-    divergence : {"exact", "hutchinson"}
-        d derivatives per evaluation, or one per probe.
-    probes : int
-        K >= 1.
-    probe_law : {"rademacher", "gaussian", "sphere"}
-        The distribution of the probes.
-    seed : int
-        Sample ``i`` uses probes (seed, i).
-
-    Raises
-    ------
-    IncompatibleError
-        An unknown divergence or distribution.
-    ParameterError
-        ``probes`` is no positive integer, or ``seed`` no integer.
-    """
-
-    divergence: str
-    probes: int
-    probe_law: str
-    seed: int
-
-    def __post_init__(self) -> None:
-        checks.choice("divergence", self.divergence, DIVERGENCES)
-        checks.choice("probe_law", self.probe_law, PROBE_LAWS)
-        vars(self).update(probes=checks.count("probes", self.probes), seed=checks.seed(self.seed))
-
-    @property
-    def estimates(self) -> int:
-        """K, the number of estimates per sample."""
-        return 1 if self.divergence == "exact" else self.probes
-
-    def of(self, samples: range, x: Tensor) -> Divergence:
-        """The rule for these samples, fixed probes and all; ``x`` ``(B, *E)`` is their state."""
-        # PyTorch cannot take several derivatives of a network under autocast at a time.
-        chunk = 1 if torch.is_autocast_enabled(x.device.type) else None
-        if self.divergence == "exact":
-            return lambda s, x: exact_trace(s, x, chunk_size=chunk).unsqueeze(1)
-        stream = NormalStream(self.seed, samples, x.shape[1:], device=x.device, domain=Domain.TRACE)
-        probes = probes_from_normal(self.probe_law, stream.draw(range(self.probes)).to(x))
-        return lambda s, x: probe_traces(s, x, probes, chunk_size=chunk)
-
-    def likelihood(
-        self, latent: Tensor, integrals: Tensor, prior_std: float, evaluations: int
-    ) -> LogLikelihood:
-        """What the states at T ``(B, *E)`` and the K integrals ``(B, K)`` say."""
-        log_det = integrals.mean(1)
-        numel = math.prod(latent.shape[1:])
-        squares = latent.reshape(len(latent), numel).div(prior_std).square().sum(1)
-        prior = -0.5 * squares - numel * (math.log(prior_std) + 0.5 * math.log(2 * math.pi))
-        error = torch.zeros_like(log_det)
-        # In d = 1 the probes ±1 are exact.
-        if self.divergence != "exact" and (numel > 1 or self.probe_law == "gaussian"):
-            K = self.probes
-            error = integrals.std(1) / math.sqrt(K) if K > 1 else torch.full_like(log_det, math.nan)
-            if K < ENOUGH:
-                rounding = 1e3 * torch.finfo(log_det.dtype).eps * (1 + log_det.abs())
-                error = error.where(error > rounding, math.nan)
-        margin = error * t_quantile(max(1, self.estimates - 1))
-        return LogLikelihood(prior + log_det, error, margin, latent, log_det, evaluations)
+def standard_error(estimates: Tensor) -> Tensor:
+    """Of the mean of K estimates ``(B, K)``, by their spread: ``(B,)``; NaN where they hide it."""
+    K, mean = estimates.shape[1], estimates.mean(1)
+    if K == 1:
+        return torch.full_like(mean, math.nan)
+    error = estimates.std(1) / math.sqrt(K)
+    if K < ENOUGH:
+        rounding = 1e3 * torch.finfo(mean.dtype).eps * (1 + mean.abs())
+        error = error.where(error > rounding, math.nan)
+    return error
 
 
 def t_quantile(freedom: int) -> float:

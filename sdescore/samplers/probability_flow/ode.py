@@ -13,20 +13,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import DivergenceError
-from sdescore.samplers.model import called
-from sdescore.samplers.probability_flow.likelihood import Divergence
-from sdescore.sde.base import as_time
+from sdescore.errors import DivergenceError, TimeError
+from sdescore.noise.counter import Domain, NormalStream
+from sdescore.samplers.probability_flow.likelihood import LogLikelihood, standard_error, t_quantile
+from sdescore.samplers.request import Request, called
+from sdescore.score.convention import Convention
+from sdescore.score.divergence import PROBE_LAWS, exact_trace, probe_traces, probes_from_normal
+from sdescore.score.interface import require_times
+from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
-from sdescore.typing import Score
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
+DIVERGENCES = ("exact", "hutchinson")
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,130 @@ class Solver:
         )
 
 
+Divergence = Callable[[Tensor, Tensor], Tensor]
+"""``(score, x) -> (B, K)``: K estimates of each sample's ∇·s, the score made from ``x``."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How a likelihood finds its divergences; see :meth:`sdescore.ProbabilityFlow.log_likelihood`.
+
+    Raises
+    ------
+    IncompatibleError
+        An unknown divergence or distribution.
+    ParameterError
+        ``probes`` is no positive integer, or ``seed`` no integer.
+    """
+
+    divergence: str
+    probes: int
+    probe_law: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        checks.choice("divergence", self.divergence, DIVERGENCES)
+        checks.choice("probe_law", self.probe_law, PROBE_LAWS)
+        vars(self).update(probes=checks.count("probes", self.probes), seed=checks.seed(self.seed))
+
+    @property
+    def estimates(self) -> int:
+        """K, the number of estimates per sample."""
+        return 1 if self.divergence == "exact" else self.probes
+
+    def of(self, samples: range, x: Tensor) -> Divergence:
+        """The rule for these samples, fixed probes and all; ``x`` ``(B, *E)`` is their state."""
+        # PyTorch cannot take several derivatives of a network under autocast at a time.
+        chunk = 1 if torch.is_autocast_enabled(x.device.type) else None
+        if self.divergence == "exact":
+            return lambda s, x: exact_trace(s, x, chunk_size=chunk).unsqueeze(1)
+        stream = NormalStream(self.seed, samples, x.shape[1:], device=x.device, domain=Domain.TRACE)
+        probes = probes_from_normal(self.probe_law, stream.draw(range(self.probes)).to(x))
+        return lambda s, x: probe_traces(s, x, probes, chunk_size=chunk)
+
+    def likelihood(
+        self, latent: Tensor, integrals: Tensor, prior_std: float, evaluations: int
+    ) -> LogLikelihood:
+        """What the states at T ``(B, *E)`` and the K integrals ``(B, K)`` say."""
+        log_det = integrals.mean(1)
+        numel = math.prod(latent.shape[1:])
+        squares = latent.reshape(len(latent), numel).div(prior_std).square().sum(1)
+        prior = -0.5 * squares - numel * (math.log(prior_std) + 0.5 * math.log(2 * math.pi))
+        error = margin = torch.zeros_like(log_det)
+        # In d = 1 the probes ±1 are exact.
+        if self.divergence != "exact" and (numel > 1 or self.probe_law == "gaussian"):
+            error = standard_error(integrals)
+            margin = error * t_quantile(max(1, self.probes - 1))
+        return LogLikelihood(prior + log_det, error, margin, latent, log_det, evaluations)
+
+
+class BoundScore:
+    """A model's score at any state and time, its samples' labels included.
+
+    Parameters
+    ----------
+    request : Request
+        Gives the model.
+    samples : range
+        Whose labels the model is called with.
+    interval : (float, float)
+        The times that it will be asked for lie in here.
+
+    Raises
+    ------
+    TimeError
+        The model says that it does not cover these times.
+    """
+
+    def __init__(self, request: Request, samples: range, interval: tuple[float, float]) -> None:
+        self._model: Any = request.model
+        self._labels = request.labels(samples)
+        self._convention: Convention | None = None
+        ends = torch.tensor(interval, dtype=torch.float64, device="cpu")
+        if not isinstance(request.model, ScoreModel):
+            require_times(request.model, ends)
+            return
+        request.model.require_times(ends)
+        # The network is called in the model's place, by the convention's numbers at each time.
+        self._convention = request.model.convention
+        self._dtype = request.model.dtype
+
+    def __call__(self, x: Tensor, time: float) -> Tensor:
+        """The score at ``x`` ``(B, *E)``, like it.
+
+        Raises
+        ------
+        TimeError
+            The network's prediction says nothing of the score where σ_t = 0.
+        ShapeError, IncompatibleError
+            The model's output does not fit.
+        """
+        if self._convention is None:
+            t = torch.tensor(time, dtype=x.dtype, device=x.device)
+            return called(self._model, x, t, *self._labels, who="the score").to(x.dtype)
+        numbers = self._convention.at(torch.tensor(time, dtype=torch.float64, device="cpu"))
+        u, w = (number.item() for number in numbers.to("score"))
+        if not math.isfinite(u + w):
+            raise TimeError(
+                f"expected t with sigma_t > 0 to get the score from {self._convention.prediction}, "
+                f"got sigma_t = {numbers.sigma.item():g} at t = {time:g}; raise t_min"
+            )
+        scaled = (numbers.input_scale.item() * x).to(self._dtype)
+        value = numbers.time_value  # integer levels stay integers
+        value = value.to(x.device, self._dtype if value.is_floating_point() else None)
+        value = value.expand(len(x))
+        o = self._model.net(scaled, value, *self._labels)
+        o = checks.score_output(o, scaled, "the network").to(x.dtype)
+        return w * o + u * x if u else w * o
+
+
 class FlowODE:
     r"""``dx/dt = f x − ½ g² s`` and ``f d − ½ g² ∇·s``, row by row.
 
     Parameters
     ----------
     score : callable
-        ``score(x, t)``, like ``x``.
+        ``score(x, time)``, like ``x``; the time is a number.
     sde : LinearSDE
         Gives f and g².
     interval : (float, float)
@@ -88,7 +210,7 @@ class FlowODE:
 
     def __init__(
         self,
-        score: Score,
+        score: Callable[[Tensor, float], Tensor],
         sde: LinearSDE,
         interval: tuple[float, float],
         *,
@@ -166,8 +288,7 @@ class FlowODE:
         numel = math.prod(self._shape[1:])
         x = y[:, :numel].reshape(self._shape)
         if self._divergence is None:
-            rows = f * x - 0.5 * g2 * self._evaluate(x, time)
-            rows = rows.reshape(y.shape)
+            rows = (f * x - 0.5 * g2 * self._evaluate(x, time)).reshape(y.shape)
         else:
             # Tensors of inference mode cannot enter autograd.
             with torch.inference_mode(False), torch.enable_grad():
@@ -183,9 +304,9 @@ class FlowODE:
 
     def _evaluate(self, x: Tensor, time: float) -> Tensor:
         self._calling = True
-        s = called(self._score, x, as_time(time, x), who="the score")
+        s = self._score(x, time)
         self._calling = False
-        return s.to(x.dtype)
+        return s
 
     def _check_finite(self, rows: Tensor) -> None:
         finite = rows.isfinite().all(1)
