@@ -129,17 +129,22 @@ def in_signature(node: Node) -> bool:
 def defined_as(target: str) -> str | None:
     """``sdescore.sde.vp.VPSDE`` for ``VPSDE``, ``ss.VPSDE`` or ``sdescore.sde.VPSDE``."""
     parts = target.removeprefix("sdescore.").removeprefix("ss.").split(".")
+    owner: Any = None
     found: Any = sdescore
     for i, part in enumerate(parts):
         # A file comes before the function of its name, unless the function is what is asked for.
         module = f"sdescore.{'.'.join(parts[: i + 1])}"
+        owner = found
         if (i + 1 < len(parts) or not hasattr(found, part)) and module in MODULES:
             found = importlib.import_module(module)
         elif hasattr(found, part):
             found = getattr(found, part)
         else:
             return None
-    found = found.fget if isinstance(found, property) else found
+    if isinstance(owner, type) and not hasattr(
+        found, "__qualname__"
+    ):  # a property or a plain value
+        return f"{owner.__module__}.{owner.__qualname__}.{parts[-1]}"
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", None)
     return f"{module}.{name}" if module and name else None
 

@@ -29,10 +29,10 @@ class Langevin(Corrector):
     .. math:: x \leftarrow x + \tau\, s(x, t) + \sqrt{2\tau}\, z, \qquad
               \tau = 2 \Bigl(\mathrm{snr}\, \frac{\|z\|}{\|s\|}\Bigr)^2 .
 
-    The paper takes both norms from the batch, which makes a sample depend on its
-    companions. The default takes what they are in expectation, :math:`E\|z\|^2 = d` and
-    :math:`E\|s\|^2 \le d/\sigma_t^2`, so :math:`\tau = 2(\mathrm{snr}\,\sigma_t)^2`: it is
-    bounded, the same for every sample, and the step stays affine.
+    The paper takes both norms from the batch, which makes a sample depend on the others in it. The
+    default uses their expectations, :math:`E\|z\|^2 = d` and :math:`E\|s\|^2 \le d/\sigma_t^2`, so
+    :math:`\tau = 2(\mathrm{snr}\,\sigma_t)^2`: it is bounded, the same for every sample, and the
+    step stays affine.
 
     A ``preconditioner`` C, a covariance in the data's units, makes it
 
@@ -57,8 +57,8 @@ class Langevin(Corrector):
     norm : str
         ``"expected"``; ``"sample"``, each sample's own norms (in low dimension a score near
         zero by chance throws a sample far away); ``"batch"``, the paper's means of the
-        norms over the batch (then a sample depends on its batch). Where the score is
-        exactly zero the last two fall to the expected step.
+        norms over the batch (then a sample depends on its batch). Where the score is exactly zero,
+        the last two use the expected step.
     preconditioner : Preconditioner, optional
         C. A step is stable where C is at most the covariance of each of the data's clusters, and
         diverges where C is far above it: ``snr`` < 1 is no longer enough.

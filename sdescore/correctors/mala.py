@@ -19,8 +19,8 @@ __all__ = ["MALA"]
 
 @dataclass(frozen=True)
 class MALA(Corrector):
-    r"""The step of :class:`sdescore.Langevin` with Metropolis' test: it leaves the model's own
-    :math:`p_t` exactly alone, whatever the step (:mod:`sdescore.langevin.metropolis`).
+    r"""The step of :class:`sdescore.Langevin` with Metropolis' test: the model's own :math:`p_t` is
+    exactly stationary, whatever the step size (:mod:`sdescore.langevin.metropolis`).
 
     .. math:: y = x + \tau\, s(x, t) + \sqrt{2\tau}\, z, \qquad \tau = 2(\mathrm{snr}\,\sigma_t)^2 ,
 

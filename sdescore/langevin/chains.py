@@ -238,7 +238,7 @@ class _Target:
 
 
 def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> tuple[Tensor, ...]:
-    """What a score takes beside ``x``: nothing, or a time a chain, ``(B,)``."""
+    """The score's arguments after ``x``: none, or a time for each chain, ``(B,)``."""
     sde = sde_of(score)
     if t is None:
         if sde is not None:
