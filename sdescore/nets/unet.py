@@ -8,7 +8,7 @@ Ronneberger et al. 2015 with the residual blocks of Ho et al. 2020 (appendix B):
     u &= \mathrm{norm}\big(W_1 * \mathrm{silu}(\mathrm{norm}(h))\big) \\
     h &\leftarrow h + W_2 * \mathrm{silu}\big((1 + \gamma(c)) \odot u + \beta(c)\big)
 
-Nothing reduces over the batch: a sample's output does not depend on its companions.
+Nothing reduces over the batch: a sample's output does not depend on the others in its batch.
 """
 
 from __future__ import annotations

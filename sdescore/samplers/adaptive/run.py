@@ -122,7 +122,7 @@ def run(
     """
     batch = Batch.at_start(rules, at.x)
     # Draw 0 started the samples. Every trial makes as many draws, so those of a sample are numbered
-    # by its own trials, whatever becomes of its companions.
+    # by its own trials, whatever becomes of the others.
     draws = map(stream.draw, count(1))
     path = NoisePath(batch.lam, batch.x, rules.eta, draws) if rules.eta else None
     trial = 0
