@@ -79,7 +79,7 @@ def subject(models: ModuleType) -> Any:
 # The judge
 
 
-def test_floors_are_means_over_parts_of_what_was_seen(models: ModuleType) -> None:
+def test_real_against_real_is_the_mean_over_parts_of_what_was_seen(models: ModuleType) -> None:
     seen, held = normal(1000, 3), normal(250, 3, seed=1)
     judge = models.Judge(lambda x: x, seen, held, 300)
     parts = [seen[:300], seen[300:600], seen[600:900]]  # and 100 that make no part
@@ -558,7 +558,7 @@ def test_the_saved_cells_are_those_that_are_to_run(
         assert found == {who: steps for who, steps in expected.items() if steps}
 
 
-def test_the_floors_and_references_are_those_of_the_page_on_mnist(report: dict[str, Any]) -> None:
+def test_the_units_and_references_are_those_of_the_page_on_mnist(report: dict[str, Any]) -> None:
     saved = json.loads((ROOT / "benchmarks" / "results" / "mnist-cpu.json").read_text())
     for name in ("ddpm", "ncsn"):
         own = saved["models"][name]

@@ -86,6 +86,24 @@ def test_the_package_uses_the_fields_words(room: str) -> None:
     look(sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")])
 
 
+def prose(path: Path) -> list[str]:
+    """A file's docstrings, and the names of its tests as words."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+            name = getattr(node, "name", "")
+            name = name.replace("_", " ") if name.startswith("test_") else ""
+            found += [f"{path.relative_to(ROOT)}: {name}: {ast.get_docstring(node) or ''}"]
+    return found
+
+
+def test_tests_use_the_fields_words() -> None:
+    paths = [path for path in sorted((ROOT / "tests").rglob("*.py")) if path != Path(__file__)]
+    words = [name for name in BANNED if name.startswith(("law", "floors", "reckon"))]
+    found = [text for path in paths for text in prose(path)]
+    assert not [text for text in found for word in words if re.search(BANNED[word], text)]
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda p: p.name)
 def test_benchmarks_use_the_fields_words(script: Path) -> None:
     look([script])
