@@ -76,9 +76,9 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+FILES = sorted(PACKAGE.rglob("*.py"))
 TREES = {
-    module_name(path): ast.parse(path.read_text(encoding="utf-8"), str(path))
-    for path in sorted(PACKAGE.rglob("*.py"))
+    module_name(path): ast.parse(path.read_text(encoding="utf-8"), str(path)) for path in FILES
 }
 SUBMODULES = [name for name in TREES if name != "sdescore"]
 
@@ -316,3 +316,9 @@ def test_files_are_short(name: str) -> None:
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     lines = len(path.read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_LINES, f"{path.relative_to(ROOT)} has {lines} lines: split it"
+
+
+def test_half_of_the_files_fit_on_two_screens() -> None:
+    """The median is at most 120 lines."""
+    sizes = sorted(len(path.read_text(encoding="utf-8").splitlines()) for path in FILES)
+    assert sizes[len(sizes) // 2] <= 120

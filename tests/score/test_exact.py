@@ -199,7 +199,8 @@ def test_fokker_planck(sde, d):
     for t in times(sde, 3):
         x = 1.5 * normal(3, d, seed=5)
         for score in scores:
-            assert fokker_planck_residual(score, sde, x, t) <= 1e-12
+            # Rounding reached 5e-12 at other seeds; the bar (B03) is 1e-9.
+            assert fokker_planck_residual(score, sde, x, t) <= 1e-10
 
 
 # Posterior of the clean datum.
