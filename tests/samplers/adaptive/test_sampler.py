@@ -222,16 +222,20 @@ def test_the_estimate_of_the_noisy_pair_falls_as_it_says(eta: float) -> None:
 
 
 def test_the_noisy_pair_is_of_order_one_along_a_path() -> None:
-    """Equal steps on one path, mixture data, against 8 times finer ones."""
+    """Equal steps on one path, mixture data: how far half the step size moves the end.
+
+    From seed to seed the mean over 2000 paths moves the slope by 0.005. A root mean square moves
+    it more.
+    """
     score = ss.MixtureScore([0.4, 0.6], [[-1.0], [0.8]], [0.05, 0.3], VP)
-    denoise, n = denoiser(score, VP), 60
+    denoise, n = denoiser(score, VP), 2000
     generator = torch.Generator().manual_seed(0)
     draws = (torch.randn(n, 1, dtype=F64, generator=generator) for _ in range(10**6))
     start = torch.full((n,), -1.0, dtype=F64)
     path = NoisePath(start, torch.zeros(n, 1, dtype=F64), 1.0, draws)
     x0 = torch.randn(n, 1, dtype=F64, generator=generator)
     ends_at: dict[int, Tensor] = {}
-    for steps in (128, 16, 8, 4):
+    for steps in (64, 32, 16, 8):
         lam = torch.linspace(-1, 1, steps + 1, dtype=F64)
         times, x = VP.time_at_half_log_snr(lam)[:, None].expand(-1, n), x0
         for t, s in itertools.pairwise(times):
@@ -241,9 +245,9 @@ def test_the_noisy_pair_is_of_order_one_along_a_path() -> None:
 
             x, _ = attempt(NOISY, VP, 1.0, x, t, s, denoise(x, t), denoise, noise)
         ends_at[steps] = x
-    steps = [4, 8, 16]
-    errors = [(ends_at[k] - ends_at[128]).norm().item() for k in steps]
-    assert slope(steps, errors) == pytest.approx(1.0, abs=0.25), errors
+    steps = [8, 16, 32]
+    errors = [(ends_at[k] - ends_at[2 * k]).abs().mean().item() for k in steps]
+    assert slope(steps, errors) == pytest.approx(1.0, abs=0.1), errors
 
 
 # The controller.
@@ -306,7 +310,7 @@ def test_the_flow_is_met_to_the_tolerance(name: str) -> None:
     mean, variance = column(0.5, -1.0), 0.4
     score = ss.GaussianScore(mean, variance, sde)
     (alpha_T, alpha_0), (sigma_T, sigma_0) = sde.marginal(column(sde.T, sde.t_min))
-    init = sigma_T * torch.randn(20, 2, dtype=F64, generator=torch.Generator().manual_seed(2))
+    init = sigma_T * torch.randn(500, 2, dtype=F64, generator=torch.Generator().manual_seed(2))
     ratio = ((variance * alpha_0**2 + sigma_0**2) / (variance * alpha_T**2 + sigma_T**2)).sqrt()
     exact = alpha_0 * mean + ratio * (init - alpha_T * mean)
     errors = []
@@ -415,11 +419,14 @@ class Watched:
 
 
 @pytest.mark.parametrize(
-    ("eta", "denoise", "max_batch"), [(0.0, True, 3), (0.0, False, None), (1.0, True, 4)]
+    ("eta", "denoise", "max_batch"), [(0.0, True, 40), (0.0, False, None), (1.0, True, 30)]
 )
 def test_the_counts_are_the_calls(eta: float, denoise: bool, max_batch: int | None) -> None:
-    """Sample by sample; a step taken costs the stages, one refused all but the first."""
-    score, n = Watched(BIMODAL), 6
+    """Sample by sample; a step taken costs the stages, one refused all but the first.
+
+    One sample in five has a step refused; of 100, none has one with a probability below 1e-9.
+    """
+    score, n = Watched(BIMODAL), 100
     sampler = AdaptiveSampler(VP, eta=eta, rtol=0.02, atol=0.01, denoise=denoise)
     result = sampler.solve(score, (n, 2), seed=1, label=torch.arange(n), max_batch=max_batch)
     seen = torch.cat([label for _, label in score.calls]).bincount(minlength=n)
@@ -486,13 +493,13 @@ def test_no_step_is_longer_than_asked_or_a_sliver(
         return next_step(h, *rest)
 
     monkeypatch.setattr(run_module, "next_step", spy)
-    sampler = AdaptiveSampler(VP, eta=eta, atol=100.0, longest=1.2, denoise=False)
+    sampler = AdaptiveSampler(VP, eta=eta, atol=1e6, longest=1.2, denoise=False)
     sampler.sample(lambda x, t: -x, (1, 1))
     first, last = VP.half_log_snr(column(VP.T, VP.t_min)).tolist()
     assert sum(lengths) == pytest.approx(last - first, rel=1e-12)
     assert lengths[0] == pytest.approx(0.1 * (last - first)) and max(lengths) == 1.2
     assert lengths[-1] == pytest.approx(lengths[-2], rel=1e-9) and min(lengths[:-2]) > 0.6
-    short = AdaptiveSampler(VP, eta=eta, atol=100.0, longest=0.5, denoise=False)
+    short = AdaptiveSampler(VP, eta=eta, atol=1e6, longest=0.5, denoise=False)
     lengths.clear()
     short.sample(lambda x, t: -x, (1, 1))
     assert lengths[0] == 0.5
