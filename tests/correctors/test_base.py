@@ -17,6 +17,8 @@ from sdescore.score.gaussian import GaussianScore
 from tests.helpers.affine import Modes, law
 from tests.helpers.strategies import EPS, REPRESENTATIVES, linear_sdes, log_uniform, ordered_times
 
+pytestmark = pytest.mark.fast
+
 LADDER = ss.DiscreteVESDE.geometric(sigma_max=3.0, sigma_min=0.1, levels=6)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import sdescore as ss
 
+pytestmark = pytest.mark.fast
+
 F64 = torch.float64
 SDES = [ss.VPSDE(), ss.VESDE(sigma_min=0.05, sigma_max=10.0), ss.SubVPSDE()]
 MEAN = torch.tensor([1.0, -0.5], dtype=F64)

@@ -15,6 +15,8 @@ from tests.helpers import methods
 from tests.helpers.affine import Modes, coefficients, law, order, slope
 from tests.helpers.methods import Heun, Multistep
 
+pytestmark = pytest.mark.fast
+
 DATA = Modes.of((0.7, 0.5), (-1.0, 2.0), (0.2, 0.05))
 # Moderate σ_max/σ_min for VE: with λ the data's variance, Euler–Maruyama's leading error there
 # is u/(u + λ)² at u = σ_min² minus the same at u = σ_max², and vanishes where

@@ -16,6 +16,8 @@ import sdescore as ss
 from sdescore.score.gaussian import GaussianScore
 from tests.helpers.strategies import REPRESENTATIVES, linear_sdes, ordered_times
 
+pytestmark = pytest.mark.fast
+
 LEVELS = 12
 TABLE = ss.DiscreteVPSDE.linear(LEVELS, 1e-3, 0.4)
 LADDER = ss.DiscreteVESDE.geometric(sigma_max=5.0, sigma_min=0.05, levels=LEVELS)

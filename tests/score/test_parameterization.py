@@ -23,6 +23,8 @@ from tests.helpers.strategies import (
     states,
 )
 
+pytestmark = pytest.mark.fast
+
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 

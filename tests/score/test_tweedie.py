@@ -13,6 +13,8 @@ from scipy.integrate import quad
 import sdescore as ss
 from tests.helpers.strategies import coefficients, states
 
+pytestmark = pytest.mark.fast
+
 D = 4
 MEAN = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
 FACTOR = torch.tensor(

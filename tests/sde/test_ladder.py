@@ -27,6 +27,8 @@ from sdescore.sde.ladder import (
 from tests.helpers.affine import Modes, law
 from tests.helpers.strategies import log_uniform
 
+pytestmark = pytest.mark.fast
+
 NAN, INF = math.nan, math.inf
 
 

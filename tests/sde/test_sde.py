@@ -30,6 +30,8 @@ from tests.helpers.strategies import (
     states,
 )
 
+pytestmark = pytest.mark.fast
+
 mpmath.mp.dps = 50
 SMALL_TIMES = (1e-7, 1e-5, 1e-3, 0.02, 0.3, 0.7, 0.95, 1.0)
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 import sdescore as ss
 
+pytestmark = pytest.mark.fast
+
 SDE = ss.VPSDE()
 
 

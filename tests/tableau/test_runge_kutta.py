@@ -9,6 +9,8 @@ from torch import Tensor
 import sdescore as ss
 from tests.helpers.affine import Modes, order
 
+pytestmark = pytest.mark.fast
+
 F64 = torch.float64
 NODES, WEIGHTS = (0, 2 / 3), ((2 / 3,), (1 / 4, 3 / 4))
 

@@ -13,6 +13,8 @@ from sdescore.score.parameterization import conversion, pair
 from sdescore.tableau.tableau import Tableau, no_stages
 from tests.helpers import methods
 
+pytestmark = pytest.mark.fast
+
 F64 = torch.float64
 SDE = ss.VPSDE()
 SCORE = ss.MixtureScore(

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.samplers.adaptive.combination import combined
+from sdescore.samplers.adaptive.path import combined
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.exponential import ExponentialStep, exponential_step
 

@@ -24,12 +24,12 @@ until the path has passed it, so a rejected step discards no noise: rejection sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from sdescore.samplers.adaptive.combination import combined
+from sdescore.shapes import align
 
 
 class NoisePath:
@@ -93,3 +93,11 @@ class NoisePath:
         """Go on with these samples alone."""
         self.lam, self.values = self.lam[rows], self.values[rows.to(self.values.device)]
         self.rows = self.rows[rows.to(self.rows.device)]
+
+
+def combined(weights: Sequence[Tensor], states: Sequence[Tensor]) -> Tensor:
+    """``Σ_j w_j x_j`` of weights ``(B,)`` float64 and states ``(B, *E)``, like the states."""
+    total = align(weights[0].to(states[0]), states[0]) * states[0]
+    for w, x in zip(weights[1:], states[1:], strict=True):
+        total.add_(align(w.to(x), x) * x)
+    return total
