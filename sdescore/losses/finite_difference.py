@@ -77,7 +77,7 @@ def finite_difference_loss(
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,
     probes: int | Tensor = 1,
-    probe_law: str = "sphere",
+    probe_distribution: str = "sphere",
     epsilon: float | Tensor | None = None,
     reduced_variance: bool = False,
 ) -> Loss:
@@ -92,7 +92,7 @@ def finite_difference_loss(
         As in :func:`sdescore.losses.implicit_loss`; the states are in float32 or float64.
     probes : int or Tensor
         K >= 1 directions per sample; or the directions themselves, ``(K, B, *E)``.
-    probe_law : {"sphere", "rademacher", "gaussian"}
+    probe_distribution : {"sphere", "rademacher", "gaussian"}
         The paper's is the sphere, here of radius √d.
     epsilon : float or Tensor, optional
         ε > 0, in units of ``x0``, ``()`` or ``(B,)``; by default 0.03 for a log density, 0.005 for
@@ -129,7 +129,7 @@ def finite_difference_loss(
         generator=generator,
         sde=sde,
     )
-    check_probes(probes, probe_law, x)
+    check_probes(probes, probe_distribution, x)
     energy = score.has_log_density
     step = step_size(score, energy, epsilon, x)
     check_differentiable(score, x)
@@ -139,7 +139,7 @@ def finite_difference_loss(
             f"True for {type(model).__name__}",
             IncompatibleError,
         )
-    v = draw_probes(probes, probe_law, x, generator)
+    v = draw_probes(probes, probe_distribution, x, generator)
     if energy:
         terms = from_density(score, x, v, step)
     else:

@@ -49,7 +49,7 @@ def implicit_loss(
     sde: LinearSDE | None = None,
     trace: str = "exact",
     probes: int | Tensor = 1,
-    probe_law: str = "rademacher",
+    probe_distribution: str = "rademacher",
     chunk_size: int | None = None,
 ) -> Loss:
     r"""``½ ‖s(x)‖² + tr ∇s(x)``, at the data or at the data noised to ``t``.
@@ -83,7 +83,7 @@ def implicit_loss(
         d derivatives of the score, or one per probe.
     probes : int or Tensor
         K >= 1, for ``"hutchinson"``; or the probes themselves, ``(K, B, *E)``.
-    probe_law : {"rademacher", "gaussian", "sphere"}
+    probe_distribution : {"rademacher", "gaussian", "sphere"}
         Rademacher's variance is the least of the three for a Jacobian near diagonal.
     chunk_size : int, optional
         Derivatives taken at a time, see :func:`sdescore.score.divergence.exact_trace`.
@@ -127,14 +127,14 @@ def implicit_loss(
             generator=generator,
             sde=sde,
         )
-        check_probes(probes, probe_law, x)
+        check_probes(probes, probe_distribution, x)
         check_chunk_size(chunk_size)
         x = x.clone().requires_grad_()
         s = score(x)
         if trace == "exact":
             divergence = exact_trace(s, x, chunk_size=chunk_size, create_graph=differentiable)
         else:
-            v = draw_probes(probes, probe_law, x, generator)
+            v = draw_probes(probes, probe_distribution, x, generator)
             divergence = probe_traces(
                 s, x, v, chunk_size=chunk_size, create_graph=differentiable
             ).mean(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.losses.matching import usable
-from sdescore.score.divergence import PROBE_LAWS, probes_from_normal
+from sdescore.score.divergence import PROBE_DISTRIBUTIONS, probes_from_normal
 
 
 def check_probes(probes: int | Tensor, kind: str, x: Tensor) -> None:
@@ -23,7 +23,7 @@ def check_probes(probes: int | Tensor, kind: str, x: Tensor) -> None:
     IncompatibleError
         An unknown kind.
     """
-    checks.choice("probe_law", kind, PROBE_LAWS)
+    checks.choice("probe_distribution", kind, PROBE_DISTRIBUTIONS)
     if not isinstance(probes, Tensor):
         checks.count("probes", probes)
         return

@@ -43,7 +43,7 @@ def sliced_loss(
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,
     probes: int | Tensor = 1,
-    probe_law: str = "gaussian",
+    probe_distribution: str = "gaussian",
     reduced_variance: bool = False,
     chunk_size: int | None = None,
 ) -> Loss:
@@ -55,7 +55,7 @@ def sliced_loss(
         As in :func:`sdescore.losses.implicit_loss`.
     probes : int or Tensor
         K >= 1 directions per sample; or the directions themselves, ``(K, B, *E)``.
-    probe_law : {"gaussian", "rademacher", "sphere"}
+    probe_distribution : {"gaussian", "rademacher", "sphere"}
         All have E vvᵀ = I; ``"sphere"`` is uniform on the sphere of radius √d.
     reduced_variance : bool
         ``½ ‖s‖²`` for ``½ (vᵀs)²``: :func:`sdescore.losses.implicit_loss` with Hutchinson's trace.
@@ -88,7 +88,7 @@ def sliced_loss(
             sde=sde,
             trace="hutchinson",
             probes=probes,
-            probe_law=probe_law,
+            probe_distribution=probe_distribution,
             chunk_size=chunk_size,
         )
     with with_gradients() as differentiable:
@@ -103,9 +103,9 @@ def sliced_loss(
             generator=generator,
             sde=sde,
         )
-        check_probes(probes, probe_law, x)
+        check_probes(probes, probe_distribution, x)
         check_chunk_size(chunk_size)
-        v = draw_probes(probes, probe_law, x, generator)
+        v = draw_probes(probes, probe_distribution, x, generator)
         x = x.clone().requires_grad_()
         s = score(x)
         traces = probe_traces(s, x, v, chunk_size=chunk_size, create_graph=differentiable)

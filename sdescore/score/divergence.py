@@ -30,7 +30,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import IncompatibleError
 
-PROBE_LAWS = ("rademacher", "gaussian", "sphere")
+PROBE_DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
 
 # Rows and elements of the cotangents pulled back at a time. Measured on one core with perceptrons
 # from (64, 64) to (4096, 64) and (128, 784): below 2¹² rows and 2²¹ elements this is up to 6 times

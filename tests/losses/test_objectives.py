@@ -188,7 +188,7 @@ def test_denoising_is_implicit_plus_half_d_over_sigma_squared(kind: str) -> None
     options: dict[str, Any] = {"sde": sde, "t": t, "noise": noise, "weighting": ones}
     for loss in (
         implicit_loss(score, x0, **options),
-        sliced_loss(score, x0, probe_law="sphere", **options),
+        sliced_loss(score, x0, probe_distribution="sphere", **options),
         implicit_loss(lambda x: score(x, torch.tensor(t)), sde.perturb(x0, t, noise)),
     ):
         gap = (w * (dsm.per_sample - loss.per_sample)).sum().item()
@@ -272,7 +272,7 @@ def test_mean_and_variance_of_the_probes(law: str, reduced: bool, probes: int) -
         lambda x: x @ A.T,
         POINT.expand(n, 3),
         probes=probes,
-        probe_law=law,
+        probe_distribution=law,
         reduced_variance=reduced,
         generator=torch.Generator().manual_seed(5),
     )
@@ -740,7 +740,7 @@ def test_the_generator_draws_the_probes() -> None:
     x, score = cloud(), lambda x: torch.sin(x)
     for objective in (
         sliced_loss,
-        functools.partial(implicit_loss, trace="hutchinson", probe_law="gaussian"),
+        functools.partial(implicit_loss, trace="hutchinson", probe_distribution="gaussian"),
         finite_difference_loss,
     ):
         a, b, c = (
@@ -887,7 +887,7 @@ def test_bad_requests_are_refused(name: str, error: type[Exception], given: dict
                 (ss.errors.ShapeError, {"probes": torch.zeros(3, 2)}),
                 (ss.errors.ShapeError, {"probes": torch.zeros(0, 3, 2)}),
                 (ss.errors.ShapeError, {"probes": torch.zeros(1, 3, 2).long()}),
-                (ss.errors.IncompatibleError, {"probe_law": "cauchy"}),
+                (ss.errors.IncompatibleError, {"probe_distribution": "cauchy"}),
             )
         ),
     ],
@@ -1228,12 +1228,14 @@ def test_an_objective_of_one_s_own_is_lifted_too() -> None:
 
 
 def test_at_levels_has_a_name_without_an_address() -> None:
-    lifted = at_levels(sliced_loss, ss.losses.sigma2, options={"probes": 2, "probe_law": "sphere"})
+    lifted = at_levels(
+        sliced_loss, ss.losses.sigma2, options={"probes": 2, "probe_distribution": "sphere"}
+    )
     assert repr(lifted) == (
-        "at_levels(sliced_loss, sigma2, options={'probe_law': 'sphere', 'probes': 2})"
+        "at_levels(sliced_loss, sigma2, options={'probe_distribution': 'sphere', 'probes': 2})"
     )
     assert lifted == at_levels(
-        sliced_loss, ss.losses.sigma2, options={"probe_law": "sphere", "probes": 2}
+        sliced_loss, ss.losses.sigma2, options={"probe_distribution": "sphere", "probes": 2}
     )
     partial = functools.partial(lifted, 3, label=None)
     assert part_name(partial) == f"{lifted!r}(3, label=None)"
@@ -1391,7 +1393,9 @@ def test_the_flow_takes_the_sphere_too() -> None:
     flow = ss.ProbabilityFlow(ss.VPSDE(), t_min=0.1)
     x = draw(4, 3)
     exact, sphere = (
-        flow.log_likelihood(lambda x, t: -x, x, divergence=kind, probe_law="sphere", probes=21)
+        flow.log_likelihood(
+            lambda x, t: -x, x, divergence=kind, probe_distribution="sphere", probes=21
+        )
         for kind in ("exact", "hutchinson")
     )
     torch.testing.assert_close(exact.log_prob, sphere.log_prob)

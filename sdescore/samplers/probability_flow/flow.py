@@ -224,7 +224,7 @@ class ProbabilityFlow:
         *,
         divergence: str = "exact",
         probes: int = 1,
-        probe_law: str = "rademacher",
+        probe_distribution: str = "rademacher",
         seed: int = 0,
         label: Tensor | None = None,
         max_batch: int | None = None,
@@ -246,7 +246,7 @@ class ProbabilityFlow:
             Exact, from d derivatives per evaluation, or estimated, from ``probes`` of them.
         probes : int
             K >= 1 probes, fixed for the whole solve; their K estimates are averaged.
-        probe_law : {"rademacher", "gaussian", "sphere"}
+        probe_distribution : {"rademacher", "gaussian", "sphere"}
             Distribution of the probes; Rademacher's variance is lower than the Gaussian one.
         seed : int
             Sample ``i`` uses probes (seed, i), whatever its batch.
@@ -266,7 +266,7 @@ class ProbabilityFlow:
             As in :meth:`sample`; ``error.finished`` holds the latents of the parts that were
             complete.
         """
-        trace = Trace(divergence, probes, probe_law, seed)
+        trace = Trace(divergence, probes, probe_distribution, seed)
         request = self._request(model, x, "x", label, max_batch, progress)
         latent, integrals, calls = self._follow(request, self.interval, trace)
         std = self.sde.prior_std(self.data_std)

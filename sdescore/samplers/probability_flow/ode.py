@@ -24,7 +24,12 @@ from sdescore.noise.counter import Domain, NormalStream
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood, standard_error, t_quantile
 from sdescore.samplers.request import Request, called
 from sdescore.score.convention import Convention
-from sdescore.score.divergence import PROBE_LAWS, exact_trace, probe_traces, probes_from_normal
+from sdescore.score.divergence import (
+    PROBE_DISTRIBUTIONS,
+    exact_trace,
+    probe_traces,
+    probes_from_normal,
+)
 from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
@@ -87,12 +92,12 @@ class Trace:
 
     divergence: str
     probes: int
-    probe_law: str
+    probe_distribution: str
     seed: int
 
     def __post_init__(self) -> None:
         checks.choice("divergence", self.divergence, DIVERGENCES)
-        checks.choice("probe_law", self.probe_law, PROBE_LAWS)
+        checks.choice("probe_distribution", self.probe_distribution, PROBE_DISTRIBUTIONS)
         vars(self).update(probes=checks.count("probes", self.probes), seed=checks.seed(self.seed))
 
     @property
@@ -107,7 +112,7 @@ class Trace:
         if self.divergence == "exact":
             return lambda s, x: exact_trace(s, x, chunk_size=chunk).unsqueeze(1)
         stream = NormalStream(self.seed, samples, x.shape[1:], device=x.device, domain=Domain.TRACE)
-        probes = probes_from_normal(self.probe_law, stream.draw(range(self.probes)).to(x))
+        probes = probes_from_normal(self.probe_distribution, stream.draw(range(self.probes)).to(x))
         return lambda s, x: probe_traces(s, x, probes, chunk_size=chunk)
 
     def likelihood(
@@ -120,7 +125,7 @@ class Trace:
         prior = -0.5 * squares - numel * (math.log(prior_std) + 0.5 * math.log(2 * math.pi))
         error = margin = torch.zeros_like(log_det)
         # In d = 1 the probes ±1 are exact.
-        if self.divergence != "exact" and (numel > 1 or self.probe_law == "gaussian"):
+        if self.divergence != "exact" and (numel > 1 or self.probe_distribution == "gaussian"):
             error = standard_error(integrals)
             margin = error * t_quantile(max(1, self.probes - 1))
         return LogLikelihood(prior + log_det, error, margin, latent, log_det, evaluations)

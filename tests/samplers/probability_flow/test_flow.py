@@ -326,7 +326,7 @@ def traces(n: int, probes: int, law: str, seed: int = 0) -> tuple[np.ndarray, np
         torch.zeros(n, 3, dtype=F64),
         divergence="hutchinson",
         probes=probes,
-        probe_law=law,
+        probe_distribution=law,
         seed=seed,
     )
     return (got.log_det * scale).numpy(), (got.standard_error * abs(scale)).numpy()
@@ -379,7 +379,7 @@ def test_probes_are_not_the_samplers_noise() -> None:
 
     zeros = torch.zeros(50, 2, dtype=F64)
     c = flow.log_likelihood(score, zeros).log_det
-    options = {"divergence": "hutchinson", "probe_law": "gaussian", "seed": 8}
+    options = {"divergence": "hutchinson", "probe_distribution": "gaussian", "seed": 8}
     estimate = flow.log_likelihood(score, zeros, **options).log_det / c
     noise = ss.noise.standard_normal(8, range(50), range(1), (2,))[0, :, 0].double()
     assert not torch.isclose(estimate, noise.square()).any()
@@ -396,7 +396,9 @@ def test_rademacher_is_exact_on_a_diagonal_jacobian() -> None:
         # Three that coincide do not know whether they always do.
         unknown = guess.standard_error.isnan() & guess.margin.isnan()
         assert bool(unknown.all()) if probes == 3 else guess.margin.max() < 1e-10
-    wide = flow.log_likelihood(score, x, divergence="hutchinson", probes=3, probe_law="gaussian")
+    wide = flow.log_likelihood(
+        score, x, divergence="hutchinson", probes=3, probe_distribution="gaussian"
+    )
     assert wide.standard_error.min() > 1e-2
 
 
@@ -542,7 +544,7 @@ def untouched(x: Tensor, t: Tensor) -> Tensor:
         (ss.errors.ParameterError, {"probes": 2.5}),
         (ss.errors.ParameterError, {"seed": 0.5}),
         (ss.errors.IncompatibleError, {"divergence": "approximate"}),
-        (ss.errors.IncompatibleError, {"probe_law": "cauchy"}),
+        (ss.errors.IncompatibleError, {"probe_distribution": "cauchy"}),
         (ss.errors.IncompatibleError, {"model": 3}),
         (ss.errors.IncompatibleError, {"model": mixture(ss.VESDE())}),
     ],
@@ -605,7 +607,7 @@ def test_the_margin_covers_what_it_says(probes: int) -> None:
     x = torch.zeros(n, d, dtype=F64)
     exact = flow.log_likelihood(score, x[:1]).log_prob
     got = flow.log_likelihood(
-        score, x, divergence="hutchinson", probes=probes, probe_law="gaussian", seed=3
+        score, x, divergence="hutchinson", probes=probes, probe_distribution="gaussian", seed=3
     )
     inside = ((got.log_prob - exact).abs() <= got.margin).double().mean().item()
     assert inside == pytest.approx(0.95, abs=0.02)
