@@ -5,10 +5,9 @@ r"""Exponential moving average of a network's weights.
     \bar\theta_n = d_n \bar\theta_{n-1} + (1 - d_n)\, \theta_n, \qquad
     d_n = \min\Big(d, \frac{1 + n}{10 + n}\Big)
 
-after update :math:`n = 1, 2, …`, from :math:`\bar\theta_0 = \theta_0`. The second part of the
-minimum is the warm-up: the average first covers the last few updates, so that it forgets the
-random start.
-Song & Ermon 2020 (section 4, technique 5) show why score models want it.
+after update :math:`n = 1, 2, …`, from :math:`\bar\theta_0 = \theta_0` (Song & Ermon 2020, section
+4, technique 5). The second part of the minimum is the warm-up: the average first covers the last
+few updates, so that it forgets the random start.
 """
 
 from __future__ import annotations
@@ -88,7 +87,8 @@ class EMA:
         IncompatibleError
             ``net`` has other tensors than the network the average was made from.
         """
-        current = self._matching(net)
+        current = network_tensors(net)
+        _require_same(current, self.shadow, IncompatibleError)
         self.num_updates += 1
         n = self.num_updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
@@ -100,14 +100,10 @@ class EMA:
 
     @torch.no_grad()
     def copy_to(self, net: nn.Module) -> None:
-        """Write the average into ``net``, in the dtypes and on the devices of ``net``.
-
-        Raises
-        ------
-        IncompatibleError
-            ``net`` has other tensors than the network the average was made from.
-        """
-        for name, value in self._matching(net).items():
+        """Write the average into ``net``, in its dtypes and devices; errors as :meth:`update`."""
+        current = network_tensors(net)
+        _require_same(current, self.shadow, IncompatibleError)
+        for name, value in current.items():
             value.copy_(self.shadow[name])
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -129,17 +125,12 @@ class EMA:
         count = state.get(COUNT)
         if count is None or count.shape != () or count.is_floating_point() or int(count) < 0:
             raise CheckpointError(
-                f"expected {COUNT!r} as a 0-dim integer of at least 0, got {count!r}; "
-                f"pass what EMA.state_dict() returned"
+                f"expected {COUNT!r} as a 0-dim integer of at least 0, got {count!r}; pass what "
+                "EMA.state_dict() returned"
             )
         for key, value in expected.items():
             value.copy_(state[key])
         self.num_updates = int(count)
-
-    def _matching(self, net: nn.Module) -> dict[str, Tensor]:
-        current = network_tensors(net)
-        _require_same(current, self.shadow, IncompatibleError)
-        return current
 
 
 def network_tensors(net: nn.Module) -> dict[str, Tensor]:
@@ -159,16 +150,13 @@ def _require_same(
     expected: Mapping[str, Tensor],
     error: type[IncompatibleError] | type[CheckpointError],
 ) -> None:
-    different = [
-        name
-        for name in {**expected, **got}
-        if name not in got or name not in expected or got[name].shape != expected[name].shape
-    ]
+    shapes, found = ({name: tuple(v.shape) for name, v in of.items()} for of in (expected, got))
+    different = [name for name in shapes | found if shapes.get(name) != found.get(name)]
     if different:
         name = different[0]
-        shapes = [tuple(d[name].shape) if name in d else "nothing" for d in (expected, got)]
         raise error(
             f"expected the tensors of the network this EMA was made from; {len(different)} differ, "
-            f"first {name!r}: expected {shapes[0]}, got {shapes[1]}; make a new EMA, or "
-            f"pass the network with the same configuration"
+            f"first {name!r}: expected {shapes.get(name, 'nothing')}, got "
+            f"{found.get(name, 'nothing')}; make a new EMA, or pass the network with the same "
+            "configuration"
         )

@@ -55,26 +55,13 @@ class EnergyModel(nn.Module):
         self.net = checks.function("the energy network", net)
 
     def require_label(self, label: object) -> None:
-        """Refuse a label that the energy network does not take.
-
-        Raises
-        ------
-        IncompatibleError
-            See :func:`sdescore.score.interface.require_label`.
-        """
+        """Refuse a label that the network does not take, by an ``IncompatibleError``."""
         require_label(self.net, label)
 
     def log_density(
         self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        """``f(x, c)``, the log density up to a constant in ``x``: ``(B,)``.
-
-        Raises
-        ------
-        ShapeError
-            ``x`` is not ``(B, *E)`` in floating point, or the network's output is not one scalar
-            per sample.
-        """
+        """``f(x, c)``, the log density up to a constant in ``x``: ``(B,)``; see :meth:`forward`."""
         checks.state(x)
         arguments = (x,) if c is None else (x, c) if label is None else (x, c, label)
         f: Tensor = self.net(*arguments)
@@ -87,7 +74,8 @@ class EnergyModel(nn.Module):
         Raises
         ------
         ShapeError
-            As :meth:`log_density`.
+            ``x`` is not ``(B, *E)`` in floating point, or the network's output is not one scalar
+            per sample.
         IncompatibleError
             Autograd does not see how ``f`` depends on ``x``, so that its gradient would be 0.
         """

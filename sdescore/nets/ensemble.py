@@ -16,9 +16,8 @@ __all__ = ["LevelEnsemble"]
 class LevelEnsemble(nn.Module):
     """Networks ``f¹ … f^L``, one a level, behind the interface of one shared ``f(x, σ)``.
 
-    Wrap it in a :class:`sdescore.ScoreModel` with ``time_input="level"`` on a discrete SDE. (Song
-    & Ermon 2019, arXiv:1907.05600, section 4.1, train one shared network instead; this is the
-    alternative they replace.)
+    Wrap it in a :class:`sdescore.ScoreModel` with ``time_input="level"`` on a discrete SDE. Song &
+    Ermon 2019, arXiv:1907.05600, section 4.1, train one shared network instead.
 
     Parameters
     ----------
@@ -61,16 +60,11 @@ class LevelEnsemble(nn.Module):
             A level without a network.
         """
         checks.state(x)
-        if (
-            not isinstance(level, Tensor)
-            or level.dtype != torch.int64
-            or level.shape != x.shape[:1]
-        ):
-            got = (
-                f"{level.dtype} of shape {tuple(level.shape)}"
-                if isinstance(level, Tensor)
-                else type(level).__name__
-            )
+        one_each = isinstance(level, Tensor) and level.shape == x.shape[:1]
+        if not one_each or level.dtype != torch.int64:
+            got = type(level).__name__
+            if isinstance(level, Tensor):
+                got = f"{level.dtype} of shape {tuple(level.shape)}"
             raise ShapeError(
                 f"expected int64 levels of shape ({len(x)},), got {got}; declare "
                 "time_input='level' on a discrete SDE"

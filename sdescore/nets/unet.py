@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import ShapeError
-from sdescore.nets.embedding import Conditioning
+from sdescore.nets.mlp import Conditioning
 
 __all__ = ["UNet"]
 
@@ -36,13 +36,12 @@ def _divisor(channels: int, most: int) -> int:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(
-        _divisor(channels, min(MAX_GROUPS, channels // CHANNELS_PER_GROUP)), channels
-    )
+    most = min(MAX_GROUPS, channels // CHANNELS_PER_GROUP)
+    return nn.GroupNorm(_divisor(channels, most), channels)
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    """Zero a layer, so that the branch it ends starts as nothing."""
+    """A layer set to 0, so that the branch it ends starts as nothing."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -65,19 +64,12 @@ class UNet(nn.Module):
     attention : sequence of int
         Levels with self-attention after every block; 0 is full resolution. Memory grows with
         ``(H W)²`` of the level.
-    embedding : {"positional", "fourier"}
-        Time embedding. "positional" forgives any scale of ``c``; "fourier" wants its
-        ``embedding_scale`` matched to ``c``.
+    embedding, embedding_scale, classes
+        As in :class:`sdescore.MLP`.
     embedding_dim : int or None
         Number of time features; even. None is ``2 * width``.
-    embedding_scale : float or None
-        Scale of the frequencies; None is 30 for "positional", 1 for "fourier". What suits which
-        range of ``c`` stands at :class:`~sdescore.nets.embedding.PositionalEmbedding` and
-        :class:`~sdescore.nets.embedding.FourierEmbedding`.
     dropout : float
         Probability in ``[0, 1)``, in every residual block, in training mode only.
-    classes : int or None
-        Number of classes; None builds a network without labels.
 
     Attributes
     ----------
@@ -86,10 +78,8 @@ class UNet(nn.Module):
 
     Raises
     ------
-    ParameterError
-        An argument lies outside its range.
-    IncompatibleError
-        An unknown embedding.
+    ParameterError, IncompatibleError
+        As :class:`sdescore.MLP`.
 
     Examples
     --------
@@ -125,19 +115,16 @@ class UNet(nn.Module):
             checks.count("attention level", level, at_least=0, at_most=last) for level in attention
         ]
         dim = 2 * width if embedding_dim is None else embedding_dim
-        self.condition = Conditioning(embedding, dim, scale=embedding_scale, classes=classes)
-        dim = self.condition.dim
+        self.condition = Conditioning(embedding, dim, embedding_scale, classes)
+        dim = int(dim)
         self.config = {
             "channels": channels,
             "width": width,
             "multipliers": multipliers,
             "blocks": blocks,
             "attention": attention,
-            "embedding": embedding,
-            "embedding_dim": dim,
-            "embedding_scale": self.condition.scale,
             "dropout": dropout,
-            "classes": self.condition.classes,
+            **self.condition.config,
         }
         widths = [width * m for m in multipliers]
 
@@ -161,24 +148,7 @@ class UNet(nn.Module):
         self.last = _zero(nn.Conv2d(widths[0], channels, 3, padding=1))
 
     def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
-        """The network's output, shaped like ``x``.
-
-        Parameters
-        ----------
-        x : Tensor
-            ``(B, channels, H, W)``, in the network's dtype.
-        c : Tensor
-            ``(B,)`` time input, floating point.
-        label : Tensor or None
-            ``(B,)`` int64 in ``0 … classes``; None, or the value ``classes``, is "no label".
-
-        Raises
-        ------
-        ShapeError
-            A wrong shape, dtype, device or label value.
-        IncompatibleError
-            A label was given to a network built without ``classes``.
-        """
+        """The output, like ``x`` ``(B, channels, H, W)``; see :meth:`sdescore.MLP.forward`."""
         checks.state(x)
         if x.ndim != 4 or x.shape[1] != self.config["channels"] or 0 in x.shape[2:]:
             raise ShapeError(
