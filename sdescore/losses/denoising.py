@@ -1,4 +1,4 @@
-r"""Denoising score matching, in one function.
+r"""Denoising score matching: the loss, the noised data and the training times.
 
 With :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, one sample's loss is
 
@@ -26,12 +26,19 @@ ours.) A constant factor leaves the optimum and Adam's steps unchanged.
 :math:`\hat\epsilon - \epsilon = c\,(y - p x_0 - q \epsilon)` with
 :math:`c = \alpha/(\alpha q - \sigma p)`: the target is formed from the x₀ and ε that are
 known, never from :math:`x_t`, so nothing cancels as σ → 0. Everything outside the network is
-computed in at least float32, coefficients in float64. The network runs under the caller's
-``torch.autocast``; nothing else here is of a kind that autocast changes.
+computed in at least float32, coefficients in float64.
+
+**Times.** The loss is an expectation over :math:`t \sim \pi`. Another π is another objective, with
+another optimum wherever the network is not perfect. A *proposal*, as
+:class:`sdescore.losses.ImportanceTimes` is, draws from another density and gives each time the
+weight that makes up for it (:meth:`TimeDistribution.importance_weight`). That keeps the objective
+of :class:`UniformTimes` and its expected gradient, and changes the variance.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -40,7 +47,6 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
-from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time, per_sample_number
 from sdescore.score.convention import pair
 from sdescore.score.interface import knows_density, require_label, sde_of
@@ -49,7 +55,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Score, Time
 
-__all__ = ["denoising_loss"]
+__all__ = ["LevelTimes", "TimeDistribution", "UniformTimes", "denoising_loss"]
 
 
 def denoising_loss(
@@ -68,8 +74,7 @@ def denoising_loss(
     r"""``½ w(t) ‖s_θ(x_t, t) − ∇log p(x_t|x_0)‖²`` for a batch of clean data.
 
     Vincent 2011; Song & Ermon 2019, arXiv:1907.05600, eqs. 5–6; Song et al. 2021,
-    arXiv:2011.13456, eq. 7; Ho et al. 2020, arXiv:2006.11239, eq. 14 (twice this). The module's
-    docstring has the table of constants.
+    arXiv:2011.13456, eq. 7; Ho et al. 2020, arXiv:2006.11239, eq. 14 (twice this).
 
     Parameters
     ----------
@@ -81,87 +86,72 @@ def denoising_loss(
         The times themselves, ``()`` or ``(B,)``, in place of ``times``; σ_t > 0. They carry no
         importance weight.
     times : TimeDistribution, optional
-        :class:`sdescore.losses.UniformTimes`, :class:`sdescore.losses.LevelTimes`, … or your own;
-        by default the levels of a discrete SDE, else uniform on [t_min, T]. w is multiplied by the
+        By default the levels of a discrete SDE, else uniform on [t_min, T]. w is multiplied by the
         weight of a proposal (:class:`sdescore.losses.ImportanceTimes`).
     weighting : str or callable
         ``"sigma2"``, ``"likelihood"`` (g²), :class:`sdescore.losses.MinSNR`,
         :class:`sdescore.losses.EDMWeighting`, or a function ``(sde, t) -> w`` of float64 times
-        ``(B,)``.
+        ``(B,)``; ``lambda sde, t: torch.ones_like(t)`` is Vincent's.
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
-    label : Tensor, optional
-        ``(B,)`` int64, handed to the network.
-    noise : Tensor, optional
-        ε itself, like ``x0``.
+    label, noise : Tensor, optional
+        ``(B,)`` int64, handed to the network; and ε itself, like ``x0``.
     generator : torch.Generator, optional
         Draws the times, then the noise; the global generator by default.
     sde : LinearSDE, optional
         For a score that has no ``.sde`` of its own.
 
-    Returns
-    -------
-    Loss
-        ``(per_sample, mean)``.
-
     Raises
     ------
     ShapeError
-        ``x0`` is not ``(B, *E)`` in floating point with B >= 1; ``noise``, ``t``, ``label``, w,
-        ``weight`` or the score's output does not fit it.
+        ``x0`` is not ``(B, *E)`` in floating point with B >= 1 on the network's device, or another
+        argument, w or the score's output does not fit it.
     TimeError
         A time lies outside [0, T], or σ_t = 0 there.
     ParameterError
         NaN or infinity in ``x0`` or ``noise``; w or ``weight`` is negative or not finite.
     IncompatibleError
         No SDE, two different ones, both ``t`` and ``times``, an unknown weighting, a label for a
-        score that takes none, or something of another kind than its parameter.
+        score that takes none, or a part of another kind than its parameter.
 
     Examples
     --------
     >>> import torch, sdescore as ss
     >>> model = ss.ScoreModel(ss.MLP(2), ss.VPSDE())  # starts from ε̂ = 0, so the loss is ½‖ε‖²
-    >>> x0 = torch.zeros(4, 2)
-    >>> loss = ss.denoising_loss(model, x0, noise=torch.ones(4, 2))
-    >>> loss.mean.item()
+    >>> ss.denoising_loss(model, torch.zeros(4, 2), noise=torch.ones(4, 2)).mean.item()
     1.0
-
-    One level of Vincent's loss is ``denoising_loss(score, x0, t=0.3, weighting=lambda sde, t:
-    torch.ones_like(t))``.
     """
     noised = add_noise(model, x0, t, times, weighting, weight, label, noise, generator, sde)
-    x, x0, noise = noised.x, noised.x0, noised.noise
+    x = noised.x
     if isinstance(model, ScoreModel) and model.convention is not None:
         numbers = model.convention.at(noised.t, marginal=(noised.alpha, noised.sigma))
         y, (p, q) = model.output_at(x, numbers, label), numbers.pair
     else:
-        inputs = (x, score_time(model, noised.t, x), *(() if label is None else (label,)))
-        y = checks.score_output(model(*inputs), x)
+        y = checks.score_output(model(x, *noised.arguments(model, label)), x)
         p, q = pair("score", noised.alpha, noised.sigma)
     # ε̂ − ε = c (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.
     c = noised.alpha / (noised.alpha * q - noised.sigma * p)
-    column = (-1, *(1,) * (x.ndim - 1))
-    p, q, c = (number.to(x).reshape(column) for number in (p, q, c))
-    error = c * (y.to(x) - (p * x0 + q * noise))
-    # There is at least one sample, so −1 is the size of the event, even of an empty one.
+    p, q, c = (number.to(x).reshape(-1, *(1,) * (x.ndim - 1)) for number in (p, q, c))
+    error = c * (y.to(x) - (p * noised.x0 + q * noised.noise))
     per_sample = 0.5 * noised.weight.to(x) * error.square().reshape(len(x), -1).sum(-1)
     return Loss(per_sample, per_sample.mean())
 
 
 class Noised(NamedTuple):
-    """Data at noise levels: ``x = α x₀ + σ ε`` in at least float32, the numbers ``(B,)`` float64.
+    """Data at noise levels, ``x = α x₀ + σ ε``, in at least float32; the numbers are float64."""
 
-    ``weight`` is that of the squared error of ε: w/σ², times the sample's own.
-    """
-
-    sde: LinearSDE
     t: Tensor
     x: Tensor
     x0: Tensor
     noise: Tensor
     alpha: Tensor
     sigma: Tensor
-    weight: Tensor
+    weight: Tensor  # of the squared error of ε: w/σ², times the sample's own
+
+    def arguments(self, model: object, label: Tensor | None) -> tuple[Tensor, ...]:
+        """The time, in ``x``'s dtype for a score without an SDE, and the label if there is one."""
+        time = self.t if sde_of(model) is not None else self.t.to(self.x.dtype)
+        return (time,) if label is None else (time, label)
 
 
 def add_noise(
@@ -178,15 +168,18 @@ def add_noise(
 ) -> Noised:
     """The noised data of an objective; refuses what :func:`denoising_loss` refuses."""
     check_data(model, x0)
-    samples = len(x0)
     if generator is not None:
         checks.generator(generator)
     if sde is None and isinstance(model, ScoreModel) and model.convention is not None:
         sde = model.convention.sde  # which was checked when the model was made
     else:
-        sde = model_sde(model, sde)
+        own = sde_of(model)
+        if own is not None and sde is not None and own != sde:
+            got = f"sde={sde!r}; leave sde= out"
+            checks.refuse(f"the model's own SDE, {own!r}", got, IncompatibleError)
+        sde = checks.linear(sde if own is None else own, type(model).__name__, "pass sde=")
     if label is not None:
-        checks.label(label, samples)
+        checks.label(label, len(x0))
         require_label(model, label)
     importance = None
     if t is None:
@@ -194,13 +187,13 @@ def add_noise(
         kind: Any = TimeDistribution
         if not isinstance(times, kind):
             checks.instance("times", times, kind, "UniformTimes()")
-        t = times.sample(sde, samples, generator, x0.device)
+        t = times.sample(sde, len(x0), generator, x0.device)
         importance = times.importance_weight(sde, t)
     elif times is not None:
         checks.refuse("t= or times=", "both; leave one of them out", IncompatibleError)
     t64 = checks.time(t, sde.T).to(x0.device)
-    if t64.shape != (samples,):
-        t64 = align(t64, x0).flatten().expand(samples)
+    if t64.shape != x0.shape[:1]:
+        t64 = align(t64, x0).flatten().expand(len(x0))
     t64 = t64.clone()  # what the caller holds stays the caller's
     alpha, sigma = sde.marginal(t64)
     if not bool((sigma > 0).all()):
@@ -210,8 +203,8 @@ def add_noise(
         )
     factor = torch.ones_like(t64)
     if not (isinstance(weighting, str) and weighting == "sigma2"):  # whose w/σ² is 1, exactly
-        w = named_weighting(weighting)(sde, t64)
-        factor = one_per_time("weight w", w, t64) / sigma.square()
+        factor = one_per_time("weight w", named_weighting(weighting)(sde, t64), t64)
+        factor = factor / sigma.square()
     if importance is not None:
         factor = factor * one_per_time("importance weight", importance, t64)
     if weight is not None:
@@ -226,58 +219,132 @@ def add_noise(
         if not bool(noise.isfinite().all()):
             checks.refuse("finite noise", "NaN or infinity; remove those samples")
     noise = noise.to(clean)
-    column = (samples, *(1,) * (x0.ndim - 1))
-    x = alpha.to(clean).reshape(column) * clean + sigma.to(clean).reshape(column) * noise
-    return Noised(sde, t64, x, clean, noise, alpha, sigma, factor)
+    a, b = (number.to(clean).reshape(-1, *(1,) * (x0.ndim - 1)) for number in (alpha, sigma))
+    return Noised(t64, a * clean + b * noise, clean, noise, alpha, sigma, factor)
 
 
 def check_data(model: object, x0: Tensor) -> None:
-    """Refuse data that the model cannot be trained on.
-
-    Raises
-    ------
-    ShapeError
-        ``x0`` is not ``(B, *E)`` in floating point with B >= 1 on the network's device.
-    ParameterError
-        NaN or infinity in ``x0``.
-    IncompatibleError
-        ``model`` can neither be called nor knows its density.
-    """
+    """Refuse data that the model cannot be trained on."""
     if isinstance(model, type) or not (callable(model) or knows_density(model)):
         checks.function("the model", model)
     checks.state(x0, "x0")
     if len(x0) == 0:
-        raise ShapeError(
-            f"expected at least one sample, got x0 of shape {tuple(x0.shape)}; the mean of no "
-            "losses is undefined"
-        )
+        got = f"x0 of shape {tuple(x0.shape)}; the mean of no losses is undefined"
+        checks.refuse("at least one sample", got, ShapeError)
     if isinstance(model, nn.Module):
         home = next((p.device for p in model.parameters()), x0.device)
         if home != x0.device:
-            raise ShapeError(
-                f"expected x0 on the network's device {home}, got {x0.device}; move it with "
-                "x0.to(device)"
-            )
+            got = f"{x0.device}; move it with x0.to(device)"
+            checks.refuse(f"x0 on the network's device {home}", got, ShapeError)
     if not bool(x0.isfinite().all()):  # one such sample would spoil the mean and every weight
         checks.refuse("finite x0", "NaN or infinity; remove those samples")
 
 
-def model_sde(model: object, sde: LinearSDE | None = None) -> LinearSDE:
-    """The model's own SDE, or ``sde`` for a score that has none.
+@dataclass(frozen=True)
+class TimeDistribution(ABC):
+    """Where training times come from; a new one defines :meth:`quantile`.
+
+    Parameters
+    ----------
+    stratified : bool
+        Spread the n times of a batch evenly: :math:`u_i = (u + i/n) \\bmod 1` with one uniform u
+        for all (Kingma et al. 2021, arXiv:2107.00630, appendix I.1). The loss stays unbiased, and
+        its mean over the batch varies less.
 
     Raises
     ------
-    IncompatibleError
-        There is none, or there are two that differ.
+    ParameterError
+        ``stratified`` is neither True nor False.
     """
-    own = sde_of(model)
-    if own is not None and sde is not None and own != sde:
-        raise IncompatibleError(
-            f"expected the model's own SDE, {own!r}, got sde={sde!r}; leave sde= out"
-        )
-    return checks.linear(sde if own is None else own, type(model).__name__, "pass sde=")
+
+    stratified: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        checks.flag("stratified", self.stratified)
+
+    @abstractmethod
+    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
+        """The time below which a share ``u`` in [0, 1] of the times lies, like ``u``; in [0, T]."""
+
+    def importance_weight(self, sde: LinearSDE, t: Tensor) -> Tensor | None:
+        """A proposal's factor at ``t`` ``(B,)``, uniform density over its own; None of others."""
+        return None
+
+    def sample(
+        self,
+        sde: LinearSDE,
+        n: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """``(n,)`` float64 times on ``device``, in [0, T]; a seed means the same on every device.
+
+        Raises
+        ------
+        ParameterError, IncompatibleError
+            ``n`` is not a non-negative integer, or ``generator`` is no generator.
+        SDEScoreError
+            The SDE does not suit the distribution: see :meth:`quantile`.
+        """
+        if type(n) is not int or n < 0:
+            n = checks.count("n", n, at_least=0)
+        if generator is not None:
+            checks.generator(generator)
+        source = torch.device(device) if generator is None else generator.device
+        draws = 1 if self.stratified else n
+        u = torch.rand(draws, generator=generator, device=source, dtype=torch.float64).to(device)
+        if self.stratified:
+            u = (u + torch.arange(n, dtype=torch.float64, device=device) / n).frac()
+        return self.quantile(sde, u)
 
 
-def score_time(model: object, t: Tensor, x: Tensor) -> Tensor:
-    """The times as a score takes them: with an SDE in full precision, else in ``x``'s dtype."""
-    return t if sde_of(model) is not None else t.to(x.dtype)
+class UniformTimes(TimeDistribution):
+    """Uniform on ``[sde.t_min, sde.T]`` (Song et al. 2021, arXiv:2011.13456, eq. 7).
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> t = ss.losses.UniformTimes().sample(ss.VPSDE(), 1000, torch.Generator().manual_seed(0))
+    >>> bool((t >= 1e-3).all() and (t <= 1).all())
+    True
+    """
+
+    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
+        """``t_min + (T − t_min) u``."""
+        return sde.t_min + (sde.T - sde.t_min) * u
+
+
+class LevelTimes(TimeDistribution):
+    """Uniform over the levels of a discrete SDE (Song & Ermon 2019, eq. 6; Ho et al. 2020, eq. 14).
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.DiscreteVPSDE.linear()
+    >>> t = ss.losses.LevelTimes().sample(sde, 4, torch.Generator().manual_seed(0))
+    >>> bool((sde.level(t) == sde.level(t).round()).all())
+    True
+    """
+
+    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
+        """The time of level ``⌊u N⌋`` of the N levels, the last one at ``u = 1``.
+
+        Raises
+        ------
+        IncompatibleError
+            The SDE has no levels.
+        """
+        if default_times(sde) is not LEVELS:
+            got = f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or UniformTimes()"
+            checks.refuse("a discrete SDE for LevelTimes", got, IncompatibleError)
+        # A ladder of noise levels may be listed from the largest down; a quantile rises.
+        levels: Tensor = sde.level_times().to(u.device).sort().values  # type: ignore[attr-defined]
+        return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
+
+
+def default_times(sde: LinearSDE) -> TimeDistribution:
+    """The levels of an SDE that has levels of its own, else uniform times."""
+    return LEVELS if callable(getattr(sde, "level_times", None)) else UNIFORM
+
+
+LEVELS, UNIFORM = LevelTimes(), UniformTimes()

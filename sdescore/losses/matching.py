@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.losses.denoising import add_noise, check_data, score_time
+from sdescore.losses.denoising import add_noise, check_data
 from sdescore.losses.weighting import Weighting, per_sample_number
 from sdescore.score.interface import (
     knows_density,
@@ -103,8 +103,7 @@ def matching(
     """
     if t is not None:
         noised = add_noise(model, x0, t, None, weighting, weight, label, noise, generator, sde)
-        time = score_time(model, noised.t, noised.x)
-        score = ScoreAt(model, (time,) if label is None else (time, label), noised.sigma)
+        score = ScoreAt(model, noised.arguments(model, label), noised.sigma)
         return Matching(score, noised.x.detach(), noised.weight * noised.sigma.square())
     check_data(model, x0)
     checks.generator(generator)

@@ -1,165 +1,38 @@
-r"""The distribution of the training times.
+r"""Training times by their log-SNR :math:`\ell = \log(\alpha^2/\sigma^2)`.
 
-A distribution of times takes one of two parts, and the two are not to be confused.
+:class:`LogSNRTimes` and :class:`LogNormalTimes` are a part of the objective, which depends on them.
+:class:`ImportanceTimes` is a proposal: it draws times from a density q in place of the uniform π on
+[t_min, T], and the loss is multiplied by :math:`\pi/q`,
 
-**It is the objective.** The loss is an expectation over :math:`t \sim \pi`. Another π is another
-objective, with another optimum wherever the network is not perfect: :class:`UniformTimes`,
-:class:`LevelTimes`, :class:`LogSNRTimes`, :class:`LogNormalTimes`.
+.. math:: E_{t \sim q}\, \frac{\pi(t)}{q(t)}\, \ell(t) = E_{t \sim \pi}\, \ell(t) .
 
-**It is a proposal** for uniform times, as :class:`sdescore.losses.ImportanceTimes` is. It draws
-from another density and gives each time the weight that makes up for it, so the objective and the
-expected gradient are those of :class:`UniformTimes`, and the variance is not. A proposal overrides
-:meth:`TimeDistribution.importance_weight`.
+:func:`sdescore.denoising_loss` with ``times=`` and :func:`sdescore.train` do so by themselves. If
+you draw t from a proposal and hand it on as ``t=``, pass
+``weight=times.importance_weight(sde, t)`` as well.
 
-A distribution of one's own is its quantile function, the inverse of its distribution function:
-
-.. code-block:: python
-
-    class EarlyTimes(TimeDistribution):
-        def quantile(self, sde, u):  # more times near the data
-            return sde.t_min + (sde.T - sde.t_min) * u**2
-
-Distributions of the log-SNR :math:`\log(\alpha^2/\sigma^2)` go by
-:meth:`sdescore.LinearSDE.time_at_log_snr`. It is a formula for VE, VP, sub-VP, cosine, EDM and
-rectified flow; the interpolated tables of the discrete SDEs, and pairs from
+:meth:`sdescore.LinearSDE.time_at_log_snr` finds the times. It is a formula for VE, VP, sub-VP,
+cosine, EDM and rectified flow; the interpolated tables of the discrete SDEs, and pairs from
 :meth:`sdescore.LinearSDE.from_marginal`, are inverted by bisection.
 """
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError, ScheduleError
+from sdescore.errors import ScheduleError
+from sdescore.losses.denoising import TimeDistribution
 from sdescore.sde.linear import LinearSDE
 
-__all__ = ["LevelTimes", "LogNormalTimes", "LogSNRTimes", "TimeDistribution", "UniformTimes"]
-
-
-@dataclass(frozen=True)
-class TimeDistribution(ABC):
-    """Where training times come from; a new one defines :meth:`quantile`.
-
-    Parameters
-    ----------
-    stratified : bool
-        Spread the n times of a batch evenly: :math:`u_i = (u + i/n) \\bmod 1` with one uniform u
-        for all (Kingma et al. 2021, arXiv:2107.00630, appendix I.1). Each time keeps its
-        distribution exactly, so the loss stays unbiased. The times of one batch are no longer
-        independent, and the mean over the batch varies less.
-
-    Raises
-    ------
-    ParameterError
-        ``stratified`` is neither True nor False.
-    """
-
-    stratified: bool = field(default=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        checks.flag("stratified", self.stratified)
-
-    @abstractmethod
-    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
-        """The time below which a share ``u`` in [0, 1] of the times lies, like ``u``; in [0, T]."""
-
-    def importance_weight(self, sde: LinearSDE, t: Tensor) -> Tensor | None:
-        """A proposal's factor of the loss at ``t`` ``(B,)``: uniform density over its own.
-
-        None where the distribution is the objective itself.
-        """
-        return None
-
-    def sample(
-        self,
-        sde: LinearSDE,
-        n: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Tensor:
-        """``(n,)`` float64 times on ``device``, in [0, T].
-
-        The random numbers are made where the generator lives, so that its seed means the same
-        times on every device.
-
-        Raises
-        ------
-        ParameterError
-            ``n`` is not a non-negative integer.
-        IncompatibleError
-            ``generator`` is no generator.
-        SDEScoreError
-            The SDE does not suit the distribution: see :meth:`quantile`.
-        """
-        if type(n) is not int or n < 0:
-            n = checks.count("n", n, at_least=0)
-        if generator is not None:
-            checks.generator(generator)
-        source = torch.device(device) if generator is None else generator.device
-        draws = 1 if self.stratified else n
-        u = torch.rand(draws, generator=generator, device=source, dtype=torch.float64).to(device)
-        if self.stratified:
-            u = (u + torch.arange(n, dtype=torch.float64, device=device) / n).frac()
-        return self.quantile(sde, u)
-
-
-class UniformTimes(TimeDistribution):
-    """Uniform on ``[sde.t_min, sde.T]`` (Song et al. 2021, arXiv:2011.13456, eq. 7).
-
-    Examples
-    --------
-    >>> import torch, sdescore as ss
-    >>> t = ss.losses.UniformTimes().sample(ss.VPSDE(), 1000, torch.Generator().manual_seed(0))
-    >>> bool((t >= 1e-3).all() and (t <= 1).all())
-    True
-    """
-
-    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
-        """``t_min + (T − t_min) u``."""
-        return sde.t_min + (sde.T - sde.t_min) * u
-
-
-class LevelTimes(TimeDistribution):
-    """Uniform over the levels of a discrete SDE, at their exact times.
-
-    NCSN's mean over its ladder (Song & Ermon 2019, eq. 6), DDPM's uniform t (Ho et al. 2020,
-    eq. 14).
-
-    Examples
-    --------
-    >>> import torch, sdescore as ss
-    >>> sde = ss.DiscreteVPSDE.linear()
-    >>> t = ss.losses.LevelTimes().sample(sde, 4, torch.Generator().manual_seed(0))
-    >>> bool((sde.level(t) == sde.level(t).round()).all())
-    True
-    """
-
-    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
-        """The time of level ``⌊u N⌋`` of the N levels, the last one at ``u = 1``.
-
-        Raises
-        ------
-        IncompatibleError
-            The SDE has no levels.
-        """
-        checks.that(
-            callable(getattr(sde, "level_times", None)),
-            "a discrete SDE for LevelTimes",
-            f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or UniformTimes()",
-            IncompatibleError,
-        )
-        # A ladder of noise levels may be listed from the largest down; a quantile rises.
-        levels: Tensor = sde.level_times().to(u.device).sort().values  # type: ignore[attr-defined]
-        return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
+__all__ = ["ImportanceTimes", "LogNormalTimes", "LogSNRTimes"]
 
 
 class LogSNRTimes(TimeDistribution):
-    r"""Uniform in the log-SNR between t_min and T: part of the objective.
+    r"""Uniform in the log-SNR between t_min and T.
 
     In the log-SNR the objective does not depend on the SDE's clock (Kingma et al. 2021,
     arXiv:2107.00630, section 5.1). With ``weighting="sigma2"`` it is the likelihood's objective
@@ -187,9 +60,43 @@ class LogSNRTimes(TimeDistribution):
         return times_at(sde, highest - (highest - lowest) * u)
 
 
+class ImportanceTimes(LogSNRTimes):
+    r"""A proposal for uniform times, of density :math:`q \propto g^2/\sigma^2`.
+
+    Under ``weighting="likelihood"`` the ε error of a uniform time has the weight g²/σ². To draw
+    from that density and divide by it leaves the objective as it is, with less variance (Song et
+    al. 2021, arXiv:2101.09258). On **every** linear SDE
+    :math:`g^2/\sigma^2 = -\mathrm{d}\ell/\mathrm{d}t`, so the distribution function is linear in
+    the log-SNR. With :math:`\Delta = \ell_{t_{\min}} - \ell_T`,
+
+    .. math:: q(t) = \frac{1}{\Delta} \frac{g_t^2}{\sigma_t^2}, \qquad
+       \int_{t_{\min}}^t q = \frac{\ell_{t_{\min}} - \ell_t}{\Delta}, \qquad
+       \frac{\pi}{q} = \frac{\Delta}{T - t_{\min}}\, \frac{\sigma_t^2}{g_t^2} .
+
+    So g² π/q is σ² times a constant: the plain error of ε. The times are those of
+    :class:`LogSNRTimes`, and the weight comes with them. With another weighting the loss is
+    unbiased as well, but may vary more. On :class:`sdescore.VESDE` π/q = 1.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde, times = ss.VPSDE(), ss.losses.ImportanceTimes(stratified=True)
+    >>> t = times.sample(sde, 10_000, torch.Generator().manual_seed(0))
+    >>> weight = times.importance_weight(sde, t)
+    >>> round(t.mean().item(), 2), round((weight * t).mean().item(), 2)  # 0.5: of a uniform time
+    (0.38, 0.5)
+    """
+
+    def importance_weight(self, sde: LinearSDE, t: Tensor) -> Tensor:
+        """``π/q`` at ``t``, like ``t``; g > 0 there."""
+        highest, lowest = log_snr_range(sde)
+        mean_rate = (highest - lowest) / (sde.T - sde.t_min)
+        return mean_rate * sde.marginal(t)[1].square() / sde.rates(t)[1]
+
+
 @dataclass(frozen=True)
 class LogNormalTimes(TimeDistribution):
-    r""":math:`\log(\sigma/\alpha)` normal: part of the objective.
+    r""":math:`\log(\sigma/\alpha)` normal.
 
     Karras et al. 2022, arXiv:2206.00364, table 1 (P_mean, P_std). The distribution is conditioned
     on [t_min, T], so nothing piles up at the ends.
@@ -251,13 +158,7 @@ class LogNormalTimes(TimeDistribution):
 
 
 def log_snr_range(sde: LinearSDE) -> tuple[float, float]:
-    """The log-SNR at t_min and at T, the higher first.
-
-    Raises
-    ------
-    ScheduleError
-        One of them is infinite: σ(t_min) = 0, or α(T) = 0.
-    """
+    """The log-SNR at t_min and at T, the higher first; refused unless both are finite."""
     highest, lowest = sde.log_snr(sde.t_min).item(), sde.log_snr(sde.T).item()
     checks.that(
         math.isfinite(highest) and math.isfinite(lowest),
@@ -276,11 +177,3 @@ def times_at(sde: LinearSDE, log_snr: Tensor) -> Tensor:
 def normal_cdf(v: float) -> float:
     """Φ(v), to full relative accuracy for v <= 0."""
     return 0.5 * math.erfc(-v / math.sqrt(2))
-
-
-def default_times(sde: LinearSDE) -> TimeDistribution:
-    """The levels of an SDE that has levels of its own, else uniform times."""
-    return LEVELS if callable(getattr(sde, "level_times", None)) else UNIFORM
-
-
-LEVELS, UNIFORM = LevelTimes(), UniformTimes()

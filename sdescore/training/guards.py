@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
+from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.levels import part_name
 from sdescore.losses.loss import Loss
-from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting
 from sdescore.score.model import ScoreModel
 

@@ -27,9 +27,8 @@ from sdescore import checks
 from sdescore.checkpoint.container import header
 from sdescore.checkpoint.store import TrainingRecord, contents, save
 from sdescore.errors import CheckpointError
-from sdescore.losses.denoising import denoising_loss
+from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
 from sdescore.losses.levels import Objective, part_name
-from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import EMA
 from sdescore.noise.torch_global import borrowed_generator

@@ -34,8 +34,8 @@ from sdescore.losses import (
     kernel_density_score,
     sliced_loss,
 )
-from sdescore.losses.importance import ImportanceTimes
 from sdescore.losses.levels import part_name
+from sdescore.losses.times import ImportanceTimes
 from sdescore.score.divergence import exact_trace, probe_traces, probes_from_normal
 from tests.helpers import ROOT
 
