@@ -107,28 +107,7 @@ _NAMES = {
     "errors": "SDEScoreError",
 }
 _ROOM_OF = {name: room for room, names in _NAMES.items() for name in names.split()}
-_ROOMS = (
-    "errors",
-    "noise",
-    "grids",
-    "sde",
-    "score",
-    "tableau",
-    "predictors",
-    "langevin",
-    "correctors",
-    "guidance",
-    "samplers",
-    "nets",
-    "losses",
-    "training",
-    "checkpoint",
-    "analysis",
-    "fokker_planck",
-    "metrics",
-    "plotting",
-    "datasets",
-)
+_ROOMS = [*_NAMES, "noise", "langevin", "fokker_planck", "metrics", "plotting", "datasets"]
 
 __all__ = [*_ROOM_OF, *_ROOMS]
 

@@ -16,13 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeGuard, TypeVar
 import torch
 from torch import Tensor
 
-from sdescore.errors import (
-    IncompatibleError,
-    ParameterError,
-    SDEScoreError,
-    ShapeError,
-    TimeError,
-)
+from sdescore.errors import IncompatibleError, ParameterError, SDEScoreError, ShapeError, TimeError
 
 if TYPE_CHECKING:
     from sdescore.sde.linear import LinearSDE
@@ -113,10 +107,8 @@ def choice(name: str, value: T, allowed: Sequence[T], error: Error = Incompatibl
 def instance(name: str, value: object, kind: type[T], example: str = "") -> T:
     """``value``, refused unless it is an instance of ``kind``; a class of it is a common slip."""
     if not isinstance(value, kind):
-        such = f", such as {example}" if example else ""
-        refuse(
-            f"{name} to be a {kind.__name__} instance{such}", f"{value!r:.200}", IncompatibleError
-        )
+        such = f" instance, such as {example}" if example else " instance"
+        refuse(f"{name} to be a {kind.__name__}{such}", f"{value!r:.200}", IncompatibleError)
     return value
 
 
@@ -192,11 +184,8 @@ def time(t: object, T: float, name: str = "t") -> Tensor:
     slack = T * max(torch.finfo(coarse).eps, torch.finfo(torch.float32).eps)
     if not bool(((t64 >= 0.0) & (t64 <= T + slack)).all()):
         worst = f"values in [{t64.min().item():g}, {t64.max().item():g}]"
-        refuse(
-            f"0 <= {name} <= T = {T:g}",
-            f"{worst}; data is at t = 0 and noise at t = T",
-            TimeError,
-        )
+        got = f"{worst}; data is at t = 0 and noise at t = T"
+        refuse(f"0 <= {name} <= T = {T:g}", got, TimeError)
     return t64.clamp(max=T)
 
 
@@ -204,19 +193,15 @@ def shape(value: object) -> tuple[int, ...]:
     """``value`` as a tuple ``(B, *E)``, refused unless it holds non-negative integers."""
     sizes = value if isinstance(value, tuple | list) else ()
     if not sizes or not all(is_count(size) for size in sizes):
-        refuse(
-            "a shape (B, *E) with a batch dimension, non-negative integers",
-            f"{value!r:.100}",
-            ShapeError,
-        )
+        expected = "a shape (B, *E) with a batch dimension, non-negative integers"
+        refuse(expected, f"{value!r:.100}", ShapeError)
     return tuple(map(int, sizes))
 
 
 def generator(value: torch.Generator | None) -> torch.Generator | None:
     """``value``, refused unless it is None or a generator of random numbers."""
-    if value is None:
-        return None
-    return instance("generator", value, torch.Generator, "torch.Generator().manual_seed(0)")
+    example = "torch.Generator().manual_seed(0)"
+    return None if value is None else instance("generator", value, torch.Generator, example)
 
 
 def label(value: Tensor, samples: int) -> Tensor:
@@ -250,17 +235,11 @@ def accepts(
 def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:
     """What a score or network returned at ``x``, refused unless it is a real tensor like ``x``."""
     if not isinstance(y, Tensor):
-        refuse(
-            f"{who} to return a tensor",
-            f"{type(y).__name__}; wrap it in a module that returns the tensor, such as .sample",
-            IncompatibleError,
-        )
+        got = f"{type(y).__name__}; wrap it in a module that returns the tensor, such as .sample"
+        refuse(f"{who} to return a tensor", got, IncompatibleError)
     if y.is_complex():
-        refuse(
-            f"{who} to return real numbers",
-            f"{y.dtype}; return torch.view_as_real(y) as two channels",
-            IncompatibleError,
-        )
+        got = f"{y.dtype}; return torch.view_as_real(y) as two channels"
+        refuse(f"{who} to return real numbers", got, IncompatibleError)
     if y.shape != x.shape:
         refuse(f"{who} to return its input's shape {tuple(x.shape)}", tuple(y.shape), ShapeError)
     return y
@@ -283,35 +262,21 @@ def finite_tensor(name: str, x: Tensor) -> Tensor:
 
 
 def state(x: Tensor, name: str = "x") -> None:
-    """Refuse anything that is not a floating-point ``(B, *E)`` tensor.
-
-    Raises
-    ------
-    ShapeError
-        Not a tensor, not floating point, or without a batch dimension.
-    """
+    """Refuse anything that is not a floating-point ``(B, *E)`` tensor."""
     if not isinstance(x, Tensor):
-        raise ShapeError(f"expected {name} to be a torch.Tensor, got {type(x).__name__}")
+        refuse(f"{name} to be a torch.Tensor", type(x).__name__, ShapeError)
     if not x.is_floating_point():
         advice = "convert it, e.g. with .float()"
         if x.is_complex():  # .float() would drop the imaginary part
             advice = "give torch.view_as_real of it, two real channels"
-        raise ShapeError(f"expected {name} in floating point, got {x.dtype}; {advice}")
+        refuse(f"{name} in floating point", f"{x.dtype}; {advice}", ShapeError)
     if x.ndim < 1:
-        raise ShapeError(
-            f"expected {name} of shape (B, *E) with a batch dimension, got a 0-dim tensor; "
-            f"use {name}[None]"
-        )
+        got = f"a 0-dim tensor; use {name}[None]"
+        refuse(f"{name} of shape (B, *E) with a batch dimension", got, ShapeError)
 
 
 def same_shape(value: Tensor, x: Tensor, name: str, x_name: str = "x") -> None:
-    """Refuse a ``value`` that is not shaped like the state ``x``; nothing broadcasts silently.
-
-    Raises
-    ------
-    ShapeError
-        The shapes differ, or one of the two is no state.
-    """
+    """Refuse a ``value`` that is not shaped like the state ``x``; nothing broadcasts silently."""
     state(value, name)
     state(x, x_name)
     if value.shape != x.shape:

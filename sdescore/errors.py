@@ -7,6 +7,7 @@ from :class:`SDEScoreError` and from the built-in exception a caller would expec
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -85,24 +86,9 @@ class DivergenceError(SDEScoreError, RuntimeError):
         finished: Tensor | None = None,
     ) -> None:
         super().__init__(message)
-        self.step = step
-        self.t = t
-        self.samples = samples
-        self.finished = finished
+        self.step, self.t, self.samples, self.finished = step, t, samples, finished
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments do not survive the default, which another process relies on.
-        fields = (self.step, self.t, self.samples, self.finished)
-        return _divergence_error, (type(self), str(self), *fields)
-
-
-def _divergence_error(
-    kind: type[DivergenceError],
-    message: str,
-    step: int,
-    t: float,
-    samples: list[int],
-    finished: Tensor | None,
-) -> DivergenceError:
-    """The error again, from what it was made of."""
-    return kind(message, step=step, t=t, samples=samples, finished=finished)
+        fields = {name: getattr(self, name) for name in ("step", "t", "samples", "finished")}
+        return partial(type(self), **fields), (str(self),)

@@ -25,19 +25,14 @@ def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
     """``value`` as a float64 tensor, on the device of ``like`` if given.
 
     A number becomes a tensor on the CPU, which mixes with a state on any device.
-
-    Raises
-    ------
-    ShapeError
-        Not a number and not a tensor, or complex: float64 would drop the imaginary part.
     """
+    device = None if like is None else like.device
     if isinstance(value, Tensor):
-        if value.is_complex():
+        if value.is_complex():  # float64 would drop the imaginary part
             raise ShapeError(f"expected a real tensor, got {value.dtype}")
-        return value.to(dtype=torch.float64, device=None if like is None else like.device)
+        return value.to(dtype=torch.float64, device=device)
     try:
-        device = "cpu" if like is None else like.device
-        return torch.tensor(value, dtype=torch.float64, device=device)
+        return torch.tensor(value, dtype=torch.float64, device=device or "cpu")
     except (TypeError, ValueError, RuntimeError):
         raise ShapeError(f"expected a number or a tensor, got {value!r:.100}") from None
 
@@ -50,13 +45,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[object]:
 
 
 def align(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Give a ``()`` or ``(B,)`` coefficient the trailing ones that match ``x`` ``(B, *E)``.
-
-    Raises
-    ------
-    ShapeError
-        The coefficient is neither 0-dim nor one value per sample.
-    """
+    """Give a ``()`` or ``(B,)`` coefficient the trailing ones that match ``x`` ``(B, *E)``."""
     if coefficient.ndim == 0:
         return coefficient
     if coefficient.ndim == 1 and x.ndim >= 1 and coefficient.shape[0] in (1, x.shape[0]):

@@ -36,15 +36,7 @@ __all__ = ["SDE", "ReverseSDE"]
 
 
 def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
-    """``times`` as ``(n,)`` float64 on the CPU, n >= 2, in an order that the SDE's time runs in.
-
-    Raises
-    ------
-    ScheduleError
-        Not ``(n,)`` finite numbers with n >= 2.
-    TimeError
-        Outside [0, T], not strictly monotone, or the wrong way for this SDE.
-    """
+    """``times`` as ``(n,)`` float64 on the CPU, n >= 2, in an order that the SDE's time runs in."""
     values = checks.numbers("times", times, at_least=2, error=ScheduleError)
     grid = checks.time(torch.tensor(values, dtype=torch.float64, device="cpu"), sde.T, "times")
     up, down = bool((grid.diff() > 0).all()), bool((grid.diff() < 0).all())
@@ -55,11 +47,8 @@ def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
         if sde.backward
         else ("rising", "up", "For the way back use PredictorCorrector, or sde.reverse(score)")
     )
-    checks.refuse(
-        f"strictly {order} times, for {type(sde).__name__} runs {way} in time",
-        f"{grid.tolist()!r:.200}. {advice}",
-        TimeError,
-    )
+    expected = f"strictly {order} times, for {type(sde).__name__} runs {way} in time"
+    checks.refuse(expected, f"{grid.tolist()!r:.200}. {advice}", TimeError)
 
 
 class SDE(ABC):
@@ -97,15 +86,7 @@ class SDE(ABC):
         """``g(t) >= 0``, shaped like ``t``."""
 
     def reverse(self, score: Score, eta: float = 1.0) -> ReverseSDE:
-        """The reversal with noise scale ``eta`` in [0, 1], as an SDE run from ``T`` down to 0.
-
-        Raises
-        ------
-        ScheduleError
-            ``eta`` is outside [0, 1].
-        IncompatibleError
-            ``score`` cannot be called, or this SDE is a reversal itself.
-        """
+        """The reversal with noise scale ``eta`` in [0, 1]: see :class:`ReverseSDE`."""
         return ReverseSDE(forward=self, score=score, eta=eta)
 
 
@@ -141,11 +122,8 @@ class ReverseSDE(SDE):
     def __post_init__(self) -> None:
         forward = checks.instance("forward", self.forward, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
         if forward.backward:
-            checks.refuse(
-                "an SDE that runs up in time to reverse",
-                f"{type(forward).__name__}, a reversal already; use its .forward",
-                IncompatibleError,
-            )
+            got = f"{type(forward).__name__}, a reversal already; use its .forward"
+            checks.refuse("an SDE that runs up in time to reverse", got, IncompatibleError)
         checks.function("score", self.score)
         eta = checks.number("eta", self.eta, at_least=0, at_most=1, error=ScheduleError)
         vars(self).update(eta=eta, t_min=forward.t_min, deterministic=eta == 0)

@@ -33,12 +33,8 @@ class CosineVPSDE(LinearSDE):
     offset : float
         s > 0; the paper's 0.008.
     T : float
-        End of the forward time, ``0.001 < T < 1``; 0.9946 leaves α_T ≈ 0.008.
-
-    Raises
-    ------
-    ScheduleError
-        A parameter is outside its range.
+        End of the forward time, ``0.001 < T < 1``; 0.9946 leaves α_T ≈ 0.008. Either number out
+        of its range raises ``ScheduleError``.
     """
 
     offset: float = 0.008

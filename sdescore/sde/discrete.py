@@ -35,11 +35,8 @@ __all__ = ["DiscreteVESDE", "DiscreteVPSDE"]
 
 
 def snap_to_level(level: Tensor, t: Time, count: int) -> Tensor:
-    """``level``, an integer wherever ``t`` is a level's time to the precision of its own dtype.
-
-    ``(i/N)·N`` is not always ``i`` in floating point, and a network that takes an index must
-    not get i − 10⁻¹³.
-    """
+    """``level``, an integer wherever ``t`` is a level's time to the precision of its own dtype."""
+    # (i/N)·N is not always i, and a network that takes an index must not get i − 10⁻¹³.
     dtype = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float64
     nearest = level.round()
     return torch.where((level - nearest).abs() <= count * torch.finfo(dtype).eps, nearest, level)
@@ -65,12 +62,8 @@ class DiscreteVPSDE(IntegratedBetaSDE):
     Parameters
     ----------
     betas : sequence of float
-        N >= 1 values in (0, 1), least noise first; a tensor is accepted and stored as floats.
-
-    Raises
-    ------
-    ScheduleError
-        Not a one-dimensional sequence of numbers in (0, 1).
+        N >= 1 values in (0, 1), or ``ScheduleError``; least noise first. A tensor is accepted and
+        stored as floats.
     """
 
     betas: tuple[float, ...]
@@ -80,25 +73,16 @@ class DiscreteVPSDE(IntegratedBetaSDE):
 
     def __post_init__(self) -> None:
         betas = checks.numbers("betas", self.betas, error=ScheduleError)
-        checks.that(
-            0 < min(betas) <= max(betas) < 1,
-            "betas, each in (0, 1)",
-            f"{len(betas)} values in [{min(betas):g}, {max(betas):g}]",
-            ScheduleError,
-        )
+        inside = 0 < min(betas) <= max(betas) < 1
+        got = f"{len(betas)} values in [{min(betas):g}, {max(betas):g}]"
+        checks.that(inside, "betas, each in (0, 1)", got, ScheduleError)
         vars(self).update(betas=betas, t_min=1.0 / len(betas))
 
     @classmethod
     def linear(
         cls, levels: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> DiscreteVPSDE:
-        """DDPM's linear table (Ho et al. 2020, section 4), ends in (0, 1).
-
-        Raises
-        ------
-        ScheduleError
-            ``levels`` is not a positive integer, or an end is outside (0, 1).
-        """
+        """DDPM's linear table (Ho et al. 2020, section 4): N >= 1 levels, ends in (0, 1)."""
         levels = checks.count("levels", levels, error=ScheduleError)
         first = checks.number("beta_start", beta_start, above=0, below=1, error=ScheduleError)
         last = checks.number("beta_end", beta_end, above=0, below=1, error=ScheduleError)
@@ -149,13 +133,8 @@ class DiscreteVESDE(LinearSDE):
     Parameters
     ----------
     sigmas : sequence of float
-        L >= 2 values between 1e-15 and 1e15, strictly decreasing, in the units of the data; a
-        tensor is accepted and stored as floats.
-
-    Raises
-    ------
-    ScheduleError
-        Not a one-dimensional sequence of such numbers.
+        L >= 2 values between 1e-15 and 1e15, strictly decreasing, or ``ScheduleError``; in the
+        units of the data. A tensor is accepted and stored as floats.
     """
 
     sigmas: tuple[float, ...]
@@ -165,22 +144,17 @@ class DiscreteVESDE(LinearSDE):
 
     def __post_init__(self) -> None:
         sigmas = checks.numbers("sigmas", self.sigmas, at_least=2, error=ScheduleError)
-        checks.that(
-            all(high > low for high, low in pairwise((1.1e15, *sigmas, 0.9e-15))),
-            "strictly decreasing sigmas (largest noise first) between 1e-15 and 1e15",
-            f"{len(sigmas)} values starting with {sigmas[:3]}",
-            ScheduleError,
-        )
+        falling = all(high > low for high, low in pairwise((1.1e15, *sigmas, 0.9e-15)))
+        expected = "strictly decreasing sigmas (largest noise first) between 1e-15 and 1e15"
+        got = f"{len(sigmas)} values starting with {sigmas[:3]}"
+        checks.that(falling, expected, got, ScheduleError)
         vars(self).update(sigmas=sigmas)
 
     @classmethod
     def geometric(cls, *, sigma_max: float, sigma_min: float, levels: int) -> DiscreteVESDE:
-        """The ladder with constant ratio σ_i/σ_{i+1} > 1 (Song & Ermon 2019, section 4.1).
+        """The ladder of L >= 2 levels with one ratio σ_i/σ_{i+1} (Song & Ermon 2019, section 4.1).
 
-        Raises
-        ------
-        ScheduleError
-            ``levels`` is no integer >= 2, or not ``1e-15 <= sigma_min < sigma_max <= 1e15``.
+        ``1e-15 <= sigma_min < sigma_max <= 1e15``, or ``ScheduleError``.
         """
         ends = sigma_range(sigma_min, sigma_max)
         levels = checks.count("levels", levels, at_least=2, error=ScheduleError)
@@ -202,36 +176,31 @@ class DiscreteVESDE(LinearSDE):
 
         :math:`\sigma_1` is the largest distance between two data, so that a sample can move
         between any two at the first level. The ratio is the largest at which a share ``overlap`` of
-        a level's radii lies in the typical set of the level above, and is then reduced to give a
-        whole number of levels. The paper assumes that the radius of Gaussian noise is Gaussian
-        itself, as it is in many dimensions D: at the paper's 0.5 the true overlap is 0.43 for D =
-        8, 0.476 for 64 and 0.493 for 784. Below D = 5 there is no such ratio: pass ``levels``.
+        a level's radii lies in the typical set of the level above, reduced to a whole number of
+        levels. The paper assumes that the radius of Gaussian noise is Gaussian itself: at its 0.5
+        the true overlap is 0.43 in D = 8 dimensions, 0.476 in 64 and 0.493 in 784. Below D = 5
+        there is no such ratio: pass ``levels``.
 
         Parameters
         ----------
         data : Tensor
-            ``(n, *E)``, n >= 2; see :func:`sdescore.sde.ladder.largest_distance`, exact up to
-            60,000 data.
+            ``(n, *E)``, n >= 2; :func:`sdescore.sde.ladder.largest_distance` is exact up to 60,000.
         sigma_min : float
             σ_L, small beside the data's own scale; the paper's 0.01 belongs to pixels in [0, 1].
         levels : int, optional
             L in [2, 100,000], in place of technique 2.
         ratio : float, optional
-            The largest σ_i/σ_{i+1}, > 1, in place of technique 2. A ratio so near 1 that it takes
-            more than 100,000 levels is refused.
+            The largest σ_i/σ_{i+1}, > 1, in place of technique 2.
         overlap : float
             In (0, 0.997), the share that neighbouring levels have in common.
 
         Raises
         ------
-        ShapeError
-            Not ``(n, *E)`` in floating point with n >= 2.
+        ShapeError, ParameterError
+            The data are not ``(n, *E)`` in floating point with n >= 2, or not finite.
         ScheduleError
             A parameter is out of range, the ladder needs more than 100,000 levels, the largest
-            distance is not above ``sigma_min``, or events have fewer than five elements without
-            ``levels`` or ``ratio``.
-        ParameterError
-            The data hold NaN or infinity.
+            distance is not above ``sigma_min``, or D < 5 without ``levels`` or ``ratio``.
         IncompatibleError
             Both ``levels`` and ``ratio``.
 
@@ -253,21 +222,15 @@ class DiscreteVESDE(LinearSDE):
             ratio = ratio_for_overlap(overlap, math.prod(data.shape[1:]))
         sigma_max = largest_distance(data)
         sigma_min = checks.number("sigma_min", sigma_min, above=0, error=ScheduleError)
-        checks.that(
-            sigma_min < sigma_max,
-            "sigma_min below the largest distance between two data",
-            f"sigma_min={sigma_min:g}, largest distance {sigma_max:g}",
-            ScheduleError,
-        )
+        expected = "sigma_min below the largest distance between two data"
+        got = f"sigma_min={sigma_min:g}, largest distance {sigma_max:g}"
+        checks.that(sigma_min < sigma_max, expected, got, ScheduleError)
         if ratio is not None:
             levels = levels_for_ratio(sigma_max, sigma_min, ratio)
         levels = checks.count("levels", levels, at_least=2, error=ScheduleError)
-        checks.that(
-            levels <= MAX_LEVELS,
-            f"a ladder of at most {MAX_LEVELS:,} levels",
-            f"{levels:,}: take a larger ratio, a smaller overlap or a larger sigma_min",
-            ScheduleError,
-        )
+        expected = f"a ladder of at most {MAX_LEVELS:,} levels"
+        got = f"{levels:,}: take a larger ratio, a smaller overlap or a larger sigma_min"
+        checks.that(levels <= MAX_LEVELS, expected, got, ScheduleError)
         return cls.geometric(sigma_max=sigma_max, sigma_min=sigma_min, levels=levels)
 
     @property

@@ -23,13 +23,9 @@ class EDMSDE(LinearSDE):
     Parameters
     ----------
     sigma_min, sigma_max : float
-        ``1e-15 <= sigma_min < sigma_max <= 1e15``, in the units of the data; sampling runs from
-        ``T = sigma_max`` to ``t_min = sigma_min``, by default on Karras' grid (eq. 5).
-
-    Raises
-    ------
-    ScheduleError
-        A parameter is outside its range.
+        ``1e-15 <= sigma_min < sigma_max <= 1e15`` (or ``ScheduleError``), in the units of the
+        data; sampling runs from ``T = sigma_max`` to ``t_min = sigma_min``, by default on Karras'
+        grid (eq. 5).
     """
 
     sigma_min: float = 0.002

@@ -32,6 +32,7 @@ class Gaussian:
     """``N(mean, variance I)``; ``mean`` is ``(B, *E)``, ``variance`` broadcasts against it.
 
     The variance stays in float64. In float16, σ² is 0 for σ = 10⁻⁴ and infinite for σ = 300.
+    An argument that is not shaped like the mean raises ``ShapeError``.
     """
 
     mean: Tensor
@@ -43,24 +44,12 @@ class Gaussian:
         return self.variance.sqrt()
 
     def sample(self, noise: Tensor) -> Tensor:
-        """``mean + std · noise`` for standard normal ``noise`` ``(B, *E)``, like ``mean``.
-
-        Raises
-        ------
-        ShapeError
-            ``noise`` is not shaped like the mean.
-        """
+        """``mean + std · noise`` for standard normal ``noise`` ``(B, *E)``, like ``mean``."""
         checks.same_shape(noise, self.mean, "noise", "the mean")
         return self.mean + self.std.to(self.mean) * noise.to(self.mean)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """Log density in nats, summed over the event: ``(B,)``, in at least float32.
-
-        Raises
-        ------
-        ShapeError
-            ``x`` is not shaped like the mean.
-        """
+        """Log density in nats, summed over the event: ``(B,)``, in at least float32."""
         checks.same_shape(x, self.mean, "x", "the mean")
         working = torch.promote_types(x.dtype, torch.float32)
         standard = (x - self.mean).to(working) / self.std.to(working)
@@ -68,13 +57,7 @@ class Gaussian:
         return -0.5 * sum_event(standard.square() + log_scale)
 
     def score(self, x: Tensor) -> Tensor:
-        """``∇ₓ log N(x) = −(x − mean)/variance``, like ``x``.
-
-        Raises
-        ------
-        ShapeError
-            ``x`` is not shaped like the mean.
-        """
+        """``∇ₓ log N(x) = −(x − mean)/variance``, like ``x``."""
         checks.same_shape(x, self.mean, "x", "the mean")
         working = torch.promote_types(x.dtype, torch.float32)
         return ((self.mean - x).to(working) / self.variance.to(working)).to(x.dtype)
@@ -88,13 +71,7 @@ class AffineKernel:
     variance: Tensor
 
     def __call__(self, x: Tensor) -> Gaussian:
-        """Condition on ``x`` ``(B, *E)``.
-
-        Raises
-        ------
-        ShapeError
-            ``x`` is not a floating-point state, or the times do not fit its batch.
-        """
+        """Condition on ``x`` ``(B, *E)``; ``ShapeError`` if it is no state, or of another batch."""
         checks.state(x)
         scale = align(self.scale.to(x), x)
         return Gaussian(scale * x, align(self.variance.to(x.device), x))
@@ -126,21 +103,6 @@ class Bridge:
     added_variance: Tensor
     sigma: Tensor
 
-    @classmethod
-    def of(
-        cls, transition: AffineKernel, alpha_s: Tensor, sigma_s: Tensor, sigma_t: Tensor
-    ) -> Bridge:
-        """The bridge from ``α_s, σ_s``, ``σ_t > 0`` and the kernel from s to t."""
-        shrink = transition.variance / sigma_t.square()
-        return cls(
-            weight_t=transition.scale * (sigma_s / sigma_t).square(),
-            weight_0=alpha_s * shrink,
-            variance=sigma_s.square() * shrink,
-            scale=transition.scale,
-            added_variance=transition.variance,
-            sigma=sigma_t,
-        )
-
     def __call__(
         self,
         x: Tensor,
@@ -167,11 +129,8 @@ class Bridge:
         """
         predictions = [p for p in (x0, epsilon, score) if p is not None]
         if len(predictions) != 1:
-            checks.refuse(
-                "exactly one of x0=, epsilon=, score=",
-                f"{len(predictions)} of them",
-                IncompatibleError,
-            )
+            got = f"{len(predictions)} of them"
+            checks.refuse("exactly one of x0=, epsilon=, score=", got, IncompatibleError)
         if x0 is not None:
             on_x, on_prediction = self.weight_t, self.weight_0
         elif epsilon is not None:

@@ -32,8 +32,8 @@ class LangevinSDE(SDE):
     Parameters
     ----------
     score : callable
-        ``score(x) -> like x``, a function of the state ``(B, *E)`` alone. Take one noise level of
-        a model as ``lambda x: model(x, t)``.
+        ``score(x) -> like x``, a function of the state ``(B, *E)`` alone, such as one noise level
+        of a model, ``lambda x: model(x, t)``.
     temperature : float
         ϑ >= 0; 0 is the gradient flow ``dx = s dt``, without noise.
     T : float
@@ -64,17 +64,12 @@ class LangevinSDE(SDE):
     def __post_init__(self) -> None:
         checks.function("score", self.score)
         if getattr(self.score, "sde", None) is not None:
-            checks.refuse(
-                "a score(x) of the state alone",
-                f"{type(self.score).__name__}, whose score depends on the time; take one noise "
-                "level, lambda x: model(x, t)",
-                IncompatibleError,
-            )
-        temperature = checks.number(
-            "temperature", self.temperature, at_least=0, error=ScheduleError
-        )
+            advice = "whose score depends on the time; take one noise level, lambda x: model(x, t)"
+            got = f"{type(self.score).__name__}, {advice}"
+            checks.refuse("a score(x) of the state alone", got, IncompatibleError)
+        theta = checks.number("temperature", self.temperature, at_least=0, error=ScheduleError)
         T = checks.number("T", self.T, above=0, error=ScheduleError)
-        vars(self).update(temperature=temperature, T=T, deterministic=temperature == 0)
+        vars(self).update(temperature=theta, T=T, deterministic=theta == 0)
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
         """``s(x)``, like ``x``."""

@@ -36,8 +36,8 @@ __all__ = ["LinearSDE", "MarginalSDE"]
 class LinearSDE(SDE):
     """``dx = f(t) x dt + g(t) dw`` with its kernels in closed form.
 
-    Times may be floats, 0-dim tensors or ``(B,)``; scalars are computed in float64 and
-    returned in float64 with the shape of ``t``.
+    Times may be floats, 0-dim tensors or ``(B,)``; one outside [0, T] raises ``TimeError``.
+    Scalars are computed and returned in float64, with the shape of ``t``.
     """
 
     # Hooks: float64 tensors in, float64 tensors out, times already checked.
@@ -77,23 +77,11 @@ class LinearSDE(SDE):
     # What users call.
 
     def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
-        """``(α_t, σ_t)`` of ``x_t = α_t x_0 + σ_t ε``.
-
-        Raises
-        ------
-        TimeError
-            ``t`` is outside [0, T].
-        """
+        """``(α_t, σ_t)`` of ``x_t = α_t x_0 + σ_t ε``."""
         return self._marginal(checks.time(t, self.T))
 
     def rates(self, t: Time) -> tuple[Tensor, Tensor]:
-        """``(f, g²)`` of ``dx = f x dt + g dw``.
-
-        Raises
-        ------
-        TimeError
-            ``t`` is outside [0, T].
-        """
+        """``(f, g²)`` of ``dx = f x dt + g dw``."""
         return self._rates(checks.time(t, self.T))
 
     def log_snr(self, t: Time) -> Tensor:
@@ -112,23 +100,16 @@ class LinearSDE(SDE):
     def time_at_log_snr(self, log_snr: Time) -> Tensor:
         """The ``t`` at which ``log_snr(t)`` has this value.
 
-        First derivatives flow through it on every SDE, where :attr:`rates` gives
-        ``d log_snr/dt = −g²/σ²``.
-
-        Raises
-        ------
-        TimeError
-            No time in [0, T] has that log-SNR.
+        No time in [0, T] has it: ``TimeError``. First derivatives flow through it on every SDE,
+        where :attr:`rates` gives ``d log_snr/dt = −g²/σ²``.
         """
         value = float64(log_snr)
         highest, lowest = self._log_snr(float64(0.0)), self._log_snr(float64(self.T))
         slack = 1e-9 * (1.0 + lowest.abs().item())
         if not bool(((value >= lowest - slack) & (value <= highest + slack)).all()):
-            checks.refuse(
-                f"a log-SNR in [{lowest:g}, {highest:g}], the range of {type(self).__name__}",
-                f"values in [{value.min():g}, {value.max():g}]",
-                TimeError,
-            )
+            expected = f"a log-SNR in [{lowest:g}, {highest:g}], the range of {type(self).__name__}"
+            got = f"values in [{value.min():g}, {value.max():g}]"
+            checks.refuse(expected, got, TimeError)
         t = self._time_at_log_snr(value.detach()).clamp(0.0, self.T)
         if not (value.requires_grad and torch.is_grad_enabled()):
             return t
@@ -138,13 +119,7 @@ class LinearSDE(SDE):
         return t + (value - value.detach()) / slope
 
     def time_at_half_log_snr(self, half_log_snr: Time) -> Tensor:
-        """The ``t`` at which ``half_log_snr(t)`` has this value; see :meth:`time_at_log_snr`.
-
-        Raises
-        ------
-        TimeError
-            No time in [0, T] has that ratio.
-        """
+        """The ``t`` at which ``half_log_snr(t)`` has this value; see :meth:`time_at_log_snr`."""
         return self.time_at_log_snr(2 * float64(half_log_snr))
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
@@ -162,16 +137,11 @@ class LinearSDE(SDE):
         return AffineKernel(alpha_t, sigma_t.square())
 
     def transition(self, s: Time, t: Time) -> AffineKernel:
-        """``x_t | x_s`` for ``s <= t``: call the result with ``x_s``.
+        """``x_t | x_s`` for ``s <= t`` (or ``TimeError``): call the result with ``x_s``.
 
         For SDEs whose σ(0) is not 0 (:class:`sdescore.VESDE`) ``transition(0, t)`` starts
         from the state at time 0, which already carries σ(0); ``kernel(t)`` starts from the
         clean datum.
-
-        Raises
-        ------
-        TimeError
-            A time is outside [0, T], or ``s > t``.
         """
         s64, t64 = check_order(checks.time(s, self.T, "s"), checks.time(t, self.T))
         return AffineKernel(*self._transition(s64, t64))
@@ -179,28 +149,31 @@ class LinearSDE(SDE):
     def bridge(self, s: Time, t: Time) -> Bridge:
         """``x_s | x_t, x_0`` for ``s <= t``, DDPM's posterior; see :class:`sdescore.sde.Bridge`.
 
-        Raises
-        ------
-        TimeError
-            A time is outside [0, T], ``s > t``, or ``σ_t = 0``, where x_t is x_0 itself.
+        It also raises ``TimeError`` where ``σ_t = 0``, for there x_t is x_0 itself.
         """
         transition, (alpha_s, sigma_s) = self.transition(s, t), self.marginal(s)
         sigma_t = self.marginal(t)[1]
         if not bool((sigma_t > 0).all()):
             got = "a time at which x_t carries no noise; use a later t"
             checks.refuse("t with σ_t > 0 for a bridge", got, TimeError)
-        return Bridge.of(transition, alpha_s, sigma_s, sigma_t)
+        shrink = transition.variance / sigma_t.square()
+        return Bridge(
+            weight_t=transition.scale * (sigma_s / sigma_t).square(),
+            weight_0=alpha_s * shrink,
+            variance=sigma_s.square() * shrink,
+            scale=transition.scale,
+            added_variance=transition.variance,
+            sigma=sigma_t,
+        )
 
     def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """``α_t x_0 + σ_t · noise``, like ``x_0`` ``(B, *E)``.
 
         Raises
         ------
-        TimeError
-            ``t`` is outside [0, T].
         ShapeError
-            ``x0`` is not a floating-point state, ``noise`` is not shaped like it, or ``t`` has
-            neither shape ``()`` nor ``(B,)``.
+            ``x0`` is no floating-point state, ``noise`` is not shaped like it, or ``t`` is neither
+            ``()`` nor ``(B,)``.
         """
         checks.same_shape(noise, x0, "noise", "x0")
         alpha_t, sigma_t = self.marginal(t)
@@ -209,9 +182,8 @@ class LinearSDE(SDE):
     def prior_std(self, data_std: float = 0.0) -> float:
         r"""Standard deviation of the prior at ``T``, ``√(σ_T² + α_T² data_std²)``.
 
-        With ``data_std = 0`` this is the field's usual ``N(0, σ_T² I)``, which neglects the data's
-        own spread. For a VE SDE whose σ_max is not large compared with the data, pass the data's
-        standard deviation.
+        ``data_std = 0`` is the field's usual ``N(0, σ_T² I)``, which neglects the data's own
+        spread. Pass it for a VE SDE whose σ_max is not large compared with the data.
         """
         data_std = checks.number("data_std", data_std, at_least=0)
         alpha_T, sigma_T = (value.item() for value in self.marginal(self.T))
@@ -232,10 +204,8 @@ class LinearSDE(SDE):
 
         Raises
         ------
-        ShapeError
-            ``shape`` is no tuple of non-negative integers with a batch dimension.
-        ParameterError
-            ``seed`` is no integer, or ``data_std`` is not a finite number >= 0.
+        ShapeError, ParameterError
+            A bad ``shape``; ``seed`` is no integer, or ``data_std`` no finite number >= 0.
         """
         batch, *event = checks.shape(shape)
         noise = standard_normal(

@@ -27,12 +27,7 @@ class RectifiedFlowSDE(LinearSDE):
     Parameters
     ----------
     T : float
-        End of the forward time, ``0.001 < T < 1``.
-
-    Raises
-    ------
-    ScheduleError
-        ``T`` is outside its range.
+        End of the forward time, ``0.001 < T < 1``, or ``ScheduleError``.
     """
 
     T: float = 0.999

@@ -35,13 +35,8 @@ class VESDE(LinearSDE):
     Parameters
     ----------
     sigma_min, sigma_max : float
-        ``1e-15 <= sigma_min < sigma_max <= 1e15``, in the units of the data. Beyond, σ² and its
-        differences leave float32's range.
-
-    Raises
-    ------
-    ScheduleError
-        A parameter is outside its range.
+        ``1e-15 <= sigma_min < sigma_max <= 1e15`` (or ``ScheduleError``), in the units of the
+        data. Beyond, σ² and its differences leave float32's range.
 
     Examples
     --------

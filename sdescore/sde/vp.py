@@ -94,12 +94,8 @@ class VPSDE(LinearBeta, IntegratedBetaSDE):
     Parameters
     ----------
     beta_min, beta_max : float
-        ``0 <= beta_min <= beta_max`` and ``beta_max > 0``, per unit time; T = 1.
-
-    Raises
-    ------
-    ScheduleError
-        A parameter is outside its range.
+        ``0 <= beta_min <= beta_max`` and ``beta_max > 0``, per unit time, or ``ScheduleError``;
+        T = 1.
 
     Examples
     --------
