@@ -42,24 +42,16 @@ CONVENTIONS = ("tau", "epsilon")
 
 @dataclass(frozen=True, eq=False)
 class LangevinRun:
-    """What :func:`chains` returns.
-
-    Attributes
-    ----------
-    x : Tensor
-        ``(B, *E)``, the chains' last states.
-    path : Tensor or None
-        ``(n // thin, B, *E)``, the states after burn-in, every ``thin``-th, oldest first.
-    acceptance : Tensor or None
-        ``(B,)``, each chain's share of accepted proposals after burn-in; MALA only.
-    evaluations : int
-        Score evaluations a chain.
-    """
+    """What :func:`chains` returns."""
 
     x: Tensor
+    """``(B, *E)``, the chains' last states."""
     path: Tensor | None
+    """``(n // thin, B, *E)``, the states after burn-in, every ``thin``-th, oldest first."""
     acceptance: Tensor | None
+    """``(B,)``, each chain's share of accepted proposals after burn-in; MALA only."""
     evaluations: int
+    """Score evaluations a chain."""
 
     def effective_sample_size(self) -> Tensor:
         """``(*E)``: :func:`sdescore.langevin.diagnostics.effective_sample_size` of the path."""
@@ -71,7 +63,7 @@ class LangevinRun:
 
     def _path(self) -> Tensor:
         if self.path is None:
-            raise IncompatibleError("expected a run with a path, got none: pass return_path=True")
+            checks.refuse("a run with a path", "none: pass return_path=True", IncompatibleError)
         return self.path
 
 
@@ -137,17 +129,14 @@ def chains(
         and, for the test, 2k with ``"mala"``.
     burn_in : int
         Steps before the n, not in path or acceptance.
-    thin : int
-        Keep each ``thin``-th of the n states.
-    return_path : bool
-        Whether to keep them.
+    return_path, thin : bool, int
+        Whether to keep the n states, and of them each ``thin``-th.
 
     Raises
     ------
-    ShapeError
-        ``x`` is no state, the preconditioner does not fit it, or the score's output does not.
-    ParameterError
-        A number out of range, or a state that is not finite.
+    ShapeError, ParameterError
+        ``x`` is no finite state, the preconditioner or the score's output does not fit it, or a
+        number is out of range.
     TimeError
         ``t`` is not finite, or outside the SDE of a score that has one.
     IncompatibleError
@@ -172,9 +161,8 @@ def chains(
     thin = checks.count("thin", thin, at_most=n)
     checks.state(x)
     if x.dtype not in (torch.float32, torch.float64):
-        raise ShapeError(f"expected x in float32 or float64, got {x.dtype}; use x.float()")
-    finite = bool(x.isfinite().all())
-    checks.that(finite, "a finite state to start from", "NaN or infinity in it")
+        checks.refuse("x in float32 or float64", f"{x.dtype}; use x.float()", ShapeError)
+    checks.finite_tensor("state to start from", x)
     P = as_preconditioner(preconditioner, tuple(x.shape[1:])).to(x)
     target = _Target(score, x, t, needs_density=method == "mala")
     draw = _draws(noise, seed, x, 1 + (burn_in + n) * (2 if method == "mala" else 1))
@@ -242,15 +230,14 @@ def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> 
     sde = sde_of(score)
     if t is None:
         if sde is not None:
-            raise IncompatibleError(
-                f"expected t= for {type(score).__name__}, whose score depends on the time, got none"
-            )
+            expected = f"t= for {type(score).__name__}, whose score depends on the time"
+            checks.refuse(expected, "none", IncompatibleError)
         return ()
     if not isinstance(t, Tensor) and not checks.is_number(t):
-        raise TimeError(f"expected t to be a finite number or a tensor, got {t!r:.100}")
+        checks.refuse("t to be a finite number or a tensor", f"{t!r:.100}", TimeError)
     time = as_time(t, x)
     if not bool(time.isfinite().all()):
-        raise TimeError(f"expected a finite t, got {t!r:.100}")
+        checks.refuse("a finite t", f"{t!r:.100}", TimeError)
     if sde is not None:
         checks.time(t, sde.T)
     align(time, x)  # refuses a time that is neither one nor one per chain
@@ -262,18 +249,12 @@ def _draws(noise: NoiseSource | None, seed: int, x: Tensor, count: int) -> Calla
     if noise is None:
         noise = SeededNoise(seed)
     if not isinstance(noise, NoiseSource):
-        raise IncompatibleError(f"expected a NoiseSource, got {type(noise).__name__}")
-    spans = [None] * count
-    noise.check(tuple(x.shape), spans)
-    stream = noise.open(
-        range(len(x)),
-        tuple(x.shape[1:]),
-        spans,
-        dtype=x.dtype,
-        device=x.device,
-        domain=Domain.LANGEVIN,
-    )
-    return stream.draw
+        checks.refuse("a NoiseSource", type(noise).__name__, IncompatibleError)
+    spans, (batch, *event) = [None] * count, x.shape
+    noise.check((batch, *event), spans)
+    return noise.open(
+        range(batch), tuple(event), spans, dtype=x.dtype, device=x.device, domain=Domain.LANGEVIN
+    ).draw
 
 
 def _check_options(
@@ -283,26 +264,18 @@ def _check_options(
     checks.choice("method", method, METHODS)
     checks.choice("convention", convention, CONVENTIONS)
     if method == "underdamped" and convention != "tau":
-        raise IncompatibleError(
-            "expected no convention= with method='underdamped', whose step is a time h; got "
-            f"{convention!r}"
-        )
+        expected = "no convention= with method='underdamped', whose step is a time h"
+        checks.refuse(expected, f"{convention!r}", IncompatibleError)
     if method != "underdamped" and friction is not None:
-        raise IncompatibleError(
-            f"expected friction= with method='underdamped' only, got it with {method!r}"
-        )
+        expected = "friction= with method='underdamped' only"
+        checks.refuse(expected, f"it with {method!r}", IncompatibleError)
     if not return_path and checks.is_count(thin) and thin > 1:
-        raise IncompatibleError("expected return_path=True beside thin=, which thins the path")
+        expected = "return_path=True beside thin=, which thins the path"
+        checks.refuse(expected, f"{return_path!r}", IncompatibleError)
 
 
 def _require_finite(x: Tensor, step: int) -> None:
-    """Refuse to go on from a state that is not finite.
-
-    Raises
-    ------
-    DivergenceError
-        Names the step, counted from 0 with burn-in, and the chains.
-    """
+    """Refuse to go on from a state that is not finite; steps count from 0, with burn-in."""
     if bool(x.isfinite().all()):
         return
     chains = (~flat(x).isfinite().all(1)).nonzero().flatten().tolist()

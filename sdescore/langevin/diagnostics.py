@@ -44,10 +44,8 @@ def effective_sample_size(path: Tensor) -> Tensor:
 
     Raises
     ------
-    ShapeError
-        Not ``(n, chains, *E)``, or too few draws.
-    ParameterError
-        NaN or infinity in it.
+    ShapeError, ParameterError
+        Not ``(n, chains, *E)``, or too few draws; NaN or infinity in it.
 
     Examples
     --------
@@ -88,12 +86,8 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
     Returns
     -------
     Tensor
-        ``(*E)``, float64; NaN for an element that never moves.
-
-    Raises
-    ------
-    ShapeError, ParameterError
-        As :func:`effective_sample_size`.
+        ``(*E)``, float64; NaN for an element that never moves. Errors are those of
+        :func:`effective_sample_size`.
 
     Examples
     --------
@@ -116,19 +110,11 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
 
 
 def _halves(path: Tensor) -> Tensor:
-    """Both halves of each chain, ``(n // 2, 2 chains, *E)`` float64.
-
-    Raises
-    ------
-    ShapeError, ParameterError
-        As :func:`effective_sample_size`.
-    """
+    """Both halves of each chain, ``(n // 2, 2 chains, *E)`` float64."""
     checks.state(path, "path")
     if path.ndim < 2 or path.shape[0] < 8 or path.shape[1] < 1:
-        raise ShapeError(
-            "expected a path (n, chains, *E) with n >= 8 and a chain at least, got "
-            f"{tuple(path.shape)}; run longer, or thin less"
-        )
+        expected = "a path (n, chains, *E) with n >= 8 and a chain at least"
+        checks.refuse(expected, f"{tuple(path.shape)}; run longer, or thin less", ShapeError)
     checks.that(bool(path.isfinite().all()), "a finite path", "NaN or infinity in it")
     half = path.shape[0] // 2
     return torch.cat([path[:half], path[-half:]], dim=1).detach().double()

@@ -15,9 +15,9 @@ The right-hand side is the one computed: in the difference of
 left is the error of the trapezium rule for :math:`\log p(y)/p(x)` and a difference of speeds, each
 small where τ is. It holds for any ``s``, be it the gradient of ``log p`` or not.
 
-Log densities are stored and subtracted in their own precision. Their free constant c drops out of
-:math:`\log p(y)/p(x)`, but rounding leaves some ε c of it: in float32, whose ε is 6e-8, an energy
-with c = 10⁶ is tested to 0.06 at best. Return log densities near zero, or in float64.
+Log densities are subtracted in their own precision. Their free constant c drops out, but for a
+rounding ε c: in float32, whose ε is 6e-8, an energy with c = 10⁶ is tested to 0.06 at best. Return
+log densities near zero, or in float64.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.shapes import align, flat, sum_event
@@ -48,11 +49,6 @@ def mala(
     A step takes two of ``noises``, each like ``x`` and used before the next is asked for: one
     for the proposal and one for the test. A chain that starts where score or density is not
     finite could only stand still and look well: it becomes NaN.
-
-    Raises
-    ------
-    ShapeError
-        The log density is not one number a sample.
     """
     here = evaluate(x, score, log_density, P)
     here = here._replace(x=torch.where(align(here.is_finite(), x), x, torch.nan))
@@ -73,20 +69,12 @@ def mala(
 
 
 class Point(NamedTuple):
-    """A state with all that the test needs of it.
+    """A state with all that the test needs of it."""
 
-    Attributes
-    ----------
-    x, score : Tensor
-        ``(B, *E)``.
-    log_density, speed : Tensor
-        ``(B,)``: log p up to a constant, in at least x's precision, and sᵀ P s.
-    """
-
-    x: Tensor
+    x: Tensor  # (B, *E), as the score
     score: Tensor
-    log_density: Tensor
-    speed: Tensor
+    log_density: Tensor  # (B,), up to a constant, in at least x's precision
+    speed: Tensor  # (B,), sᵀ P s
 
     def is_finite(self) -> Tensor:
         """Whether density and score are, ``(B,)``."""
@@ -99,17 +87,11 @@ def evaluate(
     log_density: Callable[[Tensor], Tensor],
     P: Preconditioner,
 ) -> Point:
-    """The point at ``x``: one evaluation of the score and one of the log density.
-
-    Raises
-    ------
-    ShapeError
-        The log density is not one number a sample.
-    """
+    """The point at ``x``: one evaluation of the score and one of the log density."""
     s, f = score(x), log_density(x)
     if not isinstance(f, Tensor) or f.shape != x.shape[:1]:
         got = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
-        raise ShapeError(f"expected a log density of shape ({len(x)},), one a sample, got {got}")
+        checks.refuse(f"a log density of shape ({len(x)},), one a sample", got, ShapeError)
     # Not in x's precision: a large free constant would round the difference of two away.
     f = f.to(device=x.device, dtype=torch.promote_types(f.dtype, x.dtype))
     return Point(x, s, f, P.quadratic(s))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import ParameterError, ShapeError
+from sdescore.errors import ShapeError
 from sdescore.shapes import flat, float64, sum_event
 
 __all__ = ["Preconditioner"]
@@ -37,10 +37,9 @@ class Preconditioner:
     Attributes
     ----------
     eigenvalues : Tensor
-        Event-shaped, or ``()``, one number for all elements; ``(d,)`` beside ``vectors``; > 0.
+        > 0; event-shaped, or ``()``, one number for all elements, or ``(d,)`` beside ``vectors``.
     vectors : Tensor or None
-        ``(d, d)``, an orthonormal eigenvector a column, on the flattened event; None where P is
-        diagonal.
+        ``(d, d)``, an orthonormal eigenvector of the flattened event a column; None: diagonal.
 
     Examples
     --------
@@ -59,10 +58,8 @@ class Preconditioner:
 
         Raises
         ------
-        ShapeError
-            Not numbers.
-        ParameterError
-            A value that is not finite and positive.
+        ShapeError, ParameterError
+            Not numbers; a value that is not finite and positive.
         """
         eigenvalues = float64(values).detach().clone()  # type: ignore[arg-type]
         _require_positive(eigenvalues, "positive preconditioner values")
@@ -74,10 +71,8 @@ class Preconditioner:
 
         Raises
         ------
-        ShapeError
-            Not numbers, or not square.
-        ParameterError
-            A matrix that is not finite, symmetric and positive definite.
+        ShapeError, ParameterError
+            Not numbers, or not square; not finite, symmetric and positive definite.
         """
         P = float64(matrix).detach()  # type: ignore[arg-type]
         if P.ndim != 2 or P.shape[0] != P.shape[1]:
@@ -87,35 +82,20 @@ class Preconditioner:
         own = matrix.dtype if isinstance(matrix, Tensor) else torch.float64
         eps = torch.finfo(own if own.is_floating_point else torch.float64).eps
         skew, largest = ((M.abs().max().item() if len(P) else 0.0) for M in (P - P.mT, P))
-        checks.that(
-            skew <= 16 * len(P) * eps * largest,
-            "a symmetric preconditioner",
-            f"P - P^T up to {skew:g}",
-        )
+        symmetric = skew <= 16 * len(P) * eps * largest
+        checks.that(symmetric, "a symmetric preconditioner", f"P - P^T up to {skew:g}")
         eigenvalues, vectors = torch.linalg.eigh(P)
         _require_positive(eigenvalues, "a positive definite preconditioner")
         return cls(eigenvalues, vectors)
 
     def require_event(self, event_shape: tuple[int, ...]) -> None:
-        """Refuse an event of another shape.
-
-        Raises
-        ------
-        ShapeError
-            The numbers are neither one for all elements, nor event-shaped, nor a matrix over them.
-        """
-        own = tuple(self.eigenvalues.shape)
-        if self.vectors is not None:
-            if own != (math.prod(event_shape),):
-                raise ShapeError(
-                    f"expected a preconditioner matrix of {math.prod(event_shape)} rows for events "
-                    f"of shape {tuple(event_shape)}, got {own[0]}"
-                )
-        elif own not in ((), tuple(event_shape)):
-            raise ShapeError(
-                f"expected preconditioner values of the event's shape {tuple(event_shape)}, got "
-                f"{own}"
-            )
+        """Refuse an event of another shape, with a ``ShapeError``."""
+        own, event, d = tuple(self.eigenvalues.shape), tuple(event_shape), math.prod(event_shape)
+        if self.vectors is None and own not in ((), event):
+            checks.refuse(f"preconditioner values of the event's shape {event}", own, ShapeError)
+        if self.vectors is not None and own != (d,):
+            expected = f"a preconditioner matrix of {d} rows for events of shape {event}"
+            checks.refuse(expected, own[0], ShapeError)
 
     def to(self, x: Tensor) -> Preconditioner:
         """In the dtype and on the device of ``x``."""
@@ -153,23 +133,14 @@ class Preconditioner:
         return hash(self._numbers())
 
     def _numbers(self) -> tuple[object, ...]:
-        parts = (self.eigenvalues, self.vectors)
-        return tuple(
-            p if p is None else (tuple(p.shape), str(p.dtype), p.cpu().numpy().tobytes())
-            for p in parts
-        )
+        parts = [part for part in (self.eigenvalues, self.vectors) if part is not None]
+        return tuple((tuple(p.shape), str(p.dtype), p.cpu().numpy().tobytes()) for p in parts)
 
 
 def as_preconditioner(
     value: Preconditioner | Numbers | None, event_shape: tuple[int, ...]
 ) -> Preconditioner:
-    """What a user gave for events of this shape: the identity for None, a diagonal or a matrix.
-
-    Raises
-    ------
-    ShapeError, ParameterError
-        As :meth:`Preconditioner.diagonal` and :meth:`Preconditioner.full`.
-    """
+    """What a user gave for events of this shape: the identity for None, a diagonal or a matrix."""
     if value is None:
         return Preconditioner(torch.ones((), dtype=torch.float64, device="cpu"))
     if isinstance(value, Preconditioner):
@@ -180,20 +151,12 @@ def as_preconditioner(
         return Preconditioner.diagonal(value)
     if shape == (d, d):
         return Preconditioner.full(value)
-    raise ShapeError(
-        f"expected a preconditioner of the event's shape {tuple(event_shape)}, or a matrix "
-        f"({d}, {d}) over its elements, got {shape}"
-    )
+    expected = f"a preconditioner of the event's shape {tuple(event_shape)}, or a matrix ({d}, {d})"
+    checks.refuse(f"{expected} over its elements", shape, ShapeError)
 
 
 def require_preconditioner(value: object) -> None:
-    """Refuse what is neither None nor a :class:`Preconditioner`.
-
-    Raises
-    ------
-    IncompatibleError
-        It is something else, such as a bare tensor.
-    """
+    """Refuse what is neither None nor a :class:`Preconditioner`, such as a bare tensor."""
     if value is not None:
         example = "Preconditioner.diagonal(variances) or .full(covariance)"
         checks.instance("preconditioner", value, Preconditioner, example)
@@ -201,8 +164,5 @@ def require_preconditioner(value: object) -> None:
 
 def _require_positive(eigenvalues: Tensor, expected: str) -> None:
     if not bool(((eigenvalues > 0) & eigenvalues.isfinite()).all()):
-        lowest = eigenvalues.min().item()
-        raise ParameterError(
-            f"expected {expected}, got an eigenvalue or value {lowest:g}; add a small multiple of "
-            "the identity to a singular one"
-        )
+        got = f"an eigenvalue or value {eigenvalues.min().item():g}"
+        checks.refuse(expected, f"{got}; add a small multiple of the identity to a singular one")
