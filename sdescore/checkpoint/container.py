@@ -58,29 +58,17 @@ _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 def header(tensors: Mapping[str, Any], manifest: Mapping[str, Any]) -> bytes:
     """The file's first bytes, up to the first tensor, with an empty digest.
 
-    Building it answers whether a checkpoint can be saved, without writing anything.
-
-    Raises
-    ------
-    CheckpointError
-        The manifest is not JSON, or a value is no tensor that the format can hold.
+    Building it answers whether a checkpoint can be saved (or ``CheckpointError``), and writes
+    nothing.
     """
     text = to_json(manifest)
-    entries: dict[str, Any] = {
-        "__metadata__": {
-            "manifest": text,
-            "manifest_sha256": _sha256(text),
-            "sha256": _EMPTY.decode(),
-        }
-    }
+    seals = {"manifest_sha256": _sha256(text), "sha256": _EMPTY.decode()}
+    entries: dict[str, Any] = {"__metadata__": {"manifest": text, **seals}}
     end = 0
     for name, value in _in_order(tensors):
         begin, end = end, end + value.numel() * value.element_size()
-        entries[name] = {
-            "dtype": CODES[value.dtype],
-            "shape": list(value.shape),
-            "data_offsets": [begin, end],
-        }
+        about = {"dtype": CODES[value.dtype], "shape": list(value.shape)}
+        entries[name] = {**about, "data_offsets": [begin, end]}
     encoded = json.dumps(entries, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     if len(encoded) > LONGEST_HEADER:
@@ -110,16 +98,7 @@ def _in_order(tensors: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
 def write(
     path: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
 ) -> None:
-    """Write the file, or leave the one that was there: a crash at any point loses neither.
-
-    The version before becomes :func:`~sdescore.checkpoint.replace.previous_path`.
-
-    Raises
-    ------
-    CheckpointError
-        The manifest is not JSON; a tensor is NaN somewhere, or the format cannot hold it; or the
-        system does not let the file be written.
-    """
+    """Write the file, or leave the one that was there: see :func:`sdescore.save`."""
     first = header(tensors, manifest)
     start = _digest_start(first, Path(path))
     with replacing(path) as file:
@@ -152,14 +131,9 @@ def _has_nan(value: Tensor) -> bool:
 
 
 class Container:
-    """An open checkpoint file: its manifest, and its tensors to be read one at a time.
+    """An open checkpoint file: its ``manifest``, and its tensors to be read one at a time.
 
-    Attributes
-    ----------
-    manifest : dict
-        The manifest.
-    tensors : dict[str, Tensor]
-        A tensor on the device "meta" for each one in the file: its shape and dtype without data.
+    ``tensors`` has their names, shapes and dtypes without data, on the device "meta".
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -181,15 +155,7 @@ class Container:
             self._sealed = None if seal is None else seal == _sha256(text)
             self._offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
             self.tensors = {name: _described(entry) for name, entry in entries.items()}
-        except (
-            ValueError,  # and what no Unicode is
-            TypeError,
-            LookupError,
-            RecursionError,
-            OverflowError,
-            AttributeError,
-            RuntimeError,  # torch's, for a shape that no tensor has
-        ) as error:
+        except Exception as error:  # a forged file may cause any
             raise damaged(path, f"its contents do not parse ({error})") from error
         if not isinstance(self.manifest, dict):
             raise damaged(path, "its manifest is not an object")
@@ -210,11 +176,6 @@ class Container:
         """Refuse a file of which a bit differs from what was written, or a tensor that is NaN.
 
         The whole file is read once, in blocks.
-
-        Raises
-        ------
-        CheckpointError
-            One of the two.
         """
         start = self._digest
         digest = hashlib.sha256(self._header[:start] + _EMPTY + self._header[start + 64 :])
@@ -224,9 +185,10 @@ class Container:
             dtype = self.tensors[name].dtype
             for at in range(begin, end, BLOCK):
                 # A bytearray, for torch warns of memory that it could not write to.
-                block = bytearray(self._file.read(min(BLOCK, end - at)))
+                length = min(BLOCK, end - at)
+                block = bytearray(self._file.read(length))
                 digest.update(block)
-                whole = len(block) == min(BLOCK, end - at)
+                whole = len(block) == length
                 if dtype.is_floating_point and not nan and whole:
                     nan = name if bool(torch.frombuffer(block, dtype=dtype).isnan().any()) else ""
         if digest.hexdigest().encode() != self._header[start : start + 64]:
@@ -238,13 +200,7 @@ class Container:
             )
 
     def verify_manifest(self) -> None:
-        """Refuse a manifest that is not the one written; the tensors' bytes are not looked at.
-
-        Raises
-        ------
-        CheckpointError
-            It is another one.
-        """
+        """Refuse a manifest that is not the one written; the tensors' bytes are not looked at."""
         if self._sealed is None:  # written before files had this digest
             self.verify()
         elif not self._sealed:
@@ -278,13 +234,6 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Container]:
     """A checkpoint file, open while the block runs; :meth:`Container.verify` is the caller's.
 
     The file stays the one opened, even if another is saved under its name meanwhile.
-
-    Raises
-    ------
-    CheckpointError
-        The file is cut short, or sdescore did not write it.
-    FileNotFoundError
-        There is no such file.
     """
     with open(path, "rb") as file:
         yield Container(Path(path), file)
@@ -316,9 +265,7 @@ def _sha256(text: str) -> str:
 def damaged(path: Path, what: str) -> CheckpointError:
     """The error for a file that must not be used; it names the previous version if there is one."""
     previous = previous_path(path)
-    advice = (
-        f"the version before it is {previous}: load that, or copy it over {path.name}"
-        if previous.exists()
-        else "train or save it again"
-    )
+    advice = "train or save it again"
+    if previous.exists():
+        advice = f"the version before it is {previous}: load that, or copy it over {path.name}"
     return CheckpointError(f"expected a whole sdescore checkpoint, got {path}: {what}; {advice}")

@@ -32,12 +32,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write; it replaces the one at ``path`` when the block ends without an error.
 
     A new file has the permissions that the umask allows, one that replaces a file has that
-    file's; until it is whole, only its owner can open it.
-
-    Raises
-    ------
-    CheckpointError
-        The system does not let the file be written; the one that was there is untouched.
+    file's; until it is whole, only its owner can open it. Where the system does not let it be
+    written, the file that was there is untouched.
     """
     path = Path(path)
     try:
@@ -106,8 +102,8 @@ def _lock(handle: int, wait: bool = True) -> bool:
 
 def _sweep(target: Path) -> None:
     """Remove what saves that were killed left behind; those under way hold a lock."""
-    for name in glob.iglob(f".{glob.escape(target.name)}.*.new", root_dir=target.parent):
-        left = target.parent / name
+    name = glob.escape(target.name)
+    for left in target.parent.glob(f".{name}.*.new"):
         with suppress(OSError):
             handle = os.open(left, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
             try:
@@ -115,9 +111,9 @@ def _sweep(target: Path) -> None:
                     left.unlink()
             finally:
                 os.close(handle)
-    for name in glob.iglob(f".{glob.escape(target.name)}.*.link", root_dir=target.parent):
+    for left in target.parent.glob(f".{name}.*.link"):
         with suppress(OSError):
-            (target.parent / name).unlink()
+            left.unlink()
 
 
 def _give_mode(handle: int, target: Path) -> None:

@@ -32,17 +32,7 @@ PREFIXES = ("net/", "ema/", "optim/")
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """Where a training run stands.
-
-    Attributes
-    ----------
-    step : int
-        Optimiser steps done.
-    options : dict
-        The run's options, JSON.
-    optimizer : dict[str, Tensor]
-        The optimiser's tensors.
-    """
+    """Where a training run stands: steps done, its options (JSON), its optimiser's tensors."""
 
     step: int
     options: dict[str, Any]
@@ -60,8 +50,8 @@ def save(
     """Write one safetensors file that :func:`sdescore.load` needs nothing beside.
 
     The write is atomic and synced to disk: of several processes that save to one path the last
-    one wins, whole. The version before is kept as ``<stem>.previous.safetensors``. A symbolic link
-    of the user's own stays, and the file that it leads to is replaced.
+    one wins, whole. The version before is kept as ``<stem>.previous.safetensors``. Your own
+    symbolic link stays, and the file that it leads to is replaced.
 
     Parameters
     ----------
@@ -80,9 +70,9 @@ def save(
     Raises
     ------
     CheckpointError
-        ``info`` or the network's ``config`` is not JSON; a tensor is NaN somewhere, or of a kind
-        that the format cannot hold (sparse, complex, float8, on the device "meta"); or the system
-        refuses to write. The file that was there is untouched, and nothing else is left.
+        ``info`` or the network's ``config`` is not JSON; a tensor holds NaN, or is sparse, complex,
+        float8 or on the device "meta"; or the system refuses to write. The file that was there is
+        untouched, and nothing else is left.
     IncompatibleError
         ``model`` is no ScoreModel with an ``nn.Module`` inside, or ``info`` is no dict.
 
@@ -106,20 +96,12 @@ def contents(
     training: TrainingRecord | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors of a checkpoint, not copied, and its manifest.
-
-    Raises
-    ------
-    IncompatibleError
-        ``model`` is no ScoreModel with an ``nn.Module`` inside, or ``info`` is no dict.
-    """
+    """The tensors of a checkpoint, not copied, and its manifest."""
     from sdescore import __version__
 
+    got = f"{type(model).__name__}; wrap the network: ScoreModel(net, sde)"
     if not isinstance(model, ScoreModel) or not isinstance(model.net, nn.Module):
-        raise IncompatibleError(
-            f"expected a ScoreModel around an nn.Module, got {type(model).__name__}; wrap the "
-            "network: ScoreModel(net, sde)"
-        )
+        checks.refuse("a ScoreModel around an nn.Module", got, IncompatibleError)
     if info is not None and not isinstance(info, Mapping):
         checks.refuse('info as a dict, such as {"epochs": 3}', f"{info!r:.100}", IncompatibleError)
     tensors = {f"net/{name}": value for name, value in model.net.state_dict().items()}
@@ -134,8 +116,7 @@ def contents(
     if ema is not None:
         # What ema.state_dict() returns, without the copies.
         tensors |= {f"ema/{PREFIX}{name}": value for name, value in ema.shadow.items()}
-        count = torch.tensor(ema.num_updates, dtype=torch.int64, device="cpu")
-        tensors[f"ema/{COUNT}"] = count
+        tensors[f"ema/{COUNT}"] = torch.tensor(ema.num_updates, dtype=torch.int64, device="cpu")
         manifest["ema"] = {"decay": ema.decay, "warmup": ema.warmup}
     if training is not None:
         tensors |= {f"optim/{name}": value for name, value in training.optimizer.items()}
@@ -224,13 +205,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def training_record(file: Container, model: ScoreModel, ema: EMA) -> TrainingRecord:
-    """The run in a checkpoint, its optimiser's tensors without data; nothing is changed.
-
-    Raises
-    ------
-    CheckpointError
-        The file is damaged, belongs to another model, or holds no training state.
-    """
+    """The run in a checkpoint, its optimiser's tensors without data; nothing is changed."""
     file.verify()
     manifest, parts = file.manifest, _parts(file.tensors)
     for key, mine in from_json(to_json(describe_model(model))).items():
@@ -239,18 +214,15 @@ def training_record(file: Container, model: ScoreModel, ema: EMA) -> TrainingRec
             # Whether a label is required follows from the run's options, which are compared too.
             theirs = {**theirs, "label_required": mine["label_required"]}
         if theirs != mine:
-            raise CheckpointError(
-                f"expected a checkpoint of this model, whose {key} is {mine}, got "
-                f"{theirs}; make the model as it was, or start anew with resume=False"
-            )
+            got = f"{theirs}; make the model as it was, or start anew with resume=False"
+            expected = f"a checkpoint of this model, whose {key} is {mine}"
+            checks.refuse(expected, got, CheckpointError)
     training = manifest.get("training")
     averaging = {"decay": ema.decay, "warmup": ema.warmup}
     if not _is_training(training) or manifest.get("ema") != averaging:
-        raise CheckpointError(
-            f"expected a checkpoint of train() with an average {averaging}, got "
-            f"training={training!r} and ema={manifest.get('ema')!r} in {file.path}; start anew "
-            "with resume=False"
-        )
+        got = f"training={training!r} and ema={manifest.get('ema')!r} in {file.path}"
+        expected = f"a checkpoint of train() with an average {averaging}"
+        checks.refuse(expected, f"{got}; start anew with resume=False", CheckpointError)
     require_tensors(model.net.state_dict(), parts["net/"], "net/")
     _has_average(file, parts["ema/"], model.net)
     return TrainingRecord(training["step"], training["options"], parts["optim/"])
@@ -299,21 +271,14 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     for name, value in tensors.items():
         prefix, _, rest = name.partition("/")
         if f"{prefix}/" not in parts:
-            raise CheckpointError(
-                f"expected tensors under {', '.join(PREFIXES)} in the checkpoint, got {name!r}"
-            )
+            expected = f"tensors under {', '.join(PREFIXES)} in the checkpoint"
+            checks.refuse(expected, f"{name!r}", CheckpointError)
         parts[f"{prefix}/"][rest] = value
     return parts
 
 
 def _has_average(file: Container, tensors: Mapping[str, Tensor], net: nn.Module) -> bool:
-    """Whether the file holds an average; refused if it is not one of this network.
-
-    Raises
-    ------
-    CheckpointError
-        Its tensors are others, or its count is negative.
-    """
+    """Whether the file holds an average; refused if it is not one of this network."""
     if not tensors and file.manifest.get("ema") is None:
         return False
     expected = {
@@ -323,7 +288,6 @@ def _has_average(file: Container, tensors: Mapping[str, Tensor], net: nn.Module)
     expected[COUNT] = torch.empty((), dtype=torch.int64, device="meta")
     require_tensors(expected, tensors, "ema/")
     if int(file.read(f"ema/{COUNT}")) < 0:
-        raise CheckpointError(
-            f"expected a number of updates >= 0 in {file.path}, got {COUNT} < 0; the file is forged"
-        )
+        got = f"{COUNT} < 0; the file is forged"
+        checks.refuse(f"a number of updates >= 0 in {file.path}", got, CheckpointError)
     return True

@@ -12,7 +12,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.noise.counter import Domain, NormalStream
-from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
+from sdescore.noise.sources import FunctionStream, NoiseStream, SeededNoise, Span
 
 __all__ = ["BrownianNoise", "BrownianPath"]
 
@@ -30,20 +30,15 @@ class BrownianPath:
     Parameters
     ----------
     seed : int
-        Any integer.
+        Any integer, or ``ParameterError``.
     samples : sequence of int
         Indices of the samples, each with a path of its own.
     event_shape : tuple of int
         Shape of one sample's ``W_t``.
     T : float
-        End of the path, > 0.
+        End of the path, > 0, or ``ParameterError``.
     device : torch.device or str
         Where the path is made.
-
-    Raises
-    ------
-    ParameterError
-        The seed is no integer, or ``T`` is not a finite number > 0.
     """
 
     depth = 24
@@ -70,13 +65,7 @@ class BrownianPath:
         return self._normals.draw(range(number, number + 1))[0].double()
 
     def value(self, t: float) -> Tensor:
-        """``W_t``, ``(B, *E)`` float64.
-
-        Raises
-        ------
-        TimeError
-            ``t`` is outside [0, T].
-        """
+        """``W_t``, ``(B, *E)`` float64; ``TimeError`` for a t outside [0, T]."""
         if not 0 <= t <= self.T:
             checks.refuse(f"0 <= t <= {self.T:g} on the Brownian path", f"{t:g}", TimeError)
         while len(self._descent) > 1 and not self._descent[-1][1] <= t <= self._descent[-1][2]:
@@ -98,23 +87,8 @@ class BrownianPath:
                 self._descent.append((2 * node + 1, middle, b, W_middle, W_b))
 
 
-class _BrownianStream(NoiseStream):
-    def __init__(
-        self, path: BrownianPath, spans: Sequence[Span], other: NoiseStream, dtype: torch.dtype
-    ) -> None:
-        self._path, self._spans, self._other, self._dtype = path, spans, other, dtype
-
-    def draw(self, k: int) -> Tensor:
-        span = self._spans[k]
-        if span is None:
-            return self._other.draw(k)
-        t, s = span
-        increment = self._path.value(t) - self._path.value(s)
-        return (increment / math.sqrt(t - s)).to(self._dtype)
-
-
 @dataclass(frozen=True)
-class BrownianNoise(NoiseSource):
+class BrownianNoise(SeededNoise):
     """A predictor's noises are increments of one path per sample; other draws are seeded.
 
     Two grids that share times see the same path at these times. Strong orders and step-size control
@@ -123,46 +97,29 @@ class BrownianNoise(NoiseSource):
     Parameters
     ----------
     seed : int
-        Any integer.
+        Any integer, or ``ParameterError``.
     T : float
-        End of the path, the SDE's ``T``; > 0.
-
-    Raises
-    ------
-    ParameterError
-        The seed is no integer, or ``T`` is not a finite number > 0.
+        End of the path, the SDE's ``T``; > 0, or ``ParameterError``.
     """
 
-    seed: int
     T: float = 1.0
 
     def __post_init__(self) -> None:
-        vars(self).update(seed=checks.seed(self.seed), T=checks.number("T", self.T, above=0))
+        super().__post_init__()
+        vars(self).update(T=checks.number("T", self.T, above=0))
 
     def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
-        """Refuse times the path does not have, and two noises over one stretch of time.
-
-        Raises
-        ------
-        TimeError
-            A time lies outside [0, T].
-        IncompatibleError
-            A step takes several noises: on one path they would be the same increment.
+        """Refuse times beyond ``T``, and two noises over one stretch of time (``TimeError``,
+        ``IncompatibleError``): on one path these would be the same increment.
         """
         moves = [span for span in spans if span is not None]
         latest = max((t for t, _ in moves), default=0.0)
         if latest > self.T:
-            checks.refuse(
-                f"a Brownian path up to t = {latest:g}",
-                f"T = {self.T:g}; pass T=sde.T",
-                TimeError,
-            )
+            got = f"T = {self.T:g}; pass T=sde.T"
+            checks.refuse(f"a Brownian path up to t = {latest:g}", got, TimeError)
         if len(set(moves)) < len(moves):
-            checks.refuse(
-                "one noise a step for BrownianNoise",
-                "a method with several; use SeededNoise",
-                IncompatibleError,
-            )
+            got = "a method with several; use SeededNoise"
+            checks.refuse("one noise a step for BrownianNoise", got, IncompatibleError)
 
     def open(
         self,
@@ -175,7 +132,14 @@ class BrownianNoise(NoiseSource):
         domain: int = Domain.SAMPLER,
     ) -> NoiseStream:
         path = BrownianPath(self.seed, samples, event_shape, self.T, device=device)
-        seeded = SeededNoise(self.seed).open(
+        seeded = super().open(
             samples, event_shape, spans, dtype=dtype, device=device, domain=domain
         )
-        return _BrownianStream(path, spans, seeded, dtype)
+
+        def draw(k: int) -> Tensor:
+            if (span := spans[k]) is None:
+                return seeded.draw(k)
+            t, s = span
+            return ((path.value(t) - path.value(s)) / math.sqrt(t - s)).to(dtype)
+
+        return FunctionStream(draw)

@@ -37,28 +37,18 @@ class Domain(IntEnum):
 
     Every ``seed`` defaults to 0, and calls are often chained: a run starts from the samples of
     another run, from :meth:`sdescore.LinearSDE.prior_sample` or from
-    :func:`sdescore.samplers.simulate`. Each role has a domain of its own, so that the noises of
-    such calls are independent.
+    :func:`sdescore.samplers.simulate`. Their noises are independent all the same.
     """
 
-    SAMPLER = 0
-    """The start and the steps of a run from noise to data."""
-    BROWNIAN = 1
-    """The nodes of a Brownian path."""
-    CLEAN = 2
-    """Clean data drawn from an exact score."""
-    TRACE = 3
-    """The probes of Hutchinson's trace estimator."""
-    PRIOR = 4
-    """Draws from the prior at T."""
-    RESTART = 5
-    """A run that starts from ``init=``, or that rewinds."""
-    SIMULATE = 6
-    """An SDE run by hand, from data to noise as a rule."""
-    LANGEVIN = 7
-    """Langevin chains."""
-    ADAPTIVE = 8
-    """The steps of an adaptive sampler."""
+    SAMPLER = 0  #: the start and the steps of a run from noise to data
+    BROWNIAN = 1  #: the nodes of a Brownian path
+    CLEAN = 2  #: clean data drawn from an exact score
+    TRACE = 3  #: the probes of Hutchinson's trace estimator
+    PRIOR = 4  #: draws from the prior at T
+    RESTART = 5  #: a run that starts from ``init=``, or that rewinds
+    SIMULATE = 6  #: an SDE run by hand, from data to noise as a rule
+    LANGEVIN = 7  #: Langevin chains
+    ADAPTIVE = 8  #: the steps of an adaptive sampler
 
 
 # int32 and int64 wrap around, so 64- and 32-bit constants are given as signed numbers.
@@ -111,7 +101,7 @@ class NormalStream:
     Parameters
     ----------
     seed : int
-        Any Python integer; reduced modulo 2⁶⁴.
+        Any Python integer, or ``ParameterError``; reduced modulo 2⁶⁴.
     samples : sequence of int
         Indices of the samples, each with a stream of its own.
     event_shape : tuple of int
@@ -120,11 +110,6 @@ class NormalStream:
         Where the numbers are made.
     domain : int
         What the numbers are for, a :class:`Domain`; any integer >= 0.
-
-    Raises
-    ------
-    ParameterError
-        The seed is no integer.
     """
 
     def __init__(
@@ -136,10 +121,10 @@ class NormalStream:
         device: torch.device | str = "cpu",
         domain: int = Domain.SAMPLER,
     ) -> None:
-        self.event_shape = tuple(event_shape)
-        self.numel = math.prod(self.event_shape)
-        self.block_length = block_length(self.numel)
         index = torch.as_tensor(samples, dtype=torch.int64, device=device)
+        self.device, self.shape = index.device, (len(index), *event_shape)
+        self.numel = math.prod(event_shape)
+        self.block_length = block_length(self.numel)
         start = _wrap64(checks.seed(seed) + _GAMMA * (2 * domain + 1))
         root = _mix64(torch.tensor(start, dtype=torch.int64, device=device))
         # Nested: hashed side by side, (seed 1, sample 0) would be (seed 0, sample 1).
@@ -153,12 +138,7 @@ class NormalStream:
         self._reals = [torch.empty(size, dtype=torch.float32, device=device) for _ in range(2)]
 
     def __len__(self) -> int:
-        return len(self._sample_key)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the numbers are made."""
-        return self._sample_key.device
+        return self.shape[0]
 
     def _keys(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
         if self._block is None or self._block[0] != block:
@@ -175,9 +155,9 @@ class NormalStream:
         if not out.numel():
             return out
         block, offset = divmod(first, self.block_length)
-        keys = self._keys(block)
-        pairs = out.view(len(out) // 2, 2, len(self), self.numel)
-        rows = max(1, min(len(self), _CHUNK // max(1, self.numel)))
+        keys, samples = self._keys(block), self.shape[0]
+        pairs = out.view(len(out) // 2, 2, samples, self.numel)
+        rows = max(1, min(samples, _CHUNK // max(1, self.numel)))
         depth = max(1, len(self._words[0]) // max(1, rows * self.numel))
         for pair in range(0, len(pairs), depth):
             counter = torch.arange(
@@ -187,11 +167,10 @@ class NormalStream:
                 device=out.device,
             )
             counter = counter.mul_(_GOLDEN_32).view(-1, 1, self.numel)
-            for row in range(0, len(self), rows):
+            for row in range(0, samples, rows):
                 part = slice(row, row + rows)
-                self._fill_part(
-                    pairs[pair : pair + depth, :, part], counter, [k[part] for k in keys]
-                )
+                out_part = pairs[pair : pair + depth, :, part]
+                self._fill_part(out_part, counter, [k[part] for k in keys])
         return out
 
     def _fill_part(self, out: Tensor, counter: Tensor, keys: list[Tensor]) -> None:
@@ -214,25 +193,17 @@ class NormalStream:
         second.mul_(radius)
 
     def draw(self, draws: range) -> Tensor:
-        """``(len(draws), B, *E)`` float32: the numbers at these consecutive draws.
-
-        Raises
-        ------
-        ParameterError
-            The range's step is not 1, or it runs backwards.
-        """
+        """``(len(draws), B, *E)`` float32: the numbers at these draws, a range of step 1."""
         if draws.step != 1 or draws.stop < draws.start:
             checks.refuse("consecutive draws, range(first, last + 1)", draws)
-        low = draws.start - draws.start % 2
-        high = draws.stop + draws.stop % 2
-        shape = (high - low, len(self), *self.event_shape)
-        out = torch.empty(shape, dtype=torch.float32, device=self.device)
+        base, high = draws.start - draws.start % 2, draws.stop + draws.stop % 2
+        out = torch.empty(high - base, *self.shape, dtype=torch.float32, device=self.device)
+        low = base
         while low < high:
             end = min(high, (low // self.block_length + 1) * self.block_length)
-            base = draws.start - draws.start % 2
             self.fill(out[low - base : end - base], low)
             low = end
-        return out[draws.start % 2 :][: len(draws)]
+        return out[draws.start - base :][: len(draws)]
 
 
 def standard_normal(

@@ -11,8 +11,9 @@ from one path per sample, so that a finer grid sees the same path.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,16 @@ class NoiseStream(ABC):
     @abstractmethod
     def draw(self, k: int) -> Tensor:
         """Draw ``k``, ``(B, *E)`` in the state's dtype; valid until the next call."""
+
+
+@dataclass(frozen=True)
+class FunctionStream(NoiseStream):
+    """The draws that a function of their number gives."""
+
+    function: Callable[[int], Tensor]
+
+    def draw(self, k: int) -> Tensor:
+        return self.function(k)
 
 
 class NoiseSource(ABC):
@@ -66,13 +77,9 @@ class NoiseSource(ABC):
 
 class _SeededStream(NoiseStream):
     def __init__(self, normals: NormalStream, draws: int, dtype: torch.dtype) -> None:
-        self._normals, self._draws, self._dtype = normals, draws, dtype
-        ahead = max(2, _BUFFER // max(1, len(normals) * normals.numel) // 2 * 2)
-        self._ahead = min(ahead, normals.block_length, draws + draws % 2)
-        self._first, self._rows = 0, ()
+        self._normals, self._draws, self._dtype = normals, draws + draws % 2, dtype
+        self._first, self._rows = 0, list[Tensor]()
         self._buffer: Tensor | None = None
-
-    _rows: tuple[Tensor, ...]
 
     def draw(self, k: int) -> Tensor:
         if not 0 <= k - self._first < len(self._rows):
@@ -80,15 +87,14 @@ class _SeededStream(NoiseStream):
         return self._rows[k - self._first]
 
     def _refill(self, first: int) -> None:
+        normals = self._normals
         if self._buffer is None:
-            shape = (self._ahead, len(self._normals), *self._normals.event_shape)
-            device = self._normals.device
-            self._buffer = torch.empty(shape, dtype=torch.float32, device=device)
-        left_in_block = self._normals.block_length - first % self._normals.block_length
-        left = self._draws + self._draws % 2 - first
-        part = self._buffer[: max(2, min(self._ahead, left_in_block, left))]
-        self._first = first
-        self._rows = self._normals.fill(part, first).to(self._dtype).unbind(0)
+            ahead = max(2, _BUFFER // max(1, math.prod(normals.shape)) // 2 * 2)
+            shape = (min(ahead, normals.block_length, self._draws), *normals.shape)
+            self._buffer = torch.empty(shape, dtype=torch.float32, device=normals.device)
+        left_in_block = normals.block_length - first % normals.block_length
+        part = self._buffer[: max(2, min(left_in_block, self._draws - first))]
+        self._first, self._rows = first, list(normals.fill(part, first).to(self._dtype))
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,7 @@ class SeededNoise(NoiseSource):
     Parameters
     ----------
     seed : int
-        Any integer; reduced modulo 2⁶⁴.
-
-    Raises
-    ------
-    ParameterError
-        The seed is no integer.
+        Any integer, or ``ParameterError``; reduced modulo 2⁶⁴.
     """
 
     seed: int
@@ -125,14 +126,6 @@ class SeededNoise(NoiseSource):
         return _SeededStream(normals, len(spans), dtype)
 
 
-class _ReplayStream(NoiseStream):
-    def __init__(self, rows: Tensor) -> None:
-        self._rows = rows
-
-    def draw(self, k: int) -> Tensor:
-        return self._rows[k]
-
-
 @dataclass(frozen=True, eq=False)
 class ReplayNoise(NoiseSource):
     """Your own numbers: ``values[k]`` is draw ``k`` of the whole request.
@@ -149,20 +142,12 @@ class ReplayNoise(NoiseSource):
         checks.state(self.values, "values")
 
     def check(self, shape: tuple[int, ...], spans: Sequence[Span]) -> None:
-        """Refuse too few draws or samples, or another event shape.
-
-        Raises
-        ------
-        ShapeError
-            The values have too few draws or samples, or another event shape.
-        """
-        have = tuple(self.values.shape)
-        fits = len(have) >= 2 and have[2:] == tuple(shape[1:])
+        """Refuse too few draws or samples, or another event shape, with a ``ShapeError``."""
+        have, event = tuple(self.values.shape), tuple(shape[1:])
+        fits = len(have) >= 2 and have[2:] == event
         if not fits or have[1] < shape[0] or have[0] < len(spans):
-            raise ShapeError(
-                f"expected replayed noise of shape ({len(spans)}, B >= {shape[0]}, "
-                f"*{tuple(shape[1:])}), draw 0 being the start; got {have}"
-            )
+            wanted = f"shape ({len(spans)}, B >= {shape[0]}, *{event}), draw 0 being the start"
+            checks.refuse(f"replayed noise of {wanted}", have, ShapeError)
 
     def open(
         self,
@@ -175,4 +160,5 @@ class ReplayNoise(NoiseSource):
         domain: int = Domain.SAMPLER,
     ) -> NoiseStream:
         self.check((samples.stop, *event_shape), spans)
-        return _ReplayStream(self.values[:, samples.start : samples.stop].to(device, dtype))
+        rows = self.values[:, samples.start : samples.stop].to(device, dtype)
+        return FunctionStream(rows.__getitem__)

@@ -22,16 +22,15 @@ def borrowed_generator(
 ) -> Iterator[None]:
     """The global generators of the CPU and of a CUDA ``device``; afterwards as they were.
 
-    Only one thread at a time is inside: others wait, so neither sees the numbers of the other, and
-    the state that is put back is the one before both. A thread that draws from the global
-    generator without this function is not stopped: what it draws meanwhile repeats numbers.
+    Only one thread at a time is inside, so neither sees the numbers of the other. A thread that
+    draws from the global generator without this function is not stopped: it repeats numbers.
 
     Parameters
     ----------
     seed : int, optional
         What to seed both with, from 0 to 2³² − 1; by default they go on from where they are.
     device : torch.device, optional
-        A CUDA device of which the generator is borrowed too; other kinds of device have no effect.
+        A device; if it is a CUDA one, its generator is borrowed too.
     """
     cuda = [device] if device is not None and device.type == "cuda" else []
     with _LOCK, torch.random.fork_rng(devices=cuda):
