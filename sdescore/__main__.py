@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.command == "demo":
             checks.device(arguments.device)
-            run_demo(_demo_options(arguments))
+            asked = {k: v for k, v in vars(arguments).items() if k != "command"}
+            run_demo(DemoOptions(**asked))
         else:
             _sample(arguments)
     except (SDEScoreError, OSError) as error:
@@ -50,34 +51,19 @@ def _positive(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sdescore", description="Score-based diffusion")
     commands = parser.add_subparsers(dest="command", required=True)
-    default = DemoOptions()
+    look = argparse.ArgumentDefaultsHelpFormatter
 
-    demo = commands.add_parser(
-        "demo",
-        help="train on real digits, sample with every predictor and corrector",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    demo.add_argument("--sde", nargs="+", choices=RECIPES, default=list(default.sdes))
-    demo.add_argument(
-        "--predictor", nargs="+", choices=PREDICTORS, default=list(default.predictors)
-    )
-    demo.add_argument(
-        "--corrector", nargs="+", choices=CORRECTORS, default=list(default.correctors)
-    )
-    demo.add_argument(
-        "--steps", type=_positive, default=default.steps, help="steps of each sampler"
-    )
-    demo.add_argument("--train-steps", type=_positive, default=default.train_steps)
-    demo.add_argument(
-        "--samples", type=_positive, default=default.samples, help="samples of each sampler"
-    )
-    demo.add_argument("--out", type=Path, default=default.out, help="folder of all results")
+    about = "train on real digits, sample with every predictor and corrector"
+    demo = commands.add_parser("demo", help=about, formatter_class=look)
+    demo.add_argument("--sde", dest="sdes", nargs="+", choices=RECIPES)
+    demo.add_argument("--predictor", dest="predictors", nargs="+", choices=PREDICTORS)
+    demo.add_argument("--corrector", dest="correctors", nargs="+", choices=CORRECTORS)
+    demo.add_argument("--steps", type=_positive, help="steps of each sampler")
+    demo.add_argument("--train-steps", type=_positive)
+    demo.add_argument("--samples", type=_positive, help="samples of each sampler")
+    demo.add_argument("--out", type=Path, help="folder of all results")
 
-    sample = commands.add_parser(
-        "sample",
-        help="draw from a checkpoint",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    sample = commands.add_parser("sample", help="draw from a checkpoint", formatter_class=look)
     sample.add_argument("checkpoint", type=Path)
     sample.add_argument("-n", "--n", type=_positive, default=64, help="how many samples")
     sample.add_argument(
@@ -85,29 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--predictor", choices=PREDICTORS, default="reverse-diffusion")
     sample.add_argument("--corrector", choices=CORRECTORS, default="langevin")
-    sample.add_argument("--steps", type=_positive, default=default.steps)
+    sample.add_argument("--steps", type=_positive, default=DemoOptions.steps)
     sample.add_argument("--out", type=Path, help="a picture or .npy; by default a .png beside it")
 
+    demo.set_defaults(**vars(DemoOptions()))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     for command in (demo, sample):
-        command.add_argument("--seed", type=int, default=default.seed)
-        command.add_argument(
-            "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda"
-        )
+        command.add_argument("--seed", type=int, default=DemoOptions.seed)
+        command.add_argument("--device", default=device, help="cpu or cuda")
     return parser
-
-
-def _demo_options(arguments: argparse.Namespace) -> DemoOptions:
-    return DemoOptions(
-        sdes=tuple(arguments.sde),
-        predictors=tuple(arguments.predictor),
-        correctors=tuple(arguments.corrector),
-        steps=arguments.steps,
-        train_steps=arguments.train_steps,
-        samples=arguments.samples,
-        seed=arguments.seed,
-        device=arguments.device,
-        out=arguments.out,
-    )
 
 
 def _sample(arguments: argparse.Namespace) -> None:
@@ -129,13 +101,7 @@ def _sample(arguments: argparse.Namespace) -> None:
 
 
 def _event_shape(path: Path) -> tuple[int, ...]:
-    """The shape of one sample, from the notes in a checkpoint.
-
-    Raises
-    ------
-    CheckpointError
-        It is not there, or is no shape.
-    """
+    """The shape of one sample, from the notes in a checkpoint."""
     from sdescore.checkpoint.store import read_manifest
 
     info = read_manifest(path).get("info")
@@ -150,15 +116,7 @@ def _event_shape(path: Path) -> tuple[int, ...]:
 
 
 def _check_out(out: Path, event_shape: Sequence[int]) -> None:
-    """Refuse a file that could not be written, before the samples for it are drawn.
-
-    Raises
-    ------
-    OSError
-        The folder is not there.
-    ShapeError
-        A picture of what is no image, or an unknown kind of file.
-    """
+    """Refuse a file that could not be written, before the samples for it are drawn."""
     if not out.parent.is_dir():
         raise FileNotFoundError(f"expected --out in a folder that exists, got {out}; make it first")
     if out.suffix == ".npy":

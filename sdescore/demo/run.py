@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ SHOWN = 20  # images in a row of the figures
 class DemoOptions:
     """What the command line can change."""
 
-    sdes: tuple[str, ...] = ("ve", "vp")
-    predictors: tuple[str, ...] = ("euler-maruyama", "reverse-diffusion", "ancestral", "ddim")
-    correctors: tuple[str, ...] = ("none", "langevin")
+    sdes: Sequence[str] = ("ve", "vp")
+    predictors: Sequence[str] = ("euler-maruyama", "reverse-diffusion", "ancestral", "ddim")
+    correctors: Sequence[str] = ("none", "langevin")
     steps: int = 100
     train_steps: int = 1600
     samples: int = 400
