@@ -26,8 +26,7 @@ def new_figure(width: float, height: float) -> Figure:
 def write_title(figure: Figure, title: str | None) -> None:
     """Write the title, broken into lines that fit the width of the figure."""
     if title is not None:
-        width = max(8, int(figure.get_figwidth() / 0.1))
-        lines = textwrap.wrap(title, width)
+        lines = textwrap.wrap(title, max(8, int(figure.get_figwidth() / 0.1)))
         # The first line has its room already.
         figure.set_figheight(figure.get_figheight() + 0.2 * (len(lines) - 1))
         figure.suptitle("\n".join(lines), fontsize=TITLE_SIZE)
@@ -40,16 +39,15 @@ def look(i: int) -> dict[str, Any]:
 
 def write_legend(figure: Figure, axes: Axes, columns: int) -> None:
     """The legend of one panel's curves, below all panels."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=LABEL_SIZE,
-        handlelength=3.0,
-    )
+    entries = axes.get_legend_handles_labels()
+    looks: dict[str, Any] = {"frameon": False, "fontsize": LABEL_SIZE, "handlelength": 3.0}
+    figure.legend(*entries, loc="outside lower center", ncols=columns, **looks)
+
+
+def name_axes(axes: Axes, across: str, up: str) -> None:
+    """The names of what is drawn across and up."""
+    axes.set_xlabel(across, fontsize=LABEL_SIZE)
+    axes.set_ylabel(up, fontsize=LABEL_SIZE)
 
 
 def clean(axes: Axes) -> None:

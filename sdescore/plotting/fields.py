@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import DivergenceError, ShapeError
-from sdescore.plotting._style import (
-    COLOURS,
-    LABEL_SIZE,
-    TICK_SIZE,
-    TITLE_SIZE,
-    clean,
-    look,
-    new_figure,
-    write_legend,
-    write_title,
-)
+from sdescore.plotting import _style
+from sdescore.sde.linear import LinearSDE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,17 +21,7 @@ __all__ = ["plot_schedule", "plot_score_field"]
 
 # Nats below the highest log density at which the background of a score field ends.
 _DEPTH = 15.0
-
-
-class Schedule(Protocol):
-    """What :func:`plot_schedule` reads of an SDE."""
-
-    @property
-    def T(self) -> float: ...
-    @property
-    def t_min(self) -> float: ...
-    def marginal(self, t: Tensor, /) -> tuple[Tensor, Tensor]: ...
-    def log_snr(self, t: Tensor, /) -> Tensor: ...
+_ARROW: dict[str, Any] = {"color": "#222222", "width": 0.0028, "headwidth": 4.0}
 
 
 def plot_score_field(
@@ -90,7 +71,6 @@ def plot_score_field(
     usable = len(extent) == 4 and all(map(checks.is_number, extent))
     usable = usable and extent[0] < extent[1] and extent[2] < extent[3]
     checks.that(usable, "extent (x_min, x_max, y_min, y_max) that rise", f"{extent!r:.200}")
-    x_min, x_max, y_min, y_max = extent
     arrows, resolution = checks.count("arrows", arrows), checks.count("resolution", resolution)
     if data is not None:
         checks.state(data, "data")
@@ -101,11 +81,20 @@ def plot_score_field(
     with torch.no_grad():
         field = score(points, t)
         _in_plane(field, "the score's output", len(points))
-        _require_finite(field, points, t)
         if log_prob is None:
             name, height = r"$\log_{10}\,|s(x, t)|$", score(pixels, t).norm(dim=1).log10()
         else:
             name, height = r"$\log\,p_t(x)$", log_prob(pixels, t)
+    bad = (~field.isfinite()).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise DivergenceError(
+            f"expected a finite score at t = {float(t)}, got NaN or infinity at {len(bad)} of "
+            f"{len(points)} arrows, first at x = {points[bad[0]].tolist()}; "
+            f"try a later time or a smaller extent",
+            step=0,
+            t=float(t),
+            samples=bad,
+        )
     height = height.double().cpu().reshape(resolution, resolution)
     # No colour where the logarithm is -inf: it would stretch the scale to nothing.
     finite = height[height.isfinite()]
@@ -115,47 +104,30 @@ def plot_score_field(
     u, v = field.double().cpu().unbind(1)
     x, y = points.double().cpu().unbind(1)
     longest = float(torch.hypot(u, v).quantile(0.9)) or 1.0
-    cell = min(x_max - x_min, y_max - y_min) / arrows
+    cell = min(extent[1] - extent[0], extent[3] - extent[2]) / arrows
 
-    figure = new_figure(6.2, 5.2)
+    figure = _style.new_figure(6.2, 5.2)
     axes = figure.add_subplot()
-    shown = axes.imshow(
-        height.numpy(),
-        origin="lower",
-        extent=extent,
-        cmap="Blues",
-        vmin=floor if cut else None,
-        alpha=0.9,
-    )
-    axes.quiver(
-        x,
-        y,
-        u,
-        v,
-        angles="xy",
-        scale_units="xy",
-        scale=longest / cell,
-        color="#222222",
-        pivot="tail",
-        width=0.0028,
-        headwidth=4.0,
-    )
+    shown = axes.imshow(height.numpy(), origin="lower", extent=extent, cmap="Blues", alpha=0.9)
+    if cut:
+        shown.set_clim(vmin=floor)
+    length = longest / cell
+    axes.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=length, **_ARROW)
     if data is not None:
         dots = data.double().cpu()
-        axes.scatter(dots[:, 0], dots[:, 1], s=5, color=COLOURS[1], alpha=0.6, linewidths=0)
-    axes.set(xlim=(x_min, x_max), ylim=(y_min, y_max))
-    axes.set_xlabel("$x_1$", fontsize=LABEL_SIZE)
-    axes.set_ylabel("$x_2$", fontsize=LABEL_SIZE)
-    axes.tick_params(labelsize=TICK_SIZE)
+        axes.scatter(dots[:, 0], dots[:, 1], s=5, color=_style.COLOURS[1], alpha=0.6, linewidths=0)
+    axes.set(xlim=extent[:2], ylim=extent[2:])
+    _style.name_axes(axes, "$x_1$", "$x_2$")
+    axes.tick_params(labelsize=_style.TICK_SIZE)
     bar = figure.colorbar(shown, ax=axes, shrink=0.9, extend="min" if cut else "neither")
-    bar.set_label(name, fontsize=LABEL_SIZE)
-    bar.ax.tick_params(labelsize=TICK_SIZE)
-    write_title(figure, f"Score at $t = {float(t):.3g}$" if title is None else title)
+    bar.set_label(name, fontsize=_style.LABEL_SIZE)
+    bar.ax.tick_params(labelsize=_style.TICK_SIZE)
+    _style.write_title(figure, f"Score at $t = {float(t):.3g}$" if title is None else title)
     return figure
 
 
 def plot_schedule(
-    sdes: Mapping[str, Schedule], points: int = 400, title: str | None = None
+    sdes: Mapping[str, LinearSDE], points: int = 400, title: str | None = None
 ) -> Figure:
     r"""α, σ and log-SNR = log(α²/σ²) of linear SDEs against t/T, from ``t_min`` to T.
 
@@ -175,50 +147,35 @@ def plot_schedule(
 
     Raises
     ------
-    ShapeError
-        No SDEs.
-    ParameterError
-        ``points`` below 1.
+    ShapeError, ParameterError
+        No SDEs, or ``points`` below 1.
     """
     points = checks.count("points", points)
-    if not sdes:
-        raise ShapeError("expected at least one SDE to plot, got an empty mapping")
+    checks.that(bool(sdes), "at least one SDE to plot", "an empty mapping", ShapeError)
     lines = math.ceil(len(sdes) / 5)
-    figure = new_figure(10.0, 3.5 + 0.25 * lines)
+    figure = _style.new_figure(10.0, 3.5 + 0.25 * lines)
     panels = figure.subplots(1, 3)
     for i, (label, sde) in enumerate(sdes.items()):
         t = torch.linspace(sde.t_min, sde.T, points, dtype=torch.float64, device="cpu")
         alpha, sigma = sde.marginal(t)
         for axes, curve in zip(panels, (alpha, sigma, sde.log_snr(t)), strict=True):
-            finite = curve.isfinite()
-            axes.plot((t / sde.T)[finite], curve[finite], label=label, linewidth=1.8, **look(i))
+            there = curve.isfinite()
+            drawn = (t / sde.T)[there], curve[there]
+            axes.plot(*drawn, label=label, linewidth=1.8, **_style.look(i))
     panels[1].set_yscale("log")
     names = (r"signal $\alpha_t$", r"noise $\sigma_t$", r"$\log(\alpha_t^2/\sigma_t^2)$")
     for axes, name in zip(panels, names, strict=True):
-        axes.set_title(name, fontsize=TITLE_SIZE)
-        axes.set_xlabel("$t/T$", fontsize=LABEL_SIZE)
-        clean(axes)
-    write_legend(figure, panels[0], math.ceil(len(sdes) / lines))
-    write_title(figure, title)
+        axes.set_title(name, fontsize=_style.TITLE_SIZE)
+        axes.set_xlabel("$t/T$", fontsize=_style.LABEL_SIZE)
+        _style.clean(axes)
+    _style.write_legend(figure, panels[0], math.ceil(len(sdes) / lines))
+    _style.write_title(figure, title)
     return figure
 
 
 def _in_plane(x: Tensor, name: str, count: int) -> None:
-    if x.shape != (count, 2):
-        raise ShapeError(f"expected {name} of shape ({count}, 2), got {tuple(x.shape)}")
-
-
-def _require_finite(field: Tensor, points: Tensor, t: float | Tensor) -> None:
-    bad = (~field.isfinite()).any(1).nonzero().flatten().tolist()
-    if bad:
-        raise DivergenceError(
-            f"expected a finite score at t = {float(t)}, got NaN or infinity at {len(bad)} of "
-            f"{len(points)} arrows, first at x = {points[bad[0]].tolist()}; "
-            f"try a later time or a smaller extent",
-            step=0,
-            t=float(t),
-            samples=bad,
-        )
+    expected = f"{name} of shape ({count}, 2)"
+    checks.that(x.shape == (count, 2), expected, tuple(x.shape), ShapeError)
 
 
 def _cells(
@@ -227,8 +184,6 @@ def _cells(
     """Centres of ``side × side`` cells, the lowest row first: ``(side², 2)`` float32."""
     x_min, x_max, y_min, y_max = extent
     unit = (torch.arange(side, dtype=torch.float64, device="cpu") + 0.5) / side
-    y, x = torch.meshgrid(
-        y_min + (y_max - y_min) * unit, x_min + (x_max - x_min) * unit, indexing="ij"
-    )
-    points = torch.stack([x.flatten(), y.flatten()], 1)
+    lines = y_min + (y_max - y_min) * unit, x_min + (x_max - x_min) * unit
+    points = torch.cartesian_prod(*lines).flip(1)
     return points.to(device=device or "cpu", dtype=torch.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,18 +11,15 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ShapeError
-from sdescore.plotting._style import (
-    LABEL_SIZE,
-    TICK_SIZE,
-    new_figure,
-    write_title,
-)
+from sdescore.plotting._style import LABEL_SIZE, TICK_SIZE, new_figure, write_title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["plot_rows", "plot_samples", "plot_trajectory"]
+
+Range = tuple[float, float]
 
 
 def plot_samples(
@@ -58,11 +56,10 @@ def plot_samples(
     """
     images = _images(x, "x")
     if columns is None:
-        columns = next(k for k in range(1, len(images) + 1) if k * k >= len(images))
+        columns = math.isqrt(len(images) - 1) + 1
     columns = checks.count("columns", columns)
-    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
-    figure, _ = _grid(rows, columns, [value_range] * columns, title, tile=0.55)
-    return figure
+    rows = list(torch.split(images, columns))
+    return _grid(rows, [value_range] * columns, title, tile=0.55)[0]
 
 
 def plot_rows(
@@ -76,13 +73,11 @@ def plot_rows(
     Parameters
     ----------
     rows : Mapping[str, Tensor]
-        Label → images ``(N, H, W)`` or ``(N, C, H, W)`` of one size; N may differ.
+        Label → images as in :func:`plot_samples`, all of one size; N may differ.
     columns : int
         Images shown of each entry, the first ones; where there are fewer the row ends early.
-    value_range : tuple[float, float]
-        Values shown as black and as white; values outside are clipped.
-    title : str, optional
-        Written above.
+    value_range, title
+        As in :func:`plot_samples`.
 
     Returns
     -------
@@ -91,18 +86,14 @@ def plot_rows(
 
     Raises
     ------
-    ShapeError
-        No rows, not images, or images of different sizes.
-    ParameterError
-        ``columns`` below 1, or an empty ``value_range``.
+    ShapeError, ParameterError
+        As :func:`plot_samples`; ShapeError also for images of different sizes.
     """
     columns = checks.count("columns", columns)
-    if not rows:
-        raise ShapeError("expected at least one row of images, got an empty mapping")
+    checks.that(bool(rows), "at least one row of images", "an empty mapping", ShapeError)
     images = [_images(x, f"rows[{label!r}]")[:columns] for label, x in rows.items()]
-    columns = max(map(len, images))
-    margin = max(map(_text_width, rows)) + 0.1
-    figure, axes = _grid(images, columns, [value_range] * columns, title, 0.55, left=margin)
+    ranges = [value_range] * max(map(len, images))
+    figure, axes = _grid(images, ranges, title, 0.55, left=max(map(_text_width, rows)) + 0.1)
     axes.set_yticks(_centres(images, 0), list(rows), fontsize=LABEL_SIZE)
     return figure
 
@@ -122,8 +113,8 @@ def plot_trajectory(
     times : sequence of float, or Tensor
         The S times, written above the columns.
     value_range : tuple[float, float], optional
-        Values shown as black and as white. ``None``: the extremes of each column, which
-        keeps the early, noisy states of a variance-exploding process legible.
+        As in :func:`plot_samples`. ``None``: the extremes of each column, which keeps the
+        early, noisy states of a variance-exploding process legible.
     title : str, optional
         Written above.
 
@@ -135,26 +126,20 @@ def plot_trajectory(
     Raises
     ------
     ShapeError
-        No states, not images, sizes that differ, or not one time per state.
+        No states, not images, shapes that differ, or not one time per state.
     ParameterError
         An empty ``value_range``.
     """
     columns = [_images(state, f"states[{i}]") for i, state in enumerate(states)]
     times = [float(t) for t in times]
-    if not columns or len(columns) != len(times):
-        raise ShapeError(
-            f"expected one time for each of at least one state, got {len(columns)} states "
-            f"and {len(times)} times"
-        )
-    if len({len(column) for column in columns}) > 1:
-        raise ShapeError(
-            f"expected the same samples in every state, got batches of {list(map(len, columns))}"
-        )
+    fits = 0 < len(columns) == len(times)
+    got = f"{len(columns)} states and {len(times)} times"
+    checks.that(fits, "one time for each of at least one state", got, ShapeError)
+    shapes = sorted({tuple(column.shape) for column in columns})
+    checks.that(len(shapes) == 1, "the same samples in every state", f"shapes {shapes}", ShapeError)
     ranges = [_extremes(c) if value_range is None else value_range for c in columns]
-    strip = list(torch.stack(_one_size(columns), 1))
-    figure, axes = _grid(strip, len(times), ranges, title, tile=0.72, top=0.4)
-    labels = [f"{t:.3g}" for t in times]
-    axes.set_xticks(_centres(columns, 1), labels, fontsize=TICK_SIZE)
+    figure, axes = _grid(list(torch.stack(columns, 1)), ranges, title, tile=0.72, top=0.4)
+    axes.set_xticks(_centres(columns, 1), [f"{t:.3g}" for t in times], fontsize=TICK_SIZE)
     axes.set_xlabel("time $t$", fontsize=LABEL_SIZE)
     axes.xaxis.set_ticks_position("top")
     axes.xaxis.set_label_position("top")
@@ -166,23 +151,14 @@ def _images(x: Tensor, name: str) -> Tensor:
     """``(N, H, W)`` or ``(N, C, H, W)`` as float64 ``(N, C, H, W)`` on the CPU."""
     checks.state(x, name)
     images = x.unsqueeze(1) if x.ndim == 3 else x
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.numel() == 0:
-        raise ShapeError(
-            f"expected {name} of shape (N, H, W) or (N, C, H, W) with C = 1 or 3 and N >= 1, "
-            f"got {tuple(x.shape)}"
-        )
+    usable = images.ndim == 4 and images.shape[1] in (1, 3) and images.numel() > 0
+    expected = f"{name} of shape (N, H, W) or (N, C, H, W) with C = 1 or 3 and N >= 1"
+    checks.that(usable, expected, tuple(x.shape), ShapeError)
     return images.detach().to(device="cpu", dtype=torch.float64)
 
 
-def _one_size(images: list[Tensor]) -> list[Tensor]:
-    sizes = {tuple(x.shape[1:]) for x in images}
-    if len(sizes) > 1:
-        raise ShapeError(f"expected images of one size (C, H, W), got {sorted(sizes)}")
-    return images
-
-
-def _extremes(images: Tensor) -> tuple[float, float]:
-    low, high = float(images.min()), float(images.max())
+def _extremes(images: Tensor) -> Range:
+    low, high = images.min().item(), images.max().item()
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
@@ -205,8 +181,7 @@ def _centres(images: list[Tensor], axis: int) -> list[float]:
 
 def _grid(
     rows: list[Tensor],
-    columns: int,
-    ranges: Sequence[tuple[float, float]],
+    ranges: Sequence[Range],
     title: str | None,
     tile: float,
     left: float = 0.0,
@@ -216,20 +191,21 @@ def _grid(
 
     ``tile``, ``left`` and ``top`` are inches: the height of an image, and room for labels.
     """
-    channels, height, width = _one_size(rows)[0].shape[1:]
+    sizes = sorted({tuple(x.shape[1:]) for x in rows})
+    checks.that(len(sizes) == 1, "images of one size (C, H, W)", sizes, ShapeError)
+    channels, height, width = sizes[0]
     for low, high in ranges:
         checks.number("high end of value_range", high, above=checks.number("low end", low))
-    down, across = height + _gap(height), width + _gap(width)
-    shape = channels, len(rows) * down - _gap(height), columns * across - _gap(width)
-    canvas = torch.ones(shape, dtype=torch.float64, device="cpu")
+    below, beside = _gap(height), _gap(width)
+    places = channels, len(rows), height + below, len(ranges), width + beside
+    canvas = torch.ones(places, dtype=torch.float64, device="cpu")
     for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            low, high = ranges[j]
-            y, x = i * down, j * across
+        for j, (image, (low, high)) in enumerate(zip(row, ranges, strict=False)):
             shade = ((image - low) / (high - low)).clamp(0.0, 1.0)
-            canvas[:, y : y + height, x : x + width] = shade
+            canvas[:, i, :height, j, :width] = shade
+    canvas = canvas.flatten(3).flatten(1, 2)[:, :-below, :-beside]
     figure = new_figure(
-        columns * tile * width / height + left + 0.1,
+        len(ranges) * tile * width / height + left + 0.1,
         len(rows) * tile + top + (0.1 if title is None else 0.4),
     )
     axes = figure.add_subplot()
@@ -238,8 +214,7 @@ def _grid(
     # The layout measures labels against the axes before square pixels shrink them, so the
     # sides that carry labels must not move.
     axes.set_anchor("NW")
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     write_title(figure, title)
