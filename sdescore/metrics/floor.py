@@ -4,29 +4,25 @@ Every distance between two finite sample sets is positive, even when both come f
 distribution, and its size depends on *both* sample sizes: E[D²] = c (1/N + 1/M) for
 :func:`~sdescore.metrics.energy_distance` and :func:`~sdescore.metrics.mmd`. A distance is
 therefore divided by the same metric's distance between two sets of real samples, **at the same
-two sizes**. A floor taken at other sizes moves the ratio for no reason.
+two sizes**.
 
-The protocol for a finite reference of R samples (the digits have 1797) and G generated
-ones: take n = min(G, R // 2), and for each repeat split the reference at random into A of
-size n and its rest B, R − n samples. (At random, because files have an order: the first 500
-digits come from other writers than the rest, and lie 1.8 times as far from it as a random 500.)
-Then
+The protocol for a finite reference of R samples and G generated ones: take n = min(G, R // 2),
+and for each repeat split the reference at random (because files have an order) into A of size n
+and its rest B, R − n samples. Then
 
 * floor = mean of metric(A, B)
 * value = mean of metric(n of the generated, the same B)
 * ratio = value / floor
 
-A and B never share a sample, both distances have sizes (n, R − n), and both see the same
-B, whose luck cancels in the ratio. If the generated samples are independent draws from the
-distribution of the reference, they and A are exchangeable, so value and floor have equal means.
-R // 2
-is where 1/n + 1/(R − n) is smallest: taking more generated samples than that would shrink
-B, and with it the power to see a difference.
+Both distances have sizes (n, R − n), and both see the same B, whose luck cancels in the ratio. If
+the generated samples are independent draws from the distribution of the reference, value and
+floor have equal means. R // 2 is where 1/n + 1/(R − n) is smallest: a larger n would shrink B,
+and with it the power to see a difference.
 
-How to read the ratio: 1 is "cannot be told from real at these sizes", and more samples can
-still tell. Clearly below 1 is no success but a warning: the set is closer to B than fresh
-real samples are. Copies of n random reference samples (memorised training data) share some
-with B, and E[D²] falls to c (1/n + 1/(R − n) − 2/R): at n = R/2 they read about 0.7.
+A ratio of 1 is "cannot be told from real at these sizes". Clearly below 1 is a warning: the set
+is closer to B than fresh real samples are. Copies of n random reference samples (memorised
+training data) share some with B, and E[D²] falls to c (1/n + 1/(R − n) − 2/R): at n = R/2 they
+read about 0.7.
 
 The repeats overlap in their samples, so ``std / sqrt(repeats)`` understates the error that
 comes from the reference itself being one finite draw: no number of repeats removes that.
@@ -43,7 +39,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import ParameterError, ShapeError
+from sdescore.errors import ShapeError
 from sdescore.metrics.samples import flatten, shuffled
 
 __all__ = ["NoiseFloor", "RelativeDistance", "noise_floor", "relative_to_floor"]
@@ -59,12 +55,10 @@ class NoiseFloor:
     ----------
     mean, std : float
         Mean, and standard deviation of a single repeat, in the units of the metric.
-    repeats : int
-        Number of random splits.
+    repeats, seed : int
+        Number of random splits, and their seed.
     size : tuple[int, int]
         Sizes of the two parts.
-    seed : int
-        Seed of the splits.
     """
 
     mean: float
@@ -118,18 +112,12 @@ def noise_floor(
     seed : int
         Seed of the splits.
 
-    Returns
-    -------
-    NoiseFloor
-        ``mean``, ``std``, and what they were measured with.
-
     Raises
     ------
     ShapeError
         The reference cannot be split into parts of these sizes.
     ParameterError
-        NaN or infinite values in the reference, fewer than two repeats, or a seed that is not
-        whole.
+        NaN or infinite values in the reference, fewer than two repeats, or no whole seed.
 
     Examples
     --------
@@ -157,22 +145,15 @@ def relative_to_floor(
 
     Parameters
     ----------
-    metric : callable
-        ``metric(x, y) -> float``.
+    metric, reference
+        As in :func:`noise_floor`.
     x : Tensor
         Samples ``(G, *E)`` to judge. Where the floor's first size is smaller than G, each
         split uses a fresh random subset of that size.
-    reference : Tensor
-        Real samples ``(R, *E)``.
     floor : NoiseFloor, optional
         A :func:`noise_floor` of the same metric and reference; it sets the sizes, the
         number of splits and their seed, and saves time when many x meet one reference.
         Default: ``noise_floor(metric, reference, size=min(G, R // 2))``.
-
-    Returns
-    -------
-    RelativeDistance
-        ``ratio``, ``value``, ``std`` and the ``floor``.
 
     Raises
     ------
@@ -195,16 +176,10 @@ def relative_to_floor(
     if floor is None:
         floor = noise_floor(metric, reference, size=min(len(x), len(reference) // 2))
     n = floor.size[0]
-    if len(x) < n:
-        raise ShapeError(
-            f"expected at least the floor's {n} samples in x, got {len(x)}; "
-            f"use noise_floor(metric, reference, size={len(x)})"
-        )
-    if not floor.mean > 0.0 or not math.isfinite(floor.mean):
-        raise ParameterError(
-            f"expected a positive noise floor, got {floor.mean}; the reference has no "
-            f"spread under this metric (or the metric may be negative), so no ratio exists"
-        )
+    got = f"{len(x)}; use noise_floor(metric, reference, size={len(x)})"
+    checks.that(len(x) >= n, f"at least the floor's {n} samples in x", got, ShapeError)
+    got = f"{floor.mean}; the reference has no spread under this metric (or it may be negative)"
+    checks.that(0.0 < floor.mean < math.inf, "a positive noise floor", got)
     # Its own stream: the splits must be those of the floor whatever len(x) is.
     generator = torch.Generator("cpu").manual_seed(floor.seed)
     values = [
@@ -217,14 +192,15 @@ def relative_to_floor(
 
 def _sizes(size: int | tuple[int, int] | None, total: int) -> tuple[int, int]:
     size = total // 2 if size is None else size
-    parts = (
-        size if isinstance(size, tuple) else (size, total - size if checks.is_count(size) else 0)
-    )
+    rest = total - size if checks.is_count(size) else 0
+    parts = size if isinstance(size, tuple) else (size, rest)
     whole = len(parts) == 2 and all(map(checks.is_count, parts))
     if not whole or min(parts) < 1 or sum(parts) > total:
-        raise ShapeError(
-            f"expected a size n or (n, m) that makes two disjoint parts of at least one sample "
-            f"each out of {total}, got {size!r:.100}; use a smaller size or a larger reference"
+        checks.refuse(
+            "a size n or (n, m) that makes two disjoint parts of at least one sample each out of "
+            f"{total}",
+            f"{size!r:.100}; use a smaller size or a larger reference",
+            ShapeError,
         )
     return int(parts[0]), int(parts[1])
 

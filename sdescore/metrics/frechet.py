@@ -20,19 +20,17 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
     With :math:`C_x = A^\top A` and :math:`C_y = B^\top B` the trace is the least
     :math:`\|A - Q B\|_F^2` over orthogonal Q, attained at :math:`Q = U V^\top` where
-    :math:`A B^\top = U S V^\top`. That is how it is computed: A and B are the centred samples
-    over :math:`\sqrt{N - 1}`, no covariance is formed and no root of one taken. It is a sum of
-    squares, so it is never negative, and small distances keep their digits.
+    :math:`A B^\top = U S V^\top`. It is computed so, with the centred samples over
+    :math:`\sqrt{N - 1}` as A and B: a sum of squares is never negative, and small distances keep
+    their digits.
 
-    The samples are usually features of images; the distance then bears the name of the
-    network, and distances in two feature spaces cannot be compared.
+    The samples are usually features of images; distances in two feature spaces cannot be compared.
 
     Parameters
     ----------
     x, y : Tensor
-        Samples ``(N, *E)`` and ``(M, *E)``, floating point, N and M >= 2; flattened, float64
-        inside. N may be smaller than the number of entries d: the cost is O(k d (N + M)) with k
-        the smaller of max(N, M) and d.
+        As in :func:`~sdescore.metrics.energy_distance`, N and M >= 2. N may be smaller than the
+        number of entries d: the cost is O(k d (N + M)) with k the smaller of max(N, M) and d.
 
     Returns
     -------
@@ -41,10 +39,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
     Raises
     ------
-    ShapeError
-        Fewer than two samples, different event shapes or devices, or not floating point.
-    ParameterError
-        NaN or infinite values.
+    ShapeError, ParameterError
+        As :func:`~sdescore.metrics.energy_distance`; ShapeError also for fewer than two samples.
 
     Notes
     -----
@@ -53,9 +49,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     positive definite matrices", arXiv:1712.01504, its least-squares form their theorem 1.
 
     It is zero for any two sets with equal means and covariances, whatever their distributions.
-    At finite sizes it is biased upwards, the more the larger d: for N < d a fitted covariance has
-    only N − 1 directions. Two sets from one distribution are therefore far from 0: compare at
-    equal sizes, beside the :func:`~sdescore.metrics.noise_floor`.
+    At finite sizes it is biased upwards, the more the larger d: compare at equal sizes, beside the
+    :func:`~sdescore.metrics.noise_floor`.
 
     Examples
     --------

@@ -1,8 +1,7 @@
 r"""Energy distance and maximum mean discrepancy: means over all pairs of samples.
 
-Both are :math:`2\,m(x, y) - m(x, x) - m(y, y)` (up to sign), where m is the mean of a
-function of the distance over all pairs. Pairs are visited in blocks, so memory stays
-bounded whatever the number of samples.
+Both are :math:`2\,m(x, y) - m(x, x) - m(y, y)` (up to sign), where m is the mean of a function of
+the distance over all pairs. Pairs are visited in blocks, so memory stays bounded.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from sdescore.metrics.samples import flatten, flatten_pair, shuffled
 
 __all__ = ["energy_distance", "median_bandwidth", "mmd", "mmd_squared"]
 
-# Rows and columns of the largest distance matrix ever built (float64, 32 MiB).
-_BLOCK = 2048
-# Samples of each set that the median heuristic looks at.
-_MEDIAN_SAMPLES = 500
+_BLOCK = 2048  # rows and columns of the largest distance matrix ever built (float64, 32 MiB)
+_MEDIAN_SAMPLES = 500  # samples of each set that the median heuristic looks at
+
+Function = Callable[[Tensor], Tensor]
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -34,12 +33,9 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
             - \frac{1}{N^2} \sum_{i,j} |x_i - x_j|
             - \frac{1}{M^2} \sum_{i,j} |y_i - y_j| \Big)^{1/2}
 
-    The sums keep the zero diagonals (V-statistic). That makes D the distance between the
-    two empirical measures themselves: never negative, zero only if they are equal, and a
-    metric once the root is taken. The unbiased U-statistic is negative half of the time
-    under equality, so neither its root nor its ratio to a noise floor would make sense.
-    The price is a known bias: for two sets from one distribution,
-    E[D²] = E|X−X′| (1/N + 1/M).
+    The sums keep the zero diagonals, so D is a metric between the two empirical measures: never
+    negative, and zero only if they are equal. The price is a known bias: for two sets from one
+    distribution, E[D²] = E|X−X′| (1/N + 1/M).
 
     Parameters
     ----------
@@ -49,9 +45,8 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     Returns
     -------
     float
-        In the square root of the data's units. In one dimension it equals
-        ``scipy.stats.energy_distance``. The difference of sums is exact to about 1e-16
-        of the mean distance, hence D to about 1e-8 of its root near zero.
+        In the square root of the data's units, right to about 1e-8 of the root of the mean
+        distance. In one dimension it equals ``scipy.stats.energy_distance``.
 
     Raises
     ------
@@ -92,8 +87,8 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
 
     Parameters
     ----------
-    x, y : Tensor
-        Samples ``(N, *E)`` and ``(M, *E)``, floating point; flattened, float64 inside.
+    x, y
+        As in :func:`energy_distance`.
     bandwidth : float, optional
         h, in the units of the data. Default: :func:`median_bandwidth` of x and y. That
         grows as the sets move apart; to compare several x with one reference, fix h once
@@ -106,11 +101,9 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
 
     Raises
     ------
-    ShapeError
-        Empty sets, different event shapes or devices, or not floating point.
-    ParameterError
-        NaN or infinite values, a ``bandwidth`` that is not positive and finite, or no default
-        one (see :func:`median_bandwidth`).
+    ShapeError, ParameterError
+        As :func:`energy_distance`; ParameterError also for a ``bandwidth`` that is not positive
+        and finite, or where there is no default one (see :func:`median_bandwidth`).
 
     Notes
     -----
@@ -125,7 +118,7 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
     True
     """
     a, b = flatten_pair(x, y)
-    across, within_a, within_b = _pair_means(a, b, _gaussian(_bandwidth(x, y, bandwidth)))
+    across, within_a, within_b = _pair_means(a, b, _kernel(x, y, bandwidth))
     return math.sqrt(max(within_a + within_b - 2.0 * across, 0.0))
 
 
@@ -134,13 +127,9 @@ def mmd_squared(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
 
     The sums of :func:`mmd` without their diagonals, over N(N−1) and M(M−1) pairs. Its mean
     over data sets is the MMD² of the two distributions, so under equality it is negative half
-    of the time: not a distance, no root, and no ratio to a noise floor.
-
-    Parameters
-    ----------
-    x, y, bandwidth
-        As in :func:`mmd`. A ``bandwidth`` chosen from the same samples (the default)
-        spoils the unbiasedness a little; a fixed one does not.
+    of the time: not a distance, no root, and no ratio to a noise floor. The parameters are those
+    of :func:`mmd`; a ``bandwidth`` chosen from the same samples (the default) spoils the
+    unbiasedness a little.
 
     Returns
     -------
@@ -164,7 +153,7 @@ def mmd_squared(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
     True
     """
     a, b = flatten_pair(x, y, at_least=2)
-    across, within_a, within_b = _pair_means(a, b, _gaussian(_bandwidth(x, y, bandwidth)))
+    across, within_a, within_b = _pair_means(a, b, _kernel(x, y, bandwidth))
     # k(x, x) = 1 on the diagonal: take it out and rescale.
     off_a = (within_a * len(a) - 1.0) / (len(a) - 1)
     off_b = (within_b * len(b) - 1.0) / (len(b) - 1)
@@ -182,17 +171,11 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
     seed : int
         Seed of the subsample: at most 500 samples of each set are looked at.
 
-    Returns
-    -------
-    float
-        Bandwidth h, in the units of the data.
-
     Raises
     ------
-    ShapeError
-        As :func:`mmd`, or fewer than two samples in all.
-    ParameterError
-        NaN or infinite values, or a median of zero (half of the pairs coincide).
+    ShapeError, ParameterError
+        As :func:`energy_distance`; ShapeError also for fewer than two samples in all,
+        ParameterError for a median of zero (half of the pairs coincide).
 
     Notes
     -----
@@ -205,8 +188,10 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
     4.0
     """
     seed = checks.seed(seed)
-    sets = [flatten(x, "x", at_least=2)] if y is None else list(flatten_pair(x, y))
-    pooled = torch.cat([_subsample(flat, seed) for flat in sets])
+    sets = (flatten(x, "x", at_least=2),) if y is None else flatten_pair(x, y)
+    orders = [shuffled(len(a), torch.Generator("cpu").manual_seed(seed), a.device) for a in sets]
+    shown = (order[:_MEDIAN_SAMPLES] for order in orders)
+    pooled = torch.cat([a[indices] for a, indices in zip(sets, shown, strict=True)])
     median = float(torch.nn.functional.pdist(pooled).median())
     if median == 0.0:
         raise ParameterError(
@@ -216,35 +201,25 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
     return median
 
 
-def _subsample(flat: Tensor, seed: int) -> Tensor:
-    if len(flat) <= _MEDIAN_SAMPLES:
-        return flat
-    order = shuffled(len(flat), torch.Generator("cpu").manual_seed(seed), flat.device)
-    return flat[order[:_MEDIAN_SAMPLES]]
-
-
-def _bandwidth(x: Tensor, y: Tensor, bandwidth: float | None) -> float:
+def _kernel(x: Tensor, y: Tensor, bandwidth: float | None) -> Function:
+    """The Gaussian kernel, as a function of the distance."""
     if bandwidth is None:
-        return median_bandwidth(x, y)
-    return checks.number("bandwidth", bandwidth, above=0)
+        bandwidth = median_bandwidth(x, y)
+    h = checks.number("bandwidth", bandwidth, above=0)
+    return lambda distance: torch.exp(-0.5 * (distance / h) ** 2)
 
 
-def _gaussian(bandwidth: float) -> Callable[[Tensor], Tensor]:
-    return lambda distance: torch.exp(-0.5 * (distance / bandwidth) ** 2)
-
-
-def _pair_means(
-    a: Tensor, b: Tensor, function: Callable[[Tensor], Tensor]
-) -> tuple[float, float, float]:
+def _pair_means(a: Tensor, b: Tensor, function: Function) -> tuple[float, float, float]:
     """Means of ``function(distance)`` over all pairs: a with b, a with a, b with b."""
-    across = sum((_pair_sum(u, v, function) for u in _blocks(a) for v in _blocks(b)), 0.0)
+    blocks = ((u, v) for u in torch.split(a, _BLOCK) for v in torch.split(b, _BLOCK))
+    across = sum((_pair_sum(u, v, function) for u, v in blocks), 0.0)
     within_a, within_b = _symmetric_sum(a, function), _symmetric_sum(b, function)
     return across / (len(a) * len(b)), within_a / len(a) ** 2, within_b / len(b) ** 2
 
 
-def _symmetric_sum(a: Tensor, function: Callable[[Tensor], Tensor]) -> float:
+def _symmetric_sum(a: Tensor, function: Function) -> float:
     """Sum over all ordered pairs of one set; blocks below the diagonal mirror those above."""
-    blocks = _blocks(a)
+    blocks = torch.split(a, _BLOCK)
     total = 0.0
     for i, u in enumerate(blocks):
         total += _pair_sum(u, u, function)
@@ -252,11 +227,7 @@ def _symmetric_sum(a: Tensor, function: Callable[[Tensor], Tensor]) -> float:
     return total
 
 
-def _blocks(a: Tensor) -> list[Tensor]:
-    return [a[first : first + _BLOCK] for first in range(0, len(a), _BLOCK)]
-
-
-def _pair_sum(u: Tensor, v: Tensor, function: Callable[[Tensor], Tensor]) -> float:
+def _pair_sum(u: Tensor, v: Tensor, function: Function) -> float:
     # Differences first: |u|² + |v|² - 2uv would lose the distance of near neighbours.
     distance = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist")
     return float(function(distance).sum())

@@ -10,15 +10,7 @@ from sdescore.errors import ParameterError, ShapeError
 
 
 def flatten(x: Tensor, name: str, at_least: int = 1) -> Tensor:
-    """``(N, *E)`` as a float64 ``(N, d)`` matrix, N >= ``at_least``.
-
-    Raises
-    ------
-    ShapeError
-        Not a floating-point tensor, too few samples, or an event without entries.
-    ParameterError
-        NaN or infinite values.
-    """
+    """``(N, *E)`` as a float64 ``(N, d)`` matrix, N >= ``at_least``; refused where not finite."""
     checks.state(x, name)
     if len(x) < at_least or x.numel() == 0:
         raise ShapeError(
@@ -38,15 +30,7 @@ def flatten(x: Tensor, name: str, at_least: int = 1) -> Tensor:
 
 
 def flatten_pair(x: Tensor, y: Tensor, at_least: int = 1) -> tuple[Tensor, Tensor]:
-    """Both sets as float64 matrices ``(N, d)`` and ``(M, d)``; N and M may differ.
-
-    Raises
-    ------
-    ShapeError
-        As :func:`flatten`; or the event shapes or the devices differ.
-    ParameterError
-        NaN or infinite values.
-    """
+    """Both sets as float64 ``(N, d)`` and ``(M, d)``; refused on two devices or with two d."""
     a, b = flatten(x, "x", at_least), flatten(y, "y", at_least)
     if x.shape[1:] != y.shape[1:]:
         raise ShapeError(

@@ -10,8 +10,7 @@ from sdescore.metrics.samples import flatten_pair
 
 __all__ = ["sliced_wasserstein"]
 
-# Projected values held at once (float64, 32 MiB); only memory depends on it.
-_MAX_PROJECTED = 1 << 22
+_MAX_PROJECTED = 1 << 22  # projected values held at once (float64, 32 MiB)
 
 
 def sliced_wasserstein(
@@ -31,8 +30,8 @@ def sliced_wasserstein(
 
     Parameters
     ----------
-    x, y : Tensor
-        Samples ``(N, *E)`` and ``(M, *E)``, floating point; flattened, float64 inside.
+    x, y
+        As in :func:`~sdescore.metrics.energy_distance`.
     projections : int
         Number of directions K, at least 1.
     seed : int
@@ -47,17 +46,15 @@ def sliced_wasserstein(
 
     Raises
     ------
-    ShapeError
-        Empty sets, different event shapes or devices, or not floating point.
-    ParameterError
-        NaN or infinite values, ``projections`` or ``p`` below 1, or a seed that is not whole.
+    ShapeError, ParameterError
+        As :func:`~sdescore.metrics.energy_distance`; ParameterError also for ``projections`` or
+        ``p`` below 1, or a seed that is not whole.
 
     Notes
     -----
     Bonneel, Rabin, Peyré, Pfister (2015), "Sliced and Radon Wasserstein barycenters of
     measures"; the one-dimensional formula is Peyré and Cuturi (2019), "Computational
-    optimal transport", Remark 2.30. It is biased upwards at finite sizes (two sets from
-    one distribution are not at distance 0): read it beside its
+    optimal transport", Remark 2.30. It is biased upwards at finite sizes: read it beside its
     :func:`~sdescore.metrics.noise_floor`.
 
     Examples
@@ -72,15 +69,11 @@ def sliced_wasserstein(
     a, b = flatten_pair(x, y)
     # Drawn on the CPU: a seed must mean the same directions everywhere.
     generator = torch.Generator("cpu").manual_seed(checks.seed(seed))
-    directions = torch.randn(
-        projections, a.shape[1], generator=generator, dtype=torch.float64, device="cpu"
-    )
+    shape = projections, a.shape[1]
+    directions = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     directions = (directions / directions.norm(dim=1, keepdim=True)).to(a.device)
-    block = max(1, _MAX_PROJECTED // (len(a) + len(b)))
-    total = 0.0
-    for first in range(0, projections, block):
-        u = directions[first : first + block].T
-        total += float(_transport(a @ u, b @ u, p).sum())
+    blocks = torch.split(directions, max(1, _MAX_PROJECTED // (len(a) + len(b))))
+    total = sum(float(_transport(a @ u.T, b @ u.T, p).sum()) for u in blocks)
     return float((total / projections) ** (1.0 / p))
 
 
