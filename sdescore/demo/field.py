@@ -17,7 +17,7 @@ from sdescore.training.loop import train
 
 __all__ = ["score_field"]
 
-MODES, RADIUS, STD = 8, 1.0, 0.1
+RADIUS, STD = 1.0, 0.1
 
 
 def score_field(path: Path, seed: int, steps: int, t: float = 0.5) -> dict[str, float]:
@@ -27,29 +27,24 @@ def score_field(path: Path, seed: int, steps: int, t: float = 0.5) -> dict[str, 
     ``E‖s − s*‖² / E‖s*‖²`` over fresh diffused data, with s* the exact mixture's score.
     """
     sde = VESDE(sigma_min=0.01, sigma_max=5.0)
-    data = ring(4096, modes=MODES, radius=RADIUS, std=STD, seed=seed)
+    data, fresh = (ring(4096, radius=RADIUS, std=STD, seed=s) for s in (seed, seed + 1))
     torch.manual_seed(seed)
     model = ScoreModel(MLP(2), sde, "F", "log_sigma", sigma_data=RADIUS / math.sqrt(2))
     model = train(model, data, steps=steps, batch_size=512, lr=2e-3, seed=seed).model
 
-    angle = torch.arange(MODES, dtype=torch.float32, device="cpu") * (2 * math.pi / MODES)
+    angle = torch.arange(8, dtype=torch.float32, device="cpu") * (math.pi / 4)
     means = RADIUS * torch.stack([angle.cos(), angle.sin()], 1)
     each = torch.ones_like(angle)
-    exact = MixtureScore(each / MODES, means, each * STD**2, sde)
+    exact = MixtureScore(each / 8, means, each * STD**2, sde)
     generator = torch.Generator("cpu").manual_seed(seed)
     noise = torch.randn(4096, 2, generator=generator, dtype=torch.float32, device="cpu")
-    x_t = sde.perturb(ring(4096, modes=MODES, radius=RADIUS, std=STD, seed=seed + 1), t, noise)
+    x_t = sde.perturb(fresh, t, noise)
     time = torch.tensor(t, dtype=torch.float64, device="cpu")
     sigma = sde.marginal(time)[1].item()
     with torch.no_grad():
         truth = exact(x_t, time)
         error = ((model(x_t, time) - truth).square().sum() / truth.square().sum()).sqrt().item()
-        figure = plot_score_field(
-            model,
-            t,
-            (-1.8, 1.8, -1.8, 1.8),
-            data=x_t[:1500],
-            title=f"Learned score of a ring at σ = {sigma:.2f} (relative error {error:.0%})",
-        )
+    title = f"Learned score of a ring at σ = {sigma:.2f} (relative error {error:.0%})"
+    figure = plot_score_field(model, t, (-1.8, 1.8, -1.8, 1.8), data=x_t[:1500], title=title)
     figure.savefig(path, dpi=110)
     return {"t": t, "sigma": sigma, "relative_error": error}

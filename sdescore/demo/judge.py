@@ -9,15 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdescore import metrics
 from sdescore.datasets import labelled_digits
-from sdescore.metrics import (
-    energy_distance,
-    median_bandwidth,
-    mmd,
-    noise_floor,
-    relative_to_floor,
-    sliced_wasserstein,
-)
 
 __all__ = ["Judge"]
 
@@ -39,12 +32,12 @@ class Judge:
 
         size = min(generated, len(self.images) // 2)
         self.metrics: dict[str, Callable[[Tensor, Tensor], float]] = {
-            "sliced_w2": sliced_wasserstein,
-            "energy": energy_distance,
-            "mmd": partial(mmd, bandwidth=median_bandwidth(self.images)),
+            "sliced_w2": metrics.sliced_wasserstein,
+            "energy": metrics.energy_distance,
+            "mmd": partial(metrics.mmd, bandwidth=metrics.median_bandwidth(self.images)),
         }
         self.real_distances = {
-            name: noise_floor(metric, self.images, size=size, seed=seed)
+            name: metrics.noise_floor(metric, self.images, size=size, seed=seed)
             for name, metric in self.metrics.items()
         }
         between = torch.cdist(self.images.flatten(1), self.images.flatten(1))
@@ -53,7 +46,8 @@ class Judge:
         order = torch.randperm(len(self.images), generator=generator, device="cpu")
         fitted, held_out = order[::2], order[1::2]
         self.classifier = MLPClassifier((64,), alpha=1e-2, max_iter=300, random_state=seed)
-        self.classifier.fit(self._pixels(self.images[fitted]), self.labels[fitted].numpy())
+        pixels = self.images[fitted].flatten(1).numpy()
+        self.classifier.fit(pixels, self.labels[fitted].numpy())
         probability = self._probability(self.images[held_out])
         self.held_out = {
             "images": len(held_out),
@@ -61,12 +55,8 @@ class Judge:
             "confidence": probability.amax(1).mean().item(),
         }
 
-    @staticmethod
-    def _pixels(images: Tensor) -> Any:
-        return images.reshape(len(images), -1).numpy()
-
     def _probability(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self.classifier.predict_proba(self._pixels(images)))
+        return torch.from_numpy(self.classifier.predict_proba(images.flatten(1).numpy()))
 
     def report(self) -> dict[str, Any]:
         """What the judgements are relative to."""
@@ -88,13 +78,14 @@ class Judge:
         verdict: dict[str, Any] = {}
         for name, metric in self.metrics.items():
             real = self.real_distances[name]
-            distance = relative_to_floor(metric, samples, self.images, floor=real)
+            distance = metrics.relative_to_floor(metric, samples, self.images, floor=real)
             verdict[name] = {"relative": distance.ratio, "value": distance.value}
         nearest = torch.cdist(samples.flatten(1), self.images.flatten(1)).amin(1)
         verdict["nearest_real"] = nearest.median().item() / self.real_nearest
         probability = self._probability(samples)
         counts = torch.bincount(probability.argmax(1), minlength=10)
-        verdict["class_counts"] = counts.tolist()
-        verdict["classes"] = int((counts > 0).sum())
-        verdict["confidence"] = probability.amax(1).mean().item()
-        return verdict
+        return verdict | {
+            "class_counts": counts.tolist(),
+            "classes": int((counts > 0).sum()),
+            "confidence": probability.amax(1).mean().item(),
+        }

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sdescore import __version__
 from sdescore.checkpoint.store import load
-from sdescore.correctors.none import NoCorrector
 from sdescore.demo.field import score_field
 from sdescore.demo.judge import Judge
 from sdescore.demo.recipes import RECIPES, digit_model, make_sampler
 from sdescore.plotting import plot_rows, plot_trajectory
-from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.score.model import ScoreModel
 from sdescore.training.loop import train
@@ -28,6 +27,7 @@ from sdescore.training.loop import train
 __all__ = ["DemoOptions", "run_demo"]
 
 SHOWN = 20  # images in a row of the figures
+say = partial(print, flush=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     """Leave checkpoints, figures and ``results.json`` in ``options.out``; return the results."""
     started = time.perf_counter()
     options.out.mkdir(parents=True, exist_ok=True)
-    print("Fitting a classifier on the real digits", flush=True)
+    say("Fitting a classifier on the real digits")
     judge = Judge(options.samples, options.seed)
     results: dict[str, Any] = {
         "command": "python -m sdescore demo",
@@ -61,29 +61,23 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         },
         "threads": torch.get_num_threads(),
         "reference": judge.report(),
-        "models": {},
+        "models": {name: _one_model(name, judge, options) for name in options.sdes},
     }
-    for name in options.sdes:
-        results["models"][name] = _one_model(name, judge, options)
-    print("Learning a score field on 2-D data", flush=True)
-    results["score_field"] = score_field(
-        options.out / "score_field.png", options.seed, options.train_steps
-    )
+    say("Learning a score field on 2-D data")
+    field = options.out / "score_field.png"
+    results["score_field"] = score_field(field, options.seed, options.train_steps)
     results["seconds"] = time.perf_counter() - started
     target = options.out / "results.json"
     target.write_text(json.dumps(results, indent=1) + "\n")
-    print(
-        f"Done in {results['seconds']:.0f} s; figures, checkpoints and {target.name} are in "
-        f"{options.out}/",
-        flush=True,
-    )
+    files = f"figures, checkpoints and {target.name} are in {options.out}/"
+    say(f"Done in {results['seconds']:.0f} s; {files}")
     return results
 
 
 def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
     recipe = RECIPES[name]
     path = options.out / f"{name}.safetensors"
-    print(f"\n{name}: {recipe.title}", flush=True)
+    say(f"\n{name}: {recipe.title}")
     torch.manual_seed(options.seed)
     result = train(
         digit_model(name),
@@ -102,7 +96,7 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
         "training": {
             "steps": result.step,
             "seconds": result.seconds,
-            "loss_last_100": sum(result.losses[-100:]) / len(result.losses[-100:]),
+            "loss_last_100": statistics.fmean(result.losses[-100:]),
         },
         "samplers": {},
     }
@@ -110,22 +104,16 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
     rows = {"real digits": judge.images[:SHOWN]}
     for label, sampler in _samplers(name, model, options).items():
         started = time.perf_counter()
-        x = sampler.sample(
-            model, (options.samples, 1, 8, 8), seed=options.seed, max_batch=256
-        ).cpu()
-        verdict = {
-            "evaluations": sampler.evaluations,
-            "seconds": time.perf_counter() - started,
-            **judge(x),
-        }
+        shape = (options.samples, 1, 8, 8)
+        x = sampler.sample(model, shape, seed=options.seed, max_batch=256).cpu()
+        seconds = time.perf_counter() - started
+        verdict = {"evaluations": sampler.evaluations, "seconds": seconds, **judge(x)}
         report["samplers"][label] = verdict
         rows[label] = x[:SHOWN]
-        print(
+        say(
             f"  {label:32s} sliced W2 {verdict['sliced_w2']['relative']:5.2f} × real, "
             f"nearest real {verdict['nearest_real']:.2f}, {verdict['classes']:2d} classes, "
-            f"confidence {verdict['confidence']:.2f}, "
-            f"{verdict['seconds']:5.1f} s",
-            flush=True,
+            f"confidence {verdict['confidence']:.2f}, {seconds:5.1f} s"
         )
     title = f"{recipe.title} · {options.steps} steps"
     plot_rows(rows, columns=SHOWN, title=title).savefig(options.out / f"{name}.png", dpi=110)
@@ -149,20 +137,12 @@ def _samplers(name: str, model: ScoreModel, options: DemoOptions) -> dict[str, P
 
 def _trajectory(name: str, model: ScoreModel, options: DemoOptions, columns: int = 12) -> None:
     """A strip of eight samples on their way from noise to data."""
-    sampler = PredictorCorrector(
-        model.sde, predictor=ReverseDiffusion(), corrector=NoCorrector(), steps=options.steps
-    )
-    states: list[Tensor] = []
-    times: list[float] = []
-    for state in sampler.iterate(model, (8, 1, 8, 8), seed=options.seed):
-        states.append(state.x.cpu().clone())
-        times.append(state.t)
+    sampler = make_sampler(model.sde, "reverse-diffusion", "none", options.steps)
+    run = sampler.iterate(model, (8, 1, 8, 8), seed=options.seed)
+    states = [(state.t, state.x.cpu().clone()) for state in run]
     shown = min(columns, len(states))
     indices = [round(i * (len(states) - 1) / max(shown - 1, 1)) for i in range(shown)]
-    figure = plot_trajectory(
-        torch.stack([states[i] for i in indices]),
-        [times[i] for i in indices],
-        value_range=None,
-        title=f"{RECIPES[name].title}: from noise to data",
-    )
+    times, x = zip(*(states[i] for i in indices), strict=True)
+    title = f"{RECIPES[name].title}: from noise to data"
+    figure = plot_trajectory(x, times, value_range=None, title=title)
     figure.savefig(options.out / f"{name}_trajectory.png", dpi=110)

@@ -197,8 +197,8 @@ def _grid(
     for low, high in ranges:
         checks.number("high end of value_range", high, above=checks.number("low end", low))
     below, beside = _gap(height), _gap(width)
-    places = channels, len(rows), height + below, len(ranges), width + beside
-    canvas = torch.ones(places, dtype=torch.float64, device="cpu")
+    size = channels, len(rows), height + below, len(ranges), width + beside
+    canvas = torch.ones(size, dtype=torch.float64, device="cpu")
     for i, row in enumerate(rows):
         for j, (image, (low, high)) in enumerate(zip(row, ranges, strict=False)):
             shade = ((image - low) / (high - low)).clamp(0.0, 1.0)
