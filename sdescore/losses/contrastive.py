@@ -14,8 +14,16 @@ start gives the method its name:
 ===========================  ===================================================================
 contrastive divergence       at the data, few steps (Hinton 2002, Neural Computation 14(8))
 persistent (PCD)             where they ended: a replay buffer (Tieleman 2008, ICML)
+
+:class:`sdescore.losses.ReplayBuffer` is that buffer.
+
+===
 with reinitialisation        the same, a share afresh (Du & Mordatch 2019, arXiv:1903.08689)
 ===========================  ===================================================================
+
+:class:`sdescore.losses.ReplayBuffer` is that buffer.
+
+===
 
 :class:`sdescore.losses.ReplayBuffer` is that buffer.
 
@@ -72,45 +80,25 @@ def contrastive_divergence_loss(
         c >= 0 of :math:`c\, (f(x)^2 + f(\tilde x)^2)`, which keeps near 0 what is free up to a
         constant (Du & Mordatch 2019, section 3.3).
 
-    Returns
-    -------
-    Loss
-        ``(per_sample, mean)``.
-
     Raises
     ------
-    ShapeError
-        ``x0`` is not ``(B, *E)`` in floating point with B >= 1, another argument does not fit it,
-        or the log density is not one scalar a sample.
-    TimeError
-        ``t`` is outside the SDE's times.
     IncompatibleError
         The score knows no log density, or needs a time and got none.
-    ParameterError
-        ``weight`` or ``penalty`` is negative or not finite, or ``x0`` is not finite.
+    ShapeError, TimeError, ParameterError
+        A bad argument, or a log density that is not one scalar a sample.
 
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.contrastive import contrastive_divergence_loss
     >>> energy = ss.EnergyModel(lambda x: -0.5 * x.square().sum(-1))
-    >>> contrastive_divergence_loss(energy, torch.zeros(1, 2), torch.ones(1, 2)).mean
+    >>> ss.losses.contrastive_divergence_loss(energy, torch.zeros(1, 2), torch.ones(1, 2)).mean
     tensor(-1.)
     """
     log_density_of(model)  # refuses a score without
     checks.same_shape(negatives, x0, "negatives", "x0")
     penalty = checks.number("penalty", penalty, at_least=0)
-    score, x, factor = matching(
-        model,
-        x0,
-        t,
-        weighting="sigma2" if t is None else plain,
-        weight=weight,
-        label=label,
-        noise=noise,
-        generator=generator,
-        sde=sde,
-    )
+    w = "sigma2" if t is None else plain
+    score, x, factor = matching(model, x0, t, w, weight, label, noise, generator, sde)
     data, other = score.log_density(x), score.log_density(negatives.detach().to(x))
     per_sample = other - data
     if penalty > 0:

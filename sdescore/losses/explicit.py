@@ -3,26 +3,45 @@ r"""Explicit score matching: the Fisher divergence itself, where the data's scor
 .. math:: J_{ESM}(\theta) = \tfrac12\, E_p \|s_\theta(x) - \nabla \log p(x)\|^2
 
 (Hyvärinen 2005, JMLR 6, section 2). The target is known for exact scores, and for a kernel density
-estimate (:func:`sdescore.losses.kernel_density.kernel_density_score`), whose score Vincent 2011
-(Neural Computation 23(7), section 4) puts in place of the data's.
+estimate, whose score Vincent 2011 (Neural Computation 23(7), section 4) puts in place of the
+data's:
+
+.. math:: p_h(x) = \frac1n \sum_j N(x;\, y_j, h^2 I)
+
+(Parzen 1962) is the density of a datum plus noise of standard deviation h, so its score is that of
+:class:`sdescore.EmpiricalScore` at one noise level. Two rules give h from the data's standard
+deviation :math:`s = \sqrt{\operatorname{tr} \mathrm{Cov}/d}`,
+
+.. math::
+   h_{Scott} = s\, n^{-1/(d + 4)}, \qquad
+   h_{Silverman} = s\, \Bigl(\frac{4}{n\,(d + 2)}\Bigr)^{1/(d + 4)}
+
+(Scott 1992, "Multivariate density estimation", chapter 6; Silverman 1986, "Density estimation",
+chapter 4), both optimal for the *density* of a Gaussian as n → ∞. A score has its best h larger
+than a density does, and neither is any good in many dimensions.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.errors import ShapeError
 from sdescore.losses.loss import Loss
 from sdescore.losses.matching import matching
 from sdescore.losses.weighting import Weighting
+from sdescore.score.empirical import EmpiricalScore
+from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import sum_event
+from sdescore.shapes import flat, sum_event
 from sdescore.typing import Time
 
-__all__ = ["explicit_loss"]
+__all__ = ["KernelDensityScore", "explicit_loss", "kernel_density_score"]
 
 
 def explicit_loss(
@@ -57,25 +76,14 @@ def explicit_loss(
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.explicit import explicit_loss
-    >>> explicit_loss(lambda x: -x / 4, torch.ones(3, 2), lambda x: -x).mean.item()
+    >>> ss.losses.explicit_loss(lambda x: -x / 4, torch.ones(3, 2), lambda x: -x).mean.item()
     0.5625
     """
     if isinstance(target, Tensor):
         checks.same_shape(target, x0, "target", "x0")
     else:
         checks.function("target", target)
-    score, x, factor = matching(
-        model,
-        x0,
-        t,
-        weighting=weighting,
-        weight=weight,
-        label=label,
-        noise=noise,
-        generator=generator,
-        sde=sde,
-    )
+    score, x, factor = matching(model, x0, t, weighting, weight, label, noise, generator, sde)
     if isinstance(target, Tensor):
         wanted = target.to(x.device)
     else:
@@ -84,3 +92,74 @@ def explicit_loss(
     working = torch.promote_types(x.dtype, torch.float32)
     error = score(x).to(working) - wanted.to(working)
     return Loss.of(0.5 * sum_event(error.square())).weighted(factor)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelDensityScore:
+    """``∇ log p_h``, without time; made by :func:`kernel_density_score`.
+
+    Attributes
+    ----------
+    bandwidth : float
+        h.
+    """
+
+    bandwidth: float
+    _empirical: EmpiricalScore = field(repr=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The score at ``x`` ``(B, *E)``, like it."""
+        return self._empirical(x, self.bandwidth)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """``log p_h(x)`` in nats, ``(B,)``."""
+        return self._empirical.log_prob(x, self.bandwidth)
+
+
+def kernel_density_score(data: Tensor, bandwidth: float | str = "scott") -> KernelDensityScore:
+    """The score of the Gaussian kernel density estimate of ``data``.
+
+    Parameters
+    ----------
+    data : Tensor
+        ``(n, *E)``, finite, n >= 1.
+    bandwidth : float or str
+        h > 0, or the rule ``"scott"`` or ``"silverman"``, which need data that vary.
+
+    Raises
+    ------
+    ShapeError, ParameterError
+        Bad data, or a bandwidth that is not positive.
+    IncompatibleError
+        An unknown rule.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> score = ss.losses.kernel_density_score(torch.tensor([[-1.0], [1.0]]), bandwidth=2.0)
+    >>> score(torch.tensor([[0.0]])).abs()
+    tensor([[0.]])
+    """
+    if isinstance(data, Tensor):
+        checks.that(bool(data.isfinite().all()), "finite data", "NaN or infinity")
+    if isinstance(bandwidth, str):
+        checks.choice("bandwidth", bandwidth, ("scott", "silverman"))
+        bandwidth = rule_bandwidth(data, bandwidth)
+        checks.that(bandwidth > 0, "data that vary, for a rule's bandwidth", "data that do not")
+    h = checks.number("bandwidth", bandwidth, above=0)
+    # On this SDE x_t = x_0 + t ε, so its density at t = h is the estimate.
+    return KernelDensityScore(h, EmpiricalScore(data, EDMSDE(sigma_min=h / 2, sigma_max=h)))
+
+
+def rule_bandwidth(data: Tensor, rule: str) -> float:
+    """The bandwidth that a rule finds for ``data`` ``(n, *E)``; 0 for data that do not vary."""
+    if not isinstance(data, Tensor) or data.ndim < 1 or len(data) < 2 or data.numel() == 0:
+        raise ShapeError(
+            "expected at least two samples (n, *E) to choose a bandwidth, got "
+            f"{tuple(data.shape) if isinstance(data, Tensor) else type(data).__name__}"
+        )
+    rows = flat(data).double()
+    n, d = rows.shape
+    std = math.sqrt(rows.var(0).mean().item())
+    factor = 1 / n if rule == "scott" else 4 / (n * (d + 2))
+    return std * math.pow(factor, 1 / (d + 4))

@@ -23,16 +23,13 @@ The paper's direction has length ε; here :math:`\|v\| \approx \sqrt d` and the 
 :math:`u^{1/4}` and :math:`u^{1/3}` of the length over which the density changes. The defaults, 0.03
 and 0.005, are near the measured minima of the error of the parameters' gradient in float32, for
 data of unit scale (docs/howto/objectives.md); multiply them by your data's. A constant added
-to f adds to its rounding, unless f is returned in float64. What is random in the network, as
-dropout, is divided by ε too and must be off.
+to f adds to its rounding, unless f is returned in float64.
 
-**At noise levels** the defaults are multiplied by :math:`\sigma_t`. Where :math:`p_t` has its mass,
-noise of that level leaves nothing narrower, so truncation stays small; and rounding of f, over ε²,
-is a fixed share of :math:`1/\sigma_t^2`. In units of that both are at every level what they are for
-data of unit scale. Only the rounding of x, u = 6e-8 of it in float32, counts for more at small
-levels: :math:`10^3 u \|x\|/\sigma_t` for an energy, :math:`200 u \|x\|/\sigma_t` for a score. That
-is 1 % at :math:`\|x\| = 150\,\sigma_t` and at :math:`800\,\sigma_t`. A number passed as
-``epsilon`` is one step for all levels.
+**At noise levels** the defaults are multiplied by :math:`\sigma_t`, below which :math:`p_t` has no
+detail. In units of :math:`1/\sigma_t^2` truncation and the rounding of f are at every level what
+they are for data of unit scale. Only the rounding of x counts for more at small levels:
+:math:`10^3 u \|x\|/\sigma_t` for an energy, :math:`200 u \|x\|/\sigma_t` for a score. That is 1 %
+at :math:`\|x\| = 150\,\sigma_t` and at :math:`800\,\sigma_t`.
 """
 
 from __future__ import annotations
@@ -45,8 +42,7 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.losses.loss import Loss
-from sdescore.losses.matching import ScoreAt, matching
-from sdescore.losses.probes import check_probes, draw_probes
+from sdescore.losses.matching import ScoreAt, check_probes, draw_probes, matching
 from sdescore.losses.weighting import Weighting, per_sample_number
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
@@ -112,65 +108,34 @@ def finite_difference_loss(
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.finite_difference import finite_difference_loss
     >>> energy = ss.EnergyModel(lambda x: -0.5 * x.square().sum(1))
     >>> x, v = torch.ones(4, 2).double(), torch.tensor([1.0, 0.0]).expand(1, 4, 2)
-    >>> round(finite_difference_loss(energy, x, probes=v).mean.item(), 6)  # −1 + ½·1
+    >>> round(ss.losses.finite_difference_loss(energy, x, probes=v).mean.item(), 6)  # −1 + ½·1
     -0.5
     """
-    score, x, factor = matching(
-        model,
-        x0,
-        t,
-        weighting=weighting,
-        weight=weight,
-        label=label,
-        noise=noise,
-        generator=generator,
-        sde=sde,
-    )
+    score, x, factor = matching(model, x0, t, weighting, weight, label, noise, generator, sde)
     check_probes(probes, probe_distribution, x)
     energy = score.has_log_density
     step = step_size(score, energy, epsilon, x)
     check_differentiable(score, x)
     if checks.flag("reduced_variance", reduced_variance) and energy:
-        checks.refuse(
-            "reduced_variance=False for a score with a log density",
-            f"True for {type(model).__name__}",
-            IncompatibleError,
-        )
-    v = draw_probes(probes, probe_distribution, x, generator)
-    if energy:
-        terms = from_density(score, x, v, step)
-    else:
-        terms = from_score(score, x, v, step, reduced_variance)
-    return Loss.of(terms.mean(0).to(x.dtype)).weighted(factor)
-
-
-def from_density(score: ScoreAt, x: Tensor, probes: Tensor, epsilon: Tensor) -> Tensor:
-    """The terms ``(K, B)`` from values of the log density, in their precision."""
-    centre = score.log_density(x)
+        expected = "reduced_variance=False for a score with a log density"
+        checks.refuse(expected, f"True for {type(model).__name__}", IncompatibleError)
+    value: Callable[[Tensor], Tensor] = score.log_density if energy else score
+    centre = value(x) if energy else None
     terms = []
-    for v in probes:
-        move = align(epsilon, v) * v
-        plus, minus = (score.log_density(x + h) for h in (move, -move))
-        curvature = ((plus - centre) + (minus - centre)) / epsilon**2
-        terms.append(curvature + 0.5 * ((plus - minus) / (2 * epsilon)).square())
-    return torch.stack(terms)
-
-
-def from_score(
-    score: ScoreAt, x: Tensor, probes: Tensor, epsilon: Tensor, reduced_variance: bool
-) -> Tensor:
-    """The terms ``(K, B)`` from values of the score."""
-    terms = []
-    for v in probes:
-        move = align(epsilon, v) * v
-        plus, minus = (score(x + h).to(v) for h in (move, -move))
-        mean = (plus + minus) / 2
-        square = sum_event(mean.square()) if reduced_variance else sum_event(v * mean).square()
-        terms.append(sum_event(v * (plus - minus)) / (2 * epsilon) + 0.5 * square)
-    return torch.stack(terms)
+    for v in draw_probes(probes, probe_distribution, x, generator):
+        move = align(step, v) * v
+        plus, minus = (value(x + h) for h in (move, -move))
+        if centre is not None:  # in the precision of the log density
+            curvature = ((plus - centre) + (minus - centre)) / step**2
+            terms.append(curvature + 0.5 * ((plus - minus) / (2 * step)).square())
+        else:
+            plus, minus = plus.to(v), minus.to(v)
+            mean = (plus + minus) / 2
+            square = sum_event(mean.square()) if reduced_variance else sum_event(v * mean).square()
+            terms.append(sum_event(v * (plus - minus)) / (2 * step) + 0.5 * square)
+    return Loss.of(torch.stack(terms).mean(0).to(x.dtype)).weighted(factor)
 
 
 def step_size(score: ScoreAt, energy: bool, epsilon: float | Tensor | None, x: Tensor) -> Tensor:

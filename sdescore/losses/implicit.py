@@ -1,4 +1,4 @@
-r"""Implicit score matching: the Fisher divergence without the data's score.
+r"""Implicit and sliced score matching: the Fisher divergence without the data's score.
 
 .. math::
    J_{ISM}(\theta) = E_p \bigl[ \tfrac12 \|s_\theta\|^2 + \operatorname{tr} \nabla s_\theta \bigr]
@@ -10,7 +10,16 @@ ReLUs has one that is constant between its kinks and an energy of them a second 
 the objective does not see the kinks. Use smooth activations.
 
 The trace is taken exactly, at the price of d derivatives, or by Hutchinson's probes
-(:mod:`sdescore.score.divergence`), which is sliced score matching with reduced variance.
+(:mod:`sdescore.score.divergence`). Sliced score matching takes all of it along random directions,
+
+.. math::
+   J_{SSM}(\theta) = E_p\, E_v \bigl[ v^\top \nabla s_\theta\, v
+   + \tfrac12 (v^\top s_\theta)^2 \bigr], \qquad E[v v^\top] = I
+
+(Song et al. 2019, arXiv:1905.07088, eq. 8), one derivative per probe. As
+:math:`E_v \tfrac12 (v^\top s)^2 = \tfrac12 \|s\|^2`, the expectation is :math:`J_{ISM}`; putting
+the right side in place of the left is the paper's reduced variance (SSM-VR), and that *is*
+implicit score matching with Hutchinson's trace.
 """
 
 from __future__ import annotations
@@ -23,17 +32,14 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.losses.loss import Loss
-from sdescore.losses.matching import matching, with_gradients
-from sdescore.losses.probes import check_probes, draw_probes
+from sdescore.losses.matching import check_probes, draw_probes, matching, with_gradients
 from sdescore.losses.weighting import Weighting
-from sdescore.score.divergence import check_chunk_size, exact_trace, probe_traces
+from sdescore.score.divergence import exact_trace, probe_traces
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import sum_event
 from sdescore.typing import Time
 
-__all__ = ["implicit_loss"]
-
-TRACES = ("exact", "hutchinson")
+__all__ = ["implicit_loss", "sliced_loss"]
 
 
 def implicit_loss(
@@ -67,18 +73,10 @@ def implicit_loss(
         \sigma_t \epsilon`, and the score of :math:`p_t` is matched. By default nothing is noised,
         and the score of the data is matched. For states that are noised already, match
         ``lambda x: score(x, t)``.
-    weighting : str or callable
-        w(t), as in :func:`sdescore.denoising_loss`; without ``t`` there is none.
-    weight : float or Tensor, optional
-        ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
-    label : Tensor, optional
-        ``(B,)`` int64, handed to the model.
-    noise : Tensor, optional
-        ε itself, like ``x0``.
+    weighting, weight, label, noise, sde
+        As in :func:`sdescore.denoising_loss`; without ``t`` there is only ``weight``.
     generator : torch.Generator, optional
         Draws the noise, then the probes; the global generator by default.
-    sde : LinearSDE, optional
-        For a score of (x, t) that has no ``.sde`` of its own.
     trace : {"exact", "hutchinson"}
         d derivatives of the score, or one per probe.
     probes : int or Tensor
@@ -104,40 +102,94 @@ def implicit_loss(
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.implicit import implicit_loss
-    >>> implicit_loss(lambda x: -x, torch.ones(4, 2)).mean.item()  # ½·2 − 2
+    >>> ss.losses.implicit_loss(lambda x: -x, torch.ones(4, 2)).mean.item()  # ½·2 − 2
     -1.0
     """
-    checks.choice("trace", trace, TRACES)
+    checks.choice("trace", trace, ("exact", "hutchinson"))
     if trace == "exact" and (isinstance(probes, Tensor) or probes != 1):
-        checks.refuse(
-            'no probes for trace="exact"',
-            f'{probes!r:.100}; use trace="hutchinson"',
-            IncompatibleError,
-        )
+        got = f'{probes!r:.100}; use trace="hutchinson"'
+        checks.refuse('no probes for trace="exact"', got, IncompatibleError)
     with with_gradients() as differentiable:
-        score, x, factor = matching(
-            model,
-            x0,
-            t,
-            weighting=weighting,
-            weight=weight,
-            label=label,
-            noise=noise,
-            generator=generator,
-            sde=sde,
-        )
-        check_probes(probes, probe_distribution, x)
-        check_chunk_size(chunk_size)
+        score, x, factor = matching(model, x0, t, weighting, weight, label, noise, generator, sde)
+        check_probes(probes, probe_distribution, x, chunk_size)
         x = x.clone().requires_grad_()
         s = score(x)
         if trace == "exact":
             divergence = exact_trace(s, x, chunk_size=chunk_size, create_graph=differentiable)
         else:
             v = draw_probes(probes, probe_distribution, x, generator)
-            divergence = probe_traces(
-                s, x, v, chunk_size=chunk_size, create_graph=differentiable
-            ).mean(1)
+            traces = probe_traces(s, x, v, chunk_size=chunk_size, create_graph=differentiable)
+            divergence = traces.mean(1)
         working = torch.promote_types(x.dtype, torch.float32)
         terms = 0.5 * sum_event(s.to(working).square()) + divergence
+        return Loss.of(terms if differentiable else terms.detach()).weighted(factor)
+
+
+def sliced_loss(
+    model: Callable[..., Tensor],
+    x0: Tensor,
+    *,
+    t: Time | None = None,
+    weighting: str | Weighting = "sigma2",
+    weight: float | Tensor | None = None,
+    label: Tensor | None = None,
+    noise: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    sde: LinearSDE | None = None,
+    probes: int | Tensor = 1,
+    probe_distribution: str = "gaussian",
+    reduced_variance: bool = False,
+    chunk_size: int | None = None,
+) -> Loss:
+    r"""``vᵀ∇s v + ½ (vᵀs)²``, averaged over the probes.
+
+    Parameters
+    ----------
+    model, x0, t, weighting, weight, label, noise, generator, sde, chunk_size
+        As in :func:`sdescore.losses.implicit_loss`.
+    probes : int or Tensor
+        K >= 1 directions per sample; or the directions themselves, ``(K, B, *E)``.
+    probe_distribution : {"gaussian", "rademacher", "sphere"}
+        All have E vvᵀ = I; ``"sphere"`` is uniform on the sphere of radius √d.
+    reduced_variance : bool
+        ``½ ‖s‖²`` for ``½ (vᵀs)²``: :func:`sdescore.losses.implicit_loss` with Hutchinson's trace.
+
+    Raises
+    ------
+    IncompatibleError, ShapeError, TimeError, ParameterError
+        As :func:`sdescore.losses.implicit_loss`.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> x, v = torch.ones(4, 2), torch.tensor([1.0, -1.0]).expand(1, 4, 2)
+    >>> ss.losses.sliced_loss(lambda x: -x, x, probes=v).mean.item()  # −2 + ½·0
+    -2.0
+    """
+    if checks.flag("reduced_variance", reduced_variance):
+        return implicit_loss(
+            model,
+            x0,
+            t=t,
+            weighting=weighting,
+            weight=weight,
+            label=label,
+            noise=noise,
+            generator=generator,
+            sde=sde,
+            trace="hutchinson",
+            probes=probes,
+            probe_distribution=probe_distribution,
+            chunk_size=chunk_size,
+        )
+    with with_gradients() as differentiable:
+        score, x, factor = matching(model, x0, t, weighting, weight, label, noise, generator, sde)
+        check_probes(probes, probe_distribution, x, chunk_size)
+        v = draw_probes(probes, probe_distribution, x, generator)
+        x = x.clone().requires_grad_()
+        s = score(x)
+        traces = probe_traces(s, x, v, chunk_size=chunk_size, create_graph=differentiable)
+        working = torch.promote_types(x.dtype, torch.float32)
+        along = torch.stack([sum_event(u * s.to(working)) for u in v], 1)
+        terms = (traces + 0.5 * along.square()).mean(1)
         return Loss.of(terms if differentiable else terms.detach()).weighted(factor)

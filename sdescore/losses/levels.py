@@ -1,8 +1,4 @@
-r"""An objective of one's own, a function of a score and samples, at the noise levels of an SDE.
-
-The objectives of this room are called as ``loss(model, x0, t=…)`` and noise the data by themselves.
-:func:`at_levels` gives a plain function of (score, x) the same call.
-"""
+r"""An objective of one's own, a function of a score and samples, at the noise levels of an SDE."""
 
 from __future__ import annotations
 
@@ -34,10 +30,7 @@ RESERVED = ("score", "x", "generator")
 
 @dataclass(frozen=True, repr=False)
 class AtLevels:
-    """An objective of (score, x) lifted to noise levels; made by :func:`at_levels`.
-
-    Its repr is the same in every process, so that a checkpoint can name it.
-    """
+    """Made by :func:`at_levels`; its repr is the same in every process, for a checkpoint."""
 
     objective: Callable[..., Loss]
     weighting: str | Weighting
@@ -68,15 +61,7 @@ class AtLevels:
         objective's own. The generator draws the noise, then what the objective draws.
         """
         score, x, factor = matching(
-            model,
-            x0,
-            t,
-            weighting=self.weighting,
-            weight=weight,
-            label=label,
-            noise=noise,
-            generator=generator,
-            sde=sde,
+            model, x0, t, self.weighting, weight, label, noise, generator, sde
         )
         options = dict(self.options)
         if draws(self.objective):
@@ -115,10 +100,9 @@ def at_levels(
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.levels import at_levels
     >>> def norm_loss(score, x, power=2):
     ...     return ss.losses.Loss.of(score(x).abs().pow(power).sum(1))
-    >>> lifted = at_levels(norm_loss, options={"power": 1})
+    >>> lifted = ss.losses.at_levels(norm_loss, options={"power": 1})
     >>> lifted
     at_levels(norm_loss, 'sigma2', options={'power': 1})
     >>> model = ss.ScoreModel(ss.MLP(2), ss.VPSDE())
@@ -153,14 +137,10 @@ def draws(objective: Callable[..., object]) -> bool:
 
 def part_name(part: object) -> str:
     """A name that is the same in every process, so never an address."""
-    if part is None or isinstance(part, str | bool | int | float):
-        return repr(part)
-    if dataclasses.is_dataclass(part):
+    plain = part is None or isinstance(part, str | bool | int | float)
+    if plain or dataclasses.is_dataclass(part):
         return repr(part)
     if isinstance(part, functools.partial):
-        arguments = (
-            *map(part_name, part.args),
-            *(f"{k}={part_name(v)}" for k, v in part.keywords.items()),
-        )
-        return f"{part_name(part.func)}({', '.join(arguments)})"
+        named = (f"{k}={part_name(v)}" for k, v in part.keywords.items())
+        return f"{part_name(part.func)}({', '.join((*map(part_name, part.args), *named))})"
     return str(getattr(part, "__qualname__", type(part).__qualname__))

@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError
+from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.losses.denoising import add_noise, check_data
 from sdescore.losses.weighting import Weighting, per_sample_number
+from sdescore.score.divergence import PROBE_DISTRIBUTIONS, probes_from_normal
 from sdescore.score.interface import (
     knows_density,
     log_density_of,
@@ -86,20 +87,16 @@ def matching(
     model: Any,
     x0: Tensor,
     t: Time | None,
-    *,
-    weighting: str | Weighting = "sigma2",
-    weight: float | Tensor | None = None,
-    label: Tensor | None = None,
-    noise: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    sde: LinearSDE | None = None,
+    weighting: str | Weighting,
+    weight: float | Tensor | None,
+    label: Tensor | None,
+    noise: Tensor | None,
+    generator: torch.Generator | None,
+    sde: LinearSDE | None,
 ) -> Matching:
     """The score and the states that an objective matches: the data, or the data noised to ``t``.
 
-    Raises
-    ------
-    ShapeError, TimeError, ParameterError, IncompatibleError
-        As :func:`sdescore.denoising_loss`, and where an option of noise levels comes without t.
+    Refuses what :func:`sdescore.denoising_loss` does, and an option of noise levels without t.
     """
     if t is not None:
         noised = add_noise(model, x0, t, None, weighting, weight, label, noise, generator, sde)
@@ -107,21 +104,17 @@ def matching(
         return Matching(score, noised.x.detach(), noised.weight * noised.sigma.square())
     check_data(model, x0)
     checks.generator(generator)
-    default = isinstance(weighting, str) and weighting == "sigma2"
-    others = {
-        "weighting": None if default else weighting,
+    options = {
+        "weighting": None if isinstance(weighting, str) and weighting == "sigma2" else weighting,
         "label": label,
         "noise": noise,
         "sde": sde,
     }
-    asked = [f"{name}=" for name, value in others.items() if value is not None]
-    checks.that(not asked, f"t= beside {', '.join(asked)}", "none", IncompatibleError)
-    checks.that(
-        sde_of(model) is None,
-        f"t= for {type(model).__name__}, whose score depends on the time",
-        "none",
-        IncompatibleError,
-    )
+    asked = [f"{name}=" for name, value in options.items() if value is not None]
+    expected = f"t= beside {', '.join(asked)}"
+    if not asked:
+        expected = f"t= for {type(model).__name__}, whose score depends on the time"
+    checks.that(not asked and sde_of(model) is None, expected, "none", IncompatibleError)
     factor = None if weight is None else per_sample_number("weight", weight, x0)
     return Matching(model if isinstance(model, ScoreAt) else ScoreAt(model), x0.detach(), factor)
 
@@ -137,6 +130,31 @@ def with_gradients() -> Iterator[bool]:
         yield outside
 
 
-def usable(tensor: Tensor) -> Tensor:
-    """The tensor, or its copy if it is one of inference mode, which cannot enter autograd."""
-    return tensor.clone() if tensor.is_inference() else tensor
+def check_probes(probes: int | Tensor, kind: str, x: Tensor, chunk_size: int | None = None) -> None:
+    """Refuse what is neither a number of probes of a known kind nor probes ``(K, B, *E)``."""
+    checks.choice("probe_distribution", kind, PROBE_DISTRIBUTIONS)
+    if chunk_size is not None:
+        checks.count("chunk_size", chunk_size)
+    if not isinstance(probes, Tensor):
+        checks.count("probes", probes)
+        return
+    checks.state(probes, "probes")
+    checks.that(
+        probes.shape[1:] == x.shape and len(probes) > 0,
+        f"probes of shape (K, B, *E) = (K, {', '.join(map(str, x.shape))}), K >= 1",
+        tuple(probes.shape),
+        ShapeError,
+    )
+
+
+def draw_probes(
+    probes: int | Tensor, kind: str, x: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    """``(K, B, *E)`` directions v like ``x``: those passed, or K random ones with E vvᵀ = I."""
+    if isinstance(probes, Tensor):  # of inference mode they cannot enter autograd; a copy can
+        return (probes.clone() if probes.is_inference() else probes).to(x)
+    # Made where the generator lives, so that a seed means the same probes on every device.
+    device = x.device if generator is None else generator.device
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    normal = torch.randn((probes, *x.shape), generator=generator, device=device, dtype=dtype)
+    return probes_from_normal(kind, normal.to(x))

@@ -96,38 +96,30 @@ def probe_traces(
 
 
 def pull_back(s: Tensor, x: Tensor, cotangents: Tensor, create_graph: bool) -> Tensor:
-    """``∇sᵀ v`` of each cotangent ``v`` in ``(n, B, *E)``, like ``cotangents``.
+    """``∇sᵀ v`` of each cotangent ``v`` in ``(n, B, *E)``, like ``cotangents``."""
 
-    Raises
-    ------
-    IncompatibleError
-        Autograd does not see how ``s`` depends on ``x``.
-    """
-    if len(cotangents) == 1:
-        return pull_back_one(s, x, cotangents[0], create_graph).unsqueeze(0)
-    # Not autograd's own is_grads_batched, which group normalisation's second derivative breaks.
-    batched = torch.func.vmap(lambda v: pull_back_one(s, x, v, create_graph))
-    gradients: Tensor = batched(cotangents)
-    return gradients
-
-
-def pull_back_one(s: Tensor, x: Tensor, cotangent: Tensor, create_graph: bool) -> Tensor:
-    """``∇sᵀ v``, like ``x``; errors as :func:`pull_back`."""
-    gradient: Tensor | None = None
-    if s.requires_grad:
+    def one(v: Tensor) -> Tensor:
         # A backward pass follows the forward's dtypes; autocast would round its products again.
-        with torch.autocast(x.device.type, enabled=False):
-            (gradient,) = torch.autograd.grad(
-                s, x, cotangent, retain_graph=True, create_graph=create_graph, allow_unused=True
+        gradient: Tensor | None = None
+        if s.requires_grad:
+            with torch.autocast(x.device.type, enabled=False):
+                (gradient,) = torch.autograd.grad(
+                    s, x, v, retain_graph=True, create_graph=create_graph, allow_unused=True
+                )
+        if gradient is None:
+            checks.refuse(
+                "a score that autograd can differentiate in x",
+                "one without a gradient; its divergence needs it: compute the score with torch, "
+                "without detach() or no_grad()",
+                IncompatibleError,
             )
-    if gradient is None:
-        checks.refuse(
-            "a score that autograd can differentiate in x",
-            "one without a gradient; its divergence needs it: compute the score with torch, "
-            "without detach() or no_grad()",
-            IncompatibleError,
-        )
-    return gradient
+        return gradient
+
+    if len(cotangents) == 1:
+        return one(cotangents[0]).unsqueeze(0)
+    # Not autograd's own is_grads_batched, which group normalisation's second derivative breaks.
+    gradients: Tensor = torch.func.vmap(one)(cotangents)
+    return gradients
 
 
 def probes_from_normal(kind: str, normal: Tensor) -> Tensor:
@@ -144,20 +136,7 @@ def probes_from_normal(kind: str, normal: Tensor) -> Tensor:
     return normal
 
 
-def check_chunk_size(chunk_size: int | None) -> None:
-    """Refuse a chunk size that is no number of derivatives.
-
-    Raises
-    ------
-    ParameterError
-        Neither None nor a positive integer.
-    """
-    if chunk_size is not None:
-        checks.count("chunk_size", chunk_size)
-
-
 def _step(x: Tensor, count: int, chunk_size: int | None) -> int:
-    check_chunk_size(chunk_size)
     if chunk_size is None:
         chunk_size = min(_CHUNK_ROWS // max(1, len(x)), _CHUNK_NUMEL // max(1, x.numel()))
     return max(1, min(chunk_size, count))
