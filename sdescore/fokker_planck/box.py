@@ -21,15 +21,7 @@ MAX_DIMENSIONS = 3
 
 @dataclass(frozen=True)
 class Box:
-    """``bounds[a][0] <= x_a <= bounds[a][1]``, cut into ``cells[a]`` equal parts along axis a.
-
-    Raises
-    ------
-    ShapeError
-        Not one pair of bounds and one count for each of one to three axes.
-    ParameterError
-        Bounds not finite or not rising, fewer than three cells along an axis.
-    """
+    """``bounds[a][0] <= x_a <= bounds[a][1]``, cut into ``cells[a]`` equal parts along axis a."""
 
     bounds: tuple[tuple[float, float], ...]
     cells: tuple[int, ...]
@@ -38,15 +30,16 @@ class Box:
         pairs = isinstance(self.bounds, tuple) and all(
             isinstance(pair, tuple) and len(pair) == 2 for pair in self.bounds
         )
-        if (
-            not pairs
-            or not isinstance(self.cells, tuple)
-            or not 1 <= len(self.bounds) == len(self.cells) <= MAX_DIMENSIONS
+        if not (
+            pairs
+            and isinstance(self.cells, tuple)
+            and 1 <= len(self.bounds) == len(self.cells) <= MAX_DIMENSIONS
         ):
-            raise ShapeError(
-                f"expected bounds as a tuple of one to {MAX_DIMENSIONS} pairs (low, high) and "
-                "cells as a tuple of as many integers, such as ((-5.0, 5.0),) and (200,); got "
-                f"{self.bounds!r:.200} and {self.cells!r:.200}"
+            checks.refuse(
+                f"bounds as a tuple of one to {MAX_DIMENSIONS} pairs (low, high) and cells as a "
+                "tuple of as many integers, such as ((-5.0, 5.0),) and (200,)",
+                f"{self.bounds!r:.200} and {self.cells!r:.200}",
+                ShapeError,
             )
         bounds = []
         for low, high in self.bounds:
@@ -69,13 +62,11 @@ class Box:
     @cached_property
     def centres(self) -> Tensor:
         """``(*cells, d)`` float64."""
-        return self._lattice([self._positions(a, 0.5, n) for a, n in enumerate(self.cells)])
+        return self._lattice()
 
     def faces(self, axis: int) -> Tensor:
         """Centres of the inner faces normal to an axis, ``(faces, d)`` float64."""
-        lines = [self._positions(a, 0.5, n) for a, n in enumerate(self.cells)]
-        lines[axis] = self._positions(axis, 1.0, self.cells[axis] - 1)
-        return self._lattice(lines).flatten(0, -2)
+        return self._lattice(axis).flatten(0, -2)
 
     def sides(self, axis: int) -> tuple[Tensor, Tensor]:
         """Numbers of the cells before and behind each face of :meth:`faces`, ``(faces,)``."""
@@ -94,11 +85,13 @@ class Box:
             touching.select(axis, count - 1).fill_(True)
         return touching
 
-    def _positions(self, axis: int, offset: float, count: int) -> Tensor:
-        """``low + (i + offset) width`` for i < count."""
-        steps = torch.arange(count, dtype=torch.float64, device="cpu") + offset
-        return self.bounds[axis][0] + steps * self.widths[axis]
-
-    @staticmethod
-    def _lattice(lines: list[Tensor]) -> Tensor:
+    def _lattice(self, normal: int | None = None) -> Tensor:
+        """Centres of all cells, or of the inner faces of one normal axis, ``(…, d)``."""
+        lines = []
+        for axis, ((low, _), width) in enumerate(zip(self.bounds, self.widths, strict=True)):
+            count, offset = self.cells[axis], 0.5
+            if axis == normal:
+                count, offset = count - 1, 1.0
+            steps = torch.arange(count, dtype=torch.float64, device="cpu") + offset
+            lines.append(low + steps * width)
         return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1)

@@ -21,28 +21,19 @@ def from_log_density(box: Box, log_density: LogDensity) -> Tensor:
     points = box.centres.flatten(0, -2)
     with torch.no_grad(), float64_states("a log density"):
         values = log_density(points)
-    if not isinstance(values, Tensor) or values.shape != points.shape[:1]:
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ShapeError(
-            f"expected a log density (N, d) -> (N,), with N = {len(points)} here; got {got}"
-        )
+    fits = isinstance(values, Tensor) and values.shape == points.shape[:1]
+    expected = f"a log density (N, d) -> (N,), with N = {len(points)} here"
+    checks.that(fits, expected, _shape(values), ShapeError)
     values = values.double()
     top = values.max().item()
-    checks.that(
-        checks.is_number(top), "a log density below +inf, finite on some cell", f"a maximum {top}"
-    )
+    expected = "a log density below +inf, finite on some cell"
+    checks.that(checks.is_number(top), expected, f"a maximum {top}")
     return _scaled(box, (values - top).exp().reshape(box.cells))
 
 
 @contextmanager
 def float64_states(what: str) -> Iterator[None]:
-    """Say what to do where ``what``, called inside, holds a network that takes no float64.
-
-    Raises
-    ------
-    ShapeError
-        torch's own complaint was about the dtype.
-    """
+    """Say what to do where ``what``, called inside, holds a network that takes no float64."""
     try:
         yield
     except RuntimeError as error:
@@ -56,9 +47,8 @@ def float64_states(what: str) -> Iterator[None]:
 
 def normalised(box: Box, p: Tensor) -> Tensor:
     """``p`` ``(*cells,)`` scaled to mass 1, float64; refused if it is no density."""
-    if not isinstance(p, Tensor) or p.shape != box.cells:
-        got = tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__
-        raise ShapeError(f"expected p0 as a log density or a tensor {box.cells}, got {got}")
+    fits = isinstance(p, Tensor) and p.shape == box.cells
+    checks.that(fits, f"p0 as a log density or a tensor {box.cells}", _shape(p), ShapeError)
     p = p.detach().to(device="cpu", dtype=torch.float64)
     checks.that(bool((p >= 0).all()), "p0 >= 0", f"a smallest value {p.min().item():g}")
     checks.number("sum of p0", p.sum().item(), above=0)
@@ -68,11 +58,14 @@ def normalised(box: Box, p: Tensor) -> Tensor:
 def flat_density(box: Box, p: Tensor) -> Tensor:
     """``(…, *cells)`` → ``(…, N)`` float64."""
     d = len(box.cells)
-    if not isinstance(p, Tensor) or p.ndim < d or p.shape[-d:] != box.cells:
-        got = tuple(p.shape) if isinstance(p, Tensor) else type(p).__name__
-        raise ShapeError(f"expected densities (…, *cells) with cells {box.cells}, got {got}")
+    fits = isinstance(p, Tensor) and p.ndim >= d and p.shape[-d:] == box.cells
+    checks.that(fits, f"densities (…, *cells) with cells {box.cells}", _shape(p), ShapeError)
     return p.double().flatten(-d)
 
 
 def _scaled(box: Box, p: Tensor) -> Tensor:
     return p / (p.sum() * box.volume)
+
+
+def _shape(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

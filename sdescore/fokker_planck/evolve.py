@@ -7,8 +7,7 @@ integration", section IV.7). It is exact where Q does not depend on time, and ev
 neither end.
 
 One step of h against two of h/2 estimates the error of the two, a third of their L1 distance.
-A stochastic matrix never stretches an L1 distance, so errors made on the way add up and do
-not grow: their sum bounds the end's.
+A stochastic matrix never stretches an L1 distance, so the sum of all errors bounds the end's.
 """
 
 from __future__ import annotations
@@ -30,14 +29,9 @@ Watch = Callable[[Array, float], None]
 
 
 class Propagator:
-    """One midpoint step, and how much all of them have cost.
+    """One midpoint step under ``generator(t)`` = Q, and the products that all of them have cost.
 
-    Parameters
-    ----------
-    generator : callable
-        ``t -> Q``.
-    limit : int
-        Number of matrix–vector products after which to give up.
+    It gives up beyond ``limit`` matrix–vector products.
     """
 
     def __init__(self, generator: Callable[[float], Sparse], limit: int) -> None:
@@ -66,8 +60,7 @@ class Propagator:
 
 def equal_steps(step: Step, p: Array, start: float, end: float, n: int, watch: Watch) -> Array:
     """``n`` equal midpoint steps."""
-    times = np.linspace(start, end, n + 1).tolist()
-    for t, following in pairwise(times):
+    for t, following in pairwise(np.linspace(start, end, n + 1).tolist()):
         p = step(p, t, (end - start) / n)
         watch(p, following)
     return p
@@ -85,32 +78,21 @@ def adaptive(
 ) -> tuple[Array, float, float]:
     """Steps whose errors sum to at most about ``tolerance · |end − start|``.
 
-    Parameters
-    ----------
-    first, longest : float
-        The first step to try and the longest to take, > 0 in either direction of time.
-    tolerance : float
-        L1 error allowed per unit of time.
-
-    Returns
-    -------
-    (p, error, h)
-        The density at ``end``, the sum of the errors' estimates, the step to go on with.
+    ``first`` is the step to try first, ``longest`` the longest to take, > 0 in either direction of
+    time. Returns the density at ``end``, the sum of the errors' estimates, the step to go on with.
     """
     t, spent, h, sign = start, 0.0, first, math.copysign(1.0, end - start)
     shortest = 1e-12 * max(abs(start), abs(end))
     while t != end:
-        left = abs(end - t)
-        reaches = h >= left
-        size = left if reaches else h
+        reaches = h >= abs(end - t)
+        size = min(h, abs(end - t))
         move = sign * size
         whole = step(p, t, move)
         halves = step(step(p, t, 0.5 * move), t + 0.5 * move, 0.5 * move)
         error = float(np.abs(whole - halves).sum()) / 3
         # Below ROUNDING a shorter step would not help; at a jump of the coefficients the error
         # falls no faster than what is allowed, and the shortest step takes it as it is.
-        allowed = max(tolerance * size, ROUNDING)
-        # The local error is O(h³), what is allowed O(h).
+        allowed = max(tolerance * size, ROUNDING)  # O(h), where the local error is O(h³)
         factor = min(4.0, max(0.2, 0.9 * math.sqrt(allowed / max(error, 1e-300))))
         proposed = max(shortest, size * factor)
         if error <= allowed or size <= shortest:

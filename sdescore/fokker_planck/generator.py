@@ -54,14 +54,7 @@ def jump_rates(drift: Array, diffusivity: float, width: float) -> tuple[Array, A
 def chain_generator(box: Box, drift: Sequence[Array], diffusivity: float) -> Sparse:
     """The matrix Q of ``dp/dt = Q p``: off-diagonals >= 0, columns that sum to 0.
 
-    Parameters
-    ----------
-    box : Box
-        The cells.
-    drift : sequence of arrays
-        For each axis a the drift's component a at ``box.faces(a)``.
-    diffusivity : float
-        D = g²/2.
+    ``drift[a]`` is the drift's component a at ``box.faces(a)``; ``diffusivity`` is D = g²/2.
     """
     from scipy.sparse import csr_array
 

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import DivergenceError, ParameterError, ShapeError
+from sdescore.errors import DivergenceError, ShapeError
 from sdescore.fokker_planck.box import Box
 from sdescore.fokker_planck.density import (
     LogDensity,
@@ -54,7 +55,7 @@ class Evolution:
         ``(n, *cells)``, the first being the start, normalised.
     time_error : Tensor or None
         ``(n,)``: estimate of the L1 distance to the solution with infinitely fine steps on
-        the same cells; None for fixed steps. The cells' own error is not in it.
+        the same cells; None for fixed steps.
     wall_mass : Tensor
         ``(n,)``: the most mass that the outermost cells held at any step until then.
     products : int
@@ -93,7 +94,7 @@ class FokkerPlanck:
     ------
     IncompatibleError
         ``sde`` is no SDE instance.
-    ShapeError, ScheduleError
+    ShapeError, ParameterError
         Bounds or cells that do not fit together, or out of range.
 
     Examples
@@ -132,10 +133,8 @@ class FokkerPlanck:
     def density(self, log_density: LogDensity) -> Tensor:
         """``exp(log_density)`` at the cells' centres, scaled to mass 1: ``(*cells,)``.
 
-        Parameters
-        ----------
-        log_density : callable
-            ``(N, d) -> (N,)``, up to a constant; −inf where there is no mass.
+        ``log_density`` is a callable ``(N, d) -> (N,)``, up to a constant; −inf where there is no
+        mass.
 
         Raises
         ------
@@ -168,8 +167,8 @@ class FokkerPlanck:
             reversal; either for an ODE. Drift and diffusion are never evaluated at these times,
             and taken to be smooth between them: where one jumps, put that time among them.
         steps : int, optional
-            Number of equal steps between one time and the next, in place of steps chosen by
-            the tolerance; half their cost, and no estimate of their error.
+            Number of equal steps between one time and the next, in place of those chosen by the
+            tolerance; half their cost, and no estimate of their error.
         tolerance : float
             In [1e-10, 1): the time steps' L1 error, all together. No step is longer than 1/16
             of the whole time.
@@ -206,13 +205,13 @@ class FokkerPlanck:
         def watch(mass: Array, t: float) -> None:
             nonlocal worst
             worst = max(worst, float(mass[outermost].sum()))
+            expected = f"at most max_wall_mass = {max_wall_mass:g} in the outermost cells"
+            got = (
+                f"{worst:.3g} at t = {t:g}; widen the bounds, or pass max_wall_mass=1.0 if the "
+                "walls are meant to reflect"
+            )
             # Rounding may take a mass of 1 past 1.
-            if worst > max_wall_mass * (1 + 1e-9):
-                raise ParameterError(
-                    f"expected at most max_wall_mass = {max_wall_mass:g} in the outermost cells, "
-                    f"got {worst:.3g} at t = {t:g}; widen the bounds, or pass max_wall_mass=1.0 if "
-                    "the walls are meant to reflect"
-                )
+            checks.that(worst <= max_wall_mass * (1 + 1e-9), expected, got)
 
         step = Propagator(lambda t: self._generator(t, down), max_products)
         mass = (start * self._box.volume).flatten().numpy()
@@ -228,12 +227,13 @@ class FokkerPlanck:
             masses.append(mass)
             errors.append(errors[-1] + error)
             walls.append(worst)
-        density = torch.stack([torch.from_numpy(m) for m in masses]) / self._box.volume
+        density = torch.from_numpy(np.stack(masses)) / self._box.volume
+        found = torch.tensor([clock, errors, walls], dtype=torch.float64, device="cpu")
         return Evolution(
-            times=torch.tensor(clock, dtype=torch.float64, device="cpu"),
+            times=found[0],
             density=density.reshape(-1, *self._box.cells),
-            time_error=None if steps else torch.tensor(errors, dtype=torch.float64, device="cpu"),
-            wall_mass=torch.tensor(walls, dtype=torch.float64, device="cpu"),
+            time_error=None if steps else found[1],
+            wall_mass=found[2],
             products=step.products,
         )
 
@@ -262,17 +262,14 @@ class FokkerPlanck:
 
         Raises
         ------
-        ShapeError
-            Not ``(…, *cells)``.
-        ParameterError
-            A density whose mass is not finite and positive.
+        ShapeError, ParameterError
+            Not ``(…, *cells)``, or a density whose mass is not finite and positive.
         """
         weights = flat_density(self._box, p)
         total = weights.sum(-1, keepdim=True)
         usable = bool(((total > 0) & total.isfinite()).all())
-        checks.that(
-            usable, "densities with a finite mass > 0", "another sum; drop those without mass"
-        )
+        got = "another sum; drop those without mass"
+        checks.that(usable, "densities with a finite mass > 0", got)
         weights = weights / total
         points = self._box.centres.flatten(0, -2)
         mean = weights @ points
@@ -286,9 +283,7 @@ class FokkerPlanck:
 
         Raises
         ------
-        TimeError
-            ``t`` is outside [0, T].
-        ShapeError, ParameterError, DivergenceError
+        TimeError, ShapeError, ParameterError, DivergenceError
             As :meth:`solve`.
         """
         return self._generator(t, self.sde.backward)
@@ -300,8 +295,8 @@ class FokkerPlanck:
         with torch.no_grad(), float64_states("the SDE's drift"):
             g = torch.as_tensor(self.sde.diffusion(time), dtype=torch.float64, device="cpu")
             drift = self.sde.drift(points, time)
-        if g.numel() != 1:
-            raise ShapeError(f"expected one number g(t) for one time, got shape {tuple(g.shape)}")
+        expected, got = "one number g(t) for one time", f"shape {tuple(g.shape)}"
+        checks.that(g.numel() == 1, expected, got, ShapeError)
         checks.number(f"g(t) at t = {t:g}", g.item(), at_least=0)
         checks.same_shape(drift, points, "the SDE's drift")
         if not bool(drift.isfinite().all()):

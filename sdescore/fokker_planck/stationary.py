@@ -23,13 +23,7 @@ ACCURACY = 1e-6
 
 
 def stationary_mass(Q: Sparse) -> Array:
-    """Masses >= 0 of sum 1, ``(N,)``, right to an L1 distance of 1e-6.
-
-    Raises
-    ------
-    IncompatibleError
-        The cells do not all lead to one distribution, or too rarely for that accuracy.
-    """
+    """Masses >= 0 of sum 1, ``(N,)``, right to an L1 distance of 1e-6, or refused."""
     from scipy.sparse import csc_array, dia_array
 
     n = Q.shape[0]
@@ -55,12 +49,8 @@ def _factors(matrix: Sparse) -> Sparse:
     """Triangular factors, with pivots on the diagonal."""
     from scipy.sparse.linalg import splu
 
-    return splu(
-        matrix,
-        permc_spec="MMD_AT_PLUS_A",
-        diag_pivot_thresh=0.0,
-        options={"SymmetricMode": True},
-    )
+    options = {"SymmetricMode": True}
+    return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
 
 
 def _no_density(uncertain: float) -> IncompatibleError:

@@ -42,13 +42,11 @@ def uniformise(Q: Sparse) -> tuple[float, Sparse]:
     """``(q, P)`` with ``Q = q (P − I)``, P ≥ 0 with columns that sum to 1; q = 0 gives P = I."""
     from scipy.sparse import dia_array
 
-    leaving = -Q.diagonal()
-    q = float(leaving.max())
+    q = float(-Q.diagonal().min())
     P = Q.copy()
     if q > 0:
-        # Not by 1/q, which overflows for the smallest q.
-        P.data = P.data / q
-    ones = np.ones((1, len(leaving)))
+        P.data = P.data / q  # not by 1/q, which overflows for the smallest q
+    ones = np.ones((1, P.shape[0]))
     return q, (P + dia_array((ones, [0]), shape=P.shape)).tocsr()
 
 
