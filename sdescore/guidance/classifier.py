@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError
 from sdescore.guidance.base import GuidedScore, call
+from sdescore.score.divergence import gradient
 from sdescore.score.interface import require_label, require_scalars
 from sdescore.typing import Score
 
@@ -36,33 +34,17 @@ class _ClassifierGuidance(GuidedScore):
     def _gradient(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
         """``∇ₓ log p(y | x_t)``, like ``x``; differentiable in turn where ``x`` asks for it."""
 
-        def log_prob_of(y: Tensor) -> Tensor:
-            log_prob = call(self.log_prob_y, y, time, own_label)
-            require_scalars(log_prob, x, "log_prob_y(x, t)")
-            # Of what vjp's own level records, not of the classifier's weights.
-            checks.that(
-                log_prob.requires_grad,
-                "log_prob_y to be differentiable in x",
-                "a result that does not depend on x; compute it with torch, without detach() or "
-                "no_grad()",
-                IncompatibleError,
-            )
-            return log_prob
+        def log_prob(y: Tensor) -> Tensor:
+            value = call(self.log_prob_y, y, time, own_label)
+            require_scalars(value, x, "log_prob_y(x, t)")
+            return value
 
-        # A sampler runs without gradients. Tensors of inference mode cannot enter autograd. vjp
-        # works under both, and inside the transforms of torch.func too.
-        with torch.inference_mode(False):
+        with torch.inference_mode(False):  # whose tensors cannot enter autograd; copies can
             y = x.clone() if x.is_inference() else x
-            time = (
-                t.clone()
-                if isinstance(t, Tensor)
-                else torch.tensor(t, dtype=x.dtype, device=x.device)
-            )
+            tensor = isinstance(t, Tensor)
+            time = t.clone() if tensor else torch.tensor(t, dtype=x.dtype, device=x.device)
             own_label = None if label is None else label.clone()
-            derivative: tuple[Any, ...] = torch.func.vjp(log_prob_of, y)
-            log_prob, pull_back = derivative
-            gradient: Tensor = pull_back(torch.ones_like(log_prob))[0]
-        return gradient
+            return gradient(log_prob, y, "log_prob_y")
 
 
 def classifier_guidance(score: Score, log_prob_y: Score, scale: float = 1.0) -> GuidedScore:

@@ -3,13 +3,11 @@ r"""A score that is the gradient of a scalar network."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError
+from sdescore.score.divergence import gradient
 from sdescore.score.interface import require_label, require_scalars
 
 __all__ = ["EnergyModel"]
@@ -80,18 +78,4 @@ class EnergyModel(nn.Module):
             Autograd does not see how ``f`` depends on ``x``, so that its gradient would be 0.
         """
         checks.state(x)
-
-        def energy(y: Tensor) -> Tensor:
-            f = self.log_density(y, c, label)
-            # Of what vjp's own level records, not of the weights: those are outside it.
-            if not f.requires_grad:
-                raise IncompatibleError(
-                    "expected an energy that autograd can differentiate in x, got one without a "
-                    "gradient; compute it with torch, without detach() or no_grad()"
-                )
-            return f
-
-        derivative: tuple[Any, ...] = torch.func.vjp(energy, x)
-        f, pullback = derivative
-        gradient: Tensor = pullback(torch.ones_like(f))[0]
-        return gradient
+        return gradient(lambda y: self.log_density(y, c, label), x, "an energy")

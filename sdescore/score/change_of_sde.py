@@ -1,8 +1,7 @@
-r"""One score, any SDE: a change of time and of scale.
+r"""One score, any SDE: a change of time and of scale (see :mod:`sdescore.score.convention`).
 
-For why, see :mod:`sdescore.score.convention`. A :class:`sdescore.ScoreModel` and an exact score
-change their SDE themselves; this file does it for any callable, by calling it at another time and
-scale: :math:`\nabla \log p_t(x) = k\, \nabla \log p'_{t'}(k x)`.
+A :class:`sdescore.ScoreModel` and an exact score change their SDE themselves. Any other callable is
+called at another time and scale: :math:`\nabla \log p_t(x) = k\, \nabla \log p'_{t'}(k x)`.
 """
 
 from __future__ import annotations
@@ -59,9 +58,8 @@ def under(score: Score, sde: LinearSDE, *, own: LinearSDE | None = None) -> Scor
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.score.change_of_sde import under
     >>> vp, ve = ss.VPSDE(), ss.VESDE()
-    >>> score = under(lambda x, t: -x, ve, own=vp)  # N(0, I) has the score −x at all times of VP
+    >>> score = ss.under(lambda x, t: -x, ve, own=vp)  # N(0, I) has the score −x at all times of VP
     >>> x, sigma = torch.ones(1, 1), ve.marginal(0.5)[1]
     >>> bool(torch.isclose(score(x, 0.5), -x / (1 + sigma**2).float()))
     True
@@ -69,43 +67,20 @@ def under(score: Score, sde: LinearSDE, *, own: LinearSDE | None = None) -> Scor
     checks.function("the score", score)
     known: LinearSDE | None = sde_of(score) or own
     if known is None:
-        checks.refuse(
-            "own=, the SDE that the score is on",
-            f"{type(score).__name__}, which has no .sde",
-            IncompatibleError,
-        )
-    checks.that(
-        own is None or own == known,
-        f"own= to be the score's SDE {known!r:.200}",
-        f"{own!r:.200}; leave it out",
-        IncompatibleError,
-    )
-    by_itself = isinstance(score, ExactScore | ScoreUnderSDE) or (
-        isinstance(score, ScoreModel) and score.convention is not None
-    )
-    if by_itself:
-        changed: Score = score.under(sde)  # type: ignore[attr-defined]
-        return changed
+        got = f"{type(score).__name__}, which has no .sde"
+        checks.refuse("own=, the SDE that the score is on", got, IncompatibleError)
+    expected = f"own= to be the score's SDE {known!r:.200}"
+    got = f"{own!r:.200}; leave it out"
+    checks.that(own is None or own == known, expected, got, IncompatibleError)
+    if isinstance(score, ExactScore | ScoreUnderSDE):
+        return score.under(sde)
+    if isinstance(score, ScoreModel) and score.convention is not None:
+        return score.under(sde)
     return ScoreUnderSDE(score, known, sde)
 
 
 class ScoreUnderSDE(nn.Module):
-    r"""``k s(k x, t′)``: any callable score under another SDE; see :func:`sdescore.under`.
-
-    The score is called at t′ in the dtype of ``x``, at least float32.
-
-    Parameters
-    ----------
-    score : callable
-        ``(x, t)`` or ``(x, t, label)``.
-    own_sde, sde : LinearSDE
-        The SDE that the score is on, and the SDE to bring it to.
-
-    Raises
-    ------
-    IncompatibleError
-        An SDE without log-SNR.
-    """
+    """``k s(k x, t′)``: any callable score under another SDE; made by :func:`sdescore.under`."""
 
     def __init__(self, score: Score, own_sde: LinearSDE, sde: LinearSDE) -> None:
         super().__init__()
@@ -130,24 +105,15 @@ class ScoreUnderSDE(nn.Module):
     def _arguments(
         self, x: Tensor, t: Time, label: Tensor | None
     ) -> tuple[tuple[Any, ...], Tensor]:
-        """The arguments that the score is called with, and k."""
+        """The arguments that the score is called with, t′ in at least float32, and k."""
         checks.state(x)
-        own_t, k = matched(self.own_sde, self.sde, t)
-        own_t, k = own_t.to(x.device), k.to(x.device)
+        own_t, k = (value.to(x.device) for value in matched(self.own_sde, self.sde, t))
         scaled = align(k.to(x), x) * x
         time = own_t.to(torch.promote_types(x.dtype, torch.float32))
         return (scaled, time) if label is None else (scaled, time, label), k
 
     def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
-        r""":math:`\nabla_x \log p_t(x)`, like ``x`` ``(B, *E)``.
-
-        Raises
-        ------
-        ShapeError
-            No state, or a time that is neither one nor one per sample.
-        TimeError
-            A time outside [0, T], or one whose log-SNR the score's SDE does not reach.
-        """
+        r""":math:`\nabla_x \log p_t(x)`, like ``x`` ``(B, *E)``."""
         arguments, k = self._arguments(x, t, label)
         return align(k.to(x), x) * checks.score_output(self.score(*arguments), x)
 
@@ -157,28 +123,14 @@ class ScoreUnderSDE(nn.Module):
         return knows_density(self.score)
 
     def log_density(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
-        """``log p_t(x) = log p′_t′(k x) + d log k``, ``(B,)``, normalised where the score's is.
-
-        Raises
-        ------
-        IncompatibleError
-            The score does not know its log density.
-        ShapeError, TimeError
-            As the score's.
-        """
+        """``log p_t(x) = log p′_t′(k x) + d log k``, ``(B,)``, normalised where the score's is."""
         log_density = log_density_of(self.score)
         arguments, k = self._arguments(x, t, label)
         value = log_density(*arguments)
         return value + (x[0].numel() if len(x) else 0) * k.log().to(value)
 
     def require_times(self, t: Tensor) -> None:
-        """Refuse times ``(n,)`` whose log-SNR the score's SDE does not reach.
-
-        Raises
-        ------
-        TimeError
-            It does not reach one of them.
-        """
+        """Refuse times ``(n,)`` whose log-SNR the score's SDE does not reach."""
         require_times(self.score, matched(self.own_sde, self.sde, t)[0])
 
     def require_label(self, label: object) -> None:

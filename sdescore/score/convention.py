@@ -56,36 +56,22 @@ Pair = tuple[Tensor, Tensor]
 
 KINDS = ("score", "epsilon", "x0", "v")
 PREDICTIONS = (*KINDS, "velocity", "F")
-TIME_INPUTS = (
-    "t",
-    "999t",
-    "level",
-    "continuous_level",
-    "sigma",
-    "log_sigma",
-    "log_snr",
-    "quarter_log_sigma",
-)
+LEVELS = ("level", "continuous_level")
+TIME_INPUTS = ("t", "999t", *LEVELS, "sigma", "log_sigma", "log_snr", "quarter_log_sigma")
 INPUT_SCALINGS = ("none", "unit")
 
 
 def pair(kind: str, alpha: Tensor, sigma: Tensor) -> Pair:
-    """``(p, q)`` of a kind that follows from (α, σ) alone.
-
-    Raises
-    ------
-    IncompatibleError
-        The kind is not one of :data:`KINDS`.
-    """
-    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
-    if kind == "score":
-        return zero, -1 / sigma
-    if kind == "epsilon":
-        return zero, one
-    if kind == "x0":
-        return one, zero
-    if kind == "v":
-        return -sigma, alpha
+    """``(p, q)`` of one of :data:`KINDS`, which follow from (α, σ) alone; others are refused."""
+    match kind:
+        case "score":
+            return torch.zeros_like(sigma), -1 / sigma
+        case "epsilon":
+            return torch.zeros_like(sigma), torch.ones_like(sigma)
+        case "x0":
+            return torch.ones_like(sigma), torch.zeros_like(sigma)
+        case "v":
+            return -sigma, alpha
     expected = f"a prediction among {', '.join(KINDS)} or a pair (p, q)"
     checks.refuse(expected, repr(kind), IncompatibleError)
 
@@ -98,25 +84,13 @@ def conversion(alpha: Tensor, sigma: Tensor, from_: Pair, to: Pair) -> tuple[Ten
 
 
 class Coefficients(NamedTuple):
-    """A convention at some times, as numbers; each is float64, ``()`` or ``(n,)``.
+    """A convention at some times, as numbers; each is float64, ``()`` or ``(n,)``."""
 
-    Attributes
-    ----------
-    alpha, sigma : Tensor
-        α and σ of the SDE that the states are on.
-    pair : (Tensor, Tensor)
-        The network's output is ``p x₀ + q ε``.
-    time_value : Tensor
-        What the network is given as time; int64 for integer levels.
-    input_scale : Tensor
-        What the state is multiplied with before the network.
-    """
-
-    alpha: Tensor
+    alpha: Tensor  # of the SDE that the states are on
     sigma: Tensor
-    pair: Pair
-    time_value: Tensor
-    input_scale: Tensor
+    pair: Pair  # the network's output is p x₀ + q ε
+    time_value: Tensor  # what the network is given as time; int64 for integer levels
+    input_scale: Tensor  # what the state is multiplied with before the network
 
     def to(self, kind: str) -> tuple[Tensor, Tensor]:
         """``(u, w)`` that turn the network's output ``y`` into ``u x_t + w y`` of a kind."""
@@ -157,20 +131,19 @@ class Convention:
         checks.choice("time_input", self.time_input, TIME_INPUTS)
         checks.choice("input_scaling", self.input_scaling, INPUT_SCALINGS)
         checks.linear(self.trained_on, "ScoreModel")
-        if self.time_input in ("level", "continuous_level"):
-            checks.that(
-                hasattr(self.trained_on, "level"),
-                f"a discrete SDE for time_input={self.time_input!r}",
-                f"{type(self.trained_on).__name__}; use DiscreteVPSDE or DiscreteVESDE, or "
-                "another time input",
-                IncompatibleError,
-            )
-        sigma_data = checks.number("sigma_data", self.sigma_data, above=0)
-        vars(self).update(sigma_data=sigma_data)
-        if self.prediction == "F":  # whose input is scaled by definition
-            vars(self).update(input_scaling="unit")
-        if vars(self)["sde"] is None:
-            vars(self).update(sde=self.trained_on)
+        checks.that(
+            self.time_input not in LEVELS or hasattr(self.trained_on, "level"),
+            f"a discrete SDE for time_input={self.time_input!r}",
+            f"{type(self.trained_on).__name__}; use DiscreteVPSDE or DiscreteVESDE, or another "
+            "time input",
+            IncompatibleError,
+        )
+        vars(self).update(
+            sigma_data=checks.number("sigma_data", self.sigma_data, above=0),
+            # The input of F is scaled by definition.
+            input_scaling="unit" if self.prediction == "F" else self.input_scaling,
+            sde=self.trained_on if vars(self)["sde"] is None else self.sde,
+        )
 
     def under(self, sde: LinearSDE) -> Convention:
         """The same network's convention for states on another linear SDE.
@@ -228,17 +201,19 @@ class Convention:
             The network takes integer levels and a time is between two.
         """
         sde = self.trained_on
-        if self.time_input == "t":
-            return t
-        if self.time_input == "999t":
-            return 999 * t
-        if self.time_input == "log_snr":
-            return sde.log_snr(t)
-        if self.time_input == "quarter_log_sigma":
-            return -sde.log_snr(t) / 8  # ¼ log(σ/α)
-        if self.time_input in ("sigma", "log_sigma"):
-            sigma_t = sde.marginal(t)[1]
-            return sigma_t if self.time_input == "sigma" else sigma_t.log()
+        match self.time_input:
+            case "t":
+                return t
+            case "999t":
+                return 999 * t
+            case "log_snr":
+                return sde.log_snr(t)
+            case "quarter_log_sigma":
+                return -sde.log_snr(t) / 8  # ¼ log(σ/α)
+            case "sigma":
+                return sde.marginal(t)[1]
+            case "log_sigma":
+                return sde.marginal(t)[1].log()
         level: Tensor = sde.level(t)  # type: ignore[attr-defined]
         if self.time_input == "continuous_level":
             return level
@@ -253,32 +228,18 @@ class Convention:
 
 
 def require_log_snr(sde: LinearSDE) -> None:
-    """Refuse an SDE without marginal and log-SNR.
-
-    Raises
-    ------
-    IncompatibleError
-        It lacks one of the two, or the inverse of the log-SNR.
-    """
+    """Refuse an SDE without marginal, log-SNR or the log-SNR's inverse."""
     needed = ("marginal", "log_snr", "time_at_log_snr")
-    checks.that(
-        not isinstance(sde, type) and all(callable(getattr(sde, name, None)) for name in needed),
-        "linear SDEs, which differ by time and scale alone",
-        f"{sde!r:.200}",
-        IncompatibleError,
-    )
+    has = not isinstance(sde, type) and all(callable(getattr(sde, name, None)) for name in needed)
+    expected = "linear SDEs, which differ by time and scale alone"
+    checks.that(has, expected, f"{sde!r:.200}", IncompatibleError)
 
 
 def matched(own: LinearSDE, other: LinearSDE, t: Time) -> tuple[Tensor, Tensor]:
     """The times t′ of ``own`` at the log-SNRs of ``other`` at ``t``, and k; both float64.
 
-    A log-SNR may lie outside the range of ``own`` by as much as rounding ``t`` to float32 (or to
-    the dtype of ``t``, if that is coarser) moves it. Such a log-SNR is taken as the range's end.
-
-    Raises
-    ------
-    TimeError
-        ``t`` is outside [0, T], or ``own`` does not reach its log-SNR.
+    Other log-SNRs than those of ``own`` are refused, but for what rounding ``t`` to float32 (or to
+    its own dtype, if that is coarser) moves one out of the range: it is taken as the range's end.
     """
     t64 = checks.time(t, other.T)
     log_snr = other.log_snr(t64)
@@ -294,7 +255,6 @@ def matched(own: LinearSDE, other: LinearSDE, t: Time) -> tuple[Tensor, Tensor]:
             "choose the SDE's range to fit"
         )
     own_t = own.time_at_log_snr(log_snr.clamp(low, high))
-    # k = α′/α = σ′/σ = √(α′²+σ′²)/√(α²+σ²), which amplifies no rounding of t′ where α′ or σ′ is
-    # small.
+    # k = α′/α = σ′/σ = √(α′²+σ′²)/√(α²+σ²), which amplifies no rounding of t′ at small α′ or σ′.
     (own_alpha, own_sigma), (alpha, sigma) = own.marginal(own_t), other.marginal(t64)
     return own_t, own_alpha.hypot(own_sigma) / alpha.hypot(sigma)

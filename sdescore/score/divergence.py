@@ -1,4 +1,4 @@
-r"""The divergence of a vector field by autograd: exact, or from random probes.
+r"""The divergence of a vector field by autograd, exact or from random probes; and gradients.
 
 .. math:: \nabla \cdot s = \operatorname{tr} \nabla s
    = E[v^\top \nabla s\, v], \qquad E[v v^\top] = I
@@ -16,13 +16,14 @@ kind of v         variance of :math:`v^\top \nabla s\, v`
 ================  =============================================================================
 
 Everything here takes an ``s`` that was computed from ``x`` with autograd on, each sample from its
-own row. Cotangents are pulled back through that one graph, so the score is not called again.
-Several cotangents go back at once under ``torch.vmap``.
+own row. Cotangents are pulled back through that one graph, several at once under ``torch.vmap``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,10 +33,9 @@ from sdescore.errors import IncompatibleError
 
 PROBE_DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
 
-# Rows and elements of the cotangents pulled back at a time. Measured on one core with perceptrons
-# from (64, 64) to (4096, 64) and (128, 784): below 2¹² rows and 2²¹ elements this is up to 6 times
-# faster than one cotangent at a time, and beyond, where intermediate results leave the cache, it
-# is slower.
+# Rows and elements of the cotangents pulled back at a time. Measured on one core with perceptrons:
+# below 2¹² rows and 2²¹ elements this is up to 6 times faster than one cotangent at a time, and
+# slower beyond, where intermediate results leave the cache.
 _CHUNK_ROWS, _CHUNK_NUMEL = 1 << 12, 1 << 19
 
 
@@ -120,6 +120,26 @@ def pull_back(s: Tensor, x: Tensor, cotangents: Tensor, create_graph: bool) -> T
     # Not autograd's own is_grads_batched, which group normalisation's second derivative breaks.
     gradients: Tensor = torch.func.vmap(one)(cotangents)
     return gradients
+
+
+def gradient(f: Callable[[Tensor], Tensor], x: Tensor, name: str) -> Tensor:
+    """``∇f`` of ``f``, one number a sample; under ``no_grad`` and in ``torch.func`` too."""
+
+    def watched(y: Tensor) -> Tensor:
+        value = f(y)
+        # Of what vjp's own level records, not of the weights: those are outside it.
+        checks.that(
+            value.requires_grad,
+            f"{name} that autograd can differentiate in x",
+            "one without a gradient; compute it with torch, without detach() or no_grad()",
+            IncompatibleError,
+        )
+        return value
+
+    derivative: tuple[Any, ...] = torch.func.vjp(watched, x)
+    value, pull = derivative
+    found: Tensor = pull(torch.ones_like(value))[0]
+    return found
 
 
 def probes_from_normal(kind: str, normal: Tensor) -> Tensor:

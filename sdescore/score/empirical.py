@@ -35,9 +35,8 @@ _POINTS = 1024
 class EmpiricalScore(ExactScore):
     """Exact score, density and posterior of a finite data set under a linear SDE.
 
-    Squared distances are divided by σ². At small σ float32 has too few digits for that, so
-    everything is computed in float64, whatever the dtype of ``x``. Memory stays bounded for any n
-    and B.
+    Everything is computed in float64, whatever the dtype of ``x``: at small σ float32 has too few
+    digits for squared distances over σ².
 
     Parameters
     ----------
@@ -59,8 +58,7 @@ class EmpiricalScore(ExactScore):
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.score.empirical import EmpiricalScore
-    >>> score = EmpiricalScore(torch.tensor([[0.0], [1.0]]), ss.VESDE())
+    >>> score = ss.EmpiricalScore(torch.tensor([[0.0], [1.0]]), ss.VESDE())
     >>> score.denoise(torch.tensor([[0.5]]), 0.2)
     tensor([[0.5000]])
     """

@@ -38,9 +38,8 @@ _Evaluate = Callable[[Tensor, Tensor, Tensor], Tensor]
 class ExactScore(ABC):
     """The exact score of clean data under a linear SDE, with density and posterior.
 
-    Every method takes ``x`` ``(B, *E)`` and a time that is a float, 0-dim or ``(B,)``; each sample
-    is treated on its own. All methods can be differentiated in ``x``, also by ``torch.func``. Rows
-    are computed in chunks, so memory stays bounded.
+    Every method takes ``x`` ``(B, *E)`` and a time ``()`` or ``(B,)``, and can be differentiated in
+    ``x``, also by ``torch.func``. Rows are computed in chunks, so memory stays bounded.
 
     Attributes
     ----------
@@ -119,10 +118,7 @@ class ExactScore(ABC):
         return self._evaluate(epsilon, x, t, self._row_numel).reshape(x.shape)
 
     def denoise(self, x: Tensor, t: Time) -> Tensor:
-        """``E[x_0 | x_t]``, like ``x``, without Tweedie's cancellation at α_t → 0.
-
-        Errors as the score's.
-        """
+        """``E[x_0 | x_t]``, without Tweedie's cancellation at α_t → 0; else as :meth:`epsilon`."""
         return self._evaluate(self._denoise, x, t, self._row_numel).reshape(x.shape)
 
     def covariance(self, x: Tensor, t: Time) -> Tensor:
@@ -138,13 +134,7 @@ class ExactScore(ABC):
         return self._evaluate(self._log_prob, x, t, self._row_numel)
 
     def under(self: _Own, sde: LinearSDE) -> _Own:
-        """The exact score of the same data under another SDE; the data are shared, not copied.
-
-        Raises
-        ------
-        IncompatibleError
-            ``sde`` has no ``marginal``.
-        """
+        """The exact score of the same data, which are shared, under another SDE with a marginal."""
         other = copy.copy(self)
         other.sde = checks.linear(sde, "an exact score")
         return other
@@ -161,10 +151,8 @@ class ExactScore(ABC):
 
         Raises
         ------
-        ShapeError
-            ``n`` is no integer >= 0.
-        ParameterError
-            ``seed`` is no integer.
+        ShapeError, ParameterError
+            ``n`` is no integer >= 0, or ``seed`` no integer.
         """
         n = checks.count("n", n, at_least=0, error=ShapeError)
         width = (self._normals,)

@@ -30,8 +30,7 @@ class GaussianScore(MixtureScore):
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.score.gaussian import GaussianScore
-    >>> score = GaussianScore([0.0, 0.0], 1.0, ss.VPSDE())
+    >>> score = ss.GaussianScore([0.0, 0.0], 1.0, ss.VPSDE())
     >>> score(torch.tensor([[1.0, -2.0]]), 0.3)
     tensor([[-1.,  2.]])
     """

@@ -37,10 +37,7 @@ def sde_of(score: object) -> Any:
 def log_density_of(score: object) -> Callable[..., Tensor]:
     """The score's ``log_density`` (known up to a constant in ``x``), or else its ``log_prob``.
 
-    Raises
-    ------
-    IncompatibleError
-        The score has neither, or wraps a network that is no energy.
+    Refuses a score that has neither, or that wraps a network that is no energy.
     """
     score = unwrapped(score)
     ready = getattr(score, "has_log_density", True)
@@ -66,34 +63,18 @@ def knows_density(score: object) -> bool:
 
 
 def require_scalars(value: object, x: Tensor, name: str) -> None:
-    """Refuse anything but one floating-point number per sample of ``x`` ``(B, *E)``.
-
-    Raises
-    ------
-    ShapeError
-        Another type, dtype or shape.
-    """
+    """Refuse anything but one floating-point number per sample of ``x`` ``(B, *E)``."""
+    got = type(value).__name__
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.shape == x.shape[:1]:
             return
         got = f"{value.dtype} of shape {tuple(value.shape)}"
-    else:
-        got = type(value).__name__
-    checks.refuse(
-        f"{name} as one scalar per sample, floating point of shape ({len(x)},)",
-        f"{got}; squeeze it or sum it over the event",
-        ShapeError,
-    )
+    expected = f"{name} as one scalar per sample, floating point of shape ({len(x)},)"
+    checks.refuse(expected, f"{got}; squeeze it or sum it over the event", ShapeError)
 
 
 def require_times(score: object, t: Tensor) -> None:
-    """Refuse times ``(n,)`` that a score says it does not cover, before it is called.
-
-    Raises
-    ------
-    TimeError
-        The score's own refusal.
-    """
+    """Refuse times ``(n,)`` that a score says it does not cover, before it is called."""
     own_check = getattr(unwrapped(score), "require_times", None)
     if callable(own_check):
         own_check(t)
@@ -117,13 +98,7 @@ def require_label(score: object, label: object) -> None:
 
 
 def require_third_argument(score: object) -> None:
-    """Refuse a score or network that cannot be called as ``score(x, t, label)``.
-
-    Raises
-    ------
-    IncompatibleError
-        Its signature takes two arguments.
-    """
+    """Refuse a score or network that cannot be called as ``score(x, t, label)``."""
     # A module hides its signature behind __call__(*args, **kwargs).
     function: Any = score.forward if isinstance(score, nn.Module) else score
     try:

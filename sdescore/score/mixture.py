@@ -52,7 +52,6 @@ class Spectra:
     projected_means: Tensor  # (K d,): U_kᵀ m_k
 
     def to(self, dtype: torch.dtype, device: torch.device) -> Spectra:
-        """The same parameters in another dtype or on another device."""
         parts = (self.log_weights, self.means, self.eigenvalues, self.basis, self.projected_means)
         # A tensor kept from an inference_mode block could not enter autograd later.
         with torch.inference_mode(False):
@@ -108,8 +107,7 @@ class MixtureScore(ExactScore):
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.score.mixture import MixtureScore
-    >>> score = MixtureScore([0.5, 0.5], [[-2.0], [2.0]], [0.1, 0.1], ss.VPSDE())
+    >>> score = ss.MixtureScore([0.5, 0.5], [[-2.0], [2.0]], [0.1, 0.1], ss.VPSDE())
     >>> score(torch.zeros(1, 1), 0.5).abs().item()
     0.0
     """
@@ -129,8 +127,8 @@ class MixtureScore(ExactScore):
         )
         checks.that(bool((w > 0).all()), "positive weights", f"a smallest weight {w.min():g}")
         total = w.sum().item()
-        near_1 = abs(total - 1) <= 1e-6
-        checks.that(near_1, "weights that sum to 1 within 1e-6", f"a sum of {total}")
+        expected = "weights that sum to 1 within 1e-6"
+        checks.that(abs(total - 1) <= 1e-6, expected, f"a sum of {total}")
         flat = m.flatten(1) if m.ndim > 1 else m.unsqueeze(1)
         eigenvalues, matrices = _spectra(covariances, flat, m)
         super().__init__(
@@ -142,17 +140,14 @@ class MixtureScore(ExactScore):
         )
         self.weights, self.means, self.eigenvalues = w / total, m, eigenvalues
         self._normals = 1 + flat.shape[1]
-        projected = flat if matrices is None else (flat.unsqueeze(1) @ matrices).squeeze(1)
-        spectra = Spectra(
-            log_weights=self.weights.log(),
-            means=flat,
-            eigenvalues=eigenvalues,
-            basis=None if matrices is None else matrices.transpose(0, 1).flatten(1).contiguous(),
-            projected_means=projected.flatten(),
-        )
+        basis, projected = None, flat
+        if matrices is not None:
+            basis = matrices.transpose(0, 1).flatten(1).contiguous()
+            projected = (flat.unsqueeze(1) @ matrices).squeeze(1)
+        log_weights = self.weights.log()
+        self._source = Spectra(log_weights, flat, eigenvalues, basis, projected.flatten())
         # The usual casts are made now: one made inside a torch.func transform is wrapped by it.
         self._casts: dict[tuple[torch.dtype, torch.device], Spectra] = {}
-        self._source = spectra
         for dtype in (torch.float32, torch.float64):
             self._cast(torch.empty(0, dtype=dtype, device="cpu"))
 
@@ -162,15 +157,20 @@ class MixtureScore(ExactScore):
             self._casts[key] = self._source.to(*key)
         return self._casts[key]
 
-    def _project(self, p: Spectra, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
-        """``y`` ``(rows, K, d)`` and the eigenvalues V, ``(K, d)`` or ``(rows, K, d)``."""
+    def _project(
+        self, x: Tensor, alpha: Tensor, sigma: Tensor
+    ) -> tuple[Spectra, Tensor, Tensor, Tensor]:
+        """The spectra; ``y`` ``(rows, K, d)``; V, ``(K, d)`` or ``(rows, K, d)``; and ``y/V``."""
+        p = self._cast(x)
         if p.basis is None:
             y = x.unsqueeze(1)
             y = y - align(alpha, y) * p.means
         else:
             y = torch.addmm(-align(alpha, x) * p.projected_means, x, p.basis)
             y = y.view(len(x), *p.means.shape)
-        return y, torch.addcmul(align(sigma, y).square(), align(alpha, y).square(), p.eigenvalues)
+        square, variance = align(alpha, y).square(), align(sigma, y).square()
+        variance = torch.addcmul(variance, square, p.eigenvalues)
+        return p, y, variance, y * variance.reciprocal()
 
     def _joint(self, p: Spectra, y: Tensor, scaled: Tensor, variance: Tensor) -> Tensor:
         """``log w_k N_k(x)`` without ``−(d/2) log 2π``, ``(rows, K)``; ``scaled`` is ``y/V``."""
@@ -181,30 +181,23 @@ class MixtureScore(ExactScore):
         return self._joint(p, y, scaled, variance).softmax(-1)
 
     def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        p = self._cast(x)
-        y, variance = self._project(p, x, alpha, sigma)
-        scaled = y * variance.reciprocal()
+        p, y, variance, scaled = self._project(x, alpha, sigma)
         weights = self._responsibilities(p, y, scaled, variance)
         return -p.lift(scaled * weights.unsqueeze(-1))
 
     def _denoise(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        p = self._cast(x)
-        y, variance = self._project(p, x, alpha, sigma)
-        scaled = y * variance.reciprocal()
+        p, y, variance, scaled = self._project(x, alpha, sigma)
         weights = self._responsibilities(p, y, scaled, variance)
         gain = align(alpha, y) * p.eigenvalues
         return weights @ p.means + p.lift(gain * scaled * weights.unsqueeze(-1))
 
     def _log_prob(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        p = self._cast(x)
-        y, variance = self._project(p, x, alpha, sigma)
-        joint = self._joint(p, y, y * variance.reciprocal(), variance)
+        p, y, variance, scaled = self._project(x, alpha, sigma)
+        joint = self._joint(p, y, scaled, variance)
         return joint.logsumexp(-1) - 0.5 * self._numel * math.log(2 * math.pi)
 
     def _covariance(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        p = self._cast(x)
-        y, variance = self._project(p, x, alpha, sigma)
-        scaled = y * variance.reciprocal()
+        p, y, variance, scaled = self._project(x, alpha, sigma)
         weights = self._responsibilities(p, y, scaled, variance).unsqueeze(-1)
         U = p.matrices()
         gain = align(alpha, y) * p.eigenvalues
@@ -277,10 +270,6 @@ def _spectra(
             tuple(C.shape),
             ShapeError,
         )
-    lowest = eigenvalues.min().item()
-    checks.that(
-        lowest >= -tolerance,
-        "positive semidefinite covariances",
-        f"an eigenvalue or variance {lowest:g}",
-    )
+    lowest, expected = eigenvalues.min().item(), "positive semidefinite covariances"
+    checks.that(lowest >= -tolerance, expected, f"an eigenvalue or variance {lowest:g}")
     return eigenvalues.clamp(min=0.0), matrices

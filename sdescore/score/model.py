@@ -137,18 +137,16 @@ class ScoreModel(nn.Module):
 
     def extra_repr(self) -> str:
         """Shown inside the module's repr."""
-        trained_on = self._convention.trained_on
-        moved = [] if trained_on == self.sde else [f"trained_on={trained_on!r}"]
-        options = (f"{name}={value!r}" for name, value in self._options().items())
-        return ", ".join([repr(self.sde), *moved, *options])
+        shown = {"trained_on": self._convention.trained_on, **self._options()}
+        if shown["trained_on"] == self.sde:
+            del shown["trained_on"]
+        return ", ".join([repr(self.sde), *(f"{name}={value!r}" for name, value in shown.items())])
 
     @property
     def dtype(self) -> torch.dtype:
         """The network's dtype (float32 for a plain function)."""
-        for parameter in self.parameters():
-            if parameter.is_floating_point():
-                return parameter.dtype
-        return torch.float32
+        floating = (p.dtype for p in self.parameters() if p.is_floating_point())
+        return next(floating, torch.float32)
 
     @property
     def device(self) -> torch.device:
@@ -156,7 +154,7 @@ class ScoreModel(nn.Module):
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     def network_time(self, time_value: Tensor) -> Tensor:
-        """Time values in the dtype the network takes: int64 levels stay, floats are cast."""
+        """Time values in the network's dtype; int64 levels stay."""
         return time_value if time_value.dtype == torch.int64 else time_value.to(self.dtype)
 
     def require_times(self, t: Tensor) -> None:
@@ -165,8 +163,7 @@ class ScoreModel(nn.Module):
         Raises
         ------
         TimeError
-            The network takes integer levels and a time is between two, or its SDE does not
-            reach the log-SNR of a time.
+            As :meth:`sdescore.score.convention.Convention.at`.
         """
         self._convention.at(t)
 
@@ -179,12 +176,9 @@ class ScoreModel(nn.Module):
             See ``label_required``; or the network's signature takes no label.
         """
         if label is None:
-            checks.that(
-                not self.label_required,
-                "a label for a network that was trained with labels alone",
-                "none; pass label=, or train it with label_dropout > 0",
-                IncompatibleError,
-            )
+            expected = "a label for a network that was trained with labels alone"
+            got = "none; pass label=, or train it with label_dropout > 0"
+            checks.that(not self.label_required, expected, got, IncompatibleError)
         elif self.convention is None:
             require_third_argument(self)
         else:
@@ -208,18 +202,14 @@ class ScoreModel(nn.Module):
     def output(
         self, x: Tensor, t: Time, label: Tensor | None = None
     ) -> tuple[Tensor, Coefficients]:
-        """The network's own output, like ``x``, and the convention's numbers at ``t``.
-
-        Parameters and errors are those of :meth:`predict`.
-        """
+        """The network's own output and the convention's numbers at ``t``; see :meth:`predict`."""
         numbers = self._numbers(x, t)
         return self.output_at(x, numbers, label), numbers
 
     def output_at(self, x: Tensor, numbers: Coefficients, label: Tensor | None = None) -> Tensor:
-        """The network's own output at the convention's numbers, like ``x`` ``(B, *E)``.
+        """The network's own output, like ``x`` ``(B, *E)``; errors as :meth:`predict`.
 
-        ``numbers`` is ``convention.at(t)`` of float64 times on the device of ``x``, ``()`` or
-        ``(B,)``. Errors are those of :meth:`predict`.
+        ``numbers`` is ``convention.at(t)`` of float64 times ``()`` or ``(B,)`` on ``x``'s device.
         """
         if label is None and self.label_required:
             self.require_label(label)
@@ -271,21 +261,8 @@ class ScoreModel(nn.Module):
         r"""``log p_t(x)`` up to a constant in ``x``, for a network that is an energy's gradient.
 
         With the score :math:`u x + w \nabla f(k x)`, ``u, w`` those of the convention and k its
-        input scaling, this is :math:`\tfrac u2 \|x\|^2 + \tfrac wk f(k x)`.
-
-        Parameters
-        ----------
-        x : Tensor
-            ``(B, *E)``.
-        t : float or Tensor
-            ``()`` or ``(B,)``, in [0, T]; σ_t > 0.
-        label : Tensor, optional
-            ``(B,)`` int64, handed to the network.
-
-        Returns
-        -------
-        Tensor
-            ``(B,)``, in x's precision or, where it is higher, the energy's.
+        input scaling, this is :math:`\tfrac u2 \|x\|^2 + \tfrac wk f(k x)`, ``(B,)`` in x's
+        precision or, where it is higher, the energy's. Parameters are those of :meth:`predict`.
 
         Raises
         ------
@@ -318,9 +295,8 @@ class ScoreModel(nn.Module):
     def under(self, sde: LinearSDE) -> ScoreModel:
         """The same network as a model under another linear SDE.
 
-        The network is shared, and a step of a sampler costs what it costs under the network's own
-        SDE. ``model.under(model.convention.trained_on)`` leads back. For the equations see
-        :mod:`sdescore.score.convention`.
+        The network is shared. ``model.under(model.convention.trained_on)`` leads back. For the
+        equations see :mod:`sdescore.score.convention`.
 
         Raises
         ------
@@ -329,11 +305,8 @@ class ScoreModel(nn.Module):
             own: use :func:`sdescore.under` for it.
         """
         if self.convention is None:
-            checks.refuse(
-                "a ScoreModel whose score is its network's",
-                f"{type(self).__name__}, which overrides it; use under(model, sde)",
-                IncompatibleError,
-            )
+            got = f"{type(self).__name__}, which overrides it; use under(model, sde)"
+            checks.refuse("a ScoreModel whose score is its network's", got, IncompatibleError)
         if sde == self.sde:
             return self
         moved = copy.copy(self)

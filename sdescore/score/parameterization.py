@@ -25,11 +25,10 @@ def convert(
     from_: str | tuple[Time, Time],
     to: str | tuple[Time, Time],
 ) -> Tensor:
-    r"""A prediction ``y`` at the state ``x = x_t``, converted to another kind.
+    r"""A prediction ``y`` at the state ``x = x_t``, converted to another kind, like ``y``.
 
-    Coefficients are computed in float64 and the result in at least float32, then rounded
-    once to the dtype of ``y``. ε → x₀ amplifies a relative error of ε by
-    :math:`(|x| + \sigma|\epsilon|)/(\alpha |x_0|)`.
+    The result is computed in at least float32, then rounded once to the dtype of ``y``. ε → x₀
+    amplifies a relative error of ε by :math:`(|x| + \sigma|\epsilon|)/(\alpha |x_0|)`.
 
     Parameters
     ----------
@@ -39,11 +38,6 @@ def convert(
         ``()`` or ``(B,)``; σ >= 0.
     from_, to : str or pair
         ``"score"``, ``"epsilon"``, ``"x0"``, ``"v"``, or your own ``(p, q)``.
-
-    Returns
-    -------
-    Tensor
-        Like ``y``.
 
     Raises
     ------

@@ -27,15 +27,7 @@ __all__ = ["tweedie_covariance", "tweedie_mean"]
 
 
 def tweedie_mean(x: Tensor, score: Tensor, alpha: Time, sigma: Time) -> Tensor:
-    """``E[x_0 | x_t] = (x_t + σ² s)/α``, like ``score``.
-
-    Parameters
-    ----------
-    x, score : Tensor
-        State and score at it, ``(B, *E)``.
-    alpha, sigma : float or Tensor
-        ``()`` or ``(B,)``.
-    """
+    """``E[x_0 | x_t] = (x_t + σ² s)/α``, like ``score``; shapes as in :func:`sdescore.convert`."""
     return convert(score, x, alpha, sigma, "score", "x0")
 
 
@@ -74,12 +66,9 @@ def tweedie_covariance(
     """
     checks.state(x)
     checks.choice("form", form, ("full", "diagonal", "product"))
-    checks.that(
-        (vector is not None) == (form == "product"),
-        "vector= for form='product' and for no other",
-        f"form={form!r} and vector={vector!r:.60}",
-        IncompatibleError,
-    )
+    expected = "vector= for form='product' and for no other"
+    got = f"form={form!r} and vector={vector!r:.60}"
+    checks.that((vector is not None) == (form == "product"), expected, got, IncompatibleError)
     alpha64, sigma64 = float64(alpha, like=x), float64(sigma, like=x)
     outer = align((sigma64 / alpha64).square().to(x), x)
     inner = align(sigma64.square().to(x), x)
