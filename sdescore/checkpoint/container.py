@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.checkpoint.manifest import from_json, to_json
 from sdescore.checkpoint.replace import previous_path, replacing
 from sdescore.errors import CheckpointError
@@ -66,16 +67,14 @@ def header(tensors: Mapping[str, Any], manifest: Mapping[str, Any]) -> bytes:
     entries: dict[str, Any] = {"__metadata__": {"manifest": text, **seals}}
     end = 0
     for name, value in _in_order(tensors):
-        begin, end = end, end + value.numel() * value.element_size()
+        begin, end = end, end + value.nbytes
         about = {"dtype": CODES[value.dtype], "shape": list(value.shape)}
         entries[name] = {**about, "data_offsets": [begin, end]}
     encoded = json.dumps(entries, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     if len(encoded) > LONGEST_HEADER:
-        raise CheckpointError(
-            f"expected a manifest and names of tensors within {LONGEST_HEADER} bytes, got "
-            f"{len(encoded)}; shorten info="
-        )
+        expected = f"a manifest and names of tensors within {LONGEST_HEADER} bytes"
+        checks.refuse(expected, f"{len(encoded)}; shorten info=", CheckpointError)
     return len(encoded).to_bytes(8, "little") + encoded
 
 
@@ -87,11 +86,10 @@ def _in_order(tensors: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
             got = type(value).__name__
             if isinstance(value, Tensor):
                 got = f"{value.dtype}, {value.layout}, on {value.device}"
-            raise CheckpointError(
-                f"expected {name} to be a dense tensor in memory, of a real, integer or boolean "
-                f"dtype of 8 to 64 bits, to save it; got {got}. Convert it, or take it out of the "
-                "network's state_dict()"
-            )
+            kinds = "a real, integer or boolean dtype of 8 to 64 bits"
+            expected = f"{name} to be a dense tensor in memory, of {kinds}, to save it"
+            advice = "Convert it, or take it out of the network's state_dict()"
+            checks.refuse(expected, f"{got}. {advice}", CheckpointError)
     return sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
 
 
@@ -106,10 +104,8 @@ def write(
         file.write(first)
         for name, value in _in_order(tensors):
             if _has_nan(value):
-                raise CheckpointError(
-                    f"expected numbers to save, got NaN in {name}; save the model from before it "
-                    "diverged"
-                )
+                got = f"NaN in {name}; save the model from before it diverged"
+                checks.refuse("numbers to save", got, CheckpointError)
             raw = raw_bytes(value)  # of one tensor at a time
             digest.update(raw)
             file.write(raw)
@@ -137,8 +133,7 @@ class Container:
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.path = path
-        self._file = file
+        self.path, self._file = path, file
         self._size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         self._data = 8 + length
@@ -153,24 +148,21 @@ class Container:
             self.manifest = from_json(text)
             seal = metadata.get("manifest_sha256")
             self._sealed = None if seal is None else seal == _sha256(text)
-            self._offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
             self.tensors = {name: _described(entry) for name, entry in entries.items()}
+            offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+            self._offsets = dict(sorted(offsets.items(), key=lambda item: item[1]))
         except Exception as error:  # a forged file may cause any
             raise damaged(path, f"its contents do not parse ({error})") from error
         if not isinstance(self.manifest, dict):
             raise damaged(path, "its manifest is not an object")
-        self._require_contiguous()
-
-    def _require_contiguous(self) -> None:
-        """Refuse tensors that overlap, leave gaps, or end elsewhere than the file does."""
-        end = 0
-        for name, (begin, stop) in sorted(self._offsets.items(), key=lambda item: item[1]):
-            size = self.tensors[name].numel() * self.tensors[name].element_size()
-            if begin != end or stop != begin + size:
-                raise damaged(self.path, f"the place of {name} does not fit its shape")
+        end = 0  # of the tensors so far: they neither overlap nor leave gaps
+        for name, (begin, stop) in self._offsets.items():
+            tensor = self.tensors[name]
+            if begin != end or stop != begin + tensor.numel() * tensor.element_size():
+                raise damaged(path, f"the place of {name} does not fit its shape")
             end = stop
         if self._data + end != self._size:
-            raise damaged(self.path, f"it has {self._size} bytes, not {self._data + end}")
+            raise damaged(path, f"it has {self._size} bytes, not {self._data + end}")
 
     def verify(self) -> None:
         """Refuse a file of which a bit differs from what was written, or a tensor that is NaN.
@@ -181,7 +173,7 @@ class Container:
         digest = hashlib.sha256(self._header[:start] + _EMPTY + self._header[start + 64 :])
         nan = ""
         self._file.seek(self._data)
-        for name, (begin, end) in sorted(self._offsets.items(), key=lambda item: item[1]):
+        for name, (begin, end) in self._offsets.items():
             dtype = self.tensors[name].dtype
             for at in range(begin, end, BLOCK):
                 # A bytearray, for torch warns of memory that it could not write to.
@@ -194,10 +186,8 @@ class Container:
         if digest.hexdigest().encode() != self._header[start : start + 64]:
             raise damaged(self.path, "its SHA-256 does not match")
         if nan:
-            raise CheckpointError(
-                f"expected numbers in {self.path}, got NaN in {nan}; the model had diverged before "
-                "it was saved: load an earlier one"
-            )
+            got = f"NaN in {nan}; the model had diverged before it was saved: load an earlier one"
+            checks.refuse(f"numbers in {self.path}", got, CheckpointError)
 
     def verify_manifest(self) -> None:
         """Refuse a manifest that is not the one written; the tensors' bytes are not looked at."""

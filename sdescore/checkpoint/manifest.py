@@ -84,49 +84,47 @@ def build_model(
     sde: LinearSDE | None,
 ) -> ScoreModel:
     """The model of a manifest, without its weights; ``tensors`` are its network's, without data."""
-    if _get(manifest, "format", int) != FORMAT:
-        raise CheckpointError(
-            f"expected checkpoint format {FORMAT}, got {manifest['format']} (written by sdescore "
-            f"{manifest.get('library')}); upgrade sdescore, or save the model again"
-        )
-    built = _build_sde(_get(manifest, "sde", dict), sde)
-    network = _build_net(_get(manifest, "net", dict), tensors, net)
-    options = dict(_get(manifest, "convention", dict))
+    if get(manifest, "format", int) != FORMAT:
+        got = f"{manifest['format']} (written by sdescore {manifest.get('library')})"
+        advice = "upgrade sdescore, or save the model again"
+        checks.refuse(f"checkpoint format {FORMAT}", f"{got}; {advice}", CheckpointError)
+    built = _build_sde(get(manifest, "sde", dict), sde)
+    network = _build_net(get(manifest, "net", dict), tensors, net)
+    options = dict(get(manifest, "convention", dict))
     expected = {"prediction": str, "time_input": str, "input_scaling": str, "sigma_data": float}
     for key, kind in {**expected, "label_required": bool}.items():
-        _get(options, key, kind)
+        get(options, key, kind)
     return _attempt("convention", lambda: ScoreModel(network, built, **options))
 
 
 def _build_sde(entry: Mapping[str, Any], own: LinearSDE | None) -> LinearSDE:
-    name = _get(entry, "class", str)
+    name = get(entry, "class", str)
     fields = entry.get("fields")
     if fields is None or name not in SDES:
         if own is None:
             _need("sde", name, SDES)
         return own
-    for key, value in _get(entry, "fields", dict).items():
+    for key, value in get(entry, "fields", dict).items():
         numbers = value if isinstance(value, list) else [value]
         if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers):
             _refuse(f"numbers for the SDE's {key}", value)
     sde = _attempt(name, lambda: SDES[name](**fields))
     if own is not None and own != sde:
-        raise CheckpointError(
-            f"expected the SDE of the checkpoint, {sde!r}, got sde={own!r}; leave sde= out"
-        )
+        got = f"sde={own!r}; leave sde= out"
+        checks.refuse(f"the SDE of the checkpoint, {sde!r}", got, CheckpointError)
     return sde
 
 
 def _build_net(
     entry: Mapping[str, Any], tensors: Mapping[str, Tensor], own: nn.Module | None
 ) -> nn.Module:
-    name = _get(entry, "class", str)
+    name = get(entry, "class", str)
     if own is not None:
         return own
     if entry.get("config") is None or name not in NETS:
         _need("net", name, NETS)
-    config = _get(entry, "config", dict)
-    dtype = DTYPES.get(_get(entry, "dtype", str))
+    config = get(entry, "config", dict)
+    dtype = DTYPES.get(get(entry, "dtype", str))
     if dtype is None:
         _refuse(f"a dtype among {', '.join(DTYPES)}", entry["dtype"])
     # A small file cannot ask for a big network. It is first built on the meta device, where tensors
@@ -151,10 +149,9 @@ def _no_larger_than(tensors: Mapping[str, Tensor]) -> Iterator[None]:
         if parameter is not None and threading.get_ident() == thread:
             count, size = count + 1, size + parameter.numel()
             if count > len(tensors) or size > weights:
-                raise CheckpointError(
-                    f"expected a network of {len(tensors)} tensors and {weights} weights, as the "
-                    "checkpoint holds them, got a manifest that asks for a larger one"
-                )
+                held = f"{len(tensors)} tensors and {weights} weights, as the checkpoint holds them"
+                got = "a manifest that asks for a larger one"
+                checks.refuse(f"a network of {held}", got, CheckpointError)
 
     hook = register_module_parameter_registration_hook(add)
     try:
@@ -168,17 +165,16 @@ def require_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], p
     for name in sorted(expected.keys() | got.keys()):
         one, other = (_describe(tensors.get(name)) for tensors in (expected, got))
         if one != other:
-            raise CheckpointError(
-                f"expected {prefix}{name} in the checkpoint to be {one}, got {other}; the file "
-                "belongs to another network: give the network it was saved from"
-            )
+            why = "the file belongs to another network: give the network it was saved from"
+            wanted = f"{prefix}{name} in the checkpoint to be {one}"
+            checks.refuse(wanted, f"{other}; {why}", CheckpointError)
 
 
 def _describe(value: Tensor | None) -> str:
     return "nothing" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
 
 
-def _get(entry: Mapping[str, Any], key: str, kind: type[T]) -> T:
+def get(entry: Mapping[str, Any], key: str, kind: type[T]) -> T:
     """``entry[key]``, refused unless it is of that JSON type; an int passes for a float."""
     value = entry.get(key)
     kinds = (int, float) if kind is float else (kind,)
@@ -205,10 +201,9 @@ def _refuse(expected: str, got: object) -> NoReturn:
 
 
 def _need(keyword: str, name: str, table: Mapping[str, type]) -> NoReturn:
-    raise CheckpointError(
-        f"expected one of {', '.join(table)}, got {name!r}, which sdescore does not load by "
-        f"itself; pass the object: load(path, {keyword}=...)"
-    )
+    advice = f"pass the object: load(path, {keyword}=...)"
+    got = f"{name!r}, which sdescore does not load by itself; {advice}"
+    checks.refuse(f"one of {', '.join(table)}", got, CheckpointError)
 
 
 def to_json(value: object) -> str:

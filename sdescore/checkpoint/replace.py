@@ -56,12 +56,16 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-        _sync_directory(target.parent)
+        if os.name == "posix":  # elsewhere the rename is durable by itself
+            handle = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
     except OSError as error:
-        raise CheckpointError(
-            f"expected to write {path}, got {type(error).__name__}: {error}; make room or name "
-            "another path. The file that was there is untouched"
-        ) from error
+        advice = "make room or name another path. The file that was there is untouched"
+        got = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"expected to write {path}, got {got}; {advice}") from error
 
 
 def _behind_links(path: Path) -> Path:
@@ -146,13 +150,3 @@ def _keep_previous(target: Path) -> None:
             with suppress(OSError):
                 second.unlink(missing_ok=True)
         return
-
-
-def _sync_directory(folder: Path) -> None:
-    if os.name != "posix":
-        return  # elsewhere a directory cannot be opened, and the rename is durable by itself
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from sdescore.checkpoint.manifest import (
     build_model,
     describe_model,
     from_json,
+    get,
     require_tensors,
     to_json,
 )
@@ -109,7 +110,7 @@ def contents(
         "format": FORMAT,
         "library": __version__,
         **describe_model(model),
-        "ema": None,
+        "ema": None if ema is None else _averaging(ema),
         "training": None,
         "info": dict(info or {}),
     }
@@ -117,7 +118,6 @@ def contents(
         # What ema.state_dict() returns, without the copies.
         tensors |= {f"ema/{PREFIX}{name}": value for name, value in ema.shadow.items()}
         tensors[f"ema/{COUNT}"] = torch.tensor(ema.num_updates, dtype=torch.int64, device="cpu")
-        manifest["ema"] = {"decay": ema.decay, "warmup": ema.warmup}
     if training is not None:
         tensors |= {f"optim/{name}": value for name, value in training.optimizer.items()}
         manifest["training"] = {"step": training.step, "options": training.options}
@@ -218,14 +218,15 @@ def training_record(file: Container, model: ScoreModel, ema: EMA) -> TrainingRec
             expected = f"a checkpoint of this model, whose {key} is {mine}"
             checks.refuse(expected, got, CheckpointError)
     training = manifest.get("training")
-    averaging = {"decay": ema.decay, "warmup": ema.warmup}
-    if not _is_training(training) or manifest.get("ema") != averaging:
+    if not isinstance(training, dict) or manifest.get("ema") != _averaging(ema):
         got = f"training={training!r} and ema={manifest.get('ema')!r} in {file.path}"
-        expected = f"a checkpoint of train() with an average {averaging}"
+        expected = f"a checkpoint of train() with an average {_averaging(ema)}"
         checks.refuse(expected, f"{got}; start anew with resume=False", CheckpointError)
+    step = checks.count("step", training.get("step"), at_least=0, error=CheckpointError)
+    options = get(training, "options", dict)
     require_tensors(model.net.state_dict(), parts["net/"], "net/")
     _has_average(file, parts["ema/"], model.net)
-    return TrainingRecord(training["step"], training["options"], parts["optim/"])
+    return TrainingRecord(step, options, parts["optim/"])
 
 
 def read_net(file: Container, net: nn.Module) -> None:
@@ -233,10 +234,8 @@ def read_net(file: Container, net: nn.Module) -> None:
     state = net.state_dict()
     parameters = net.named_parameters(remove_duplicate=False)
     own = {**dict(parameters), **dict(net.named_buffers(remove_duplicate=False))}
-    if all(
-        type(module)._load_from_state_dict is nn.Module._load_from_state_dict
-        for module in net.modules()
-    ) and all(
+    plain = nn.Module._load_from_state_dict
+    if all(type(module)._load_from_state_dict is plain for module in net.modules()) and all(
         name in own and value.data_ptr() == own[name].data_ptr() for name, value in state.items()
     ):
         read_into(file, "net/", state)
@@ -256,13 +255,8 @@ def read_ema(file: Container, ema: EMA) -> None:
     ema.num_updates = int(file.read(f"ema/{COUNT}"))
 
 
-def _is_training(entry: Any) -> TypeGuard[dict[str, Any]]:
-    return (
-        isinstance(entry, dict)
-        and type(entry.get("step")) is int
-        and entry["step"] >= 0
-        and isinstance(entry.get("options"), dict)
-    )
+def _averaging(ema: EMA) -> dict[str, Any]:
+    return {"decay": ema.decay, "warmup": ema.warmup}
 
 
 def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -129,23 +129,18 @@ class NormalStream:
         root = _mix64(torch.tensor(start, dtype=torch.int64, device=device))
         # Nested: hashed side by side, (seed 1, sample 0) would be (seed 0, sample 1).
         self._sample_key = _mix64(root + (index + 1) * _wrap64(_GAMMA))
-        self._block: tuple[int, tuple[Tensor, Tensor, Tensor]] | None = None
-        rows = max(1, min(len(index), _CHUNK // max(1, self.numel)))
-        pairs = max(1, _CHUNK // max(1, rows * self.numel))
-        size = rows * self.numel * min(pairs, self.block_length // 2)
+        self._block, self._block_keys = -1, list[Tensor]()
+        # How many samples and pairs of draws are made at a time.
+        self._rows = max(1, min(len(index), _CHUNK // max(1, self.numel)))
+        pairs = max(1, _CHUNK // max(1, self._rows * self.numel))
+        self._depth = min(pairs, self.block_length // 2)
+        size = self._rows * self.numel * self._depth
         self._words = [torch.empty(size, dtype=torch.int32, device=device) for _ in range(3)]
         # float32 by name: the caller's default dtype must not change what a seed means.
         self._reals = [torch.empty(size, dtype=torch.float32, device=device) for _ in range(2)]
 
     def __len__(self) -> int:
         return self.shape[0]
-
-    def _keys(self, block: int) -> tuple[Tensor, Tensor, Tensor]:
-        if self._block is None or self._block[0] != block:
-            key = _mix64(self._sample_key + _wrap64(_GAMMA * (block + 1)))
-            keys = _low32(key), _low32(key >> 32), _low32(_mix64(key + _wrap64(_GAMMA)))
-            self._block = block, (keys[0][:, None], keys[1][:, None], keys[2][:, None])
-        return self._block[1]
 
     def fill(self, out: Tensor, first: int) -> Tensor:
         """Write draws ``first, first + 1, …`` to ``out`` ``(K, B, *E)``, float32 and contiguous.
@@ -155,28 +150,25 @@ class NormalStream:
         if not out.numel():
             return out
         block, offset = divmod(first, self.block_length)
-        keys, samples = self._keys(block), self.shape[0]
-        pairs = out.view(len(out) // 2, 2, samples, self.numel)
-        rows = max(1, min(samples, _CHUNK // max(1, self.numel)))
-        depth = max(1, len(self._words[0]) // max(1, rows * self.numel))
-        for pair in range(0, len(pairs), depth):
-            counter = torch.arange(
-                (offset // 2 + pair) * self.numel,
-                (offset // 2 + min(pair + depth, len(pairs))) * self.numel,
-                dtype=torch.int32,
-                device=out.device,
-            )
+        if block != self._block:
+            key = _mix64(self._sample_key + _wrap64(_GAMMA * (block + 1)))
+            words = _low32(key), _low32(key >> 32), _low32(_mix64(key + _wrap64(_GAMMA)))
+            self._block, self._block_keys = block, [word[:, None] for word in words]
+        pairs = out.view(len(out) // 2, 2, self.shape[0], self.numel)
+        for pair in range(0, len(pairs), self._depth):
+            end = min(pair + self._depth, len(pairs))
+            low, high = ((offset // 2 + p) * self.numel for p in (pair, end))
+            counter = torch.arange(low, high, dtype=torch.int32, device=out.device)
             counter = counter.mul_(_GOLDEN_32).view(-1, 1, self.numel)
-            for row in range(0, samples, rows):
-                part = slice(row, row + rows)
-                out_part = pairs[pair : pair + depth, :, part]
-                self._fill_part(out_part, counter, [k[part] for k in keys])
+            for row in range(0, self.shape[0], self._rows):
+                part = slice(row, row + self._rows)
+                keys = [key[part] for key in self._block_keys]
+                self._fill_part(pairs[pair:end, :, part], counter, keys)
         return out
 
     def _fill_part(self, out: Tensor, counter: Tensor, keys: list[Tensor]) -> None:
         shape = out[:, 0].shape
-        if not (size := math.prod(shape)):
-            return
+        size = math.prod(shape)
         state, word, scratch = (w[:size].view(shape) for w in self._words)
         radius, angle = (r[:size].view(shape) for r in self._reals)
         torch.add(counter, keys[0], out=state)
@@ -186,11 +178,8 @@ class NormalStream:
         radius.mul_(-(2.0**-31)).log1p_().mul_(-2.0).sqrt_()
         _mix32_(torch.bitwise_xor(state, keys[2], out=word), scratch)
         angle.copy_(word).mul_(math.pi * 2.0**-31)
-        first, second = out[:, 0], out[:, 1]
-        torch.cos(angle, out=first)
-        torch.sin(angle, out=second)
-        first.mul_(radius)
-        second.mul_(radius)
+        torch.cos(angle, out=out[:, 0]).mul_(radius)
+        torch.sin(angle, out=out[:, 1]).mul_(radius)
 
     def draw(self, draws: range) -> Tensor:
         """``(len(draws), B, *E)`` float32: the numbers at these draws, a range of step 1."""

@@ -83,18 +83,15 @@ class _SeededStream(NoiseStream):
 
     def draw(self, k: int) -> Tensor:
         if not 0 <= k - self._first < len(self._rows):
-            self._refill(k - k % 2)
+            normals, first = self._normals, k - k % 2
+            if self._buffer is None:
+                ahead = max(2, _BUFFER // max(1, math.prod(normals.shape)) // 2 * 2)
+                shape = (min(ahead, normals.block_length, self._draws), *normals.shape)
+                self._buffer = torch.empty(shape, dtype=torch.float32, device=normals.device)
+            left_in_block = normals.block_length - first % normals.block_length
+            part = self._buffer[: max(2, min(left_in_block, self._draws - first))]
+            self._first, self._rows = first, list(normals.fill(part, first).to(self._dtype))
         return self._rows[k - self._first]
-
-    def _refill(self, first: int) -> None:
-        normals = self._normals
-        if self._buffer is None:
-            ahead = max(2, _BUFFER // max(1, math.prod(normals.shape)) // 2 * 2)
-            shape = (min(ahead, normals.block_length, self._draws), *normals.shape)
-            self._buffer = torch.empty(shape, dtype=torch.float32, device=normals.device)
-        left_in_block = normals.block_length - first % normals.block_length
-        part = self._buffer[: max(2, min(left_in_block, self._draws - first))]
-        self._first, self._rows = first, list(normals.fill(part, first).to(self._dtype))
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,7 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.levels import LevelGrid
 from sdescore.sde.interpolation import MonotoneCubic
-from sdescore.sde.ladder import (
-    MAX_LEVELS,
-    check_overlap,
-    largest_distance,
-    levels_for_ratio,
-    ratio_for_overlap,
-)
+from sdescore.sde.ladder import MAX_LEVELS, largest_distance, levels_for_ratio, ratio_for_overlap
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.ve import sigma_range
 from sdescore.sde.vp import IntegratedBetaSDE
@@ -213,7 +207,7 @@ class DiscreteVESDE(LinearSDE):
         (92, 12.3, 1.081)
         """
         checks.state(data, "data")
-        overlap = check_overlap(overlap)
+        overlap = checks.number("overlap", overlap, above=0, below=0.997, error=ScheduleError)
         if levels is not None and ratio is not None:
             checks.refuse("levels= or ratio=", "both; leave one of them out", IncompatibleError)
         if ratio is not None:

@@ -120,7 +120,7 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
     :math:`a = \sqrt{2D}`, which changes once if a > 3: ``dim`` below 5, or ``overlap`` outside
     (0, 0.997), raises ``ScheduleError``.
     """
-    overlap = check_overlap(overlap)
+    overlap = checks.number("overlap", overlap, above=0, below=0.997, error=ScheduleError)
     if not checks.is_count(dim) or dim < 5:
         why = "for only then is the radius near enough to Gaussian that an overlap gives a ratio"
         expected = f"at least 5 elements an event, {why}; pass levels= or ratio="
@@ -131,11 +131,6 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
     while low < (middle := 0.5 * (low + high)) < high:
         low, high = (middle, high) if shell_overlap(1 + middle, dim) > overlap else (low, middle)
     return 1 + low
-
-
-def check_overlap(overlap: float) -> float:
-    """``overlap``, refused unless some ratio above 1 has it: 0 < overlap < 0.997."""
-    return checks.number("overlap", overlap, above=0, below=0.997, error=ScheduleError)
 
 
 def levels_for_ratio(sigma_max: float, sigma_min: float, ratio: float) -> int:

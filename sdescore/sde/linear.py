@@ -56,8 +56,12 @@ class LinearSDE(SDE):
     def _rates(self, t: Tensor) -> tuple[Tensor, Tensor]:
         # Where σ(0) = 0 the log-SNR and its derivative are infinite: take the limit t → 0.
         t = t.clamp(min=1e-12 * self.T)
-        f = rate_of_change(self._log_alpha, t)
-        return f, -self._marginal(t)[1].square() * rate_of_change(self._log_snr, t)
+
+        def logs(t: Tensor) -> tuple[Tensor, Tensor]:
+            return self._log_alpha(t), self._log_snr(t)
+
+        f, log_snr_rate = torch.func.jvp(logs, (t,), (torch.ones_like(t),))[1]
+        return f, -self._marginal(t)[1].square() * log_snr_rate
 
     def _transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha_s, sigma_s = self._marginal(s)
@@ -139,9 +143,8 @@ class LinearSDE(SDE):
     def transition(self, s: Time, t: Time) -> AffineKernel:
         """``x_t | x_s`` for ``s <= t`` (or ``TimeError``): call the result with ``x_s``.
 
-        For SDEs whose σ(0) is not 0 (:class:`sdescore.VESDE`) ``transition(0, t)`` starts
-        from the state at time 0, which already carries σ(0); ``kernel(t)`` starts from the
-        clean datum.
+        Where σ(0) is not 0 (:class:`sdescore.VESDE`) ``transition(0, t)`` starts from the state at
+        time 0, which already carries σ(0); ``kernel(t)`` starts from the clean datum.
         """
         s64, t64 = check_order(checks.time(s, self.T, "s"), checks.time(t, self.T))
         return AffineKernel(*self._transition(s64, t64))
@@ -248,12 +251,7 @@ class LinearSDE(SDE):
 
 @dataclass(frozen=True, kw_only=True)
 class MarginalSDE(LinearSDE):
-    r"""``dx = f x dt + g dw`` with :math:`f = \dot\alpha/\alpha`,
-    :math:`g^2 = -\sigma^2\, \mathrm{d} \log(\alpha^2/\sigma^2) / \mathrm{d}t` by automatic
-    differentiation.
-
-    :meth:`sdescore.LinearSDE.from_marginal` makes it and says what the parameters are.
-    """
+    """What :meth:`sdescore.LinearSDE.from_marginal` makes, with the same parameters."""
 
     alpha: Callable[[Tensor], Tensor]
     sigma: Callable[[Tensor], Tensor]
@@ -278,12 +276,9 @@ class MarginalSDE(LinearSDE):
             g2 = self._rates(t)[1]
         except RuntimeError:  # numpy, or .item(), of a value that carries a derivative
             g2 = torch.zeros_like(t)
-        checks.that(
-            bool((g2 > 0).any()),
-            "alpha and sigma that autodiff can differentiate, written in torch",
-            "derivatives of 0 everywhere; no numpy, detach() or new tensors inside",
-            ScheduleError,
-        )
+        expected = "alpha and sigma that autodiff can differentiate, written in torch"
+        got = "derivatives of 0 everywhere; no numpy, detach() or new tensors inside"
+        checks.that(bool((g2 > 0).any()), expected, got, ScheduleError)
 
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         return self.alpha(t), self.sigma(t)
@@ -295,12 +290,6 @@ def elementwise(name: str, value: object, t: Tensor) -> Tensor:
         expected = f"{name} to be elementwise: real, one number a time (as torch.ones_like(t))"
         checks.refuse(expected, f"{type(value).__name__}, {value!r:.100}", ScheduleError)
     return value
-
-
-def rate_of_change(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """The derivative of an elementwise function at ``t``, by forward-mode autodiff."""
-    derivative: Tensor = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
-    return derivative
 
 
 def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
