@@ -145,18 +145,14 @@ def load(
         The averaged weights (the raw ones, if the file holds no average), or the raw ones.
     device : torch.device or str
         Where to put the network.
-    net : nn.Module, optional
-        For a network that is not from this package: an instance, which receives the weights.
-    sde : LinearSDE, optional
-        For an SDE that is not from this package.
+    net, sde : nn.Module, LinearSDE, optional
+        For parts that are not from this package: instances, the network to receive the weights.
 
     Raises
     ------
-    CheckpointError
-        The file is damaged, foreign or inconsistent, holds NaN, or needs ``net=`` or ``sde=``. A
-        network passed as ``net=`` is not changed then.
-    FileNotFoundError
-        There is no such file.
+    CheckpointError, FileNotFoundError
+        The file is damaged, foreign or inconsistent, holds NaN, or needs ``net=`` or ``sde=``; or
+        there is none. A network passed as ``net=`` is not changed then.
     ParameterError
         ``weights`` is neither, or this machine has no such device.
     """
@@ -183,10 +179,8 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises
     ------
-    CheckpointError
-        The manifest is damaged, the file is cut short, or sdescore did not write it.
-    FileNotFoundError
-        There is no such file.
+    CheckpointError, FileNotFoundError
+        The manifest is damaged, the file cut short or not sdescore's; or there is none.
 
     Examples
     --------

@@ -229,9 +229,8 @@ def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> 
     """The score's arguments after ``x``: none, or a time for each chain, ``(B,)``."""
     sde = sde_of(score)
     if t is None:
-        if sde is not None:
-            expected = f"t= for {type(score).__name__}, whose score depends on the time"
-            checks.refuse(expected, "none", IncompatibleError)
+        expected = f"t= for {type(score).__name__}, whose score depends on the time"
+        checks.that(sde is None, expected, "none", IncompatibleError)
         return ()
     if not isinstance(t, Tensor) and not checks.is_number(t):
         checks.refuse("t to be a finite number or a tensor", f"{t!r:.100}", TimeError)

@@ -76,7 +76,7 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
     Parameters
     ----------
     path : Tensor
-        ``(n, chains, *E)``, n >= 8; as :func:`effective_sample_size`.
+        ``(n, chains, *E)``, n >= 8; refused as by :func:`effective_sample_size`.
     ranked : bool
         Replace draws by the normal scores of their ranks,
         :math:`\Phi^{-1}\bigl((r - 3/8)/(S + 1/4)\bigr)`, do so too for their distances from the
@@ -86,8 +86,7 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
     Returns
     -------
     Tensor
-        ``(*E)``, float64; NaN for an element that never moves. Errors are those of
-        :func:`effective_sample_size`.
+        ``(*E)``, float64; NaN for an element that never moves.
 
     Examples
     --------

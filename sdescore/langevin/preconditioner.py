@@ -32,7 +32,8 @@ Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 class Preconditioner:
     r"""A preconditioner by its eigenvalues; it compares and hashes by its numbers.
 
-    Make one by :meth:`diagonal` or :meth:`full`.
+    Make one by :meth:`diagonal` or :meth:`full`. These store float64, and raise ``ShapeError`` or
+    ``ParameterError`` for what is no number or not positive (definite).
 
     Attributes
     ----------
@@ -54,29 +55,17 @@ class Preconditioner:
 
     @classmethod
     def diagonal(cls, values: Numbers) -> Preconditioner:
-        """From positive numbers, event-shaped or one for all elements; stored in float64.
-
-        Raises
-        ------
-        ShapeError, ParameterError
-            Not numbers; a value that is not finite and positive.
-        """
+        """From positive numbers, event-shaped or one for all elements."""
         eigenvalues = float64(values).detach().clone()  # type: ignore[arg-type]
         _require_positive(eigenvalues, "positive preconditioner values")
         return cls(eigenvalues)
 
     @classmethod
     def full(cls, matrix: Numbers) -> Preconditioner:
-        """From a symmetric positive definite ``(d, d)`` over the flattened event, in float64.
-
-        Raises
-        ------
-        ShapeError, ParameterError
-            Not numbers, or not square; not finite, symmetric and positive definite.
-        """
+        """From a symmetric positive definite ``(d, d)`` over the flattened event."""
         P = float64(matrix).detach()  # type: ignore[arg-type]
         if P.ndim != 2 or P.shape[0] != P.shape[1]:
-            raise ShapeError(f"expected a preconditioner matrix (d, d), got {tuple(P.shape)}")
+            checks.refuse("a preconditioner matrix (d, d)", tuple(P.shape), ShapeError)
         checks.that(bool(P.isfinite().all()), "a finite preconditioner", "NaN or infinity in it")
         # The accuracy of the numbers as they came: a float32 covariance is not quite symmetric.
         own = matrix.dtype if isinstance(matrix, Tensor) else torch.float64

@@ -54,10 +54,10 @@ def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
 class SDE(ABC):
     """An Itô diffusion ``dx = f(x, t) dt + g(t) dw`` on ``0 <= t <= T``.
 
-    Subclass it, give :attr:`T`, :meth:`drift` and :meth:`diffusion`, and the
-    Euler–Maruyama method runs on it, forward (:func:`sdescore.samplers.simulate`) and reverse
-    (:class:`sdescore.PredictorCorrector`). If the drift is linear in x, subclass
-    :class:`sdescore.LinearSDE` instead, which has its kernels in closed form.
+    Subclass it, give :attr:`T`, :meth:`drift` and :meth:`diffusion`, and Euler–Maruyama runs on
+    it, forward (:func:`sdescore.samplers.simulate`) and reverse
+    (:class:`sdescore.PredictorCorrector`). For a drift that is linear in x, subclass
+    :class:`sdescore.LinearSDE`, which has its kernels in closed form.
     """
 
     t_min: float = 0.0
@@ -107,10 +107,8 @@ class ReverseSDE(SDE):
 
     Raises
     ------
-    ScheduleError
-        ``eta`` is outside [0, 1].
-    IncompatibleError
-        ``forward`` is no SDE instance or a reversal, or ``score`` cannot be called.
+    ScheduleError, IncompatibleError
+        ``eta`` is outside [0, 1]; ``forward`` is no SDE to reverse, or ``score`` not callable.
     """
 
     forward: SDE

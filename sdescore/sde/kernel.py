@@ -81,8 +81,7 @@ class AffineKernel:
 class Bridge:
     """``x_s | x_t, x_0``, DDPM's posterior for any linear SDE (Ho et al. 2020, eqs. 6–7).
 
-    ``x_0`` is the clean datum. A :class:`sdescore.VESDE` has the noise σ(0) = σ_min already at t =
-    0, and that noise stays in the variance.
+    ``x_0`` is the clean datum: the noise σ(0) of a :class:`sdescore.VESDE` stays in the variance.
 
     Attributes
     ----------
@@ -122,10 +121,8 @@ class Bridge:
 
         Raises
         ------
-        IncompatibleError
-            Not exactly one of the three predictions is given.
-        ShapeError
-            The prediction is not shaped like ``x``, or the times do not fit the batch.
+        IncompatibleError, ShapeError
+            Not exactly one prediction; one not shaped like ``x``, or times of another batch.
         """
         predictions = [p for p in (x0, epsilon, score) if p is not None]
         if len(predictions) != 1:

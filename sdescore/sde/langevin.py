@@ -41,10 +41,8 @@ class LangevinSDE(SDE):
 
     Raises
     ------
-    IncompatibleError
-        ``score`` cannot be called, or it belongs to an SDE and so needs a time.
-    ScheduleError
-        A negative temperature, or T not positive.
+    IncompatibleError, ScheduleError
+        ``score`` cannot be called, or it needs a time; a number is out of range.
 
     Examples
     --------

@@ -172,11 +172,8 @@ class LinearSDE(SDE):
     def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """``α_t x_0 + σ_t · noise``, like ``x_0`` ``(B, *E)``.
 
-        Raises
-        ------
-        ShapeError
-            ``x0`` is no floating-point state, ``noise`` is not shaped like it, or ``t`` is neither
-            ``()`` nor ``(B,)``.
+        ``ShapeError`` unless ``x0`` is a floating-point state, ``noise`` is shaped like it, and
+        ``t`` is ``()`` or ``(B,)``.
         """
         checks.same_shape(noise, x0, "noise", "x0")
         alpha_t, sigma_t = self.marginal(t)
@@ -204,11 +201,8 @@ class LinearSDE(SDE):
         """Draw ``x_T ~ N(0, prior_std²)`` of ``shape`` ``(B, *E)``, one stream per sample.
 
         A sampler with the same seed draws other numbers, both for its start and for its steps.
-
-        Raises
-        ------
-        ShapeError, ParameterError
-            A bad ``shape``; ``seed`` is no integer, or ``data_std`` no finite number >= 0.
+        A bad ``shape`` raises ``ShapeError``, a ``seed`` that is no integer or a ``data_std`` that
+        is no finite number >= 0 ``ParameterError``.
         """
         batch, *event = checks.shape(shape)
         noise = standard_normal(
@@ -241,10 +235,8 @@ class LinearSDE(SDE):
 
         Raises
         ------
-        ScheduleError
-            α is not positive, σ is negative, σ/α does not rise, or a time is out of range.
-        IncompatibleError
-            ``alpha`` or ``sigma`` cannot be called.
+        ScheduleError, IncompatibleError
+            α <= 0, σ < 0, σ/α does not rise, or a time is out of range; a function is none.
         """
         return MarginalSDE(alpha=alpha, sigma=sigma, T=T, t_min=t_min)
 
