@@ -100,8 +100,8 @@ def chains(
         τ > 0, or ε = 2τ with ``convention="epsilon"``, in squared units of x (times 1/P). A
         mode of variance S is stable for τ < 2S. For ``"underdamped"`` the time step h, in
         units of x, stable for h² < 4S; a step of h moves x as far as τ = h²/2 would.
-    n : int
-        Steps after burn-in, >= 1.
+    n, burn_in : int
+        Steps, >= 1, and those before them, >= 0, which count in neither path nor acceptance.
     temperature : float
         ϑ > 0: the distribution is :math:`p^{1/\vartheta}`.
     method : {"unadjusted", "mala", "underdamped"}
@@ -112,23 +112,18 @@ def chains(
         :math:`x + \tau s + \sqrt{2\tau\vartheta} z`, or
         :math:`x + \tfrac\varepsilon2 s + \sqrt{\varepsilon\vartheta} z`.
     t : float or Tensor, optional
-        Noise level, ``()`` or ``(B,)``; needed for a score with an ``sde``. Handed on as ``(B,)``
-        in x's dtype.
+        Noise level, ``()`` or ``(B,)``, for a score with an ``sde``; handed on as ``(B,)``.
     friction : float, optional
         γ >= 0 of ``"underdamped"``, 1 by default, in units of 1/h; 0 keeps the energy of each
         chain, so that it never forgets its start.
     preconditioner : Preconditioner, tensor or number, optional
-        P: positive numbers, event-shaped or one for all, or a symmetric positive definite
-        matrix ``(d, d)`` over the event's elements. ``"underdamped"`` takes it for the
-        inverse mass.
+        P: positive numbers, event-shaped or one for all, or a symmetric positive definite matrix
+        ``(d, d)`` over the event's elements; for ``"underdamped"`` the inverse mass.
     seed : int
-        Chain i uses the stream (seed, i), whatever B is. A run that goes on from another's end
-        needs another seed.
+        Chain i uses the stream (seed, i), whatever B is. To go on from a run, take another seed.
     noise : NoiseSource, optional
         Replaces the seeded noise. Draw 0 is the first velocity, step k uses draw k, or 2k − 1
         and, for the test, 2k with ``"mala"``.
-    burn_in : int
-        Steps before the n, not in path or acceptance.
     return_path, thin : bool, int
         Whether to keep the n states, and of them each ``thin``-th.
 

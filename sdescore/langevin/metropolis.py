@@ -59,12 +59,8 @@ def mala(
         r = log_ratio(here, there, tau, temperature)
         # Where the proposal, its score or its density is not finite, r is not, and it is rejected.
         moved = (log_uniform(next(noises)) < r) & r.isfinite()
-        here = Point(
-            torch.where(align(moved, x), there.x, here.x),
-            torch.where(align(moved, x), there.score, here.score),
-            torch.where(moved, there.log_density, here.log_density),
-            torch.where(moved, there.speed, here.speed),
-        )
+        pairs = zip(here, there, strict=True)
+        here = Point(*(torch.where(align(moved, new), new, old) for old, new in pairs))
         yield here.x, moved
 
 

@@ -29,16 +29,10 @@ class BrownianPath:
 
     Parameters
     ----------
-    seed : int
-        Any integer, or ``ParameterError``.
-    samples : sequence of int
-        Indices of the samples, each with a path of its own.
-    event_shape : tuple of int
-        Shape of one sample's ``W_t``.
+    seed, samples, event_shape, device
+        As of a :class:`NormalStream`: ``W_t`` of one sample has the shape of its event.
     T : float
         End of the path, > 0, or ``ParameterError``.
-    device : torch.device or str
-        Where the path is made.
     """
 
     depth = 24

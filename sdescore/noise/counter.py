@@ -102,10 +102,8 @@ class NormalStream:
     ----------
     seed : int
         Any Python integer, or ``ParameterError``; reduced modulo 2⁶⁴.
-    samples : sequence of int
-        Indices of the samples, each with a stream of its own.
-    event_shape : tuple of int
-        Shape of one sample's draw.
+    samples, event_shape : sequence of int
+        Indices of the samples, each with a stream of its own; the shape of one sample's draw.
     device : torch.device or str
         Where the numbers are made.
     domain : int

@@ -14,16 +14,14 @@ class MonotoneCubic:
     """
 
     def __init__(self, values: list[float]) -> None:
-        import numpy as np
         from scipy.interpolate import PchipInterpolator
 
-        self.knots = torch.arange(len(values), dtype=torch.float64, device="cpu") / (
-            len(values) - 1
-        )
-        pchip = PchipInterpolator(self.knots.numpy(), np.asarray(values))
+        cells = len(values) - 1
+        self.knots = torch.arange(cells + 1, dtype=torch.float64, device="cpu") / cells
         self.values = torch.tensor(values, dtype=torch.float64, device="cpu")
         # Highest power first, one column per cell.
-        self.coefficients = torch.from_numpy(pchip.c.copy())
+        coefficients = PchipInterpolator(self.knots.numpy(), self.values.numpy()).c
+        self.coefficients = torch.from_numpy(coefficients.copy())
 
     def _locate(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         knots = self.knots.to(t.device)

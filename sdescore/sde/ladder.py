@@ -47,10 +47,8 @@ def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> flo
     ----------
     data : Tensor
         ``(n, *E)``, n >= 2, floating point.
-    block : int
-        Rows compared at a time; changes no result.
-    limit : int
-        How many data are compared in all pairs, >= 1.
+    block, limit : int
+        Rows compared at a time, which changes no result; data compared in all pairs. Both >= 1.
 
     Raises
     ------
