@@ -19,6 +19,7 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.tableau.exponential import ExponentialStep, exponential_step
 from sdescore.tableau.phi import phi
+from tests.helpers.affine import extrapolated
 from tests.helpers.strategies import REPRESENTATIVES
 
 F64 = torch.float64
@@ -163,21 +164,19 @@ def test_the_order_along_a_path(
     corrector = 0 if midpoint else corrector
     predictor = ss.ExponentialAdams(0.0, points, corrector, output, midpoint)
     assert predictor.order == order
-    mean, variance = torch.tensor([1.0, -2.0], dtype=F64), 0.3
+    mean, variance = torch.tensor([1.0, -2.0], dtype=F64), 0.5
     score = ss.GaussianScore(mean, variance, sde)
     x = sde.T**0.5 * torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
-    first, last = 0.9 * sde.T, 0.15 * sde.T
+    # Over this range of λ the start from one output, which is of order 3 and no more, shows at few
+    # steps in the methods of four points as well.
+    first, last = 0.6 * sde.T, 0.3 * sde.T
     errors = []
     for steps in (60, 120, 240):
         times = nested(sde, first, last, steps, 0.3)
         sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=times, denoise=False)
         end = sampler.sample(score, init=x, dtype=F64)
         errors.append((end - flow(sde, x, first, last, mean, variance)).norm().item())
-    measured = math.log2(errors[1] / errors[2])
-    # Never below the declared order; a method may do better before its limit.
-    assert order - 0.25 < measured, (errors, measured)
-    if points <= 2 and corrector <= 3:
-        assert measured < order + 0.35, (errors, measured)
+    assert extrapolated(errors) == pytest.approx(order, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +195,8 @@ def test_the_order_of_the_distribution(
     eta: float, points: int, corrector: int, output: str
 ) -> None:
     predictor = ss.ExponentialAdams(eta, points, corrector, output)
-    measured = ss.analysis.order(predictor, ss.VPSDE(), steps=512)
-    assert predictor.order - 0.1 < measured < predictor.order + 0.2
+    measured = ss.analysis.order(predictor, ss.VPSDE(), steps=1024)
+    assert measured == pytest.approx(predictor.order, abs=0.1)
 
 
 def test_the_correction_costs_no_evaluation() -> None:

@@ -17,9 +17,11 @@ import sdescore as ss
 from sdescore.analysis.optimal_grid.optimal import POINTS
 from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
 from sdescore.predictors.multistep import shares
+from tests.helpers.affine import Modes, extrapolated, law
 
 F64 = torch.float64
 SDES = [ss.VPSDE(), ss.VESDE(sigma_max=20.0), ss.SubVPSDE(), ss.EDMSDE(sigma_max=20.0)]
+DATA = Modes.of((0.7, 0.5), (-1.0, 2.0), (0.2, 0.05))
 ADAMS = ss.ExponentialAdams(points=2, corrector_points=3)
 
 
@@ -53,6 +55,30 @@ def test_it_is_the_adams_method_whose_weights_it_has(
     torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
     *_, last = same.iterate(mixture(sde), init=x, dtype=F64)
     torch.testing.assert_close(last.x, ours, rtol=0, atol=0)
+
+
+@pytest.mark.guards("M09")
+@pytest.mark.parametrize(
+    ("adams", "order"), [(None, 1), (ss.ExponentialAdams(points=2), 2), (ADAMS, 3)], ids=repr
+)
+def test_the_order_is_that_of_the_weights(adams: ss.Predictor | None, order: int) -> None:
+    """Any weights promise order 1, the declared one; those of an Adams method have its order."""
+    sde = ss.VESDE(sigma_min=0.3, sigma_max=2.0)
+    errors = []
+    for steps in (64, 128, 256):
+        times = ss.LogSNRGrid().times(sde, steps + 1)
+        rows = [[1.0]] * len(times)
+        if adams is not None:
+            rows = shares(adams, sde, times, POINTS).tolist()
+        sampler = ss.PredictorCorrector(
+            sde, predictor=ss.predictors.Multistep(rows), grid=times, denoise=False
+        )
+        start = DATA.marginal(sde, sde.T)
+        mean, variance = law(sampler, DATA, start)
+        exact_mean, exact_variance = DATA.marginal(sde, times[-1].item())
+        errors.append(math.hypot(*(mean - exact_mean), *(variance**0.5 - exact_variance**0.5)))
+    assert extrapolated(errors) == pytest.approx(order, abs=0.05)
+    assert order >= ss.predictors.Multistep.order
 
 
 @given(seed=st.integers(0, 10**6), steps=st.integers(2, 6), which=st.integers(0, len(SDES) - 1))
