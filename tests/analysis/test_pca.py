@@ -114,8 +114,8 @@ def test_a_power_spectrum_is_found_whole() -> None:
     torch.testing.assert_close(axes.T @ axes, torch.eye(RANK, dtype=F64), rtol=0, atol=1e-12)
     # Ritz values never exceed the eigenvalues (Cauchy), and fall short of them by little.
     low = 1 - spectrum[:RANK] / variances[:RANK]
-    assert low.min() > -1e-12 and low.max() < 0.03 and low[:10].max() < 3e-4
-    assert (spectrum / variances).log().abs().max() < 0.03
+    assert low.min() > -1e-12 and low.max() < 0.1 and low[:10].max() < 2e-3
+    assert (spectrum / variances).log().abs().max() < 0.1
     torch.testing.assert_close(spectrum.sum(), variances.sum(), rtol=1e-12, atol=0)
     captured = (truth[:, :RANK].T @ axes).square().sum(0)
     assert captured.min() > 0.9 and captured[0] > 1 - 1e-9

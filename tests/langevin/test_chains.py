@@ -51,8 +51,11 @@ def replay(draws: int, batch: int, *event: int, seed: int = 1) -> ss.noise.Repla
 
 
 def spd(d: int, seed: int = 3) -> Tensor:
-    root = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return root @ root.T + 0.3 * torch.eye(d, dtype=torch.float64)
+    """Eigenvalues from 0.4 to 2.5 along random axes: no seed makes it ill-conditioned."""
+    normal = torch.randn(d, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    axes = torch.linalg.qr(normal).Q
+    values = torch.logspace(math.log10(0.4), math.log10(2.5), d, dtype=torch.float64)
+    return axes @ values.diag() @ axes.T
 
 
 # The numbers of a step.
@@ -263,7 +266,7 @@ def reference_acceptance(
 @pytest.mark.parametrize("full", [False, True])
 def test_a_proposal_is_accepted_with_the_textbooks_probability(full: bool, theta: float) -> None:
     """400 moves with u a hair below and above the probability that the two densities give."""
-    B, d, tau = 400, 3, 0.06 if full else 0.14
+    B, d, tau = 400, 3, 0.25 if full else 0.2
     P = spd(d) if full else torch.diag(torch.tensor([0.3, 1.0, 2.5], dtype=torch.float64))
     M = spd(d, seed=5)
 
@@ -284,7 +287,7 @@ def test_a_proposal_is_accepted_with_the_textbooks_probability(full: bool, theta
     for factor, expected in ((1 - 1e-9, True), (1 + 1e-9, False)):
         test = torch.zeros(B, d, dtype=torch.float64)
         test[:, 0] = torch.special.ndtri((a * factor).clamp(max=1 - 1e-12))
-        sure = a < 1 if not expected else a > 1e-9
+        sure = (a > 1e-9) & ((a < 1 - 1e-8) | expected)  # where u and 1 − u are exact enough
         run = chains(
             ss.EnergyModel(log_p),
             x,
