@@ -234,7 +234,7 @@ def test_a_grid_for_a_stochastic_predictor_serves_it(predictor: Predictor, surro
         x = sampler.sample(score, (20_000, 3), seed=0, dtype=F64)
         found.append(float(sliced_wasserstein(x, truth, seed=0)))
         finest.append(x[:, 2].std().item())
-    assert found[0] < 0.85 * min(found[1:3])
+    assert found[0] < 0.93 * min(found[1:3])
     assert 1.15 * finest[3] < finest[0] < 0.1
 
 
