@@ -91,13 +91,7 @@ def output_errors(sde: LinearSDE, t: Tensor, kinds: list[str], error: ModelError
 
 
 class AffineRows:
-    """The rows of a chain, kept as tensors so that gradients flow through them.
-
-    Raises
-    ------
-    IncompatibleError
-        A move is not affine.
-    """
+    """The rows of a chain of affine moves, kept as tensors so that gradients flow through them."""
 
     def __init__(self, moves: Iterable[Move]) -> None:
         self.rows: list[tuple[Tableau, int, bool]] = []
@@ -130,23 +124,15 @@ class AffineRows:
         lengths = itertools.accumulate((len(T) for T in tableaux.values()), initial=0)
         first = dict(zip(tableaux, lengths, strict=False))
         order = [first[id(tableau)] + n for tableau, n, _ in self.rows]
-        t, a, b, added = (
-            torch.cat(
-                [
-                    getattr(T, name).flatten(1).square().sum(1)
-                    if name == "c"
-                    else getattr(T, name).flatten()
-                    for T in tableaux.values()
-                ]
-            )[order]
-            for name in ("times", "a", "b", "c")
-        )
+        parts = [
+            (T.times[:, 0], T.a[:, 0], T.b[:, 0, 0], T.c[:, 0].square().sum(1))
+            for T in tableaux.values()
+        ]
+        t, a, b, added = (torch.cat(numbers)[order] for numbers in zip(*parts, strict=True))
         kinds = [tableau.output for tableau, _, _ in self.rows]
         if error:
             added = added + (b * output_errors(sde, t, kinds, error)).square()
-        transfer, offset, variance = torch.tensor(
-            [1.0, 0.0, 0.0], dtype=torch.float64, device="cpu"
-        )
+        transfer, offset, variance = a.new_tensor([1.0, 0.0, 0.0])
         for start in range(0, len(order), BLOCK):
             rows = slice(start, start + BLOCK)
             slopes, offsets = spectrum.outputs(sde, t[rows], kinds[rows])
@@ -168,9 +154,8 @@ class AffineRows:
         transfer[:, 0] = 1
         offset, covariance = zeros, zeros[:, :, None] * zeros[:, None, :]
         for tableau, n, corrects in self.rows:
-            on_state, constant, on_noise = step_matrices(
-                tableau, n, sde, spectrum, past, error, corrects=corrects
-            )
+            row = step_matrices(tableau, n, sde, spectrum, past, error, corrects=corrects)
+            on_state, constant, on_noise = row
             transfer = (on_state @ transfer[..., None])[..., 0]
             offset = (on_state @ offset[..., None])[..., 0] + constant
             covariance = on_state @ covariance @ on_state.mT + on_noise @ on_noise.mT
@@ -194,9 +179,8 @@ def step_matrices(
     stages, width, noises = *tableau.b.shape[1:], tableau.c.shape[-1]
     slopes, offsets = spectrum.output(sde, tableau.times[n], tableau.output)
     # Coordinates: the vector's entries, the constant 1, the noises, the outputs' errors.
-    eye = torch.eye(
-        1 + past + 1 + noises + (stages if error else 0), dtype=torch.float64, device="cpu"
-    )
+    coordinates = 2 + past + noises + (stages if error else 0)
+    eye = torch.eye(coordinates, dtype=torch.float64, device="cpu")
     basis = eye[:, None, :].expand(-1, len(spectrum.variance), -1)
     x, constant, z = basis[0], basis[1 + past], basis[2 + past : 2 + past + noises]
     off = basis[2 + past + noises :]

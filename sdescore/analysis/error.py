@@ -22,7 +22,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.analysis.chain import AffineMap, AffineRows, Spectrum
 from sdescore.analysis.model_error import constant_error
-from sdescore.analysis.pca import data_rows
+from sdescore.analysis.pca import data_rows, decomposed, mean_of
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.samplers.predictor_corrector.chain import Move
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
@@ -224,7 +224,7 @@ def requested(spectrum: Tensor | None, data: Tensor | None, mean: Tensor | None)
 
 def data_spectrum(data: Tensor) -> Spectrum:
     """Eigenvalues of the covariance of ``data`` ``(n, *E)``, and the mean along their vectors."""
-    x = data_rows(data).to("cpu", torch.float64)
-    centre = x.mean(0)
-    variance, vectors = torch.linalg.eigh((x - centre).T @ (x - centre) / (len(x) - 1))
-    return Spectrum(variance.flip(0).clamp(min=0.0), (vectors.T @ centre).flip(0))
+    x = data_rows(data)
+    mean = mean_of(x)
+    variance, axes = decomposed(x, mean)
+    return Spectrum(variance, mean @ axes)

@@ -1,9 +1,9 @@
 r"""Variances of data along their principal axes: of all data, and of neighbourhoods.
 
-The data are read in chunks, a few times, and worked on in float64; they are never copied whole.
-Up to d = 4096 the covariance is formed and decomposed exactly. Beyond, the r leading axes come from
-a randomised method (Halko, Martinsson & Tropp 2011, arXiv:0909.4061, algorithms 4.4 and 5.3): the
-covariance is multiplied twice with 2 r random vectors, and a third product gives the variances.
+The data are read in chunks, a few times, in float64; they are never copied whole. Up to d = 4096
+the covariance is formed and decomposed exactly. Beyond, the r leading axes come from a randomised
+method (Halko, Martinsson & Tropp 2011, arXiv:0909.4061, algorithms 4.4 and 5.3): the covariance is
+multiplied twice with 2 r random vectors, and a third product gives the variances.
 The other variances are assumed to fall as a power of their index,
 
 .. math:: \Lambda_i = \Lambda_r\, (i / r)^{-p}, \qquad i = r + 1, \dots, d .
@@ -33,17 +33,7 @@ SEARCHED = 8192  # data among which neighbours are looked for
 
 
 class PrincipalAxes(NamedTuple):
-    """Mean, variances and leading principal axes of data, float64 on the CPU.
-
-    Attributes
-    ----------
-    spectrum : Tensor
-        ``(d,)`` variances along all axes, largest first; their sum is the data's total variance.
-    axes : Tensor
-        ``(d, rank)``, orthonormal columns: those of the largest variances.
-    mean : Tensor
-        ``(d,)``.
-    """
+    """Variances ``(d,)``, largest first, leading axes ``(d, rank)`` and mean ``(d,)``; float64."""
 
     spectrum: Tensor
     axes: Tensor
@@ -53,28 +43,11 @@ class PrincipalAxes(NamedTuple):
 def principal_axes(data: Tensor, rank: int, *, seed: int = 0) -> PrincipalAxes:
     r"""The spectrum of the data's covariance, and its leading eigenvectors.
 
-    Parameters
-    ----------
-    data : Tensor
-        ``(n, *E)``, n >= 2, finite, any dtype of real numbers, on any device.
-    rank : int
-        How many axes, 1 to d.
-    seed : int
-        Of the randomised method.
-
-    Raises
-    ------
-    ShapeError
-        Fewer than two data, or no tensor of real numbers.
-    ParameterError
-        A rank out of range, NaN or infinity, or data that are all equal.
-
-    Notes
-    -----
-    Exact up to d = 4096, with :math:`n d^2 + 9 d^3` operations and four d × d matrices. Beyond,
-    :math:`24\, n d\, \mathrm{rank}` operations. The leading variances of images then come out a few
-    percent too small, the last of them worst, and the others are extrapolated as the module
-    says. Both divide by n − 1.
+    ``data`` are as in :func:`local_spectra`, and not all equal; ``rank`` is the number of axes, 1
+    to d; ``seed`` is that of the randomised method. Exact up to d = 4096, with
+    :math:`n d^2 + 9 d^3` operations and four d × d matrices. Beyond,
+    :math:`24\, n d\, \mathrm{rank}` operations: the leading variances of images then come out a
+    few percent too small, the last of them worst. Both divide by n − 1.
 
     Examples
     --------
@@ -89,11 +62,17 @@ def principal_axes(data: Tensor, rank: int, *, seed: int = 0) -> PrincipalAxes:
     rank, seed = checks.count("rank", rank, at_most=d), checks.seed(seed)
     varies = any(bool((c != x[:1].to(c)).any()) for c in chunks(x))
     checks.that(varies, "data that vary", "equal data")
-    mean = torch.zeros(d, dtype=torch.float64, device="cpu")
-    for chunk in chunks(x):
-        mean += chunk.sum(0) / len(x)
+    mean = mean_of(x)
     spectrum, axes = decomposed(x, mean) if d <= EXACT else randomised(x, mean, rank, seed)
     return PrincipalAxes(spectrum, axes[:, :rank].clone(), mean)
+
+
+def mean_of(x: Tensor) -> Tensor:
+    """The mean of all rows ``(n, d)``, float64 ``(d,)``."""
+    mean = torch.zeros(x.shape[1], dtype=torch.float64, device="cpu")
+    for chunk in chunks(x):
+        mean += chunk.sum(0) / len(x)
+    return mean
 
 
 def local_spectra(
@@ -118,8 +97,8 @@ def local_spectra(
     -------
     Tensor
         ``(J, min(k − 1, d))`` float64, largest first in a row: the eigenvalues of the covariance
-        of each neighbourhood about its own mean, with the divisor k − 1. The eigenvalues that are 0
-        because k points span only k − 1 directions are left out.
+        of each neighbourhood about its own mean, with the divisor k − 1, less those that are 0
+        because k points span only k − 1 directions.
 
     Raises
     ------
@@ -146,9 +125,8 @@ def local_spectra(
     centres = x[searched[:J]].to("cpu", torch.float64)
     # Differences, not products: those lose all digits where the mean is far from 0.
     exactly = "donot_use_mm_for_euclid_dist"
-    distances = torch.cat(
-        [torch.cdist(centres, c, compute_mode=exactly) for c in chunks(x, searched)], 1
-    )
+    parts = [torch.cdist(centres, c, compute_mode=exactly) for c in chunks(x, searched)]
+    distances = torch.cat(parts, 1)
     nearest = searched[distances.topk(k, largest=False).indices.to(x.device)]
     return torch.stack([spectrum_of(x[row].to("cpu", torch.float64)) for row in nearest])
 

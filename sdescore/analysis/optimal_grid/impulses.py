@@ -5,9 +5,9 @@ noise, each times a number. The same holds for the SDE that it should follow,
 
 .. math:: dx = \bigl[f x - \tfrac{1 + \eta^2}{2} g^2 s\bigr] dt + \eta\, g\, dw .
 
-The SDE is followed down to the last time, and from there the probability flow to the data, because
-the last denoise draws no noise. Let :math:`V_t = \Lambda + \sigma_t^2/\alpha_t^2`, and let N be the
-last time. The noise that the SDE draws between t and s < t adds to the datum the variance
+The SDE is followed down to the last time N, and from there the probability flow to the data,
+because the last denoise draws no noise. With :math:`V_t = \Lambda + \sigma_t^2/\alpha_t^2`, the
+noise that the SDE draws between t and s < t adds to the datum the variance
 
 .. math::
    \Lambda \bigl[(V_N / V_s)^{\eta^2} - (V_N / V_t)^{\eta^2}\bigr] .
@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.analysis.chain import Spectrum, step_matrices
 from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.optimal_grid.surrogate import Surrogate
@@ -45,16 +46,13 @@ class WeightedModes:
         ``(M,)``, variances > 0; means from the data's mean.
     shares : Tensor
         ``(M,)``, the weight of each mode.
-    total : float
-        Sum of the variances of all data.
-    dimensions : int
-        Of the data.
+    whole : Tensor
+        ``(d,)``, the variances of all data.
     """
 
     spectrum: Spectrum
     shares: Tensor
-    total: float
-    dimensions: int
+    whole: Tensor
 
 
 def weighted_modes(
@@ -65,21 +63,15 @@ def weighted_modes(
     Both count one half. At much noise a step sees the data as one Gaussian, and at little noise as
     one of the parts. A direction that no part has counts in the whole alone.
     """
-    whole = Spectrum(surrogate.spectrum, torch.zeros_like(surrogate.spectrum))
-    spectra, shares = [whole], [torch.ones_like(whole.mean)]
+    all_data = Spectrum(surrogate.spectrum, torch.zeros_like(surrogate.spectrum))
+    spectra, shares = [all_data], [torch.ones_like(all_data.mean)]
     for weight, part in parts:
         spectra.append(part)
         shares.append(torch.full_like(part.mean, weight / 2))
         shares[0][: len(part.mean)] = 0.5
-    return WeightedModes(
-        Spectrum(
-            torch.cat([part.variance for part in spectra]).clamp(min=finest),
-            torch.cat([part.mean for part in spectra]),
-        ),
-        torch.cat(shares),
-        surrogate.spectrum.sum().item(),
-        len(surrogate.spectrum),
-    )
+    variance = torch.cat([part.variance for part in spectra]).clamp(min=finest)
+    mean = torch.cat([part.mean for part in spectra])
+    return WeightedModes(Spectrum(variance, mean), torch.cat(shares), surrogate.spectrum)
 
 
 def impulse_error(
@@ -97,8 +89,8 @@ def impulse_error(
     but not bounded. ``path`` is 0, because each step's noise is compared by itself.
     """
     errors = modes.shares * mode_errors(tableau, ending, sde, times, modes.spectrum, eta, error)
-    plain = PLAIN * errors.sum() / modes.total
-    weighted = (errors / modes.spectrum.variance).sum() / modes.dimensions
+    plain = PLAIN * errors.sum() / modes.whole.sum()
+    weighted = (errors / modes.spectrum.variance).sum() / len(modes.whole)
     return TrajectoryError(plain, weighted, torch.zeros_like(plain))
 
 
@@ -139,9 +131,9 @@ def mode_errors(
 def variance_before(
     sde: LinearSDE, t: Tensor, last: Tensor, variance: Tensor, eta: float
 ) -> Tensor:
-    """The part of the data's variance Λ that was drawn before ``t`` ``(…)``: ``(…, M)``.
+    """The part of the variance Λ that was drawn before ``t`` ``(…)``, at larger times: ``(…, M)``.
 
-    ``last`` ``()`` is the last time. Before means at larger t, the start included.
+    The start is included; ``last`` ``()`` is the last time.
     """
     V, V_last = (
         variance + (sigma / alpha).square()[..., None]
@@ -163,17 +155,12 @@ def exact_impulses(
 
 
 def require_driven(predictor: object, tableau: Tableau) -> None:
-    """Refuse a predictor whose noises are not those of a reverse SDE.
-
-    Raises
-    ------
-    IncompatibleError
-        A noise does not drive the chain over a stretch of a step, as that of churn.
-    """
+    """Refuse a predictor whose noises are not those of a reverse SDE, as those of churn."""
     spans = tableau.spans
     empty = spans is not None and bool((spans[..., 0] <= spans[..., 1]).any())
-    if tableau.start is not None or empty or (spans is None and tableau.c.shape[-1] != 1):
-        raise IncompatibleError(
-            "expected a predictor whose noises each drive the chain over a stretch of a step, got "
-            f"{predictor!r}; find the grid with the predictor's noise turned off"
-        )
+    checks.that(
+        tableau.start is None and not empty and (spans is not None or tableau.c.shape[-1] == 1),
+        "a predictor whose noises each drive the chain over a stretch of a step",
+        f"{predictor!r}; find the grid with the predictor's noise turned off",
+        IncompatibleError,
+    )

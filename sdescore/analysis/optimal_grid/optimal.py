@@ -7,17 +7,16 @@ The times minimise, by gradient descent (:mod:`sdescore.analysis.optimal_grid.se
 The three errors are those of :mod:`sdescore.analysis.optimal_grid.trajectories` for a sampler
 without noise, and of :mod:`sdescore.analysis.optimal_grid.impulses` for one with noise. The plain
 error depends most on the data's widest directions, and the weighted one, a likelihood, as much on
-the finest. The last term keeps the steps from undoing each other's errors.
-
-The weights of a deterministic multistep method (:class:`sdescore.predictors.Multistep`) may be free
-as well, those of the last denoise included. They start from the weights of a known method on its
-own optimal times.
+the finest. The last term keeps the steps from undoing each other's errors. The weights of a
+deterministic multistep method (:class:`sdescore.predictors.Multistep`) may be free as well.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -25,15 +24,11 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.error import gaussian_error, requested
-from sdescore.analysis.model_error import ModelError, error_beyond
+from sdescore.analysis.model_error import error_beyond
 from sdescore.analysis.optimal_grid.impulses import impulse_error, require_driven, weighted_modes
-from sdescore.analysis.optimal_grid.search import POINTS, ErrorMeasure, Search
+from sdescore.analysis.optimal_grid.search import POINTS, Search
 from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
-from sdescore.analysis.optimal_grid.trajectories import (
-    FlowTrajectories,
-    TrajectoryError,
-    trajectory_error,
-)
+from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, trajectory_error
 from sdescore.analysis.pca import local_spectra, principal_axes
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.base import Grid
@@ -43,7 +38,6 @@ from sdescore.predictors.multistep import Multistep, shares
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.tableau import Tableau
 
 __all__ = ["OptimalGrid", "optimal_grid"]
 
@@ -115,7 +109,7 @@ def optimal_grid(
     trajectories: int | None = None,
     seed: int = 0,
 ) -> OptimalGrid:
-    r"""The times at which a predictor has the least error.
+    r"""The times at which a predictor has the least error, a grid for a sampler.
 
     Parameters
     ----------
@@ -151,11 +145,6 @@ def optimal_grid(
     seed : int
         Of the trajectories' noise and of the surrogate's fit. The result is deterministic.
 
-    Returns
-    -------
-    OptimalGrid
-        A grid for :class:`sdescore.PredictorCorrector`.
-
     Raises
     ------
     IncompatibleError
@@ -170,11 +159,10 @@ def optimal_grid(
 
     Notes
     -----
-    L is evaluated about 150 times, and 80 times more for weights. Each evaluation and its gradient
-    denoise the surrogate N times. On one core this takes a few seconds in low dimension. In 64
-    directions it takes about 20 s at N = 10, and up to a minute at N = 20 with weights. More
-    dimensions cost little, because they are Gaussian. Reading 60,000 data of 3,072 numbers takes
-    23 s. A predictor that draws noise takes seconds, because nothing is simulated.
+    L is evaluated about 150 times, and 80 times more for weights. On one core this takes a few
+    seconds in low dimension or for a predictor that draws noise. In 64 directions it takes about
+    20 s at N = 10, and up to a minute at N = 20 with weights. More dimensions cost little, because
+    they are Gaussian. Reading 60,000 data of 3,072 numbers takes 23 s.
 
     Examples
     --------
@@ -210,7 +198,9 @@ def optimal_grid(
     if predictor.stochastic:
         require_driven(predictor, predictor.tableau(sde, search.equal(steps)))
         parts = neighbourhoods(data, surrogate, stand_in, seed)
-        rough = fitted = held_out = by_impulses(search, stand_in, parts, error)  # nothing is drawn
+        driven = weighted_modes(stand_in, parts, search.finest)
+        measure = partial(impulse_error, modes=driven, eta=predictor.eta, error=error)
+        rough = fitted = held_out = measure  # nothing is drawn
     else:
         many = trajectories or min(MOST, ENOUGH // max(stand_in.rank, 1))
         few = math.ceil(many / FEW)
@@ -219,13 +209,13 @@ def optimal_grid(
             for count, s in ((many, seed), (few, seed + 1))
         )
         rough, fitted, held_out = (
-            by_trajectories(search, f, error) for f in (flow.some(few), flow, other)
+            partial(trajectory_error, flow=of, error=error) for of in (flow.some(few), flow, other)
         )
     tried = [search.descend((search.start(steps, share),), rough, TRIAL) for share in STARTS]
-    best = search.descend(min(tried, key=lambda one: one.loss).free, fitted, TIMES)
+    loss, free = search.descend(min(tried, key=itemgetter(0))[1], fitted, TIMES)
     if weights:
-        best = search.descend(search.with_weights(*best.free), fitted, WEIGHTS)
-    times, table = search.decode(*best.free)
+        loss, free = search.descend(search.with_weights(*free), fitted, WEIGHTS)
+    times, table = search.decode(*free)
     if table is not None:
         predictor = Multistep(table.tolist())
     sampler = PredictorCorrector(sde, predictor=predictor, grid=CustomGrid(times))
@@ -234,38 +224,12 @@ def optimal_grid(
     return OptimalGrid(
         values=tuple(times.tolist()),
         score_error=score_error,
-        loss=best.loss,
+        loss=loss,
         held_out_loss=search.loss(times, table, held_out).item(),
         log_snr_loss=search.loss(search.equal(steps), None, held_out).item(),
         relative_w2=(w2 / modes.sum().sqrt()).item(),
         weights=None if table is None else tuple(map(tuple, table.tolist())),
     )
-
-
-def by_trajectories(
-    search: Search, flow: FlowTrajectories, error: ModelError | None
-) -> ErrorMeasure:
-    """For a deterministic sampler: the errors of its trajectories."""
-
-    def measure(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
-        return trajectory_error(tableau, ending, search.sde, times, flow, error)
-
-    return measure
-
-
-def by_impulses(
-    search: Search,
-    stand_in: Surrogate,
-    parts: list[tuple[float, Spectrum]],
-    error: ModelError | None,
-) -> ErrorMeasure:
-    """For a stochastic sampler: the errors of what each noise adds to the sample."""
-    modes, eta = weighted_modes(stand_in, parts, search.finest), search.predictor.eta
-
-    def measure(tableau: Tableau, ending: Tableau, times: Tensor) -> TrajectoryError:
-        return impulse_error(tableau, ending, search.sde, times, modes, eta, error)
-
-    return measure
 
 
 def neighbourhoods(
@@ -283,8 +247,8 @@ def surrogate_of(
 ) -> Surrogate:
     """The surrogate of a caller's data or spectrum, of the kind asked for."""
     checks.choice("surrogate", surrogate, SURROGATES)
-    if data is not None and spectrum is None and surrogate == "gaussian":
-        return gaussian_surrogate(principal_axes(data, 1, seed=seed).spectrum)
     if data is None or spectrum is not None:
         return gaussian_surrogate(requested(spectrum, data, None).variance)
+    if surrogate == "gaussian":
+        return gaussian_surrogate(principal_axes(data, 1, seed=seed).spectrum)
     return fit_surrogate(data, seed=seed)

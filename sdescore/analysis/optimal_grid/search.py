@@ -21,7 +21,6 @@ from sdescore.analysis.optimal_grid.trajectories import TrajectoryError
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import moves, shares, weighted_mean
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.tableau import Tableau
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,17 +30,13 @@ PATH = 0.01
 POINTS = 3  # outputs that free weights combine in a step
 BOUND = 8.0  # on the size of every free number, so that no two times meet
 MEMORY = 20  # gradients that L-BFGS remembers: about as many as a short grid has numbers
-ErrorMeasure = Callable[[Tableau, Tableau, Tensor], TrajectoryError]
-"""``(tableau, ending, times) -> error``."""
+ErrorMeasure = Callable[..., TrajectoryError]
+"""``(tableau, ending, sde=, times=) -> error``."""
 Free = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """Free numbers, and their loss L."""
-
-    free: Free
-    loss: float
+Candidate = tuple[float, Free]
+"""The loss L of some free numbers, and these numbers."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +70,8 @@ class Search:
 
     def equal(self, steps: int) -> Tensor:
         """Equal steps of λ over the whole range."""
-        half_log_snr = torch.linspace(
-            self.first, self.last, steps, dtype=torch.float64, device="cpu"
-        )
+        ends = self.first, self.last
+        half_log_snr = torch.linspace(*ends, steps, dtype=torch.float64, device="cpu")
         return self.from_half_log_snr(half_log_snr[1:])
 
     def from_half_log_snr(self, half_log_snr: Tensor) -> Tensor:
@@ -105,37 +99,28 @@ class Search:
         else:
             tableau = moves(self.sde, times, weights)
             ending = weighted_mean(times[-1:], weights[-1])
-        return objective(measure(tableau, ending, times), self.likelihood)
+        error, b = measure(tableau, ending, sde=self.sde, times=times), self.likelihood
+        return (1 - b) * error.plain + b * error.weighted + PATH * error.path
 
     def descend(self, start: Free, measure: ErrorMeasure, evaluations: int) -> Candidate:
         """The best numbers seen in about so many evaluations of L and its gradient."""
         from scipy.optimize import minimize
 
         sizes, shapes = [part.numel() for part in start], [part.shape for part in start]
-        best: list[Candidate] = []
+        best: Candidate = (math.inf, start)
 
         def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
+            nonlocal best
             parts = torch.split(torch.tensor(numbers, dtype=torch.float64, device="cpu"), sizes)
             free = tuple(p.view(s).requires_grad_() for p, s in zip(parts, shapes, strict=True))
             value = self.loss(*self.decode(*free), measure)
             slope = torch.autograd.grad(value, free)
-            candidate = Candidate(tuple(part.detach() for part in free), value.item())
-            best[:] = [min([*best, candidate], key=lambda one: one.loss)]
-            return candidate.loss, torch.cat([part.flatten() for part in slope]).numpy()
+            if value.item() < best[0]:
+                best = value.item(), tuple(part.detach() for part in free)
+            return value.item(), torch.cat([part.flatten() for part in slope]).numpy()
 
         numbers = torch.cat([part.flatten() for part in start]).numpy()
-        minimize(
-            loss,
-            numbers,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-BOUND, BOUND)] * len(numbers),
-            options={"maxfun": evaluations, "maxiter": evaluations, "maxcor": MEMORY},
-        )
-        return best[0]
-
-
-def objective(error: TrajectoryError, likelihood: float) -> Tensor:
-    """:math:`(1 - b) E_{plain} + b E_{weighted} + 0.01 E_{path}`."""
-    ends = (1 - likelihood) * error.plain + likelihood * error.weighted
-    return ends + PATH * error.path
+        bounds = [(-BOUND, BOUND)] * len(numbers)
+        options = {"maxfun": evaluations, "maxiter": evaluations, "maxcor": MEMORY}
+        minimize(loss, numbers, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+        return best

@@ -71,9 +71,8 @@ class Surrogate:
     def precision(self, x: Tensor, noise: float) -> Tensor:
         """The components' mean precision ``(B, r, r)`` at ``x``, data with this noise variance."""
         r, _ = self.responsibilities(x, noise)
-        inverses = torch.einsum(
-            "kde,ke,kfe->kdf", self.axes, 1 / (self.variances + noise), self.axes
-        )
+        V = self.variances + noise
+        inverses = torch.einsum("kde,ke,kfe->kdf", self.axes, 1 / V, self.axes)
         return torch.einsum("bk,kdf->bdf", r, inverses)
 
     def components(self) -> list[tuple[float, Spectrum]]:
@@ -91,21 +90,10 @@ def gaussian_surrogate(spectrum: Tensor) -> Surrogate:
 
 
 def fit_surrogate(data: Tensor, components: int | None = None, *, seed: int = 0) -> Surrogate:
-    """Fit a surrogate to ``data`` ``(n, *E)``.
+    """Fit a surrogate of K components to ``data`` ``(n, *E)``, n >= 2, finite.
 
-    Parameters
-    ----------
-    data : Tensor
-        n >= 2, finite; at most 10,000, drawn at random, are used for the mixture.
-    components : int, optional
-        K; by default as many as n data in r dimensions can tell apart, at most 16.
-    seed : int
-        Of the choice of data and of the first centres.
-
-    Raises
-    ------
-    ShapeError, ParameterError
-        Bad data, or a K that is not an integer from 1 to n.
+    At most 10,000 data, drawn at random, are used for the mixture. K is by default as many as n
+    data in r dimensions can tell apart, at most 16.
     """
     x = data_rows(data)
     rank = min(RANK, x.shape[1])

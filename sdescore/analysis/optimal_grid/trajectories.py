@@ -3,13 +3,12 @@ r"""How far a sampler's trajectories are from the probability flow, on a surroga
 Both start from the same noise. The flow is solved finely once, in :math:`\bar x = x/\alpha` and
 :math:`\lambda = \log(\alpha/\sigma)`, where :math:`d\bar x/d\lambda = D(\bar x) - \bar x` with D
 the denoiser. Between its nodes it is interpolated by cubic Hermite polynomials. It goes on beyond
-t_min, to a tenth of the noise-to-signal ratio σ/α there, because the last denoise is compared with
-the data. The sampler is its tableau, run with gradients.
+t_min, to a tenth of σ/α there, because the last denoise is compared with the data. The sampler is
+its tableau, run with gradients, whose outputs may be given errors like those of a network
+(:mod:`sdescore.analysis.model_error`).
 
 The distribution of the output can be right by accident, where errors of one step undo those of
 another. That hardly happens along a trajectory, and less so where its states are compared as well.
-
-The outputs may be given errors like those of a network (:mod:`sdescore.analysis.model_error`).
 """
 
 from __future__ import annotations
@@ -93,9 +92,8 @@ class FlowTrajectories:
     ) -> FlowTrajectories:
         """``count`` trajectories from log(α/σ) ``first`` past ``last``, and their ends."""
         step = (last - first) / NODES
-        nodes = torch.arange(
-            NODES + 1 + math.ceil(BEYOND / step), dtype=torch.float64, device="cpu"
-        )
+        most = NODES + 1 + math.ceil(BEYOND / step)
+        nodes = torch.arange(most, dtype=torch.float64, device="cpu")
         noise_ratio = (-(first + step * nodes)).exp()
         # EDM's SDE has α = 1 and σ = t: its time is the noise-to-signal ratio of any other SDE.
         sde = EDMSDE(sigma_min=noise_ratio[-1].item(), sigma_max=noise_ratio[0].item())
@@ -115,13 +113,9 @@ class FlowTrajectories:
 
     def some(self, count: int) -> FlowTrajectories:
         """The first ``count`` trajectories."""
-        return replace(
-            self,
-            x_bar=self.x_bar[:, :count],
-            slope=self.slope[:, :count],
-            x=self.x[:count],
-            precision=self.precision[:count],
-        )
+        x_bar, slope = self.x_bar[:, :count], self.slope[:, :count]
+        x, precision = self.x[:count], self.precision[:count]
+        return replace(self, x_bar=x_bar, slope=slope, x=x, precision=precision)
 
     @property
     def last_variance(self) -> float:
@@ -136,8 +130,7 @@ class FlowTrajectories:
         x0, x1 = self.x_bar[i], self.x_bar[i + 1]
         d0, d1 = self.slope[i] * self.step, self.slope[i + 1] * self.step
         early = (1 - u).square() * ((1 + 2 * u) * x0 + u * d0)
-        late = u.square() * ((3 - 2 * u) * x1 - (1 - u) * d1)
-        return early + late
+        return early + u.square() * ((3 - 2 * u) * x1 - (1 - u) * d1)
 
 
 def trajectory_error(
@@ -178,11 +171,8 @@ def trajectory_error(
         # noise, and one has the error of one evaluation alone: the squares of all add up.
         inputs = torch.eye(1 + evaluations if error else 1, dtype=torch.float64, device="cpu")
         inputs = inputs[..., None]
-        *states, x = end_and_path(
-            lambda y, noise: rest / (rest + noise) * y,
-            iter(inputs[1:]),
-            inputs[0].expand(-1, len(rest)),
-        )
+        start, errors = inputs[0].expand(-1, len(rest)), iter(inputs[1:])
+        *states, x = end_and_path(lambda y, noise: rest / (rest + noise) * y, errors, start)
         scale = (noise_variance[0] / (rest + noise_variance[0])).sqrt()
         end = x - inputs[0] * scale * rest.sqrt()  # the flow's own end, at σ/α = 0
         plain = plain + end.square().sum()
