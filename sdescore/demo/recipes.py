@@ -5,17 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sdescore.correctors.annealed import AnnealedLangevin
+from sdescore import correctors, predictors
 from sdescore.correctors.base import Corrector
-from sdescore.correctors.langevin import Langevin
-from sdescore.correctors.none import NoCorrector
 from sdescore.nets.unet import UNet
-from sdescore.predictors.ancestral import Ancestral
 from sdescore.predictors.base import Predictor
-from sdescore.predictors.ddim import DDIM
-from sdescore.predictors.euler_maruyama import EulerMaruyama
-from sdescore.predictors.none import NoPredictor
-from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.score.model import ScoreModel
 from sdescore.sde.cosine import CosineVPSDE
@@ -60,27 +53,24 @@ RECIPES = {
 }
 
 PREDICTORS: dict[str, Predictor] = {
-    "euler-maruyama": EulerMaruyama(),
-    "reverse-diffusion": ReverseDiffusion(),
-    "ancestral": Ancestral(),
-    "ddim": DDIM(),
-    "none": NoPredictor(),
+    "euler-maruyama": predictors.EulerMaruyama(),
+    "reverse-diffusion": predictors.ReverseDiffusion(),
+    "ancestral": predictors.Ancestral(),
+    "ddim": predictors.DDIM(),
+    "none": predictors.NoPredictor(),
 }
 
 CORRECTORS: dict[str, Corrector] = {
-    "none": NoCorrector(),
-    "langevin": Langevin(snr=0.1),
-    "annealed-langevin": AnnealedLangevin(epsilon=3e-5, steps=3),  # ε = 0.3 σ_L² on the ladder
+    "none": correctors.NoCorrector(),
+    "langevin": correctors.Langevin(snr=0.1),
+    "annealed-langevin": correctors.AnnealedLangevin(epsilon=3e-5, steps=3),  # ε = 0.3 σ_L²
 }
 
 
 def digit_model(name: str) -> ScoreModel:
     """A new network for 8×8 digits in the recipe's convention."""
-    recipe = RECIPES[name]
-    net = UNet(1, width=24, multipliers=(1, 2), blocks=1)
-    return ScoreModel(
-        net, recipe.sde(), recipe.prediction, recipe.time_input, sigma_data=DIGITS_STD
-    )
+    made, net = RECIPES[name], UNet(1, width=24, multipliers=(1, 2), blocks=1)
+    return ScoreModel(net, made.sde(), made.prediction, made.time_input, sigma_data=DIGITS_STD)
 
 
 def make_sampler(

@@ -6,11 +6,9 @@ r"""The density of any SDE in one to three dimensions, without sampling.
 
 (Risken 1996, section 4.7) into a Markov chain on them (:mod:`sdescore.fokker_planck.generator`),
 and moves its distribution in time (:mod:`sdescore.fokker_planck.evolve`). Of the SDE it needs
-``drift(x, t)`` and ``diffusion(t)`` only.
-
-A :class:`sdescore.sde.ReverseSDE` runs from T down to 0. In :math:`\tau = T - t` it is a forward
-SDE with drift −drift and the same diffusion, and so it is solved: its times fall. An ODE runs both
-ways.
+``drift(x, t)`` and ``diffusion(t)`` only. A :class:`sdescore.sde.ReverseSDE` runs from T down to 0:
+in :math:`\tau = T - t` it is a forward SDE with drift −drift and the same diffusion. An ODE runs
+both ways.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import DivergenceError, ShapeError
-from sdescore.fokker_planck.box import Box
-from sdescore.fokker_planck.density import (
+from sdescore.fokker_planck.box import (
+    Box,
     LogDensity,
     flat_density,
     float64_states,
@@ -73,12 +71,11 @@ class Evolution:
 class FokkerPlanck:
     r"""The Fokker–Planck equation of an SDE on a box with reflecting walls.
 
-    Non-negative densities stay so and mass is kept, both to rounding, whatever the drift, the
-    cells and the steps. Second order in the time steps and in the cells' width h (where g = 0, as
-    for the probability-flow ODE, first; where only g(0) = 0, h² log 1/h). The work grows like
-    q T, q the largest rate at which a cell is left, about :math:`\sum_a g^2/h_a^2`: cells half as
-    wide cost 8 times as much in 1-D and 16 times in 2-D. Features narrower than a few cells are
-    not resolved.
+    Non-negative densities stay so and mass is kept, both to rounding. Second order in the time
+    steps and in the cells' width h (where g = 0, as for the probability-flow ODE, first; where
+    only g(0) = 0, h² log 1/h). The work grows like q T, q the largest rate at which a cell is left,
+    about :math:`\sum_a g^2/h_a^2`: cells half as wide cost 8 times as much in 1-D and 16 times in
+    2-D. Features narrower than a few cells are not resolved.
 
     Parameters
     ----------
@@ -133,15 +130,13 @@ class FokkerPlanck:
     def density(self, log_density: LogDensity) -> Tensor:
         """``exp(log_density)`` at the cells' centres, scaled to mass 1: ``(*cells,)``.
 
-        ``log_density`` is a callable ``(N, d) -> (N,)``, up to a constant; −inf where there is no
-        mass.
+        ``log_density`` is ``(N, d) -> (N,)``, up to a constant; −inf where there is no mass.
 
         Raises
         ------
-        ShapeError
-            It does not return one number for each point, or does not take float64.
-        ParameterError
-            NaN or +inf somewhere, or −inf everywhere.
+        ShapeError, ParameterError
+            It does not return one number for each point, does not take float64, or has NaN or
+            +inf somewhere or −inf everywhere.
         """
         return from_log_density(self._box, log_density)
 
@@ -164,8 +159,8 @@ class FokkerPlanck:
             :meth:`density`.
         times : sequence of float
             ``(n,)`` with n >= 2, strictly monotone within [0, T]: rising, or falling for a
-            reversal; either for an ODE. Drift and diffusion are never evaluated at these times,
-            and taken to be smooth between them: where one jumps, put that time among them.
+            reversal; either for an ODE. Drift and diffusion are taken to be smooth between them,
+            and never evaluated at them: where one jumps, put that time among them.
         steps : int, optional
             Number of equal steps between one time and the next, in place of those chosen by the
             tolerance; half their cost, and no estimate of their error.

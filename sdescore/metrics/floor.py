@@ -6,26 +6,21 @@ distribution, and its size depends on *both* sample sizes: E[D²] = c (1/N + 1/M
 therefore divided by the same metric's distance between two sets of real samples, **at the same
 two sizes**.
 
-The protocol for a finite reference of R samples and G generated ones: take n = min(G, R // 2),
-and for each repeat split the reference at random (because files have an order) into A of size n
-and its rest B, R − n samples. Then
+For a finite reference of R samples and G generated ones take n = min(G, R // 2), and for each
+repeat split the reference at random into A of size n and its rest B, R − n samples. Then
 
 * floor = mean of metric(A, B)
 * value = mean of metric(n of the generated, the same B)
 * ratio = value / floor
 
-Both distances have sizes (n, R − n), and both see the same B, whose luck cancels in the ratio. If
-the generated samples are independent draws from the distribution of the reference, value and
-floor have equal means. R // 2 is where 1/n + 1/(R − n) is smallest: a larger n would shrink B,
-and with it the power to see a difference.
+If the generated samples are independent draws from the distribution of the reference, value and
+floor have equal means, and B's luck cancels in the ratio. R // 2 is where 1/n + 1/(R − n) is
+smallest: a larger n would shrink B, and with it the power to see a difference.
 
-A ratio of 1 is "cannot be told from real at these sizes". Clearly below 1 is a warning: the set
-is closer to B than fresh real samples are. Copies of n random reference samples (memorised
-training data) share some with B, and E[D²] falls to c (1/n + 1/(R − n) − 2/R): at n = R/2 they
-read about 0.7.
-
-The repeats overlap in their samples, so ``std / sqrt(repeats)`` understates the error that
-comes from the reference itself being one finite draw: no number of repeats removes that.
+A ratio of 1 is "cannot be told from real at these sizes". Clearly below 1 is a warning: copies of
+n random reference samples (memorised training data) share some with B, and E[D²] falls to
+c (1/n + 1/(R − n) − 2/R): at n = R/2 they read about 0.7. The repeats overlap in their samples, so
+``std / sqrt(repeats)`` understates the error that comes from the reference being one finite draw.
 """
 
 from __future__ import annotations

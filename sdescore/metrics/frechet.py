@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sdescore.metrics.samples import flatten_pair
 
@@ -22,7 +23,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     :math:`\|A - Q B\|_F^2` over orthogonal Q, attained at :math:`Q = U V^\top` where
     :math:`A B^\top = U S V^\top`. It is computed so, with the centred samples over
     :math:`\sqrt{N - 1}` as A and B: a sum of squares is never negative, and small distances keep
-    their digits.
+    their digits. It is in the square of the data's units.
 
     The samples are usually features of images; distances in two feature spaces cannot be compared.
 
@@ -31,11 +32,6 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     x, y : Tensor
         As in :func:`~sdescore.metrics.energy_distance`, N and M >= 2. N may be smaller than the
         number of entries d: the cost is O(k d (N + M)) with k the smaller of max(N, M) and d.
-
-    Returns
-    -------
-    float
-        In the square of the data's units, >= 0.
 
     Raises
     ------
@@ -62,8 +58,8 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
     a, b = flatten_pair(x, y, at_least=2)  # a covariance needs two
     shift = a.mean(0) - b.mean(0)
     a, b = _root(a), _root(b)
-    rows = max(len(a), len(b))
-    a, b = _with_rows(a, rows), _with_rows(b, rows)
+    missing = len(a) - len(b)  # zero rows below A or B leave AᵀA and BᵀB as they are
+    a, b = (pad(m, (0, 0, 0, max(0, n))) for m, n in ((a, -missing), (b, missing)))
     u, _, vh = torch.linalg.svd(a @ b.T)
     return float(shift.square().sum() + (u.T @ a - vh @ b).square().sum())
 
@@ -73,8 +69,3 @@ def _root(samples: Tensor) -> Tensor:
     centred = samples - samples.mean(0)
     root: Tensor = torch.linalg.qr(centred / (len(samples) - 1) ** 0.5, mode="r").R
     return root
-
-
-def _with_rows(matrix: Tensor, rows: int) -> Tensor:
-    """Zero rows below the matrix, which leave AᵀA as it is."""
-    return torch.nn.functional.pad(matrix, (0, 0, 0, rows - len(matrix)))

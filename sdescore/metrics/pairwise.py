@@ -35,7 +35,9 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
 
     The sums keep the zero diagonals, so D is a metric between the two empirical measures: never
     negative, and zero only if they are equal. The price is a known bias: for two sets from one
-    distribution, E[D²] = E|X−X′| (1/N + 1/M).
+    distribution, E[D²] = E|X−X′| (1/N + 1/M). D² is Eq. (1) of Rizzo and Székely (2016), "Energy
+    distance"; Székely and Rizzo (2013), "Energy statistics", treats the V-statistic. It costs
+    (N + M)²/2 distances.
 
     Parameters
     ----------
@@ -54,11 +56,6 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
         Empty sets, different event shapes or devices, or not floating point.
     ParameterError
         NaN or infinite values.
-
-    Notes
-    -----
-    Rizzo and Székely (2016), "Energy distance", Eq. (1) defines D²; Székely and Rizzo
-    (2013), "Energy statistics", treats the V-statistic. Costs (N + M)²/2 distances.
 
     Examples
     --------
@@ -81,7 +78,8 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
             + \frac{1}{M^2} \sum_{i,j} k(y_i, y_j) \Big)^{1/2},
         \qquad k(a, b) = \exp\!\Big( -\frac{|a - b|^2}{2 h^2} \Big)
 
-    Like :func:`energy_distance` it is a metric between the two empirical measures, biased
+    (Gretton et al. 2012, "A kernel two-sample test", Eq. 5). It is between 0 and √2, without
+    units. Like :func:`energy_distance` it is a metric between the two empirical measures, biased
     upwards: for two sets from one distribution, E[MMD²] = (1 − E k(X, X′)) (1/N + 1/M). For
     tests and for averages over many sets use :func:`mmd_squared`, which has no bias.
 
@@ -94,20 +92,11 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
         grows as the sets move apart; to compare several x with one reference, fix h once
         from the reference: ``functools.partial(mmd, bandwidth=median_bandwidth(ref))``.
 
-    Returns
-    -------
-    float
-        Between 0 and √2, without units.
-
     Raises
     ------
     ShapeError, ParameterError
         As :func:`energy_distance`; ParameterError also for a ``bandwidth`` that is not positive
         and finite, or where there is no default one (see :func:`median_bandwidth`).
-
-    Notes
-    -----
-    Gretton et al. (2012), "A kernel two-sample test", Eq. (5).
 
     Examples
     --------
@@ -125,25 +114,12 @@ def mmd(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
 def mmd_squared(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
     r"""Unbiased estimate of MMD² with a Gaussian kernel, the U-statistic.
 
-    The sums of :func:`mmd` without their diagonals, over N(N−1) and M(M−1) pairs. Its mean
-    over data sets is the MMD² of the two distributions, so under equality it is negative half
-    of the time: not a distance, no root, and no ratio to a noise floor. The parameters are those
-    of :func:`mmd`; a ``bandwidth`` chosen from the same samples (the default) spoils the
-    unbiasedness a little.
-
-    Returns
-    -------
-    float
-        Without units; may be negative.
-
-    Raises
-    ------
-    ShapeError, ParameterError
-        As :func:`mmd`; ShapeError also for a set of a single sample.
-
-    Notes
-    -----
-    Gretton et al. (2012), "A kernel two-sample test", Lemma 6 and Eq. (3).
+    The sums of :func:`mmd` without their diagonals, over N(N−1) and M(M−1) pairs (Gretton et al.
+    2012, "A kernel two-sample test", Lemma 6 and Eq. 3), without units. Its mean over data sets is
+    the MMD² of the two distributions, so under equality it is negative half of the time: not a
+    distance, no root, and no ratio to a noise floor. Parameters and errors are those of
+    :func:`mmd`, and a set of a single sample is a ShapeError. A ``bandwidth`` chosen from the same
+    samples (the default) spoils the unbiasedness a little.
 
     Examples
     --------
@@ -161,7 +137,9 @@ def mmd_squared(x: Tensor, y: Tensor, bandwidth: float | None = None) -> float:
 
 
 def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float:
-    """Median distance between pairs of samples: the usual bandwidth of :func:`mmd`.
+    """Median distance between pairs of samples: the usual bandwidth h of :func:`mmd`.
+
+    In the units of the data (Gretton et al. 2012, section 8).
 
     Parameters
     ----------
@@ -176,10 +154,6 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
     ShapeError, ParameterError
         As :func:`energy_distance`; ShapeError also for fewer than two samples in all,
         ParameterError for a median of zero (half of the pairs coincide).
-
-    Notes
-    -----
-    Gretton et al. (2012), section 8.
 
     Examples
     --------

@@ -24,9 +24,11 @@ def sliced_wasserstein(
             W_p^p(\langle u_k, x\rangle, \langle u_k, y\rangle) \Big)^{1/p},
         \qquad W_p^p(a, b) = \int_0^1 |F_a^{-1}(q) - F_b^{-1}(q)|^p \, dq,
 
-    with :math:`u_k` uniform on the unit sphere. The integral over quantiles is exact for
-    any two sizes: both quantile functions are steps, and their break points i/N and j/M
-    are merged in integers. For a shift by m in d dimensions, SW₂ tends to ‖m‖/√d.
+    with :math:`u_k` uniform on the unit sphere (Bonneel, Rabin, Peyré, Pfister 2015, "Sliced and
+    Radon Wasserstein barycenters of measures"; Peyré and Cuturi 2019, "Computational optimal
+    transport", Remark 2.30), in the units of the data. The integral over quantiles is exact for
+    any two sizes. For a shift by m in d dimensions, SW₂ tends to ‖m‖/√d. It is biased upwards at
+    finite sizes: read it beside its :func:`~sdescore.metrics.noise_floor`.
 
     Parameters
     ----------
@@ -39,23 +41,11 @@ def sliced_wasserstein(
     p : float
         Order of the distance, at least 1.
 
-    Returns
-    -------
-    float
-        In the units of the data.
-
     Raises
     ------
     ShapeError, ParameterError
         As :func:`~sdescore.metrics.energy_distance`; ParameterError also for ``projections`` or
         ``p`` below 1, or a seed that is not whole.
-
-    Notes
-    -----
-    Bonneel, Rabin, Peyré, Pfister (2015), "Sliced and Radon Wasserstein barycenters of
-    measures"; the one-dimensional formula is Peyré and Cuturi (2019), "Computational
-    optimal transport", Remark 2.30. It is biased upwards at finite sizes: read it beside its
-    :func:`~sdescore.metrics.noise_floor`.
 
     Examples
     --------

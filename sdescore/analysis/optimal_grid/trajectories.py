@@ -37,18 +37,17 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 class TrajectoryError(NamedTuple):
-    """Means over trajectories and dimensions, ``()`` each.
+    """Means over trajectories and dimensions, ``()`` each, with β(u) = u/(1 + u/2).
+
+    The bound β keeps a few trajectories that end in another mode from deciding alone.
 
     Attributes
     ----------
     plain : Tensor
-        Mean of u/(1 + u/2) with u = 10 e, where e is the mean square of a sample's error over the
-        data's mean variance. The bound keeps a few trajectories that end in another mode from
-        deciding alone.
+        Mean of β(10 e), e the mean square of a sample's error over the data's mean variance.
     weighted : Tensor
-        Mean of w/(1 + w/2), where w is the mean square of a sample's error, weighted by the data's
-        local precision. Where the density is Gaussian, w is twice the likelihood lost, in nats a
-        dimension.
+        Mean of β(w), w the mean square of a sample's error, weighted by the data's local precision.
+        Where the density is Gaussian, w is twice the likelihood lost, in nats a dimension.
     path : Tensor
         Mean square of the error of x/α after each step, over σ²/α², over the steps as well.
     """
@@ -150,9 +149,11 @@ def trajectory_error(
     evaluations = tableau.b.shape[0] * tableau.b.shape[1] + 1
 
     def end_and_path(denoiser: Denoiser, errors: Iterator[Tensor], start: Tensor) -> list[Tensor]:
-        if error:
-            denoiser = erring(denoiser, error, errors)
-        return run(tableau, ending, sde, times, denoiser, sde.marginal(times[0])[1] * start)
+        def erring(y: Tensor, noise: Tensor) -> Tensor:
+            x0 = denoiser(y, noise)
+            return x0 + noise.sqrt() * error(noise) * next(errors) if error else x0
+
+        return run(tableau, ending, sde, times, erring, sde.marginal(times[0])[1] * start)
 
     surrogate, rest = flow.surrogate, flow.surrogate.rest
     plain = weighted = path = torch.zeros((), dtype=torch.float64, device="cpu")
@@ -183,11 +184,6 @@ def trajectory_error(
     d = len(surrogate.spectrum)
     plain = PLAIN * plain / surrogate.spectrum.sum()
     return TrajectoryError(bounded(plain).mean(), bounded(weighted / d).mean(), path / d)
-
-
-def erring(denoiser: Denoiser, error: ModelError, errors: Iterator[Tensor]) -> Denoiser:
-    """A denoiser whose ε is wrong, in each call by the next of ``errors`` times its size."""
-    return lambda y, noise: denoiser(y, noise) + noise.sqrt() * error(noise) * next(errors)
 
 
 def standard_normals(shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:
