@@ -207,7 +207,20 @@ class _Target:
         self.evaluations = 0
         self._score = checks.function("score", score)
         self._log_density = log_density_of(score) if needs_density else None
-        self._time = _time(score, x, t)
+        self._time: tuple[Tensor, ...] = ()  # what the score takes after x
+        sde = sde_of(score)
+        if t is None:
+            expected = f"t= for {type(score).__name__}, whose score depends on the time"
+            checks.that(sde is None, expected, "none", IncompatibleError)
+            return
+        if not isinstance(t, Tensor) and not checks.is_number(t):
+            checks.refuse("t to be a finite number or a tensor", f"{t!r:.100}", TimeError)
+        time = as_time(t, x)
+        checks.that(bool(time.isfinite().all()), "a finite t", f"{t!r:.100}", TimeError)
+        if sde is not None:
+            checks.time(t, sde.T)
+        align(time, x)  # refuses a time that is neither one nor one per chain
+        self._time = (time.expand(len(x)).clone(),)
 
     def __call__(self, x: Tensor) -> Tensor:
         self.evaluations += 1
@@ -218,24 +231,6 @@ class _Target:
     def log_density(self, x: Tensor) -> Tensor:
         f: Tensor = self._log_density(x.clone(), *self._time)  # type: ignore[misc]
         return f
-
-
-def _time(score: Callable[..., Tensor], x: Tensor, t: float | Tensor | None) -> tuple[Tensor, ...]:
-    """The score's arguments after ``x``: none, or a time for each chain, ``(B,)``."""
-    sde = sde_of(score)
-    if t is None:
-        expected = f"t= for {type(score).__name__}, whose score depends on the time"
-        checks.that(sde is None, expected, "none", IncompatibleError)
-        return ()
-    if not isinstance(t, Tensor) and not checks.is_number(t):
-        checks.refuse("t to be a finite number or a tensor", f"{t!r:.100}", TimeError)
-    time = as_time(t, x)
-    if not bool(time.isfinite().all()):
-        checks.refuse("a finite t", f"{t!r:.100}", TimeError)
-    if sde is not None:
-        checks.time(t, sde.T)
-    align(time, x)  # refuses a time that is neither one nor one per chain
-    return (time.expand(len(x)).clone(),)
 
 
 def _draws(noise: NoiseSource | None, seed: int, x: Tensor, count: int) -> Callable[[int], Tensor]:

@@ -114,7 +114,7 @@ def _halves(path: Tensor) -> Tensor:
     if path.ndim < 2 or path.shape[0] < 8 or path.shape[1] < 1:
         expected = "a path (n, chains, *E) with n >= 8 and a chain at least"
         checks.refuse(expected, f"{tuple(path.shape)}; run longer, or thin less", ShapeError)
-    checks.that(bool(path.isfinite().all()), "a finite path", "NaN or infinity in it")
+    checks.finite_tensor("path", path)
     half = path.shape[0] // 2
     return torch.cat([path[:half], path[-half:]], dim=1).detach().double()
 

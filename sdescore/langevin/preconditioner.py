@@ -66,7 +66,7 @@ class Preconditioner:
         P = float64(matrix).detach()  # type: ignore[arg-type]
         if P.ndim != 2 or P.shape[0] != P.shape[1]:
             checks.refuse("a preconditioner matrix (d, d)", tuple(P.shape), ShapeError)
-        checks.that(bool(P.isfinite().all()), "a finite preconditioner", "NaN or infinity in it")
+        checks.finite_tensor("preconditioner", P)
         # The accuracy of the numbers as they came: a float32 covariance is not quite symmetric.
         own = matrix.dtype if isinstance(matrix, Tensor) else torch.float64
         eps = torch.finfo(own if own.is_floating_point else torch.float64).eps

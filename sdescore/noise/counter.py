@@ -1,21 +1,18 @@
 r"""Counter-based normal numbers: the number is a function of its address.
 
-``normal[draw, sample, element]`` depends on the seed and on that address alone, never on the
-batch it is drawn in, so any part of a run can be drawn again in any order and on any number
-of processes (the idea of Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
-``torch.randn`` gives none of this: its first 8 numbers differ between requests for 8 and 64.
+``normal[draw, sample, element]`` depends on the seed and on that address alone, so any part of a
+run can be drawn again in any order, in any batch and on any number of processes (the idea of
+Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
 
-The key of (seed, sample, block of draws) is hashed to 96 bits by SplitMix64 (Steele et al.
-2014). Within a block a 32-bit counter runs through the elements of each pair of draws, is
-mixed with the key by a two-round xorshift–multiply hash, and the two resulting words
-become a pair of normals by Box & Muller (1958):
+SplitMix64 (Steele et al. 2014) hashes the key of (seed, sample, block of draws) to 96 bits. Within
+a block a 32-bit counter runs through the elements of each pair of draws, is mixed with the key by
+a two-round xorshift–multiply hash, and the two words become two normals by Box & Muller (1958):
 
 .. math:: z_1 = \sqrt{-2 \ln u_1} \cos 2\pi u_2, \qquad z_2 = \sqrt{-2 \ln u_1} \sin 2\pi u_2 .
 
-All integer steps are exact on every device; the four transcendental functions may differ in
-the last bit between devices. Numbers are float32 (tails to 5.7 standard deviations, as
-``torch.randn``'s) and widened where a state is float64, so a seed means the same noise in
-every precision.
+All integer steps are exact on every device; the logarithm, root, sine and cosine may differ in the
+last bit between devices. Numbers are float32 (tails to 5.7 standard deviations, as
+``torch.randn``'s) and widened where a state is float64: a seed means one noise in every precision.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> flo
     if len(data) < 2:
         checks.refuse("at least two samples", f"data of shape {tuple(data.shape)}", ShapeError)
     block, limit = checks.count("block", block), checks.count("limit", limit)
-    checks.that(bool(data.isfinite().all()), "finite data", "NaN or infinity in it")
+    checks.finite_tensor("data", data)
     rows = flat(data)
     # Distances of nearby points far from the origin cancel: centre, and work at unit scale.
     centred = rows.to(torch.promote_types(rows.dtype, torch.float32))

@@ -70,9 +70,7 @@ class LangevinSDE(SDE):
         vars(self).update(temperature=theta, T=T, deterministic=theta == 0)
 
     def drift(self, x: Tensor, t: Time) -> Tensor:
-        """``s(x)``, like ``x``."""
         return checks.score_output(self.score(x), x)
 
     def diffusion(self, t: Time) -> Tensor:
-        """``√(2ϑ)``, shaped like ``t``, float64."""
         return torch.full_like(checks.time(t, self.T), math.sqrt(2.0 * self.temperature))

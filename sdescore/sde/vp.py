@@ -61,11 +61,9 @@ class LinearBeta(LinearSDE):
     t_min = 1e-3
 
     def __post_init__(self) -> None:
-        high = checks.number("beta_max", self.beta_max, above=0, error=ScheduleError)
-        low = checks.number(
-            "beta_min", self.beta_min, at_least=0, at_most=high, error=ScheduleError
-        )
-        vars(self).update(beta_min=low, beta_max=high)
+        top = checks.number("beta_max", self.beta_max, above=0, error=ScheduleError)
+        low = checks.number("beta_min", self.beta_min, at_least=0, at_most=top, error=ScheduleError)
+        vars(self).update(beta_min=low, beta_max=top)
 
     def _beta(self, t: Tensor) -> Tensor:
         return self.beta_min + t * (self.beta_max - self.beta_min)
