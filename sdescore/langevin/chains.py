@@ -235,10 +235,8 @@ class _Target:
 
 def _draws(noise: NoiseSource | None, seed: int, x: Tensor, count: int) -> Callable[[int], Tensor]:
     """``k -> (B, *E)``, for k < count."""
-    if noise is None:
-        noise = SeededNoise(seed)
-    if not isinstance(noise, NoiseSource):
-        checks.refuse("a NoiseSource", type(noise).__name__, IncompatibleError)
+    noise = SeededNoise(seed) if noise is None else noise
+    checks.instance("noise", noise, NoiseSource)  # type: ignore[type-abstract]
     spans, (batch, *event) = [None] * count, x.shape
     noise.check((batch, *event), spans)
     return noise.open(

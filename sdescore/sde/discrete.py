@@ -36,12 +36,6 @@ def snap_to_level(level: Tensor, t: Time, count: int) -> Tensor:
     return torch.where((level - nearest).abs() <= count * torch.finfo(dtype).eps, nearest, level)
 
 
-def table_between(first: float, last: float, levels: int) -> tuple[float, ...]:
-    """Equal steps from ``first`` to ``last``."""
-    steps = torch.linspace(first, last, levels, dtype=torch.float64, device="cpu")
-    return tuple(steps.tolist())
-
-
 @dataclass(frozen=True, kw_only=True)
 class DiscreteVPSDE(IntegratedBetaSDE):
     r"""A DDPM's own table :math:`\beta_1 \dots \beta_N` (Ho et al. 2020, arXiv:2006.11239, eq. 4):
@@ -80,7 +74,8 @@ class DiscreteVPSDE(IntegratedBetaSDE):
         levels = checks.count("levels", levels, error=ScheduleError)
         first = checks.number("beta_start", beta_start, above=0, below=1, error=ScheduleError)
         last = checks.number("beta_end", beta_end, above=0, below=1, error=ScheduleError)
-        return cls(betas=table_between(first, last, levels))
+        betas = torch.linspace(first, last, levels, dtype=torch.float64, device="cpu")
+        return cls(betas=tuple(betas.tolist()))
 
     @property
     def levels(self) -> int:
@@ -152,9 +147,11 @@ class DiscreteVESDE(LinearSDE):
         """
         ends = sigma_range(sigma_min, sigma_max)
         levels = checks.count("levels", levels, at_least=2, error=ScheduleError)
-        first, last = math.log(ends["sigma_max"]), math.log(ends["sigma_min"])
-        inner = (math.exp(v) for v in table_between(first, last, levels)[1:-1])
-        return cls(sigmas=(ends["sigma_max"], *inner, ends["sigma_min"]))
+        first, last = ends["sigma_max"], ends["sigma_min"]
+        logs = torch.linspace(
+            math.log(first), math.log(last), levels, dtype=torch.float64, device="cpu"
+        )
+        return cls(sigmas=(first, *map(math.exp, logs[1:-1].tolist()), last))
 
     @classmethod
     def from_data(

@@ -87,12 +87,8 @@ class Bridge:
     ----------
     weight_t, weight_0 : Tensor
         The mean is ``weight_t · x_t + weight_0 · x_0``; float64, ``()`` or ``(B,)``.
-    variance : Tensor
-        ``σ_s² V_st / σ_t²``.
-    scale, added_variance : Tensor
-        ``a_st`` and ``V_st`` of the transition.
-    sigma : Tensor
-        ``σ_t``.
+    variance, scale, added_variance, sigma : Tensor
+        ``σ_s² V_st / σ_t²``; ``a_st`` and ``V_st`` of the transition; ``σ_t``.
     """
 
     weight_t: Tensor

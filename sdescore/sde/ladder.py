@@ -41,7 +41,8 @@ def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> flo
     :math:`\max_i r_i` from the farthest one.
 
     The worst case is data near a sphere: nothing is skipped, and the cost is n² d operations.
-    Memory is two copies of the data. On one core 60,000 digits of 784 pixels take 6 s.
+    Memory is two copies of the data. On one core 60,000 images of 784 pixels take 6 s if they are
+    digits, 36 s if they are Gaussian noise.
 
     Parameters
     ----------
