@@ -31,12 +31,6 @@ def fill(room: str) -> list[str]:
 def members(room: str, base: type[T]) -> list[type[T]]:
     """The public classes of a room below ``base``, itself left out, that can be instantiated."""
     package = import_module(room)
-    classes = (getattr(package, name) for name in package.__all__)
-    return [
-        kind
-        for kind in classes
-        if inspect.isclass(kind)
-        and issubclass(kind, base)
-        and kind is not base
-        and not inspect.isabstract(kind)
-    ]
+    public = [getattr(package, name) for name in package.__all__]
+    below = [kind for kind in public if inspect.isclass(kind) and issubclass(kind, base)]
+    return [kind for kind in below if kind is not base and not inspect.isabstract(kind)]

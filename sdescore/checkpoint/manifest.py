@@ -37,18 +37,13 @@ from sdescore.sde.linear import LinearSDE, MarginalSDE
 
 FORMAT = 1
 
-# LinearSDE is "abstract" to a type checker: what is looked up can be made.
-SDES = {
-    kind.__name__: kind
-    for kind in members("sdescore.sde", LinearSDE)  # type: ignore[type-abstract]
-    if kind is not MarginalSDE  # whose functions are no JSON
-}
+# LinearSDE is "abstract" to a type checker: what is looked up can be made. The functions of a
+# MarginalSDE are no JSON.
+LINEAR = members("sdescore.sde", LinearSDE)  # type: ignore[type-abstract]
+SDES = {kind.__name__: kind for kind in LINEAR if kind is not MarginalSDE}
 # A network that a file in nets/ declares ``config`` for: the arguments that build it again.
-NETS = {
-    kind.__name__: kind
-    for kind in members("sdescore.nets", nn.Module)
-    if "config" in get_annotations(kind)
-}
+MODULES = members("sdescore.nets", nn.Module)
+NETS = {kind.__name__: kind for kind in MODULES if "config" in get_annotations(kind)}
 DTYPES = {name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64")}
 
 T = TypeVar("T")
@@ -106,7 +101,7 @@ def _build_sde(entry: Mapping[str, Any], own: LinearSDE | None) -> LinearSDE:
         return own
     for key, value in get(entry, "fields", dict).items():
         numbers = value if isinstance(value, list) else [value]
-        if not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers):
+        if not all(map(checks.is_number, numbers)):
             _refuse(f"numbers for the SDE's {key}", value)
     sde = _attempt(name, lambda: SDES[name](**fields))
     if own is not None and own != sde:
@@ -153,11 +148,8 @@ def _no_larger_than(tensors: Mapping[str, Tensor]) -> Iterator[None]:
                 got = "a manifest that asks for a larger one"
                 checks.refuse(f"a network of {held}", got, CheckpointError)
 
-    hook = register_module_parameter_registration_hook(add)
-    try:
+    with register_module_parameter_registration_hook(add):
         yield
-    finally:
-        hook.remove()
 
 
 def require_tensors(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], prefix: str) -> None:
@@ -190,10 +182,8 @@ def _attempt(what: str, make: Callable[[], T]) -> T:
     except CheckpointError:
         raise
     except Exception as error:  # a forged file may cause any
-        raise CheckpointError(
-            f"expected arguments that {what} accepts in the checkpoint's manifest, got an error "
-            f"from it: {error}"
-        ) from error
+        expected = f"arguments that {what} accepts in the checkpoint's manifest"
+        raise CheckpointError(f"expected {expected}; got an error from it: {error}") from error
 
 
 def _refuse(expected: str, got: object) -> NoReturn:
@@ -219,10 +209,9 @@ def to_json(value: object) -> str:
     try:
         return json.dumps(value, sort_keys=True, allow_nan=False, default=number)
     except (TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"expected JSON values (str, int, finite float, bool, None, list, dict) in the "
-            f"manifest, got {error}; convert them, e.g. float(x) or x.tolist()"
-        ) from error
+        expected = "JSON values (str, int, finite float, bool, None, list, dict) in the manifest"
+        advice = "convert them, e.g. float(x) or x.tolist()"
+        raise CheckpointError(f"expected {expected}; got {error}; {advice}") from error
 
 
 def from_json(text: str | bytes) -> Any:
