@@ -1,8 +1,4 @@
-"""What a training run refuses before its first step, and what it puts back after the last.
-
-:class:`Recipe` holds the options of a run as a checkpoint records them. The context managers keep
-signals and the network's mode out of the loop.
-"""
+"""What a training run refuses before its first step, and what it puts back after the last."""
 
 from __future__ import annotations
 
@@ -32,45 +28,38 @@ SCHEDULES = ("constant", "cosine")
 BLOCK = 2**22  # bytes of data looked at together
 
 
-def check_model(model: ScoreModel) -> nn.Module:
+def check_model(model: object) -> nn.Module:
     """The model's network, refused unless it can be trained."""
     if not isinstance(model, ScoreModel):
-        raise IncompatibleError(
-            f"expected a ScoreModel, got {type(model).__name__}; wrap the network: "
-            "ScoreModel(net, sde)"
-        )
-    net = model.net
+        got = f"{type(model).__name__}; wrap the network: ScoreModel(net, sde)"
+        checks.refuse("a ScoreModel", got, IncompatibleError)
+    net, kind = model.net, type(model.net).__name__
     if not isinstance(net, nn.Module) or not any(p.requires_grad for p in net.parameters()):
-        raise IncompatibleError(
-            f"expected an nn.Module with parameters to train, got {type(net).__name__} without"
-        )
+        expected = "an nn.Module with parameters to train"
+        checks.refuse(expected, f"{kind} without", IncompatibleError)
     if any(value.is_inference() for value in (*net.parameters(), *net.buffers())):
-        raise IncompatibleError(
-            f"expected a network that autograd can follow, got {type(net).__name__} made under "
-            "torch.inference_mode(); make it outside"
-        )
+        got = f"{kind} made under torch.inference_mode(); make it outside"
+        checks.refuse("a network that autograd can follow", got, IncompatibleError)
     return net
 
 
 def check_data(data: Tensor, labels: Tensor | None, label_dropout: float, net: nn.Module) -> None:
     """Refuse data or labels that no step could use."""
     checks.state(data, "data")
-    if data.numel() == 0:
-        raise ShapeError(f"expected at least one sample, got data of shape {tuple(data.shape)}")
+    got = f"data of shape {tuple(data.shape)}"
+    checks.that(data.numel() > 0, "at least one sample", got, ShapeError)
     finite = all(bool(block.isfinite().all()) for block in blocks(data))
     checks.that(finite, "finite data", "NaN or infinity; remove those samples")
     if labels is None:
-        if label_dropout > 0:
-            raise IncompatibleError(
-                f"expected labels= for label_dropout={label_dropout}, got none; pass both or none"
-            )
+        expected = f"labels= for label_dropout={label_dropout}"
+        checks.that(label_dropout == 0, expected, "none; pass both or none", IncompatibleError)
         return
     checks.label(labels, len(data))
     classes = _classes(net)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (classes is not None and high > classes):
         last = "" if classes is None else f" {classes}"
-        raise ShapeError(f"expected labels in 0 …{last}, got {low} … {high}; relabel the classes")
+        checks.refuse(f"labels in 0 …{last}", f"{low} … {high}; relabel the classes", ShapeError)
     if label_dropout > 0:
         null_label(net)
 
@@ -88,73 +77,38 @@ def _classes(net: nn.Module) -> int | None:
 
 
 def null_label(net: nn.Module) -> int:
-    """The label that means "no label".
-
-    Raises
-    ------
-    IncompatibleError
-        The network does not say which.
-    """
+    """The label that means "no label", refused where the network does not say which."""
     classes = _classes(net)
     if classes is None:
-        raise IncompatibleError(
-            'expected a network whose config["classes"] is its null label, for label_dropout; got '
-            f"{type(net).__name__} without"
-        )
+        expected = 'a network whose config["classes"] is its null label, for label_dropout'
+        checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
     return classes
 
 
 def check_objective(objective: Any, weighting: str | Weighting) -> None:
-    """Refuse an objective that training cannot call, or a weighting that it would not look at.
-
-    Raises
-    ------
-    IncompatibleError
-        One of the two.
-    """
+    """Refuse an objective that training cannot call, or a weighting that it would not look at."""
     expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
     if isinstance(objective, type) or not callable(objective):
         checks.refuse(f"{expected}, such as sliced_loss", f"{objective!r:.200}", IncompatibleError)
-    checks.accepts(
-        objective,
-        ("model", "x0"),
-        ("t", "label", "generator"),
-        expected=f"{expected}, or at_levels(…) of one of (score, x)",
-        got=part_name(objective),
-    )
-    checks.that(
-        weighting == "sigma2",
-        "no weighting= beside objective=, which has its own",
-        f"{weighting!r}; bind it with functools.partial(objective, weighting=…)",
-        IncompatibleError,
-    )
+    expected += ", or at_levels(…) of one of (score, x)"
+    keywords = ("t", "label", "generator")
+    checks.accepts(objective, ("model", "x0"), keywords, expected, part_name(objective))
+    expected = "no weighting= beside objective=, which has its own"
+    got = f"{weighting!r}; bind it with functools.partial(objective, weighting=…)"
+    checks.that(weighting == "sigma2", expected, got, IncompatibleError)
 
 
 def trainable(loss: object, samples: int, objective: str) -> Loss:
-    """What an objective returned, refused unless a training step can use it.
-
-    Raises
-    ------
-    IncompatibleError
-        It is no :class:`Loss` with one value a sample, or autograd cannot differentiate it.
-    """
-    if (
-        not isinstance(loss, Loss)
-        or not all(isinstance(part, Tensor) for part in loss)
-        or loss.per_sample.shape != (samples,)
-        or loss.mean.ndim
-    ):
-        checks.refuse(
-            f"the objective to return a Loss with per_sample ({samples},) and a 0-dim mean",
-            f"{type(loss).__name__}; use Loss.of(per_sample)",
-            IncompatibleError,
-        )
-    checks.that(
-        loss.mean.requires_grad,
-        "a loss that autograd can differentiate in the model's weights",
-        f"one of {objective} without a gradient; compute it without detach() or no_grad()",
-        IncompatibleError,
-    )
+    """What an objective returned, refused unless a training step can use it."""
+    parts = loss if isinstance(loss, Loss) else ()
+    shapes = [part.shape if isinstance(part, Tensor) else None for part in parts]
+    if not isinstance(loss, Loss) or shapes != [(samples,), ()]:
+        expected = f"the objective to return a Loss with per_sample ({samples},) and a 0-dim mean"
+        got = f"{type(loss).__name__}; use Loss.of(per_sample)"
+        checks.refuse(expected, got, IncompatibleError)
+    expected = "a loss that autograd can differentiate in the model's weights"
+    got = f"one of {objective} without a gradient; compute it without detach() or no_grad()"
+    checks.that(loss.mean.requires_grad, expected, got, IncompatibleError)
     return loss
 
 
@@ -204,30 +158,30 @@ def check_times(times: TimeDistribution, model: ScoreModel) -> None:
 
 def option_name(part: object) -> str:
     """A name that is the same in every process, so never an address."""
-    if isinstance(part, str):
-        return part
-    return repr(part) if dataclasses.is_dataclass(part) else part_name(part)
+    return part if isinstance(part, str) else part_name(part)
 
 
 def check_path(path: str | os.PathLike[str] | None, resume: bool) -> None:
     """Refuse a file that could not be written, or a resume without one."""
-    if resume and path is None:
-        raise IncompatibleError("expected path= for resume=True, got none; name the checkpoint")
-    if path is not None:
-        folder = Path(path).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        if Path(path).is_dir() or not os.access(folder, os.W_OK):
-            raise IncompatibleError(
-                f"expected a file that can be written as path=, got {path}; name another, e.g. "
-                "out/model.safetensors"
-            )
+    if path is None:
+        got = "none; name the checkpoint"
+        checks.that(not resume, "path= for resume=True", got, IncompatibleError)
+        return
+    folder = Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    checks.that(
+        not Path(path).is_dir() and os.access(folder, os.W_OK),
+        "a file that can be written as path=",
+        f"{path}; name another, e.g. out/model.safetensors",
+        IncompatibleError,
+    )
 
 
+@dataclasses.dataclass
 class Interrupt:
     """Which signal, if any, asked for an end; :meth:`deliver` gives it to the process."""
 
-    def __init__(self) -> None:
-        self.number: int | None = None
+    number: int | None = None
 
     def deliver(self) -> None:
         """End as the signal would have: ``KeyboardInterrupt``, or the end of the process."""
@@ -242,9 +196,8 @@ class Interrupt:
 def deferred_signals() -> Iterator[Interrupt]:
     """The first Ctrl-C or SIGTERM is noted; the second does what it does by default.
 
-    Weights, optimiser and average are out of step in the middle of an update, and a file written
-    then could not be resumed exactly. SIGTERM is what batch systems send before they kill. Outside
-    the main thread, and where somebody has set a handler of their own, nothing is changed.
+    A file written in the middle of an update could not be resumed exactly. Outside the main thread,
+    and where somebody has set a handler of their own, nothing is changed.
     """
     interrupt = Interrupt()
 
@@ -254,20 +207,17 @@ def deferred_signals() -> Iterator[Interrupt]:
         if again:
             interrupt.deliver()
 
-    default: dict[signal.Signals, Any] = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGTERM: signal.SIG_DFL,
-    }
-    mine: list[signal.Signals] = []
+    default: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        mine = [number for number, action in default.items() if signal.getsignal(number) is action]
+        default = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    mine = {number: by for number, by in default.items() if signal.getsignal(number) is by}
     for number in mine:
         signal.signal(number, handler)
     try:
         yield interrupt
     finally:
-        for number in mine:
-            signal.signal(number, default[number])
+        for number, action in mine.items():
+            signal.signal(number, action)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 r"""A training loop to read.
 
-Step n is a function of the weights, the optimiser, the average, and the pair (seed, n): batch,
-times, noise and dropout come from a generator seeded by (seed, n) alone. So a resumed run needs
-no state of any random generator, and on a CPU it ends in the very bits of a run that was never
-interrupted.
+Batch, times, noise and dropout of step n come from a generator seeded by (seed, n) alone. So a
+resumed run needs no state of any random generator, and on a CPU it ends in the very bits of a run
+that was never interrupted.
 """
 
 from __future__ import annotations
@@ -91,9 +90,7 @@ def train(
     Ctrl-C ends the step under way, saves to ``path`` (if there is one) and raises
     ``KeyboardInterrupt`` again. SIGTERM, which batch systems send before they kill, does the same
     and then ends the process. A second signal stops at once; the last file on disk stays as it is.
-
-    torch's global generator is as it was after every step, also where several threads train at
-    once: they then take turns, a step at a time.
+    torch's global generator is as it was after every step; threads that train at once take turns.
 
     Parameters
     ----------
@@ -114,8 +111,7 @@ def train(
     objective : callable, optional
         Called as ``objective(model, x0, t=t, label=label, generator=generator)`` for a
         :class:`sdescore.losses.Loss` in place of the denoising loss: any objective of
-        :mod:`sdescore.losses`, such as :func:`sdescore.losses.sliced_loss`, or one of your own. The
-        times are drawn as ever, and an importance weight of theirs is applied.
+        :mod:`sdescore.losses`, or one of your own. An importance weight of the times is applied.
         ``functools.partial`` binds an objective's own options, ``weighting`` among them. A
         checkpoint records its name and the numbers and strings among its options: a resume does not
         tell two lambdas apart, nor what tensors, scores or closures within an objective hold.
@@ -141,8 +137,7 @@ def train(
     resume : bool
         Continue from the file at ``path``, if there is one. Data, labels and all options must be
         those of its run, but not the ways to watch and to stop it; ``steps`` must be with the
-        cosine schedule, which ends there. Of data above 256 MiB, samples all over the set are
-        compared, not every one.
+        cosine schedule, which ends there. Of data above 256 MiB some samples are compared.
     info : dict, optional
         Notes for the checkpoint, JSON.
     progress : bool
@@ -158,8 +153,7 @@ def train(
     CheckpointError
         The file to resume from is damaged, or of another model or run; or, before the first step,
         something could not be saved at ``path``. If a save fails during the run, a warning says so
-        and the run goes on. If the last one fails, the error is raised at the end, and its
-        ``result`` is the :class:`TrainingResult`.
+        and the run goes on; the last one's error has the :class:`TrainingResult` as ``result``.
     ParameterError, ShapeError, IncompatibleError
         Bad options or data; before the first network call.
 
@@ -263,9 +257,8 @@ def train(
                     found = found.weighted(one_per_time("importance weight", importance, t))
                 optimizer.zero_grad(set_to_none=True)
                 found.mean.backward()  # type: ignore[no-untyped-call]
-            norm = nn.utils.clip_grad_norm_(
-                weights, math.inf if recipe.clip is None else recipe.clip
-            )
+            largest = math.inf if recipe.clip is None else recipe.clip
+            norm = nn.utils.clip_grad_norm_(weights, largest)
             loss = found.mean.item()
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
                 raise divergence(step, loss, found.per_sample, t, index, path if saved else None)
@@ -277,7 +270,8 @@ def train(
             step += 1
             losses.append(loss)
 
-            bar.set_postfix(loss=f"{_recent(losses):.4f}", refresh=False)
+            recent = losses[-100:]
+            bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
             bar.update()
             if step % save_every == 0:
                 checkpoint()
@@ -293,14 +287,8 @@ def train(
         interrupt.deliver()
     averaged = copy.deepcopy(model)
     ema.copy_to(averaged.net)
-    result = TrainingResult(
-        model=averaged.eval(),
-        ema=ema,
-        step=step,
-        losses=tuple(losses),
-        seconds=time.monotonic() - began,
-        finished=step >= steps,
-    )
+    seconds = time.monotonic() - began
+    result = TrainingResult(averaged.eval(), ema, step, tuple(losses), seconds, step >= steps)
     if unsaved is not None:
         unsaved.result = result
         raise unsaved
@@ -310,8 +298,8 @@ def train(
 def step_seed(seed: int, step: int, domain: int = 0) -> int:
     """A generator's seed for one step; of 32 bits, all that a CPU generator looks at.
 
-    Runs whose seeds are small numbers never share one within a million steps (Knuth's
-    multiplicative hash spreads their starts); the domains sit half the range apart.
+    Knuth's multiplicative hash spreads the starts of runs whose seeds are small numbers, so that
+    they share none within a million steps; the domains sit half the range apart.
     """
     return (seed * 0x9E3779B1 + step + domain * 2**31) % 2**32
 
@@ -336,9 +324,3 @@ def draw_batch(
         dropped = (draw < recipe.label_dropout).to(device)
         label = label.masked_fill(dropped, null_label(net))
     return x0, label, index
-
-
-def _recent(losses: list[float]) -> float:
-    """Mean of the last 100 losses."""
-    last = losses[-100:]
-    return sum(last) / len(last)

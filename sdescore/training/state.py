@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdescore import checks
 from sdescore.checkpoint.container import opened, raw_bytes
 from sdescore.checkpoint.store import read_ema, read_net, training_record
 from sdescore.errors import CheckpointError, DivergenceError
@@ -72,14 +73,8 @@ def optimizer_tensors(
 
 
 def check_optimizer(named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that are not AdamW's for these parameters.
-
-    Raises
-    ------
-    CheckpointError
-        With the first that is none.
-    """
-    left = dict(tensors)
+    """Refuse tensors that are not AdamW's for these parameters, and name the first."""
+    left, foreign = dict(tensors), []
     for name, parameter in named.items():
         if not any(f"{name}/{what}" in left for what in ADAM):
             continue
@@ -89,16 +84,10 @@ def check_optimizer(named: Mapping[str, nn.Parameter], tensors: Mapping[str, Ten
             shape = () if what == "step" else parameter.shape
             dtypes = COUNTS if what == "step" else (parameter.dtype,)
             if value is None or value.shape != shape or value.dtype not in dtypes:
-                raise _foreign(f"{name}/{what}")
-    if left:
-        raise _foreign(next(iter(left)))
-
-
-def _foreign(name: str) -> CheckpointError:
-    return CheckpointError(
-        f"expected AdamW's tensors for this network, got something else at optim/{name}; start "
-        "anew with resume=False"
-    )
+                foreign.append(f"{name}/{what}")
+    if foreign := [*foreign, *left]:
+        got = f"something else at optim/{foreign[0]}; start anew with resume=False"
+        checks.refuse("AdamW's tensors for this network", got, CheckpointError)
 
 
 def resume_run(
@@ -111,11 +100,7 @@ def resume_run(
 ) -> int:
     """Put the run of a checkpoint into ``model``, ``ema`` and ``optimizer``; its number of steps.
 
-    Raises
-    ------
-    CheckpointError
-        The file is damaged, or of another model or of a run with other options. Nothing is
-        changed then.
+    Nothing is changed if the file is damaged, or of another model or of a run with other options.
     """
     with opened(path) as file:
         record = training_record(file, model, ema)
@@ -156,11 +141,9 @@ def fingerprint(data: Tensor) -> dict[str, Any]:
     """
     digest, count = hashlib.sha256(), len(data)
     size = max(1, data[0].numel() * data.element_size())
-    if count * size <= HASHED_WHOLE:
-        length = max(1, PART // size)
-        starts = list(range(0, count, length))
-    else:
-        length = min(count, max(1, PART // size))
+    length = min(count, max(1, PART // size))
+    starts = list(range(0, count, length))
+    if count * size > HASHED_WHOLE:
         starts = [part * (count - length) // (PARTS - 1) for part in range(PARTS)]
     for start in starts:
         digest.update(raw_bytes(data[start : start + length]))
@@ -181,9 +164,7 @@ def divergence(
     where = int(bad.nonzero()[0]) if bool(bad.any()) else int(per_sample.argmax())
     samples = sorted(set(index[bad].tolist()))
     what = f"a loss of {loss:g}" if not math.isfinite(loss) else "a NaN or infinite gradient"
-    file = (
-        f"the last good checkpoint is {path}" if path is not None else "no checkpoint was written"
-    )
+    file = f"the last good checkpoint is {path}" if path else "no checkpoint was written"
     return DivergenceError(
         f"expected a finite loss and gradient, got {what} at training step {step} (t = "
         f"{t[where].item():g}, data indices {samples[:8]}); the model holds the weights before it, "
