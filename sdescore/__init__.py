@@ -66,12 +66,12 @@ if TYPE_CHECKING:
     from sdescore.samplers.simulate import simulate as simulate
     from sdescore.score.change_of_sde import under as under
     from sdescore.score.empirical import EmpiricalScore as EmpiricalScore
-    from sdescore.score.gaussian import GaussianScore as GaussianScore
+    from sdescore.score.mixture import GaussianScore as GaussianScore
     from sdescore.score.mixture import MixtureScore as MixtureScore
     from sdescore.score.model import ScoreModel as ScoreModel
     from sdescore.score.parameterization import convert as convert
-    from sdescore.score.tweedie import tweedie_covariance as tweedie_covariance
-    from sdescore.score.tweedie import tweedie_mean as tweedie_mean
+    from sdescore.score.parameterization import tweedie_covariance as tweedie_covariance
+    from sdescore.score.parameterization import tweedie_mean as tweedie_mean
     from sdescore.sde.base import SDE as SDE
     from sdescore.sde.cosine import CosineVPSDE as CosineVPSDE
     from sdescore.sde.discrete import DiscreteVESDE as DiscreteVESDE

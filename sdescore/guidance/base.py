@@ -58,35 +58,19 @@ class GuidedScore(nn.Module):
         super().__init__()
         sdes = [sde_of(checks.function("the score", part)) for part in parts]
         sdes = [sde for sde in sdes if sde is not None]
-        checks.that(
-            all(sde == sdes[0] for sde in sdes),
-            "scores on one SDE",
-            " and ".join(f"{sde!r:.200}" for sde in (sdes[:1] + sdes[-1:])),
-            IncompatibleError,
-        )
+        one, got = all(sde == sdes[0] for sde in sdes), (f"{sde!r:.200}" for sde in sdes)
+        checks.that(one, "scores on one SDE", " and ".join(got), IncompatibleError)
         if sdes:
             self.sde = sdes[0]
         self._parts = tuple(parts)  # a tuple registers no module twice
 
     def require_times(self, t: Tensor) -> None:
-        """Refuse times ``(n,)`` that a part does not cover; a sampler asks before it starts.
-
-        Raises
-        ------
-        TimeError
-            The part's own refusal.
-        """
+        """Refuse times ``(n,)`` that a part does not cover, in the part's own words."""
         for part in self._parts:
             require_times(part, t)
 
     def require_label(self, label: object) -> None:
-        """Refuse a label that no part takes, or None where one needs it; a sampler asks first.
-
-        Raises
-        ------
-        IncompatibleError
-            See :func:`sdescore.score.interface.require_label`.
-        """
+        """Refuse a label that no part takes, or None where one needs it, as the parts do."""
         if label is not None:
             require_third_argument(self)
 

@@ -14,16 +14,8 @@ start gives the method its name:
 ===========================  ===================================================================
 contrastive divergence       at the data, few steps (Hinton 2002, Neural Computation 14(8))
 persistent (PCD)             where they ended: a replay buffer (Tieleman 2008, ICML)
-
-:class:`sdescore.losses.ReplayBuffer` is that buffer.
-
-===
 with reinitialisation        the same, a share afresh (Du & Mordatch 2019, arXiv:1903.08689)
 ===========================  ===================================================================
-
-:class:`sdescore.losses.ReplayBuffer` is that buffer.
-
-===
 
 :class:`sdescore.losses.ReplayBuffer` is that buffer.
 

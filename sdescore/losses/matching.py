@@ -36,17 +36,11 @@ from sdescore.typing import Time
 
 
 class ScoreAt(nn.Module):
-    """A model as a score of x alone: its time and its labels are bound, where it takes any.
+    """A model as a score of x alone: ``arguments``, its times and labels if any, are bound.
 
     It hands out copies of x, so that a model that writes to its input harms nothing. It is a
-    module so that checks find the model's weights and its dropout.
-
-    Attributes
-    ----------
-    arguments : tuple of Tensor
-        What the model is called with beside x: nothing, the times, or the times and labels.
-    sigma : Tensor or None
-        The noise level ``(B,)`` float64 of the states, where they have one.
+    module so that checks find the model's weights and its dropout. ``sigma`` is the noise level
+    ``(B,)`` of the states, where they have one.
     """
 
     def __init__(
@@ -121,10 +115,7 @@ def matching(
 
 @contextmanager
 def with_gradients() -> Iterator[bool]:
-    """Autograd on, under ``no_grad`` and inference mode too: a divergence is a derivative.
-
-    Yields whether it was on outside, so that the loss itself is to be differentiated.
-    """
+    """Autograd on, under ``no_grad`` and inference mode too; yields whether it was on outside."""
     outside = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.enable_grad():
         yield outside

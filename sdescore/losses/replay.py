@@ -1,4 +1,4 @@
-"""Chains that persist from one training step to the next (Tieleman 2008; Du & Mordatch 2019)."""
+"""Langevin chains that persist from one training step to the next."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["ReplayBuffer"]
 
 
 class ReplayBuffer:
-    """Chains that go on from one training step to the next.
+    """Chains that go on from one training step to the next (Tieleman 2008; Du & Mordatch 2019).
 
     Take some out, run them a little under the present energy, put them back. Each chain taken
     out is started afresh with probability ``reinit``, so that modes the chains have left can be
-    found again; 0 is Tieleman's persistent chain, 1 starts all afresh.
+    found again; 0 is Tieleman's persistent chain.
 
     Parameters
     ----------
@@ -49,12 +49,10 @@ class ReplayBuffer:
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> from sdescore.losses.replay import ReplayBuffer
-    >>> from sdescore.langevin.chains import chains
     >>> energy = ss.EnergyModel(lambda x: -0.5 * x.square().sum(-1))
-    >>> buffer = ReplayBuffer(100, lambda n, g: torch.randn(n, 2, generator=g))
+    >>> buffer = ss.losses.ReplayBuffer(100, lambda n, g: torch.randn(n, 2, generator=g))
     >>> index, start = buffer.draw(16)
-    >>> buffer.update(index, chains(energy, start, 0.1, 5, seed=1).x)
+    >>> buffer.update(index, ss.langevin.chains(energy, start, 0.1, 5, seed=1).x)
     """
 
     def __init__(
@@ -71,10 +69,8 @@ class ReplayBuffer:
         self._generator = torch.Generator("cpu").manual_seed(checks.count("seed", seed, at_least=0))
         chains = fresh(size, self._generator)
         checks.state(chains, "the fresh chains")
-        if len(chains) != size:
-            raise ShapeError(
-                f"expected fresh({size}, generator) to make {size} rows, got {tuple(chains.shape)}"
-            )
+        expected = f"fresh({size}, generator) to make {size} rows"
+        checks.that(len(chains) == size, expected, tuple(chains.shape), ShapeError)
         self.chains = chains.detach().clone()
 
     def __len__(self) -> int:
@@ -91,15 +87,14 @@ class ReplayBuffer:
             ``fresh`` returned another shape than at first.
         """
         n = checks.count("n", n, at_most=len(self))
-        order = torch.randperm(
-            len(self), generator=self._generator, device="cpu", dtype=torch.int64
-        )
+        source = self._generator
+        order = torch.randperm(len(self), generator=source, device="cpu", dtype=torch.int64)
         index = order[:n].to(self.chains.device)
         x = self.chains[index]
-        u = torch.rand(n, generator=self._generator, device="cpu", dtype=torch.float32)
+        u = torch.rand(n, generator=source, device="cpu", dtype=torch.float32)
         again = (u < self.reinit).nonzero().flatten()
         if len(again):
-            fresh = self._fresh(len(again), self._generator).to(x)
+            fresh = self._fresh(len(again), source).to(x)
             again = again.to(x.device)
             checks.same_shape(fresh, x[again], "the fresh chains", "those in the buffer")
             x[again] = fresh
@@ -115,17 +110,11 @@ class ReplayBuffer:
         ParameterError
             NaN or infinity in ``x`` in the buffer's dtype, which no later run would get rid of.
         """
-        if (
-            not isinstance(index, Tensor)
-            or index.dtype != torch.int64
-            or index.ndim != 1
-            or not bool(((index >= 0) & (index < len(self))).all())
-            or len(set(index.tolist())) != len(index)
-        ):
-            raise ShapeError(
-                f"expected the index that draw() gave, different integers in 0 … {len(self) - 1}, "
-                f"got {index!r:.100}"
-            )
+        drawn = isinstance(index, Tensor) and index.dtype == torch.int64 and index.ndim == 1
+        found = set(index.tolist()) if drawn else set()
+        if not drawn or len(found) != len(index) or not found <= set(range(len(self))):
+            expected = f"the index that draw() gave, different integers in 0 … {len(self) - 1}"
+            checks.refuse(expected, f"{index!r:.100}", ShapeError)
         checks.same_shape(x, self.chains[index], "x", "the chains drawn")
         self.chains[index] = self._as_chains(x, "x")
 
@@ -140,20 +129,16 @@ class ReplayBuffer:
         ------
         IncompatibleError
             Other entries than a buffer's, or no state of a generator.
-        ShapeError
-            Chains of another shape.
-        ParameterError
-            NaN or infinity in the chains in the buffer's dtype.
+        ShapeError, ParameterError
+            Chains that do not fit, as in :meth:`update`.
         """
-        if not isinstance(state, Mapping) or set(state) != {"chains", "generator"}:
-            got = list(state) if isinstance(state, Mapping) else type(state).__name__
-            raise IncompatibleError(
-                f"expected the entries chains and generator, got {got!r:.200}; pass what "
-                "ReplayBuffer.state_dict() returned"
-            )
+        found = list(state) if isinstance(state, Mapping) else type(state).__name__
+        if set(found) != {"chains", "generator"}:
+            got = f"{found!r:.200}; pass what ReplayBuffer.state_dict() returned"
+            checks.refuse("the entries chains and generator", got, IncompatibleError)
         chains, generator = state["chains"], state["generator"]
         checks.same_shape(chains, self.chains, "the saved chains", "those of this buffer")
-        found = self._as_chains(chains, "the saved chains")
+        saved = self._as_chains(chains, "the saved chains")
         try:
             restored = torch.Generator("cpu")
             restored.set_state(generator.cpu())
@@ -162,7 +147,7 @@ class ReplayBuffer:
                 f"expected the state of a generator, got {generator!r:.100}: {error!s:.100}"
             ) from None
         self._generator = restored
-        self.chains.copy_(found)
+        self.chains.copy_(saved)
 
     def _as_chains(self, x: Tensor, name: str) -> Tensor:
         """``x`` like the chains, refused unless it is finite in their dtype."""

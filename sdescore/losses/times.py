@@ -37,7 +37,7 @@ class LogSNRTimes(TimeDistribution):
     In the log-SNR the objective does not depend on the SDE's clock (Kingma et al. 2021,
     arXiv:2107.00630, section 5.1). With ``weighting="sigma2"`` it is the likelihood's objective
     :math:`\int \tfrac12 g^2 \|s - \nabla \log p\|^2 \mathrm{d}t`, divided by the range of the
-    log-SNR. On :class:`sdescore.VESDE` this is :class:`UniformTimes`.
+    log-SNR. On :class:`sdescore.VESDE` this is uniform.
 
     Examples
     --------
@@ -145,7 +145,8 @@ class LogNormalTimes(TimeDistribution):
         # Φ rounds to 1 far up, and never far down: a range above the mean is reflected.
         reflected = low > 0
         a, b = (-high, -low) if reflected else (low, high)
-        below, upto = normal_cdf(a), normal_cdf(b)
+        # Φ(v) to full relative accuracy for v <= 0.
+        below, upto = (0.5 * math.erfc(-v / math.sqrt(2)) for v in (a, b))
         checks.that(
             upto - below > 1e-300,
             f"log(σ/α) in [{-0.5 * highest:g}, {-0.5 * lowest:g}], the range of "
@@ -172,8 +173,3 @@ def log_snr_range(sde: LinearSDE) -> tuple[float, float]:
 def times_at(sde: LinearSDE, log_snr: Tensor) -> Tensor:
     """The times of log-SNRs in the SDE's range; rounding does not leave [t_min, T]."""
     return sde.time_at_log_snr(log_snr).clamp(sde.t_min, sde.T)
-
-
-def normal_cdf(v: float) -> float:
-    """Φ(v), to full relative accuracy for v <= 0."""
-    return 0.5 * math.erfc(-v / math.sqrt(2))

@@ -1,12 +1,4 @@
-r"""Weightings :math:`w(t)` of the squared score error.
-
-A weighting is any function ``(sde, t) -> w`` of float64 times ``(B,)``, w >= 0 and ``(B,)``:
-
-.. code-block:: python
-
-    def x0_error(sde, t):  # w‖s − ∇log p‖² = ‖x̂₀ − x₀‖²
-        alpha, sigma = sde.marginal(t)
-        return (sigma**2 / alpha) ** 2
+r"""Weightings :math:`w(t)` of the squared score error: functions ``(sde, t) -> w``.
 
 Papers put their weight on the error of the score, of ε or of x₀. One error is the other times a
 number,
@@ -14,7 +6,8 @@ number,
 .. math:: \sigma^2 \|s - \nabla \log p\|^2 = \|\hat\epsilon - \epsilon\|^2
    = \mathrm{SNR}\, \|\hat x_0 - x_0\|^2, \qquad \mathrm{SNR} = \frac{\alpha^2}{\sigma^2} ,
 
-so a weight v of the x₀ error is :math:`w = v\,\sigma^2/\mathrm{SNR}` here:
+so a weight v of the x₀ error is :math:`w = v\,\sigma^2/\mathrm{SNR}` here, and
+:math:`(\sigma^2/\alpha)^2` weighs x₀ evenly:
 
 ====================  ==============================  ===================  ====================
 weighting             w, of the score error           of the ε error       of the x₀ error
@@ -136,20 +129,13 @@ NAMED: dict[str, Weighting] = {"sigma2": sigma2, "likelihood": likelihood}
 
 
 def named_weighting(weighting: str | Weighting) -> Weighting:
-    """The weighting of that name, or the callable itself.
-
-    Raises
-    ------
-    IncompatibleError
-        An unknown name, or neither a name nor a function: a class that was not called.
-    """
+    """The weighting of that name, or the callable itself; a class is refused."""
     if isinstance(weighting, str) and weighting in NAMED:
         return NAMED[weighting]
     if isinstance(weighting, str | type) or not callable(weighting):
-        raise IncompatibleError(
-            f"expected weighting among {', '.join(map(repr, NAMED))} or a function (sde, t) -> w "
-            f"such as MinSNR(), got {weighting!r}"
-        )
+        names = ", ".join(map(repr, NAMED))
+        expected = f"weighting among {names} or a function (sde, t) -> w such as MinSNR()"
+        checks.refuse(expected, repr(weighting), IncompatibleError)
     return weighting
 
 
@@ -164,25 +150,15 @@ def one_per_time(name: str, value: object, t: Tensor) -> Tensor:
 def per_sample_number(
     name: str, value: float | Tensor, x: Tensor, *, positive: bool = False
 ) -> Tensor:
-    """A number for all samples or one for each, ``()`` or ``(B,)`` float64, on ``x``'s device.
-
-    Raises
-    ------
-    ShapeError
-        A tensor of another shape.
-    ParameterError
-        Not finite or negative; or 0, where it is to be positive.
-    """
+    """A number >= 0 for all samples or one for each, ``()`` or ``(B,)`` float64 beside ``x``."""
     if not isinstance(value, Tensor):
         least, above = (None, 0.0) if positive else (0.0, None)
         return float64(checks.number(name, value, at_least=least, above=above), like=x)
-    if value.shape not in ((), x.shape[:1]):
-        checks.refuse(
-            f"{name} as a number or one per sample, ({len(x)},)", tuple(value.shape), ShapeError
-        )
+    expected = f"{name} as a number or one per sample, ({len(x)},)"
+    checks.that(value.shape in ((), x.shape[:1]), expected, tuple(value.shape), ShapeError)
     inside = value > 0 if positive else value >= 0
-    wanted = f"0 {'<' if positive else '<='} {name} < ∞"
     if not bool((inside & value.isfinite()).all()):
-        checks.refuse(wanted, f"values in [{value.min().item():g}, {value.max().item():g}]")
+        expected = f"0 {'<' if positive else '<='} {name} < ∞"
+        checks.refuse(expected, f"values in [{value.min().item():g}, {value.max().item():g}]")
     # A tensor of inference mode cannot enter autograd; its copy can.
     return float64(value.clone() if value.is_inference() else value, like=x)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 import sdescore as ss
-from sdescore.score.gaussian import GaussianScore
+from sdescore.score.mixture import GaussianScore
 
 CONSTANT, START = 0, 1
 ROUNDING = 1e-11

@@ -20,7 +20,7 @@ from sdescore.predictors.exponential_runge_kutta import ExponentialRungeKutta
 from sdescore.predictors.heun import Heun
 from sdescore.predictors.runge_kutta import RungeKutta4
 from sdescore.predictors.stochastic_heun import StochasticHeun
-from sdescore.score.gaussian import GaussianScore
+from sdescore.score.mixture import GaussianScore
 from tests.helpers.affine import extrapolated, slope
 from tests.helpers.strategies import REPRESENTATIVES
 

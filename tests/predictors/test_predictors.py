@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdescore as ss
-from sdescore.score.gaussian import GaussianScore
+from sdescore.score.mixture import GaussianScore
 from tests.helpers.strategies import REPRESENTATIVES, linear_sdes, ordered_times
 
 pytestmark = pytest.mark.fast

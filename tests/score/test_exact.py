@@ -17,8 +17,7 @@ from scipy import integrate, stats
 
 import sdescore as ss
 from sdescore.score.empirical import EmpiricalScore
-from sdescore.score.gaussian import GaussianScore
-from sdescore.score.mixture import MixtureScore
+from sdescore.score.mixture import GaussianScore, MixtureScore
 
 f64 = torch.float64
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.score.gaussian import GaussianScore
+from sdescore.score.mixture import GaussianScore
 
 NAN, INF = math.nan, math.inf
 PREDICTIONS = ("score", "epsilon", "x0", "v", "velocity", "F")

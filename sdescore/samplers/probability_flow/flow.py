@@ -28,7 +28,7 @@ from sdescore.samplers.request import (
     require_init,
     require_mean_or_none,
 )
-from sdescore.score.tweedie import tweedie_mean
+from sdescore.score.parameterization import tweedie_mean
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Score
 

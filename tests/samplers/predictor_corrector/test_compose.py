@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.score.gaussian import GaussianScore
+from sdescore.score.mixture import GaussianScore
 from tests.helpers.affine import Modes, coefficients, law
 from tests.helpers.methods import Heun, Multistep
 from tests.helpers.strategies import REPRESENTATIVES, grids, linear_sdes, log_uniform

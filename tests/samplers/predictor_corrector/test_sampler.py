@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.score.gaussian import GaussianScore
+from sdescore.score.mixture import GaussianScore
 from tests.helpers.methods import Heun, Multistep
 
 VP = ss.VPSDE()
