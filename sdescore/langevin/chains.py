@@ -125,7 +125,7 @@ def chains(
         Replaces the seeded noise. Draw 0 is the first velocity, step k uses draw k, or 2k − 1
         and, for the test, 2k with ``"mala"``.
     return_path, thin : bool, int
-        Whether to keep the n states, and of them each ``thin``-th.
+        Whether to keep the n states; if so, each ``thin``-th of them.
 
     Raises
     ------

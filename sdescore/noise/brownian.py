@@ -30,7 +30,7 @@ class BrownianPath:
     Parameters
     ----------
     seed, samples, event_shape, device
-        As of a :class:`NormalStream`: ``W_t`` of one sample has the shape of its event.
+        As in :class:`~sdescore.noise.NormalStream`; ``event_shape`` is that of a sample's ``W_t``.
     T : float
         End of the path, > 0, or ``ParameterError``.
     """
