@@ -61,10 +61,8 @@ def save(
     model : ScoreModel
         An SDE or network from outside the package is saved by its name, its weights included;
         loading then needs ``sde=`` or ``net=``.
-    ema : EMA, optional
-        The average of ``model.net``.
-    training : TrainingRecord, optional
-        What resuming needs; :func:`sdescore.train` makes it.
+    ema, training : EMA, TrainingRecord, optional
+        The average of ``model.net``; what resuming needs, as :func:`sdescore.train` makes it.
     info : dict, optional
         Your own notes, JSON; :func:`sdescore.checkpoint.read_manifest` gives them back.
 

@@ -164,9 +164,15 @@ def chains(
     noises = map(draw, itertools.count(1))
     tau = 0.5 * step if convention == "epsilon" else step
     x = x.detach()
-    chain: Iterator[tuple[Tensor, Tensor]]
+
+    def unadjusted(x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        spread = math.sqrt(2 * tau * temperature)
+        for z in noises:
+            x = x + tau * P.apply(target(x)) + spread * P.sqrt_apply(z)
+            yield x, z
+
     if method == "unadjusted":
-        chain = _unadjusted(x, target, tau, temperature, P, noises)
+        chain = unadjusted(x)
     elif method == "mala":
         chain = mala(x, target, target.log_density, tau, temperature, P, noises)
     else:
@@ -182,20 +188,6 @@ def chains(
         if k > 0 and path is not None and k % thin == 0:
             path[k // thin - 1] = x
     return LangevinRun(x, path, accepted / n if method == "mala" else None, target.evaluations)
-
-
-def _unadjusted(
-    x: Tensor,
-    score: Callable[[Tensor], Tensor],
-    tau: float,
-    temperature: float,
-    P: Preconditioner,
-    noises: Iterator[Tensor],
-) -> Iterator[tuple[Tensor, Tensor]]:
-    spread = math.sqrt(2 * tau * temperature)
-    for z in noises:
-        x = x + tau * P.apply(score(x)) + spread * P.sqrt_apply(z)
-        yield x, z
 
 
 class _Target:

@@ -51,7 +51,8 @@ def mala(
     finite could only stand still and look well: it becomes NaN.
     """
     here = evaluate(x, score, log_density, P)
-    here = here._replace(x=torch.where(align(here.is_finite(), x), x, torch.nan))
+    finite = (here.log_density + here.speed).isfinite()
+    here = here._replace(x=torch.where(align(finite, x), x, torch.nan))
     spread = math.sqrt(2 * tau * temperature)
     for z in noises:
         y = here.x + tau * P.apply(here.score) + spread * P.sqrt_apply(z)
@@ -71,10 +72,6 @@ class Point(NamedTuple):
     score: Tensor
     log_density: Tensor  # (B,), up to a constant, in at least x's precision
     speed: Tensor  # (B,), sᵀ P s
-
-    def is_finite(self) -> Tensor:
-        """Whether density and score are, ``(B,)``."""
-        return (self.log_density + self.speed).isfinite()
 
 
 def evaluate(

@@ -3,10 +3,6 @@ r"""Where a sampler's random numbers come from.
 A sampler numbers its draws: draw 0 starts the chain, draws 1, 2, … are the ``z`` of its
 stochastic stages in order. A source answers "draw k of samples i … j", so the noise of a
 sample depends on the seed and its index, never on the batch it travels in.
-
-:class:`SeededNoise` is the default, :class:`ReplayNoise` replays your own numbers (to compare with
-another program, or to test with zeros), :class:`sdescore.noise.BrownianNoise` takes all increments
-from one path per sample, so that a finer grid sees the same path.
 """
 
 from __future__ import annotations
@@ -96,7 +92,7 @@ class _SeededStream(NoiseStream):
 
 @dataclass(frozen=True)
 class SeededNoise(NoiseSource):
-    """Sample ``i`` gets the stream ``(seed, i)``; see :mod:`sdescore.noise.counter`.
+    """The default: sample ``i`` gets the stream ``(seed, i)`` of :mod:`sdescore.noise.counter`.
 
     Parameters
     ----------
@@ -125,12 +121,13 @@ class SeededNoise(NoiseSource):
 
 @dataclass(frozen=True, eq=False)
 class ReplayNoise(NoiseSource):
-    """Your own numbers: ``values[k]`` is draw ``k`` of the whole request.
+    """Your own numbers, to compare with another program, or to test with zeros.
 
     Parameters
     ----------
     values : Tensor
-        ``(draws, B, *E)``; ``values[0]`` starts the chain (unused where ``init=`` is given).
+        ``(draws, B, *E)``; ``values[k]`` is draw ``k`` of the whole request, and ``values[0]``
+        starts the chain (unused where ``init=`` is given).
     """
 
     values: Tensor

@@ -146,8 +146,14 @@ class LinearSDE(SDE):
         Where σ(0) is not 0 (:class:`sdescore.VESDE`) ``transition(0, t)`` starts from the state at
         time 0, which already carries σ(0); ``kernel(t)`` starts from the clean datum.
         """
-        s64, t64 = check_order(checks.time(s, self.T, "s"), checks.time(t, self.T))
-        return AffineKernel(*self._transition(s64, t64))
+        s, t = checks.time(s, self.T, "s"), checks.time(t, self.T)
+        if s.ndim and t.ndim and s.shape != t.shape:
+            got = f"{tuple(s.shape)} and {tuple(t.shape)}"
+            checks.refuse("s and t of one shape, or one of them a single time", got, ShapeError)
+        if not bool((s <= t).all()):
+            got = f"s up to {s.max().item():g} and t from {t.min().item():g}"
+            checks.refuse("s <= t, for the forward kernel runs from s to t", got, TimeError)
+        return AffineKernel(*self._transition(s, t))
 
     def bridge(self, s: Time, t: Time) -> Bridge:
         """``x_s | x_t, x_0`` for ``s <= t``, DDPM's posterior; see :class:`sdescore.sde.Bridge`.
@@ -282,14 +288,3 @@ def elementwise(name: str, value: object, t: Tensor) -> Tensor:
         expected = f"{name} to be elementwise: real, one number a time (as torch.ones_like(t))"
         checks.refuse(expected, f"{type(value).__name__}, {value!r:.100}", ScheduleError)
     return value
-
-
-def check_order(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """``(s, t)``, refused unless ``s <= t`` everywhere."""
-    if s.ndim and t.ndim and s.shape != t.shape:
-        got = f"{tuple(s.shape)} and {tuple(t.shape)}"
-        checks.refuse("s and t of one shape, or one of them a single time", got, ShapeError)
-    if not bool((s <= t).all()):
-        got = f"s up to {s.max().item():g} and t from {t.min().item():g}"
-        checks.refuse("s <= t, for the forward kernel runs from s to t", got, TimeError)
-    return s, t
