@@ -141,10 +141,9 @@ def gaussian_error(
     IncompatibleError
         A step that is not affine, an SDE that is not linear, or both or none of ``spectrum``
         and ``data``.
-    ShapeError
-        ``spectrum`` or ``mean`` is not ``(M,)``, or there are fewer than two data.
-    ParameterError
-        NaN or infinite values, a negative variance or ``score_error``.
+    ShapeError, ParameterError
+        ``spectrum`` or ``mean`` is not ``(M,)``, or there are fewer than two data; NaN or infinite
+        values, a negative variance or ``score_error``.
 
     Examples
     --------

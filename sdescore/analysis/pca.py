@@ -102,18 +102,15 @@ def local_spectra(
 
     Raises
     ------
-    ShapeError
-        Fewer than two data, or no tensor of real numbers.
-    ParameterError
-        A number out of range, NaN or infinity.
+    ShapeError, ParameterError
+        Fewer than two data, or no tensor of real numbers; a number out of range, NaN or infinity.
 
     Notes
     -----
     k sets the scale: the neighbours fill a ball. Along directions in which the data are wider than
     the ball, the variances are those of the ball. Along narrower directions they are the data's
-    own, enlarged by curvature or by a second mode in the ball. With k below about 2 d, sampling
-    errors matter: the largest variances come out too large and the smallest too small. Where d > k
-    the k × k Gram matrix replaces the covariance, so any d will do.
+    own, enlarged by curvature or by a second mode in the ball. With k below about 2 d, the largest
+    variances come out too large and the smallest too small. Any d will do.
     """
     x = data_rows(data)
     n = min(len(x), SEARCHED)

@@ -181,8 +181,8 @@ class FokkerPlanck:
         TimeError
             Times outside [0, T] or in the wrong order for this SDE.
         ParameterError
-            A number out of its range, ``p0`` negative, not finite or without mass; g < 0; or the
-            box is too small: the outermost cells hold more than ``max_wall_mass``.
+            A number out of its range; ``p0`` negative, not finite or without mass; g < 0; or more
+            than ``max_wall_mass`` in the outermost cells, of a box that is too small.
         DivergenceError
             The drift is not finite, or ``max_products`` do not suffice.
         """
@@ -237,11 +237,9 @@ class FokkerPlanck:
 
         Raises
         ------
-        TimeError
-            ``t`` is outside [0, T].
-        IncompatibleError
-            There is no single such density, or rounding may move it by more than 1e-6: g(t) = 0, or
-            wells parted by a high barrier (20 times the temperature, say).
+        TimeError, IncompatibleError
+            ``t`` is outside [0, T]; there is no single such density, or rounding may move it by
+            more than 1e-6: g(t) = 0, or a high barrier (20 times the temperature, say).
         """
         mass = stationary_mass(self.generator(t))
         return torch.from_numpy(mass).reshape(self._box.cells) / self._box.volume

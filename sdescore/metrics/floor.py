@@ -109,10 +109,9 @@ def noise_floor(
 
     Raises
     ------
-    ShapeError
-        The reference cannot be split into parts of these sizes.
-    ParameterError
-        NaN or infinite values in the reference, fewer than two repeats, or no whole seed.
+    ShapeError, ParameterError
+        The reference cannot be split into parts of these sizes, or has NaN or infinite values;
+        fewer than two repeats, or no whole seed.
 
     Examples
     --------
@@ -133,10 +132,9 @@ def noise_floor(
 def relative_to_floor(
     metric: Metric, x: Tensor, reference: Tensor, floor: NoiseFloor | None = None
 ) -> RelativeDistance:
-    """Distance of samples to a reference, divided by the noise floor.
+    """Distance of samples to a reference, divided by the noise floor, at equal sizes.
 
-    The protocol is described in :mod:`sdescore.metrics.floor`: over random splits of the
-    reference into A and B, mean metric(x, B) over mean metric(A, B), at equal sizes.
+    :mod:`sdescore.metrics.floor` describes the protocol.
 
     Parameters
     ----------
@@ -152,10 +150,9 @@ def relative_to_floor(
 
     Raises
     ------
-    ShapeError
-        x has fewer samples than the floor's first size, or does not fit the reference.
-    ParameterError
-        NaN or infinite values, or a floor of zero (a reference without spread).
+    ShapeError, ParameterError
+        x has fewer samples than the floor's first size, or does not fit the reference; NaN or
+        infinite values, or a floor of zero (a reference without spread).
 
     Examples
     --------

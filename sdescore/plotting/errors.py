@@ -38,6 +38,8 @@ def plot_error_against_steps(
 ) -> Figure:
     """The exact W2 of samplers on Gaussian data against what a sample costs, both logarithmic.
 
+    A curve a recipe, of :attr:`sdescore.analysis.GaussianError.w2` against ``evaluations``.
+
     Parameters
     ----------
     recipes : Mapping[str, callable]
@@ -49,11 +51,6 @@ def plot_error_against_steps(
         As in :func:`sdescore.analysis.gaussian_error`.
     title : str, optional
         Written above.
-
-    Returns
-    -------
-    Figure
-        A curve a recipe, of :attr:`sdescore.analysis.GaussianError.w2` against ``evaluations``.
 
     Raises
     ------
@@ -87,6 +84,9 @@ def plot_error_by_mode(
 ) -> Figure:
     """By how much too wide (+) or too narrow (−) each mode of Gaussian data comes out.
 
+    A curve a sampler, of :attr:`sdescore.analysis.GaussianError.relative_std`; the ordinate is
+    linear between ±1 % and logarithmic beyond.
+
     Parameters
     ----------
     samplers : Mapping[str, PredictorCorrector]
@@ -98,12 +98,6 @@ def plot_error_by_mode(
         are numbered from 1 in the order given.
     title : str, optional
         Written above.
-
-    Returns
-    -------
-    Figure
-        A curve a sampler, of :attr:`sdescore.analysis.GaussianError.relative_std`; the ordinate is
-        linear between ±1 % and logarithmic beyond.
 
     Raises
     ------

@@ -36,6 +36,8 @@ def plot_score_field(
 ) -> Figure:
     """A score in the plane as arrows, over the log density (or the size of the score).
 
+    Arrows are in true proportion, those of the 90 % quantile as long as a cell.
+
     Parameters
     ----------
     score : callable
@@ -54,19 +56,13 @@ def plot_score_field(
     device : torch.device or str, optional
         Where the score is evaluated, in float32. Default: the device of ``data``, or the CPU.
 
-    Returns
-    -------
-    Figure
-        Arrows in true proportion, those of the 90 % quantile as long as a cell.
-
     Raises
     ------
-    ShapeError
-        ``data`` or the score's output is not ``(N, 2)``.
+    ShapeError, ParameterError
+        ``data`` or the score's output is not ``(N, 2)``; an empty ``extent``, ``arrows`` or
+        ``resolution`` below 1.
     DivergenceError
         The score is NaN or infinite at an arrow.
-    ParameterError
-        An empty ``extent``, ``arrows`` or ``resolution`` below 1.
     """
     usable = len(extent) == 4 and all(map(checks.is_number, extent))
     usable = usable and extent[0] < extent[1] and extent[2] < extent[3]
@@ -131,6 +127,8 @@ def plot_schedule(
 ) -> Figure:
     r"""α, σ and log-SNR = log(α²/σ²) of linear SDEs against t/T, from ``t_min`` to T.
 
+    Three panels; σ on a logarithmic axis. Where log-SNR is infinite its curve ends.
+
     Parameters
     ----------
     sdes : Mapping[str, LinearSDE]
@@ -139,11 +137,6 @@ def plot_schedule(
         Points a curve, evenly spaced in t.
     title : str, optional
         Written above.
-
-    Returns
-    -------
-    Figure
-        Three panels; σ on a logarithmic axis. Where log-SNR is infinite its curve ends.
 
     Raises
     ------

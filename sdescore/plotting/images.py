@@ -28,7 +28,7 @@ def plot_samples(
     value_range: tuple[float, float] = (-1.0, 1.0),
     title: str | None = None,
 ) -> Figure:
-    """A grid of images, row by row.
+    """A grid of images, row by row, as one picture with values in [0, 1], one pixel a pixel.
 
     Parameters
     ----------
@@ -42,17 +42,10 @@ def plot_samples(
     title : str, optional
         Written above.
 
-    Returns
-    -------
-    Figure
-        Its only image holds the grid with values in [0, 1], one pixel a pixel.
-
     Raises
     ------
-    ShapeError
-        Not images, or none.
-    ParameterError
-        ``columns`` below 1, or an empty ``value_range``.
+    ShapeError, ParameterError
+        Not images, or none; ``columns`` below 1, or an empty ``value_range``.
     """
     images = _images(x, "x")
     if columns is None:
@@ -70,24 +63,15 @@ def plot_rows(
 ) -> Figure:
     """A labelled row of images for every entry, e.g. real data on top and then each sampler.
 
+    Picture, ``value_range``, ``title`` and errors are as in :func:`plot_samples`; no rows, or
+    images of different sizes, are a ShapeError.
+
     Parameters
     ----------
     rows : Mapping[str, Tensor]
         Label → images as in :func:`plot_samples`, all of one size; N may differ.
     columns : int
         Images shown of each entry, the first ones; where there are fewer the row ends early.
-    value_range, title
-        As in :func:`plot_samples`.
-
-    Returns
-    -------
-    Figure
-        Its only image holds all rows with values in [0, 1].
-
-    Raises
-    ------
-    ShapeError, ParameterError
-        As :func:`plot_samples`; ShapeError also for images of different sizes.
     """
     columns = checks.count("columns", columns)
     checks.that(bool(rows), "at least one row of images", "an empty mapping", ShapeError)
@@ -106,6 +90,9 @@ def plot_trajectory(
 ) -> Figure:
     """How samples form: one row a sample, one column a time.
 
+    Picture and errors are as in :func:`plot_samples`; no states, shapes that differ, or not one
+    time per state, are a ShapeError.
+
     Parameters
     ----------
     states : sequence of Tensor, or Tensor
@@ -117,18 +104,6 @@ def plot_trajectory(
         early, noisy states of a variance-exploding process legible.
     title : str, optional
         Written above.
-
-    Returns
-    -------
-    Figure
-        Its only image holds the strip with values in [0, 1].
-
-    Raises
-    ------
-    ShapeError
-        No states, not images, shapes that differ, or not one time per state.
-    ParameterError
-        An empty ``value_range``.
     """
     columns = [_images(state, f"states[{i}]") for i, state in enumerate(states)]
     times = [float(t) for t in times]

@@ -150,12 +150,10 @@ def optimal_grid(
     IncompatibleError
         A predictor without a tableau or with churn, an SDE that is not linear, both or none of
         ``data`` and ``spectrum``, or ``weights=True`` for a predictor that has no such weights.
-    ParameterError
-        A number out of range, or data that are not finite or do not vary.
+    ParameterError, ShapeError
+        A number out of range, or data of a wrong shape, not finite, or that do not vary.
     ScheduleError
         An SDE whose log-SNR is infinite at T or t_min.
-    ShapeError
-        ``data`` or ``spectrum`` of a wrong shape.
 
     Notes
     -----
@@ -174,8 +172,8 @@ def optimal_grid(
     (6, True)
     """
     checks.linear(sde, type(predictor).__name__)
-    if not predictor.is_affine(sde):
-        raise IncompatibleError(f"expected a predictor with a tableau, got {predictor!r}")
+    affine, got = predictor.is_affine(sde), f"{predictor!r}"
+    checks.that(affine, "a predictor with a tableau", got, IncompatibleError)
     steps = checks.count("steps", steps, at_least=2)
     if trajectories is not None:
         trajectories = checks.count("trajectories", trajectories)
