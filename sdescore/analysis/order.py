@@ -30,20 +30,16 @@ def order(predictor: Predictor, sde: LinearSDE, *, steps: int = 128) -> float:
 
     Parameters
     ----------
-    predictor : Predictor
-        With a tableau on this SDE.
-    sde : LinearSDE
-        Any.
+    predictor, sde : Predictor, LinearSDE
+        A predictor with a tableau on this SDE.
     steps : int
         Steps of the coarser grid, >= 2. With more, the figure is nearer its limit, until rounding
         errors dominate.
 
     Raises
     ------
-    IncompatibleError
-        The predictor has no tableau.
-    ParameterError
-        Too few steps.
+    IncompatibleError, ParameterError
+        The predictor has no tableau, or there are too few steps.
 
     Examples
     --------
@@ -63,6 +59,4 @@ def error_of_steps(predictor: Predictor, sde: LinearSDE, steps: int) -> float:
     log_snr = torch.linspace(first, last, steps + 1, dtype=torch.float64, device="cpu")
     times = sde.time_at_log_snr(log_snr)
     sampler = PredictorCorrector(sde, predictor=predictor, grid=CustomGrid(times), denoise=False)
-    return gaussian_error(
-        sampler, torch.tensor(SPECTRUM, dtype=torch.float64, device="cpu")
-    ).w2_of_steps.item()
+    return gaussian_error(sampler, times.new_tensor(SPECTRUM)).w2_of_steps.item()

@@ -49,22 +49,23 @@ class Judge:
         pixels = self.images[fitted].flatten(1).numpy()
         self.classifier.fit(pixels, self.labels[fitted].numpy())
         probability = self._probability(self.images[held_out])
-        self.held_out = {
-            "images": len(held_out),
-            "accuracy": (probability.argmax(1) == self.labels[held_out]).double().mean().item(),
-            "confidence": probability.amax(1).mean().item(),
-        }
-
-    def _probability(self, images: Tensor) -> Tensor:
-        return torch.from_numpy(self.classifier.predict_proba(images.flatten(1).numpy()))
-
-    def report(self) -> dict[str, Any]:
-        """What the judgements are relative to."""
         distances = {
             name: {"mean": real.mean, "std": real.std, "sizes": real.size}
             for name, real in self.real_distances.items()
         }
-        return {"real_distances": distances, "classifier_on_held_out_digits": self.held_out}
+        classified = {
+            "images": len(held_out),
+            "accuracy": (probability.argmax(1) == self.labels[held_out]).double().mean().item(),
+            "confidence": probability.amax(1).mean().item(),
+        }
+        # What the judgements are relative to.
+        self.report: dict[str, Any] = {
+            "real_distances": distances,
+            "classifier_on_held_out_digits": classified,
+        }
+
+    def _probability(self, images: Tensor) -> Tensor:
+        return torch.from_numpy(self.classifier.predict_proba(images.flatten(1).numpy()))
 
     def __call__(self, samples: Tensor) -> dict[str, Any]:
         """Figures of quality of ``samples`` ``(n, 1, 8, 8)``.

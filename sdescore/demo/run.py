@@ -60,7 +60,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "threads": torch.get_num_threads(),
-        "reference": judge.report(),
+        "reference": judge.report,
         "models": {name: _one_model(name, judge, options) for name in options.sdes},
     }
     say("Learning a score field on 2-D data")

@@ -52,8 +52,8 @@ class Evolution:
     density : Tensor
         ``(n, *cells)``, the first being the start, normalised.
     time_error : Tensor or None
-        ``(n,)``: estimate of the L1 distance to the solution with infinitely fine steps on
-        the same cells; None for fixed steps.
+        ``(n,)``: estimate of the L1 distance to the solution with infinitely fine steps on the
+        same cells, whose own error is not in it; None for fixed steps.
     wall_mass : Tensor
         ``(n,)``: the most mass that the outermost cells held at any step until then.
     products : int

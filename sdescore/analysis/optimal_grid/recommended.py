@@ -36,21 +36,14 @@ def recommended_sampler(
 
     Parameters
     ----------
-    sde : LinearSDE
-        The model's.
     evaluations : int
         Calls of the network for a sample, >= 2.
-    data, spectrum, likelihood, score_error, seed
-        As in :func:`sdescore.optimal_grid`.
+    sde, data, spectrum, likelihood, score_error, seed
+        As in :func:`sdescore.optimal_grid`, as are the errors.
     weights : bool, optional
         Whether to find the method's weights as well, which needs ``data``. By default this is done
         for an exact score. On two trained networks free weights gained little, and were worse at
         five or eight evaluations.
-
-    Raises
-    ------
-    IncompatibleError, ParameterError, ScheduleError, ShapeError
-        As :func:`sdescore.optimal_grid`.
 
     Examples
     --------

@@ -63,17 +63,12 @@ class FlowTrajectories:
 
     Attributes
     ----------
-    surrogate : Surrogate
-        Of the data.
     first, step : float
-        λ of the first node, and its difference from node to node.
+        λ of the first node, and its difference from node to node. Node NODES is at t_min.
     x_bar, slope : Tensor
-        ``(L, B, r)``, x/α and its derivative by λ, in the directions of the mixture. Node NODES is
-        at t_min.
-    x : Tensor
-        ``(B, r)``, the data in which they end.
-    precision : Tensor
-        ``(B, r, r)``, the data's local precision there.
+        ``(L, B, r)``, x/α and its derivative by λ, in the directions of the surrogate's mixture.
+    x, precision : Tensor
+        ``(B, r)`` and ``(B, r, r)``, the data in which they end and their local precision there.
     """
 
     surrogate: Surrogate
