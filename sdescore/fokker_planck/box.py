@@ -75,18 +75,14 @@ class Box:
     def sides(self, axis: int) -> tuple[Tensor, Tensor]:
         """Numbers of the cells before and behind each face of :meth:`faces`, ``(faces,)``."""
         number = torch.arange(math.prod(self.cells), dtype=torch.int64, device="cpu")
-        number = number.reshape(self.cells)
-        inner = self.cells[axis] - 1
-        before, behind = number.narrow(axis, 0, inner), number.narrow(axis, 1, inner)
-        return before.flatten(), behind.flatten()
+        number, inner = number.reshape(self.cells), self.cells[axis] - 1
+        return number.narrow(axis, 0, inner).flatten(), number.narrow(axis, 1, inner).flatten()
 
     @cached_property
     def outermost(self) -> Tensor:
         """``(*cells,)`` bool: the cells that touch the wall."""
-        touching = torch.zeros(self.cells, dtype=torch.bool, device="cpu")
-        for axis, count in enumerate(self.cells):
-            touching.select(axis, 0).fill_(True)
-            touching.select(axis, count - 1).fill_(True)
+        touching = torch.ones(self.cells, dtype=torch.bool, device="cpu")
+        touching[(slice(1, -1),) * len(self.cells)] = False
         return touching
 
     def _lattice(self, normal: int | None = None) -> Tensor:
@@ -100,20 +96,36 @@ class Box:
             lines.append(low + steps * width)
         return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1)
 
+    def from_log_density(self, log_density: LogDensity) -> Tensor:
+        """``exp(log_density)`` at the cells' centres, scaled to mass 1: ``(*cells,)`` float64."""
+        points = self.centres.flatten(0, -2)
+        with torch.no_grad(), float64_states("a log density"):
+            values = log_density(points)
+        fits = isinstance(values, Tensor) and values.shape == points.shape[:1]
+        expected = f"a log density (N, d) -> (N,), with N = {len(points)} here"
+        checks.that(fits, expected, _shape(values), ShapeError)
+        values = values.double()
+        top = values.max().item()
+        expected = "a log density below +inf, finite on some cell"
+        checks.that(checks.is_number(top), expected, f"a maximum {top}")
+        return self.normalised((values - top).exp().reshape(self.cells))
 
-def from_log_density(box: Box, log_density: LogDensity) -> Tensor:
-    """``exp(log_density)`` at the cells' centres, scaled to mass 1: ``(*cells,)`` float64."""
-    points = box.centres.flatten(0, -2)
-    with torch.no_grad(), float64_states("a log density"):
-        values = log_density(points)
-    fits = isinstance(values, Tensor) and values.shape == points.shape[:1]
-    expected = f"a log density (N, d) -> (N,), with N = {len(points)} here"
-    checks.that(fits, expected, _shape(values), ShapeError)
-    values = values.double()
-    top = values.max().item()
-    expected = "a log density below +inf, finite on some cell"
-    checks.that(checks.is_number(top), expected, f"a maximum {top}")
-    return _scaled(box, (values - top).exp().reshape(box.cells))
+    def normalised(self, p: Tensor) -> Tensor:
+        """``p`` ``(*cells,)`` scaled to mass 1, float64; refused if it is no density."""
+        fits = isinstance(p, Tensor) and p.shape == self.cells
+        checks.that(fits, f"p0 as a log density or a tensor {self.cells}", _shape(p), ShapeError)
+        p = p.detach().to(device="cpu", dtype=torch.float64)
+        checks.that(bool((p >= 0).all()), "p0 >= 0", f"a smallest value {p.min().item():g}")
+        total = p.sum()
+        checks.number("sum of p0", total.item(), above=0)
+        return p / (total * self.volume)
+
+    def flat_density(self, p: Tensor) -> Tensor:
+        """``(…, *cells)`` → ``(…, N)`` float64."""
+        d = len(self.cells)
+        fits = isinstance(p, Tensor) and p.ndim >= d and p.shape[-d:] == self.cells
+        checks.that(fits, f"densities (…, *cells) with cells {self.cells}", _shape(p), ShapeError)
+        return p.double().flatten(-d)
 
 
 @contextmanager
@@ -128,28 +140,6 @@ def float64_states(what: str) -> Iterator[None]:
             f"expected {what} to take states in float64, got a network that does not ({error}); "
             "use .double() on it"
         ) from error
-
-
-def normalised(box: Box, p: Tensor) -> Tensor:
-    """``p`` ``(*cells,)`` scaled to mass 1, float64; refused if it is no density."""
-    fits = isinstance(p, Tensor) and p.shape == box.cells
-    checks.that(fits, f"p0 as a log density or a tensor {box.cells}", _shape(p), ShapeError)
-    p = p.detach().to(device="cpu", dtype=torch.float64)
-    checks.that(bool((p >= 0).all()), "p0 >= 0", f"a smallest value {p.min().item():g}")
-    checks.number("sum of p0", p.sum().item(), above=0)
-    return _scaled(box, p)
-
-
-def flat_density(box: Box, p: Tensor) -> Tensor:
-    """``(…, *cells)`` → ``(…, N)`` float64."""
-    d = len(box.cells)
-    fits = isinstance(p, Tensor) and p.ndim >= d and p.shape[-d:] == box.cells
-    checks.that(fits, f"densities (…, *cells) with cells {box.cells}", _shape(p), ShapeError)
-    return p.double().flatten(-d)
-
-
-def _scaled(box: Box, p: Tensor) -> Tensor:
-    return p / (p.sum() * box.volume)
 
 
 def _shape(value: object) -> object:

@@ -25,14 +25,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import DivergenceError, ShapeError
-from sdescore.fokker_planck.box import (
-    Box,
-    LogDensity,
-    flat_density,
-    float64_states,
-    from_log_density,
-    normalised,
-)
+from sdescore.fokker_planck.box import Box, LogDensity, float64_states
 from sdescore.fokker_planck.evolve import Propagator, adaptive, equal_steps
 from sdescore.fokker_planck.generator import Array, Sparse, chain_generator
 from sdescore.fokker_planck.stationary import stationary_mass
@@ -138,7 +131,7 @@ class FokkerPlanck:
             It does not return one number for each point, does not take float64, or has NaN or
             +inf somewhere or −inf everywhere.
         """
-        return from_log_density(self._box, log_density)
+        return self._box.from_log_density(log_density)
 
     def solve(
         self,
@@ -192,7 +185,7 @@ class FokkerPlanck:
         max_products = checks.count("max_products", max_products)
         clock: list[float] = check_times(times, self.sde).tolist()
         down = clock[-1] < clock[0]
-        start = self.density(p0) if callable(p0) else normalised(self._box, p0)
+        start = self.density(p0) if callable(p0) else self._box.normalised(p0)
 
         outermost = self._box.outermost.flatten().numpy()
         worst = 0.0
@@ -246,7 +239,7 @@ class FokkerPlanck:
 
     def mass(self, p: Tensor) -> Tensor:
         """The integral of densities ``(…, *cells)``: ``(…)``."""
-        return flat_density(self._box, p).sum(-1) * self._box.volume
+        return self._box.flat_density(p).sum(-1) * self._box.volume
 
     def moments(self, p: Tensor) -> tuple[Tensor, Tensor]:
         """Mean ``(…, d)`` and covariance ``(…, d, d)`` of densities ``(…, *cells)``.
@@ -258,7 +251,7 @@ class FokkerPlanck:
         ShapeError, ParameterError
             Not ``(…, *cells)``, or a density whose mass is not finite and positive.
         """
-        weights = flat_density(self._box, p)
+        weights = self._box.flat_density(p)
         total = weights.sum(-1, keepdim=True)
         usable = bool(((total > 0) & total.isfinite()).all())
         got = "another sum; drop those without mass"

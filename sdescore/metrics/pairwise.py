@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import ParameterError
 from sdescore.metrics.samples import flatten, flatten_pair, shuffled
 
 __all__ = ["energy_distance", "median_bandwidth", "mmd", "mmd_squared"]
@@ -167,11 +166,10 @@ def median_bandwidth(x: Tensor, y: Tensor | None = None, seed: int = 0) -> float
     shown = (order[:_MEDIAN_SAMPLES] for order in orders)
     pooled = torch.cat([a[indices] for a, indices in zip(sets, shown, strict=True)])
     median = float(torch.nn.functional.pdist(pooled).median())
-    if median == 0.0:
-        raise ParameterError(
-            "expected samples that differ, got a median distance of 0 (half of the pairs "
-            "coincide); give mmd(..., bandwidth=...) yourself"
-        )
+    got = (
+        "a median distance of 0 (half of the pairs coincide); give mmd(..., bandwidth=...) yourself"
+    )
+    checks.that(median != 0.0, "samples that differ", got)
     return median
 
 

@@ -6,42 +6,35 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import ParameterError, ShapeError
+from sdescore.errors import ShapeError
 
 
 def flatten(x: Tensor, name: str, at_least: int = 1) -> Tensor:
     """``(N, *E)`` as a float64 ``(N, d)`` matrix, N >= ``at_least``; refused where not finite."""
     checks.state(x, name)
-    if len(x) < at_least or x.numel() == 0:
-        raise ShapeError(
-            f"expected at least {'one sample' if at_least == 1 else 'two samples'} with at least "
-            f"one entry in {name}, got shape {tuple(x.shape)}"
-        )
+    samples = "one sample" if at_least == 1 else "two samples"
+    expected = f"at least {samples} with at least one entry in {name}"
+    enough = len(x) >= at_least and x.numel() > 0
+    checks.that(enough, expected, f"shape {tuple(x.shape)}", ShapeError)
     flat = x.detach().reshape(x.shape[0], -1).to(torch.float64)
     finite = torch.isfinite(flat).all(1)
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()
         shown = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
-        raise ParameterError(
-            f"expected finite samples in {name}, got NaN or infinity in {len(bad)} of "
-            f"{len(flat)} (indices {shown}); count and drop them first, {name}[keep]"
-        )
+        got = f"NaN or infinity in {len(bad)} of {len(flat)} (indices {shown})"
+        advice = f"count and drop them first, {name}[keep]"
+        checks.refuse(f"finite samples in {name}", f"{got}; {advice}")
     return flat
 
 
 def flatten_pair(x: Tensor, y: Tensor, at_least: int = 1) -> tuple[Tensor, Tensor]:
     """Both sets as float64 ``(N, d)`` and ``(M, d)``; refused on two devices or with two d."""
     a, b = flatten(x, "x", at_least), flatten(y, "y", at_least)
-    if x.shape[1:] != y.shape[1:]:
-        raise ShapeError(
-            f"expected two sample sets of one event shape, got x {tuple(x.shape)} and "
-            f"y {tuple(y.shape)}; reshape one of them"
-        )
-    if a.device != b.device:
-        raise ShapeError(
-            f"expected both sample sets on one device, got x on {a.device} and y on "
-            f"{b.device}; move one, e.g. y.to(x.device)"
-        )
+    got = f"x {tuple(x.shape)} and y {tuple(y.shape)}; reshape one of them"
+    same = x.shape[1:] == y.shape[1:]
+    checks.that(same, "two sample sets of one event shape", got, ShapeError)
+    got = f"x on {a.device} and y on {b.device}; move one, e.g. y.to(x.device)"
+    checks.that(a.device == b.device, "both sample sets on one device", got, ShapeError)
     return a, b
 
 

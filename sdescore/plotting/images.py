@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_rows", "plot_samples", "plot_trajectory"]
 
-Range = tuple[float, float]
-
 
 def plot_samples(
     x: Tensor,
@@ -132,7 +130,7 @@ def _images(x: Tensor, name: str) -> Tensor:
     return images.detach().to(device="cpu", dtype=torch.float64)
 
 
-def _extremes(images: Tensor) -> Range:
+def _extremes(images: Tensor) -> tuple[float, float]:
     low, high = images.min().item(), images.max().item()
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
@@ -156,7 +154,7 @@ def _centres(images: list[Tensor], axis: int) -> list[float]:
 
 def _grid(
     rows: list[Tensor],
-    ranges: Sequence[Range],
+    ranges: Sequence[tuple[float, float]],
     title: str | None,
     tile: float,
     left: float = 0.0,
