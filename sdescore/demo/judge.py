@@ -18,12 +18,7 @@ __all__ = ["Judge"]
 class Judge:
     """The real digits, the distances between them, and a classifier fitted on half of them.
 
-    Parameters
-    ----------
-    generated : int
-        How many samples will be judged at a time. The real distances are taken at that size.
-    seed : int
-        Of the splits and the classifier.
+    ``generated`` samples will be judged at a time, and the real distances are taken at that size.
     """
 
     def __init__(self, generated: int, seed: int) -> None:
@@ -59,10 +54,7 @@ class Judge:
             "confidence": probability.amax(1).mean().item(),
         }
         # What the judgements are relative to.
-        self.report: dict[str, Any] = {
-            "real_distances": distances,
-            "classifier_on_held_out_digits": classified,
-        }
+        self.report = {"real_distances": distances, "classifier_on_held_out_digits": classified}
 
     def _probability(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self.classifier.predict_proba(images.flatten(1).numpy()))

@@ -46,9 +46,8 @@ def plot_samples(
         Not images, or none; ``columns`` below 1, or an empty ``value_range``.
     """
     images = _images(x, "x")
-    if columns is None:
-        columns = math.isqrt(len(images) - 1) + 1
-    columns = checks.count("columns", columns)
+    square = math.isqrt(len(images) - 1) + 1
+    columns = checks.count("columns", square if columns is None else columns)
     rows = list(torch.split(images, columns))
     return _grid(rows, [value_range] * columns, title, tile=0.55)[0]
 

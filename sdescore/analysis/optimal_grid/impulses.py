@@ -14,9 +14,8 @@ noise that the SDE draws between t and s < t adds to the datum the variance
 
 The start adds the rest, :math:`\Lambda (V_N / V_T)^{\eta^2}`. The error of a mode is a sum over the
 start and the noises: of the squared difference between the sampler's number and the root of that
-variance. This is the mean square distance of two paths with the same start and coupled noises. It
-bounds the squared Wasserstein distance of the two distributions from above, and the errors of
-different steps cannot undo each other.
+variance. It is the mean square distance of two paths with the same start and coupled noises, so it
+bounds the squared W2 from above, and the errors of different steps cannot undo each other.
 """
 
 from __future__ import annotations
