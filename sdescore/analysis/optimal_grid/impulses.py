@@ -37,21 +37,11 @@ from sdescore.tableau.tableau import Tableau
 
 @dataclass(frozen=True, eq=False)
 class WeightedModes:
-    """Gaussian modes that stand for data: those of all data, and of their neighbourhoods.
+    """Gaussian modes that stand for data: those of all data, and of their neighbourhoods."""
 
-    Attributes
-    ----------
-    spectrum : Spectrum
-        ``(M,)``, variances > 0; means from the data's mean.
-    shares : Tensor
-        ``(M,)``, the weight of each mode.
-    whole : Tensor
-        ``(d,)``, the variances of all data.
-    """
-
-    spectrum: Spectrum
-    shares: Tensor
-    whole: Tensor
+    spectrum: Spectrum  # (M,), variances > 0, means from the data's mean
+    shares: Tensor  # (M,), the weight of each mode
+    whole: Tensor  # (d,), the variances of all data
 
 
 def weighted_modes(

@@ -28,25 +28,14 @@ ROUNDS = 60
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A mixture of K Gaussians on r directions, and independent modes beside it; float64.
+    """A mixture of K Gaussians on r directions, and independent modes beside it; float64."""
 
-    Attributes
-    ----------
-    weights, means, variances, axes : Tensor
-        ``(K,)``, ``(K, r)``, ``(K, r)`` and ``(K, r, r)``: covariances by their eigenvalues and,
-        in columns, eigenvectors. r may be 0.
-    rest : Tensor
-        ``(d − r,)`` variances of the other modes.
-    spectrum : Tensor
-        ``(d,)`` eigenvalues of the whole covariance, largest first.
-    """
-
-    weights: Tensor
-    means: Tensor
-    variances: Tensor
-    axes: Tensor
-    rest: Tensor
-    spectrum: Tensor
+    weights: Tensor  # (K,)
+    means: Tensor  # (K, r); r may be 0
+    variances: Tensor  # (K, r), eigenvalues of the covariances
+    axes: Tensor  # (K, r, r), their eigenvectors, in columns
+    rest: Tensor  # (d − r,), variances of the other modes
+    spectrum: Tensor  # (d,), eigenvalues of the whole covariance, largest first
 
     @property
     def rank(self) -> int:

@@ -39,45 +39,26 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 class TrajectoryError(NamedTuple):
     """Means over trajectories and dimensions, ``()`` each, with β(u) = u/(1 + u/2).
 
-    The bound β keeps a few trajectories that end in another mode from deciding alone.
-
-    Attributes
-    ----------
-    plain : Tensor
-        Mean of β(10 e), e the mean square of a sample's error over the data's mean variance.
-    weighted : Tensor
-        Mean of β(w), w the mean square of a sample's error, weighted by the data's local precision.
-        Where the density is Gaussian, w is twice the likelihood lost, in nats a dimension.
-    path : Tensor
-        Mean square of the error of x/α after each step, over σ²/α², over the steps as well.
+    β keeps a few trajectories that end in another mode from deciding alone. Where the density is
+    Gaussian, w is twice the likelihood lost, in nats a dimension.
     """
 
-    plain: Tensor
-    weighted: Tensor
-    path: Tensor
+    plain: Tensor  # β(10 e), e the mean square error of a sample over the data's mean variance
+    weighted: Tensor  # β(w), w the mean square error weighted by the data's local precision
+    path: Tensor  # mean square error of x/α after each step, over σ²/α² and over the steps
 
 
 @dataclass(frozen=True, eq=False)
 class FlowTrajectories:
-    """Trajectories of a surrogate's probability flow, from noise to data.
-
-    Attributes
-    ----------
-    first, step : float
-        λ of the first node, and its difference from node to node. Node NODES is at t_min.
-    x_bar, slope : Tensor
-        ``(L, B, r)``, x/α and its derivative by λ, in the directions of the surrogate's mixture.
-    x, precision : Tensor
-        ``(B, r)`` and ``(B, r, r)``, the data in which they end and their local precision there.
-    """
+    """Trajectories of a surrogate's probability flow, from noise to data."""
 
     surrogate: Surrogate
-    first: float
-    step: float
-    x_bar: Tensor
-    slope: Tensor
-    x: Tensor
-    precision: Tensor
+    first: float  # λ of the first node; that of number NODES is at t_min
+    step: float  # from node to node
+    x_bar: Tensor  # (L, B, r), x/α in the directions of the mixture
+    slope: Tensor  # (L, B, r), its derivative by λ
+    x: Tensor  # (B, r), the data in which they end
+    precision: Tensor  # (B, r, r), the data's local precision there
 
     @classmethod
     @torch.no_grad()
