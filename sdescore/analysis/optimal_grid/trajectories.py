@@ -122,7 +122,7 @@ def trajectory_error(
     """
     half_log_snrs = sde.half_log_snr(times)
     noise_variance = (-2 * half_log_snrs).exp()
-    evaluations = tableau.b.shape[0] * tableau.b.shape[1] + 1
+    evaluations = tableau.times.numel() + 1
 
     def end_and_path(denoiser: Denoiser, errors: Iterator[Tensor], start: Tensor) -> list[Tensor]:
         def erring(y: Tensor, noise: Tensor) -> Tensor:
