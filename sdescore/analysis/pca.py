@@ -140,9 +140,9 @@ def spectrum_of(x: Tensor) -> Tensor:
 def data_rows(data: Tensor) -> Tensor:
     """``data`` as ``(n, d)``, n >= 2 and d >= 1; refused where not finite."""
     usable = isinstance(data, Tensor) and not data.is_complex() and data.ndim >= 1
-    usable = usable and len(data) >= 2 and data.numel() > 0
-    got = f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data)
-    checks.that(usable, "at least two data (n, *E) of real numbers", got, ShapeError)
+    if not usable or len(data) < 2 or data.numel() == 0:
+        got = f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data)
+        raise ShapeError(f"expected at least two data (n, *E) of real numbers, got {got}")
     x = flat(data).detach()
     finite = all(bool(c.isfinite().all()) for c in chunks(x))
     checks.that(finite, "finite data", "NaN or infinity")
