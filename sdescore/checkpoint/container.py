@@ -134,10 +134,10 @@ class Container:
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self._file = path, file
-        self._size = os.fstat(file.fileno()).st_size
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         self._data = 8 + length
-        if length > LONGEST_HEADER or self._data > self._size:
+        if length > LONGEST_HEADER or self._data > size:
             raise damaged(path, "it is cut short, or was not written by sdescore")
         self._header = length.to_bytes(8, "little") + file.read(length)
         self._digest = _digest_start(self._header, path)
@@ -161,8 +161,8 @@ class Container:
             if begin != end or stop != begin + tensor.numel() * tensor.element_size():
                 raise damaged(path, f"the place of {name} does not fit its shape")
             end = stop
-        if self._data + end != self._size:
-            raise damaged(path, f"it has {self._size} bytes, not {self._data + end}")
+        if self._data + end != size:
+            raise damaged(path, f"it has {size} bytes, not {self._data + end}")
 
     def verify(self) -> None:
         """Refuse a file of which a bit differs from what was written, or a tensor that is NaN.

@@ -117,7 +117,8 @@ class NormalStream:
         domain: int = Domain.SAMPLER,
     ) -> None:
         index = torch.as_tensor(samples, dtype=torch.int64, device=device)
-        self.device, self.shape = index.device, (len(index), *event_shape)
+        self.device, self.event_shape = index.device, tuple(event_shape)
+        self.shape = (len(index), *event_shape)
         self.numel = math.prod(event_shape)
         self.block_length = block_length(self.numel)
         start = _wrap64(checks.seed(seed) + _GAMMA * (2 * domain + 1))

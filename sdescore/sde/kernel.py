@@ -98,6 +98,16 @@ class Bridge:
     added_variance: Tensor
     sigma: Tensor
 
+    @classmethod
+    def of(
+        cls, transition: AffineKernel, alpha_s: Tensor, sigma_s: Tensor, sigma_t: Tensor
+    ) -> Bridge:
+        """The bridge from ``α_s, σ_s``, ``σ_t > 0`` and the kernel from s to t."""
+        a, V = transition.scale, transition.variance
+        shrink = V / sigma_t.square()
+        weight_t = a * (sigma_s / sigma_t).square()
+        return cls(weight_t, alpha_s * shrink, sigma_s.square() * shrink, a, V, sigma_t)
+
     def __call__(
         self,
         x: Tensor,

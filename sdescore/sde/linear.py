@@ -165,15 +165,7 @@ class LinearSDE(SDE):
         if not bool((sigma_t > 0).all()):
             got = "a time at which x_t carries no noise; use a later t"
             checks.refuse("t with σ_t > 0 for a bridge", got, TimeError)
-        shrink = transition.variance / sigma_t.square()
-        return Bridge(
-            weight_t=transition.scale * (sigma_s / sigma_t).square(),
-            weight_0=alpha_s * shrink,
-            variance=sigma_s.square() * shrink,
-            scale=transition.scale,
-            added_variance=transition.variance,
-            sigma=sigma_t,
-        )
+        return Bridge.of(transition, alpha_s, sigma_s, sigma_t)
 
     def perturb(self, x0: Tensor, t: Time, noise: Tensor) -> Tensor:
         """``α_t x_0 + σ_t · noise``, like ``x_0`` ``(B, *E)``.
