@@ -71,8 +71,6 @@ def effective_sample_size(path: Tensor) -> Tensor:
 def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
     r"""How far the chains disagree, √(variance of all / variance within); 1 at convergence.
 
-    Values above 1.01 say: not yet (Vehtari et al. 2021, section 4).
-
     Parameters
     ----------
     path : Tensor
@@ -86,7 +84,8 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
     Returns
     -------
     Tensor
-        ``(*E)``, float64; NaN for an element that never moves.
+        ``(*E)``, float64; above 1.01 means not yet (Vehtari et al. 2021, section 4). NaN for an
+        element that never moves.
 
     Examples
     --------

@@ -1,8 +1,7 @@
 r"""The chains that networks were trained on, as SDEs: a DDPM's β table, an NCSN's ladder.
 
 Both are exact at their levels, and smooth and monotone between them, so that every predictor,
-grid and solver runs on them unchanged. ``level(t)`` is the network's integer index at a level,
-and linear in t between levels.
+grid and solver runs on them unchanged. ``level(t)`` is linear in t between levels.
 """
 
 from __future__ import annotations

@@ -25,9 +25,8 @@ class LangevinSDE(SDE):
        s = -\nabla U .
 
     The Boltzmann distribution :math:`p \propto e^{-U/\vartheta}` is stationary, because its flux
-    :math:`s\,p - \vartheta\,\nabla p` vanishes. With :math:`s = \nabla \log p_{\text{data}}` and
-    ϑ = 1 it is the distribution of the data; another ϑ gives
-    :math:`p_{\text{data}}^{1/\vartheta}`, normalised.
+    :math:`s\,p - \vartheta\,\nabla p` vanishes. With :math:`s = \nabla \log p_{\text{data}}` it is
+    :math:`p_{\text{data}}^{1/\vartheta}`, normalised: the distribution of the data at ϑ = 1.
 
     Parameters
     ----------
