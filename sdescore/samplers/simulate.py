@@ -26,9 +26,8 @@ from sdescore import checks
 from sdescore.errors import DivergenceError, ScheduleError, ShapeError, TimeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, SeededNoise, Span
-from sdescore.samplers.request import domain_at, require_init
+from sdescore.samplers.request import domain_at, not_finite, require_init
 from sdescore.sde.base import SDE, as_time, check_times
-from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 
 __all__ = ["simulate"]
@@ -116,33 +115,36 @@ def simulate(
     """
     checks.instance("sde", sde, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
     require_init(x0, "x0")
-    checks.that(
-        x0.dtype in (torch.float32, torch.float64),
-        "x0 in float32 or float64",
-        f"{x0.dtype}; use x0.float()",
-        ShapeError,
-    )
+    fits = x0.dtype in (torch.float32, torch.float64)
+    checks.that(fits, "x0 in float32 or float64", f"{x0.dtype}; use x0.float()", ShapeError)
     if noise is not None:
         checks.instance("noise", noise, NoiseSource)  # type: ignore[type-abstract]
     grid = _grid(sde, steps, times, start, end)
-    move = _method(sde, method, grid)
+    move = _move(sde, method, grid)
     clock = grid.tolist()
     spans: list[Span] = [None, *((max(ends), min(ends)) for ends in pairwise(clock))]
     source = SeededNoise(seed) if noise is None else noise
-    stream = source.open(
-        range(x0.shape[0]),
+    samples, event, domain = (
+        range(len(x0)),
         tuple(x0.shape[1:]),
-        spans,
-        dtype=x0.dtype,
-        device=x0.device,
-        domain=domain_at(Domain.SIMULATE, clock[0]),
+        domain_at(Domain.SIMULATE, clock[0]),
     )
+    stream = source.open(samples, event, spans, dtype=x0.dtype, device=x0.device, domain=domain)
     x = x0.detach().clone()
     path = x.new_empty(len(clock) if return_path else 0, *x.shape)
-    for n in range(len(clock)):
+    for n, t in enumerate(clock):
         if n:
             x = move(x, n - 1, stream.draw(n))
-            _check_finite(x, n - 1, clock[n - 1], clock[n])
+            bad, named = not_finite(x)
+            if bad:
+                raise DivergenceError(
+                    f"the state is not finite after step {n - 1} (t = {clock[n - 1]:g} → {t:g}), "
+                    f"in {named}. The drift is not finite there, or the step is too large for it: "
+                    "use more steps",
+                    step=n - 1,
+                    t=clock[n - 1],
+                    samples=bad,
+                )
         if return_path:
             path[n] = x
     return path if return_path else x
@@ -166,61 +168,37 @@ def _grid(
     n = checks.count("steps", steps, error=ScheduleError)
     first = checks.number("start", start, error=TimeError)
     last = sde.T if end is None else checks.number("end", end, error=TimeError)
-    grid = torch.linspace(first, last, n + 1, dtype=torch.float64, device="cpu")
-    return check_times(grid, sde)
+    return check_times(torch.linspace(first, last, n + 1, dtype=torch.float64, device="cpu"), sde)
 
 
-def _method(sde: SDE, method: str, grid: Tensor) -> Move:
+def _move(sde: SDE, method: str, grid: Tensor) -> Move:
     checks.choice("method", method, ("euler", "exact"))
-    if checks.is_linear(sde):
-        return _linear(sde, method, grid)
+    h = grid.diff()
+    clock: list[float] = grid.tolist()
+    spacing: list[float] = h.tolist()
     if method == "exact":
         checks.linear(sde, "method='exact'", "use method='euler'")
-    return _euler(sde, grid)
+    if checks.is_linear(sde):
+        # Both methods are a x + c z; all their numbers at once, in float64.
+        if method == "exact":
+            kernel = sde.transition(grid[:-1], grid[1:])
+            a, variance = kernel.scale, kernel.variance
+        else:
+            f, g2 = sde.rates(grid[:-1])
+            a, variance = 1 + f * h, g2 * h.abs()
+        factors: list[float] = a.tolist()
+        stds: list[float] = variance.sqrt().tolist()
 
+        def affine(x: Tensor, n: int, z: Tensor) -> Tensor:
+            return factors[n] * x + stds[n] * z
 
-def _linear(sde: LinearSDE, method: str, grid: Tensor) -> Move:
-    """Both methods are ``a x + c z``; all their numbers at once, in float64."""
-    if method == "exact":
-        kernel = sde.transition(grid[:-1], grid[1:])
-        a, variance = kernel.scale, kernel.variance
-    else:
-        h = grid.diff()
-        f, g2 = sde.rates(grid[:-1])
-        a, variance = 1 + f * h, g2 * h.abs()
-    factors: list[float] = a.tolist()
-    stds: list[float] = variance.sqrt().tolist()
+        return affine
 
-    def move(x: Tensor, n: int, z: Tensor) -> Tensor:
-        return factors[n] * x + stds[n] * z
-
-    return move
-
-
-def _euler(sde: SDE, grid: Tensor) -> Move:
-    clock: list[float] = grid.tolist()
-    spacing: list[float] = grid.diff().tolist()
-
-    def move(x: Tensor, n: int, z: Tensor) -> Tensor:
+    def euler(x: Tensor, n: int, z: Tensor) -> Tensor:
         time, h = as_time(clock[n], x), spacing[n]
         drift = sde.drift(x, time)
         checks.same_shape(drift, x, "the SDE's drift")
         g = align(torch.as_tensor(sde.diffusion(time), dtype=x.dtype, device=x.device), x)
         return x + h * drift.to(x) + math.sqrt(abs(h)) * g * z
 
-    return move
-
-
-def _check_finite(x: Tensor, step: int, s: float, t: float) -> None:
-    if bool(x.isfinite().all()):
-        return
-    bad = (~x.reshape(x.shape[0], -1).isfinite().all(1)).nonzero().flatten().tolist()
-    shown = ", ".join(map(str, bad[:8])) + (", …" if len(bad) > 8 else "")
-    raise DivergenceError(
-        f"the state is not finite after step {step} (t = {s:g} → {t:g}), in {len(bad)} of "
-        f"{x.shape[0]} samples: {shown}. The drift is not finite there, or the step is too large "
-        "for it: use more steps",
-        step=step,
-        t=s,
-        samples=bad,
-    )
+    return euler

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,11 +14,17 @@ from torch import Tensor
 from sdescore.errors import DivergenceError
 from sdescore.noise.sources import NoiseStream
 from sdescore.samplers.adaptive.controller import next_step, on_a_scale, scaled_error
-from sdescore.samplers.adaptive.denoiser import name_samples
-from sdescore.samplers.adaptive.pairs import EmbeddedPair, attempt
+from sdescore.samplers.adaptive.pairs import attempt
 from sdescore.samplers.adaptive.path import NoisePath
+from sdescore.samplers.request import called
+from sdescore.score.model import ScoreModel
+from sdescore.score.parameterization import convert
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import align
+from sdescore.shapes import align, flat
+from sdescore.typing import Score
+
+if TYPE_CHECKING:
+    from sdescore.samplers.adaptive.sampler import AdaptiveSampler
 
 __all__ = ["AdaptiveResult"]
 
@@ -25,21 +32,6 @@ FIRST, SHORTEST = 0.1, 1e-7  # steps, of the range of λ
 
 Evaluate = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """``(x, t, rows, trial) -> x̂₀``, of these rows of the chunk."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What all samples have in common."""
-
-    sde: LinearSDE
-    pair: EmbeddedPair
-    eta: float
-    rtol: float
-    atol: float
-    longest: float
-    max_steps: int
-    first_lam: float
-    last_lam: float
 
 
 @dataclass(eq=False)
@@ -54,25 +46,6 @@ class Batch:
     lam: Tensor
     h: Tensor
     error: Tensor  # of the last step taken
-
-    @classmethod
-    def at_start(cls, rules: Rules, x: Tensor) -> Batch:
-        """All rows at T."""
-
-        def all_at(value: float) -> Tensor:
-            return torch.full((len(x),), value, dtype=torch.float64, device="cpu")
-
-        first_step = min(rules.longest, FIRST * (rules.last_lam - rules.first_lam))
-        return cls(
-            rows=torch.arange(len(x), device="cpu"),
-            x=x.clone(),
-            first=torch.empty_like(x),
-            fresh=torch.ones(len(x), dtype=torch.bool, device="cpu"),
-            t=all_at(rules.sde.T),
-            lam=all_at(rules.first_lam),
-            h=all_at(first_step),
-            error=all_at(1.0),
-        )
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these alone."""
@@ -102,16 +75,13 @@ class AdaptiveResult:
     rejected: Tensor
     evaluations: Tensor
 
-    @classmethod
-    def at_start(cls, x: Tensor, T: float, evaluations: Tensor) -> AdaptiveResult:
-        """All samples at T."""
-        t = torch.full((len(x),), T, dtype=torch.float64, device="cpu")
-        accepted, rejected = torch.zeros(2, len(x), dtype=torch.int64, device="cpu").unbind(0)
-        return cls(x, t, accepted, rejected, evaluations)
-
 
 def run(
-    rules: Rules, at: AdaptiveResult, stream: NoiseStream, evaluate: Evaluate, samples: Tensor
+    rules: AdaptiveSampler,
+    at: AdaptiveResult,
+    stream: NoiseStream,
+    evaluate: Evaluate,
+    samples: Tensor,
 ) -> Iterator[None]:
     """Try one step of each sample after the other; ``at`` is written to after each trial.
 
@@ -120,7 +90,18 @@ def run(
     DivergenceError
         A sample needs more or shorter steps than the rules allow.
     """
-    batch = Batch.at_start(rules, at.x)
+    first_lam, last_lam = rules.lam_ends
+    first_step = min(rules.longest, FIRST * (last_lam - first_lam))
+    batch = Batch(
+        rows=torch.arange(len(at.x), device="cpu"),
+        x=at.x.clone(),
+        first=torch.empty_like(at.x),
+        fresh=torch.ones(len(at.x), dtype=torch.bool, device="cpu"),
+        t=at.t.clone(),
+        lam=torch.full_like(at.t, first_lam),
+        h=torch.full_like(at.t, first_step),
+        error=torch.ones_like(at.t),
+    )
     # Draw 0 started the samples. Every trial makes as many draws, so those of a sample are numbered
     # by its own trials, whatever becomes of the others.
     draws = map(stream.draw, count(1))
@@ -143,27 +124,22 @@ def run(
 
 
 def try_step(
-    rules: Rules,
-    batch: Batch,
-    path: NoisePath | None,
-    evaluate: Evaluate,
-    trial: int,
+    rules: AdaptiveSampler, batch: Batch, path: NoisePath | None, evaluate: Evaluate, trial: int
 ) -> Tensor:
     """One trial of every sample: whether its step was taken, ``(B,)`` bool; the batch moves on."""
-    device = batch.x.device
-    left = rules.last_lam - batch.lam
+    sde, last_lam, device = rules.sde, rules.lam_ends[1], batch.x.device
+    left = last_lam - batch.lam
     # The last two steps share what is left, so that none is a sliver.
     h = torch.where(batch.h < left, torch.minimum(batch.h, left / 2), left)
-    lam = torch.where(h < left, batch.lam + h, rules.last_lam)
-    s = torch.where(h < left, rules.sde.time_at_half_log_snr(lam), rules.sde.t_min)
-    lam = rules.sde.half_log_snr(s)
+    lam = torch.where(h < left, batch.lam + h, last_lam)
+    s = torch.where(h < left, sde.time_at_half_log_snr(lam), sde.t_min)
+    lam = sde.half_log_snr(s)
     if bool(batch.fresh.any()):
-        new = batch.fresh.to(device)
-        rows = batch.rows[batch.fresh]
+        new, rows = batch.fresh.to(device), batch.rows[batch.fresh]
         batch.first[new] = evaluate(batch.x[new], batch.t[batch.fresh], rows, trial)
     y, difference = attempt(
         rules.pair,
-        rules.sde,
+        sde,
         rules.eta,
         batch.x,
         batch.t,
@@ -184,25 +160,44 @@ def try_step(
     return good
 
 
-def require_progress(rules: Rules, batch: Batch, samples: Tensor, trial: int) -> None:
-    """Refuse to go on with samples that get nowhere.
+def denoised(
+    model: Score, sde: LinearSDE, x: Tensor, t: Tensor, labels: tuple[Tensor, ...]
+) -> Tensor:
+    """x̂₀ at states ``(B, *E)`` and times ``(B,)`` float64, a fresh tensor like ``x``."""
+    if isinstance(model, ScoreModel) and model.convention is not None:
+        predict = partial(model.predict, "x0")
+        return called(predict, x, t, *labels, who="the network").clone()
+    score = called(model, x, t.to(x), *labels, who="the score")
+    return convert(score.to(x.dtype), x, *sde.marginal(t), "score", "x0")
 
-    Raises
-    ------
-    DivergenceError
-        Names them and their times.
-    """
-    shortest = SHORTEST * (rules.last_lam - rules.first_lam)
-    slow = (batch.h < shortest) | (trial >= rules.max_steps)
-    if not bool(slow.any()):
-        return
-    stuck, times = samples[batch.rows[slow]].tolist(), batch.t[slow].tolist()
-    raise DivergenceError(
+
+def require_finite(output: Tensor, t: Tensor, samples: Tensor, trial: int) -> None:
+    """Refuse an output that is not finite."""
+    broken = ~flat(output).isfinite().all(1).cpu()
+    what, advice = f"the score is not finite in step {trial}, in", "Check the model at these times"
+    refuse_where(broken, t, samples, trial, what, advice)
+
+
+def require_progress(rules: AdaptiveSampler, batch: Batch, samples: Tensor, trial: int) -> None:
+    """Refuse to go on with samples that get nowhere."""
+    first_lam, last_lam = rules.lam_ends
+    slow = (batch.h < SHORTEST * (last_lam - first_lam)) | (trial >= rules.max_steps)
+    what = (
         f"expected the tolerance to be met in max_steps={rules.max_steps} steps, each longer than "
-        f"{SHORTEST:g} of the range of log(alpha/sigma); after {trial} steps that is not so in "
-        f"{name_samples(stuck, times)}. Raise rtol, atol or max_steps, or check whether the "
-        "score is smooth there",
-        step=trial,
-        t=times[0],
-        samples=stuck,
+        f"{SHORTEST:g} of the range of log(alpha/sigma); after {trial} steps that is not so in"
     )
+    advice = "Raise rtol, atol or max_steps, or check whether the score is smooth there"
+    refuse_where(slow, batch.t, samples[batch.rows], trial, what, advice)
+
+
+def refuse_where(
+    bad: Tensor, t: Tensor, samples: Tensor, trial: int, what: str, advice: str
+) -> None:
+    """Stop where a sample is ``bad``; the error names those, each with its time."""
+    if not bool(bad.any()):
+        return
+    broken, times = samples[bad].tolist(), t[bad].tolist()
+    shown = ", ".join(f"{i} (t = {t:g})" for i, t in zip(broken[:8], times, strict=False))
+    shown += ", …" if len(broken) > 8 else ""
+    error = f"{what} {len(broken)} samples: {shown}. {advice}"
+    raise DivergenceError(error, step=trial, t=times[0], samples=broken)

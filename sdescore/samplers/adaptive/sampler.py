@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,17 +20,10 @@ from sdescore import checks
 from sdescore.errors import ScheduleError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, Span
-from sdescore.samplers.adaptive.denoiser import denoised, require_any_time, require_finite
-from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH
-from sdescore.samplers.adaptive.run import AdaptiveResult, Rules, run
-from sdescore.samplers.request import (
-    Request,
-    Tick,
-    domain_at,
-    evaluating,
-    make_request,
-    require_mean_or_none,
-)
+from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH, EmbeddedPair
+from sdescore.samplers.adaptive.run import AdaptiveResult, denoised, require_finite, run
+from sdescore.samplers.request import Request, Tick, domain_at, evaluating, require_mean_or_none
+from sdescore.score.interface import require_times
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Score
 
@@ -93,6 +86,7 @@ class AdaptiveSampler:
     max_steps: int = 1000
     denoise: bool = True
     data_std: float = 0.0
+    lam_ends: tuple[float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         checks.linear(self.sde, "AdaptiveSampler", "use PredictorCorrector with EulerMaruyama()")
@@ -105,33 +99,18 @@ class AdaptiveSampler:
             max_steps=checks.count("max_steps", self.max_steps),
             data_std=checks.number("data_std", self.data_std, at_least=0),
         )
-        checks.that(
-            all(map(math.isfinite, self._ends)),
-            "an SDE with a finite log-SNR at T and t_min",
-            f"log(alpha/sigma) = {self._ends[0]:g} and {self._ends[1]:g}",
-            ScheduleError,
-        )
+        ends = torch.tensor([self.sde.T, self.sde.t_min], dtype=torch.float64, device="cpu")
+        first, last = self.sde.half_log_snr(ends).tolist()
+        if not math.isfinite(first) or not math.isfinite(last):
+            expected = "an SDE with a finite log-SNR at T and t_min"
+            got = f"log(alpha/sigma) = {first:g} and {last:g}"
+            checks.refuse(expected, got, ScheduleError)
+        vars(self).update(lam_ends=(first, last))
 
     @property
-    def _ends(self) -> tuple[float, float]:
-        """λ at T and at ``t_min``."""
-        times = torch.tensor([self.sde.T, self.sde.t_min], dtype=torch.float64, device="cpu")
-        first, last = self.sde.half_log_snr(times).tolist()
-        return first, last
-
-    @property
-    def _rules(self) -> Rules:
-        pair = NOISY if self.eta else SMOOTH
-        return Rules(
-            self.sde,
-            pair,
-            self.eta,
-            self.rtol,
-            self.atol,
-            self.longest,
-            self.max_steps,
-            *self._ends,
-        )
+    def pair(self) -> EmbeddedPair:
+        """The methods whose difference is the estimate of the error."""
+        return NOISY if self.eta else SMOOTH
 
     def sample(
         self,
@@ -148,18 +127,10 @@ class AdaptiveSampler:
         device: torch.device | str | None = None,
     ) -> Tensor:
         """The samples alone; arguments and errors as in :meth:`solve`."""
-        return self.solve(
-            model,
-            shape,
-            seed=seed,
-            noise=noise,
-            init=init,
-            label=label,
-            max_batch=max_batch,
-            progress=progress,
-            dtype=dtype,
-            device=device,
-        ).x
+        request = Request(
+            self.sde, self._spans, model, shape, seed, noise, init, label, dtype, device
+        )
+        return self._solve(request, max_batch, progress).x
 
     def solve(
         self,
@@ -177,15 +148,14 @@ class AdaptiveSampler:
     ) -> AdaptiveResult:
         """Draw ``shape[0]`` samples, and count what each cost.
 
-        :meth:`PredictorCorrector.sample` says what equal seeds mean for several calls.
+        Arguments and errors are as in :meth:`PredictorCorrector.sample`, which also says what equal
+        seeds mean for several calls, with these differences.
 
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x`` with ``t`` ``(B,)``. A module is put in eval mode as long
-            as a sampler runs on it, in any thread. The batch it gets shrinks as samples finish.
-        shape : tuple of int
-            ``(B, *E)``; optional where ``init`` is passed.
+            A score ``(x, t) -> like x`` with ``t`` ``(B,)``. The batch it gets shrinks as samples
+            finish.
         seed : int
             Sample ``i`` uses the stream (seed, i): its value and its steps depend neither on
             ``B`` nor on ``max_batch``, and it starts where it starts in
@@ -194,14 +164,8 @@ class AdaptiveSampler:
             Replaces the seeded noise: draw 0 for the start, two for each of ``max_steps`` trials.
         init : Tensor, optional
             ``(B, *E)``, the state at T in place of a draw from the prior.
-        label : Tensor, optional
-            ``(B,)``, handed to the model as its third argument.
-        max_batch : int, optional
-            Run at most so many samples at a time, >= 1.
-        progress : bool
-            Whether to show a progress bar.
-        dtype, device : optional
-            Of the state; by default the model's, and at least float32.
+        shape, label, max_batch, progress, dtype, device
+            As there.
 
         Returns
         -------
@@ -210,8 +174,6 @@ class AdaptiveSampler:
 
         Raises
         ------
-        ShapeError, IncompatibleError, ParameterError, TimeError
-            A bad argument, before the model is called.
         DivergenceError
             The score turned NaN or infinite, or a sample was not done after ``max_steps``;
             ``error.finished`` holds the samples of the parts that were complete.
@@ -227,32 +189,10 @@ class AdaptiveSampler:
         >>> bool((whole - alone).abs().max() < 1e-4)
         True
         """
-        request = make_request(
-            self.sde,
-            model,
-            shape,
-            spans=self._spans,
-            seed=seed,
-            noise=noise,
-            init=init,
-            label=label,
-            max_batch=max_batch,
-            progress=progress,
-            dtype=dtype,
-            device=device,
+        request = Request(
+            self.sde, self._spans, model, shape, seed, noise, init, label, dtype, device
         )
-        self._check(request)
-
-        def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
-            moving = len(samples)
-            for at in self._run(request, samples):
-                left = int((at.t > self.sde.t_min).sum())
-                if tick is not None:
-                    tick(moving - left)
-                moving = left
-            return at.x, at.t, at.accepted, at.rejected, at.evaluations
-
-        return AdaptiveResult(*request.fill(part, ticks=0))
+        return self._solve(request, max_batch, progress)
 
     def iterate(
         self,
@@ -271,19 +211,10 @@ class AdaptiveSampler:
         The last is what :meth:`solve` returns. Each is a copy: it does not change, and a change of
         it does not steer.
         """
-        request = make_request(
-            self.sde,
-            model,
-            shape,
-            spans=self._spans,
-            seed=seed,
-            noise=noise,
-            init=init,
-            label=label,
-            dtype=dtype,
-            device=device,
+        request = Request(
+            self.sde, self._spans, model, shape, seed, noise, init, label, dtype, device
         )
-        self._check(request)
+        self._require_times(model)
         return self._iterate(request)
 
     def _iterate(self, request: Request) -> Iterator[AdaptiveResult]:
@@ -295,11 +226,25 @@ class AdaptiveSampler:
                 return
             yield AdaptiveResult(*(value.clone() for value in vars(at).values()))
 
-    def _check(self, request: Request) -> None:
-        """Refuse what this sampler cannot do for a request."""
-        # Any time may come; one that is no round number finds out a model of levels.
+    def _require_times(self, model: Score) -> None:
+        """Refuse a model that does not cover every time: any may come."""
+        # One that is no round number finds out a model of levels.
         some = torch.tensor([1.0, 0.6180339887, 0.0], dtype=torch.float64, device="cpu")
-        require_any_time(request.model, self.sde.t_min + (self.sde.T - self.sde.t_min) * some)
+        require_times(model, self.sde.t_min + (self.sde.T - self.sde.t_min) * some)
+
+    def _solve(self, request: Request, max_batch: int | None, progress: bool) -> AdaptiveResult:
+        self._require_times(request.model)
+
+        def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
+            moving = len(samples)
+            for at in self._run(request, samples):
+                left = int((at.t > self.sde.t_min).sum())
+                if tick is not None:
+                    tick(moving - left)
+                moving = left
+            return tuple(vars(at).values())
+
+        return AdaptiveResult(*request.fill(part, max_batch, progress))
 
     @property
     def _spans(self) -> list[Span]:
@@ -323,8 +268,10 @@ class AdaptiveSampler:
         domain: int = steps if request.init is None else domain_at(steps, self.sde.T)
         x = request.start(samples, self.sde.prior_std(self.data_std))
         stream = request.open(samples, self._spans, domain)
-        at = AdaptiveResult.at_start(x, self.sde.T, evaluations)
-        for _ in run(self._rules, at, stream, evaluate, numbers):
+        t = torch.full((len(x),), self.sde.T, dtype=torch.float64, device="cpu")
+        taken, rejected = torch.zeros_like(evaluations), torch.zeros_like(evaluations)
+        at = AdaptiveResult(x, t, taken, rejected, evaluations)
+        for _ in run(self, at, stream, evaluate, numbers):
             yield at
         if self.denoise and len(samples):
             t_min = torch.full_like(at.t, self.sde.t_min)

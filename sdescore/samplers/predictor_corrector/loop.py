@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import chain, repeat
 from typing import Any, NamedTuple
 
@@ -17,15 +18,13 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from sdescore import checks
-from sdescore.correctors.base import ScoreAt
 from sdescore.errors import DivergenceError, IncompatibleError, TimeError
 from sdescore.noise.sources import NoiseStream
 from sdescore.samplers.predictor_corrector.chain import Program, Row
-from sdescore.samplers.request import Request, called
+from sdescore.samplers.request import Request, called, not_finite
 from sdescore.score.convention import Coefficients, pair
 from sdescore.score.interface import log_density_of, require_times
 from sdescore.score.model import ScoreModel
-from sdescore.shapes import flat
 
 # Rows between two looks at whether the state is still finite: a look waits for the device.
 CHECK_EVERY = 16
@@ -38,30 +37,34 @@ class BoundModel:
     ----------
     u, w : list of float
         The program asks for an output of some kind, which is ``u[k] x + w[k] call(x, k)``.
+    watch : callable or None
+        Told ``(x, k, o)`` of each call.
     """
 
+    watch: Callable[[Tensor, int, Tensor], object] | None = None
+
     def __init__(self, request: Request, samples: range, program: Program) -> None:
-        model, dtype, device = request.model, request.dtype, request.device
+        model, device = request.model, request.device
         self._labels = request.labels(samples)
         self._marginal = program.marginal
-        self._dtype = dtype
+        self._dtype, self._net_dtype = request.dtype, None
         self._times = times = torch.tensor(program.times, dtype=torch.float64, device="cpu")
-        self._model: Any = model
         self._numbers: Coefficients | None = None
+        self.model: Any = model
+        self._function: Any = model
         if isinstance(model, ScoreModel) and model.convention is not None:
             # The network is called in the model's place. What the convention makes of its output
             # goes into the numbers u and w, and costs no pass over memory.
             self._numbers = numbers = model.convention.at(times, program.marginal)
-            self._net, self._net_dtype = model.net, model.dtype
+            self._function, self._who, self._net_dtype = model.net, "the network", model.dtype
             self._scales = numbers.input_scale.tolist()
             value = numbers.time_value  # integer levels stay integers
             value = value.to(device, self._net_dtype if value.is_floating_point() else None)
             self._inputs = value[:, None].expand(len(times), len(samples)).unbind(0)
-            self.call = self._call_network
         else:
             require_times(model, times)
-            self._inputs = times.to(device, dtype).unbind(0)
-            self.call = self._call_score
+            self._who, self._scales = "the score", [1.0] * len(times)
+            self._inputs = times.to(device, self._dtype).unbind(0)
         self._log_density = log_density_of(model) if program.needs_log_density else None
         self.u, self.w = self.numbers(program.outputs)
         for t, u, w in zip(program.times, self.u, self.w, strict=True):
@@ -75,41 +78,33 @@ class BoundModel:
         """``(u, w)`` that turn evaluation ``k``'s raw output into ``outputs[k]``."""
         if self._numbers is None and set(outputs) <= {"score"}:
             return [0.0] * len(outputs), [1.0] * len(outputs)
-        numbers = self._numbers
+        numbers, t = self._numbers, self._times
         if numbers is None:
-            t, (alpha_t, sigma_t) = self._times, self._marginal  # type: ignore[misc]
+            alpha_t, sigma_t = self._marginal  # type: ignore[misc]
             from_score = pair("score", alpha_t, sigma_t)
             numbers = Coefficients(alpha_t, sigma_t, from_score, t, torch.ones_like(t))
-        u, w = torch.zeros_like(self._times), torch.ones_like(self._times)
+        u, w = torch.zeros_like(t), torch.ones_like(t)
         for kind in set(outputs):
             asked = torch.tensor([o == kind for o in outputs], dtype=torch.bool, device="cpu")
             all_u, all_w = numbers.to(kind)
             u, w = torch.where(asked, all_u, u), torch.where(asked, all_w, w)
         return u.tolist(), w.tolist()
 
-    call: Callable[[Tensor, int], Tensor]
-    """``call(x, k)``: the model's raw output at ``x``, a tensor that is not ``x`` itself."""
-
-    def _call_network(self, x: Tensor, k: int) -> Tensor:
+    def call(self, x: Tensor, k: int) -> Tensor:
+        """The raw output at ``x`` in the state's dtype, and no view of ``x``, which may be
+        updated in place."""
         scale = self._scales[k]
-        y = x if scale == 1.0 else scale * x
-        if self._net_dtype != self._dtype:
-            y = y.to(self._net_dtype)
-        o = called(self._net, y, self._inputs[k], *self._labels, who="the network")
-        return self._own(o, x)
-
-    def _call_score(self, x: Tensor, k: int) -> Tensor:
-        o = called(self._model, x, self._inputs[k], *self._labels, who="the score")
-        return self._own(o, x)
-
-    def _own(self, o: Tensor, x: Tensor) -> Tensor:
-        """The output in the state's dtype, and no view of ``x``, which is updated in place."""
+        y = (x if scale == 1.0 else scale * x).to(dtype=self._net_dtype)
+        o = called(self._function, y, self._inputs[k], *self._labels, who=self._who)
         if is_compiling():  # a graph has no addresses to compare
             return o.to(self._dtype, copy=True)
         if o.dtype != self._dtype:
-            return o.to(self._dtype)
-        shared = o.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
-        return o.clone() if shared else o
+            o = o.to(self._dtype)
+        elif o.untyped_storage().data_ptr() == x.untyped_storage().data_ptr():
+            o = o.clone()
+        if self.watch is not None:
+            self.watch(x, k, o)
+        return o
 
     def output(self, x: Tensor, k: int) -> Tensor:
         """The output of evaluation ``k``, of the kind that the program asks for; a fresh tensor."""
@@ -117,12 +112,8 @@ class BoundModel:
         converted = o * self.w[k]
         return converted.add_(x, alpha=self.u[k]) if self.u[k] else converted
 
-    def factor(self, k: int) -> float:
-        """The output asked for at evaluation ``k`` is this factor times :meth:`scaled_output`."""
-        return self.w[k] or 1.0
-
     def scaled_output(self, x: Tensor, k: int, room: Tensor | None) -> Tensor:
-        """The output asked for at evaluation ``k`` over :meth:`factor`, in the sampler's memory.
+        """The output asked for at evaluation ``k`` over ``w[k]``, or as it is where that is 0.
 
         One pass over memory, ``o + (u/w) x``, into ``room`` where there is some.
         """
@@ -131,39 +122,37 @@ class BoundModel:
         o = self.call(x, k)
         if self.u[k]:
             return torch.add(o, x, alpha=self.u[k] / self.w[k], out=room)
-        return o.clone() if room is None else room.copy_(o)
+        return copied(o, room)
 
-    def log_density(self, x: Tensor, k: int) -> Tensor:
-        """``log p(x)`` at evaluation ``k``'s time, up to a constant: ``(B,)``.
+
+@dataclass
+class At:
+    """The score, and the log density, at evaluation ``k``'s time."""
+
+    bound: BoundModel
+    k: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.bound.output(x, self.k)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """``log p(x)`` up to a constant, ``(B,)``.
 
         Raises
         ------
         IncompatibleError
             The program does not say that it needs one.
         """
-        if self._log_density is None:
+        bound = self.bound
+        if bound._log_density is None:
             raise IncompatibleError(
                 "expected needs_log_density = True of a corrector that asks for log densities, got "
                 "False; set it in the class"
             )
         # A ScoreModel takes the time in float64, other scores in the state's dtype.
-        t = self._times[k].to(x.device) if isinstance(self._model, ScoreModel) else self._inputs[k]
-        return self._log_density(x, t, *self._labels)
-
-    def at(self, k: int) -> ScoreAt:
-        """The score, and the log density, at evaluation ``k``'s time."""
-        return _At(self, k)
-
-
-class _At:
-    def __init__(self, model: BoundModel, k: int) -> None:
-        self._model, self._k = model, k
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._model.output(x, self._k)
-
-    def log_density(self, x: Tensor) -> Tensor:
-        return self._model.log_density(x, self._k)
+        exact = isinstance(bound.model, ScoreModel)
+        t = bound._times[self.k].to(x.device) if exact else bound._inputs[self.k]
+        return bound._log_density(x, t, *bound._labels)
 
 
 def run(
@@ -222,8 +211,7 @@ class General(NamedTuple):
     """Any other row, with its weights on the scaled outputs."""
 
     row: Row
-    evaluations: tuple[int, ...]
-    b: tuple[tuple[float, ...], ...]
+    b: list[list[float]]
 
 
 def fold(rows: list[Row], model: BoundModel) -> list[Folded | General]:
@@ -238,7 +226,7 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | General]:
     for row in rows:
         k = row.evaluations.start
         if row.move.custom is not None:
-            steps.append(General(row, tuple(row.evaluations), ()))
+            steps.append(General(row, []))
         elif row.start is None and row.outputs == len(row.a) == len(row.draws) == 1:
             b = row.b[0][0]
             a = row.a[0] + b * model.u[k]
@@ -247,10 +235,10 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | General]:
             own = [] if row.move.corrects else past
             scaled = []
             for k, weights in zip(row.evaluations, row.b, strict=True):
-                own.insert(0, model.factor(k))
+                own.insert(0, model.w[k] or 1.0)
                 del own[row.outputs :]
-                scaled.append(tuple(b * w for b, w in zip(weights, own, strict=False)))
-            steps.append(General(row, tuple(row.evaluations), tuple(scaled)))
+                scaled.append([b * w for b, w in zip(weights, own, strict=False)])
+            steps.append(General(row, scaled))
     return steps
 
 
@@ -275,10 +263,10 @@ def advance(
             x.mul_(a)
         x.add_(o, alpha=b)
         return x if draw < 0 else x.add_(noise.draw(draw), alpha=c)
-    row, evaluations, b_all = step
+    row, b_all = step
     if row.move.custom is not None:
-        score = model.at(evaluations[0])
-        y = row.move.custom(x, score, (noise.draw(draw) for draw in row.draws))
+        score, noises = At(model, row.evaluations.start), map(noise.draw, row.draws)
+        y = row.move.custom(x, score, noises=noises)
         checks.same_shape(y, x, "a step's result", "its state")
         return y.to(x)
     # A draw is valid until the next, and a step's noises are shared by its stages.
@@ -286,7 +274,7 @@ def advance(
     z = [None if d < 0 else noise.draw(d).clone() if several else noise.draw(d) for d in row.draws]
     own = [] if row.move.corrects else outputs
     y = x if row.start is None else _with_noises(row.start[0] * x, row.start[1], z)
-    for j, k in enumerate(evaluations):
+    for j, k in enumerate(row.evaluations):
         room = own.pop() if reuse and len(own) == row.outputs else None
         own.insert(0, model.scaled_output(y, k, room))
         del own[row.outputs :]
@@ -306,24 +294,15 @@ def _with_noises(y: Tensor, weights: list[float], z: list[Tensor | None]) -> Ten
 
 
 def require_finite(row: Row, x: Tensor, first_sample: int) -> None:
-    """Refuse to go on from a state that is not finite after ``row``.
-
-    Raises
-    ------
-    DivergenceError
-        Names the step, the time and the samples.
-    """
-    finite = flat(x).isfinite().all(1)
-    if bool(finite.all()):
-        return
-    samples = ((~finite).nonzero().flatten() + first_sample).tolist()
-    shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
+    """Refuse to go on from a state that is not finite after ``row``."""
+    samples, named = not_finite(x, first_sample)
     move = row.move
-    raise DivergenceError(
-        f"the state is not finite after step {move.step} (t = {move.t:g} → {move.s:g}), in "
-        f"{len(samples)} of {len(x)} samples: {shown}. The score is not finite there, or the "
-        "step is too large: check the model at this t, use more steps or a smaller corrector step",
-        step=move.step,
-        t=move.t,
-        samples=samples,
-    )
+    if samples:
+        raise DivergenceError(
+            f"the state is not finite after step {move.step} (t = {move.t:g} → {move.s:g}), in "
+            f"{named}. The score is not finite there, or the step is too large: check the model at "
+            "this t, use more steps or a smaller corrector step",
+            step=move.step,
+            t=move.t,
+            samples=samples,
+        )

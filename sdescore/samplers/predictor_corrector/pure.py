@@ -12,7 +12,7 @@ from sdescore.errors import IncompatibleError
 from sdescore.noise.sources import ReplayNoise
 from sdescore.samplers.predictor_corrector.loop import BoundModel, advance, fold
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
-from sdescore.samplers.request import make_request
+from sdescore.samplers.request import Request
 from sdescore.typing import Score
 
 __all__ = ["pure_function"]
@@ -71,24 +71,19 @@ def pure_function(
             "expected a sampler on a LinearSDE with affine steps, whose numbers are known "
             f"beforehand, got {sampler!r:.200}; use its sample()"
         )
-    request = make_request(sde, model, shape, label=label, dtype=dtype, device=device)
-    draws, samples = len(program.spans), range(request.shape[0])
+    request = Request(sde, (), model, shape, label=label, dtype=dtype, device=device)
+    samples = range(request.shape[0])
     bound = BoundModel(request, samples, program)
     steps = fold(program.rows, bound)
 
     @torch.no_grad()
     def draw(z: Tensor) -> Tensor:
-        noise = ReplayNoise(z).open(
-            samples,
-            request.shape[1:],
-            program.spans,
-            dtype=request.dtype,
-            device=request.device,
-        )
+        event, dtype, device = request.shape[1:], request.dtype, request.device
+        noise = ReplayNoise(z).open(samples, event, program.spans, dtype=dtype, device=device)
         x, outputs = sampler.start_std * noise.draw(0), []  # type: tuple[Tensor, list[Tensor]]
         for step in steps:
             x = advance(step, x, outputs, bound, noise)
         return x
 
-    draw.draws = draws  # type: ignore[attr-defined]
+    draw.draws = len(program.spans)  # type: ignore[attr-defined]
     return draw

@@ -3,9 +3,9 @@ r"""Predictor–corrector sampling: any predictor, any corrector, any grid, any 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
 from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
-from sdescore.samplers.predictor_corrector.chain import Move, Program, moves
+from sdescore.samplers.predictor_corrector.chain import Move, Program, require_usable
 from sdescore.samplers.predictor_corrector.loop import (
     BoundModel,
     advance,
@@ -28,9 +28,10 @@ from sdescore.samplers.predictor_corrector.loop import (
     require_finite,
     run,
 )
-from sdescore.samplers.predictor_corrector.state import Run, SamplerState, require_own
-from sdescore.samplers.request import Request, Tick, domain_at, evaluating, make_request
+from sdescore.samplers.predictor_corrector.state import Run, SamplerState
+from sdescore.samplers.request import Request, Tick, domain_at, evaluating
 from sdescore.sde.base import SDE
+from sdescore.tableau.ending import flow_ending
 from sdescore.typing import Score
 
 __all__ = ["PredictorCorrector"]
@@ -65,10 +66,9 @@ class PredictorCorrector:
         Whether to end with the last denoise: Tweedie's mean :math:`(x + \sigma^2 s)/\alpha` at the
         last time, or the predictor's own. ``"flow"`` goes half as far,
         :math:`(x + \tfrac12 \sigma^2 s)/\alpha`: the probability flow's Euler step in
-        :math:`\sigma^2/\alpha^2`. Tweedie's mean smooths details of the size of σ/α, an error of
-        the first order in σ². After ``"flow"`` the variance is right to the second order, but data
-        on a lower-dimensional set keep noise of half the standard deviation. Use it where so many
-        steps are taken that no other error is left.
+        :math:`\sigma^2/\alpha^2`, which keeps the variance of fine details right to the second
+        order (:mod:`sdescore.tableau.ending`). Data on a lower-dimensional set then keep noise of
+        half the standard deviation, so use it where no other error is left.
     data_std : float
         The data's standard deviation, for a prior that remembers it (see
         :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at
@@ -102,66 +102,91 @@ class PredictorCorrector:
     corrector_first: bool = False
     denoise: bool | str = True
     data_std: float = 0.0
+    times: Tensor = field(init=False, repr=False, compare=False)
+    program: Program = field(init=False, repr=False, compare=False)
+    start_std: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         checks.instance("sde", self.sde, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
         checks.instance("predictor", self.predictor, Predictor, "ss.DDIM()")
         checks.instance("corrector", self.corrector, Corrector, "ss.Langevin()")
-        checks.that(
-            not self.sde.backward,
-            "the forward SDE, which the sampler reverses itself",
-            f"{type(self.sde).__name__}; use its .forward, or simulate it as it is",
-            IncompatibleError,
-        )
+        if self.sde.backward:
+            got = f"{type(self.sde).__name__}; use its .forward, or simulate it as it is"
+            expected = "the forward SDE, which the sampler reverses itself"
+            checks.refuse(expected, got, IncompatibleError)
         checks.choice("corrector_first", self.corrector_first, (False, True))
         checks.choice("denoise", self.denoise, (True, False, "flow"))
+        data_std = checks.number("data_std", self.data_std, at_least=0)
         grid = self.sde.default_grid if self.grid is None else self.grid
-        vars(self).update(
-            data_std=checks.number("data_std", self.data_std, at_least=0),
-            grid=grid if isinstance(grid, Grid) else CustomGrid(grid),
-        )
+        grid = grid if isinstance(grid, Grid) else CustomGrid(grid)
         self.predictor.check(self.sde)
         self.corrector.check(self.sde)
         if self.denoise:
             checks.linear(self.sde, "the last denoise", "pass denoise=False")
-        _ = self.program, self.start_std  # made now, so that parts that do not fit are refused
-
-    @cached_property
-    def program(self) -> Program:
-        """All rows, evaluation times and draws of the chain."""
-        return Program.of(self.moves(), self.sde, self.corrector.needs_log_density)
-
-    def moves(self, times: Tensor | None = None) -> Iterator[Move]:
-        """The chain's moves, on other falling ``times`` ``(n,)`` float64 if some are given."""
-        return moves(
-            self.sde,
-            self.predictor,
-            self.corrector,
-            self.times if times is None else times,
-            corrector_first=self.corrector_first,
-            denoise=self.denoise,
-        )
-
-    @cached_property
-    def times(self) -> Tensor:
-        """The grid, float64, falling from ``t_0``; a move between each two neighbours."""
         n = self.steps
         if n is not None:
             n = checks.count("steps", n, error=ScheduleError)
-            if not self.denoise and not isinstance(self.grid, CustomGrid):
+            if not self.denoise and not isinstance(grid, CustomGrid):
                 n += 1  # n moves have n + 1 ends
-        times: Tensor = self.grid.times(self.sde, n)  # type: ignore[union-attr]
-        checks.that(
-            bool(self.denoise) or len(times) > 1,
-            "at least two grid times without the last denoise",
-            f"{len(times)}",
-            ScheduleError,
-        )
-        return times
+        times = grid.times(self.sde, n)
+        if not self.denoise and len(times) < 2:
+            expected = "at least two grid times without the last denoise"
+            checks.refuse(expected, f"{len(times)}", ScheduleError)
+        std = 0.0
+        if checks.is_linear(self.sde):
+            alpha_t, sigma_t = self.sde.marginal(times[0])
+            std = math.hypot(sigma_t, alpha_t * data_std)
+        vars(self).update(data_std=data_std, grid=grid, times=times, start_std=std)
+        # Made now, so that parts that do not fit are refused.
+        program = Program.of(self.moves(), self.sde, self.corrector.needs_log_density)
+        vars(self).update(program=program)
 
-    def __getstate__(self) -> dict[str, object]:
-        """The fields; what follows from them is made again when needed."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+    def __reduce__(self) -> tuple[object, ...]:
+        """Made again from its fields: copies and files hold nothing that follows from them."""
+        return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.init)
+
+    def moves(self, times: Tensor | None = None) -> Iterator[Move]:
+        """The chain's moves, on other falling ``times`` ``(n,)`` float64 if some are given.
+
+        The corrector acts after each predictor's move in the paper's algorithms (Song et al. 2021,
+        arXiv:2011.13456, algorithms 1–3), and before it in the paper's code.
+
+        Raises
+        ------
+        IncompatibleError, ScheduleError
+            A method's tableau has another number of steps, or a number that is not finite.
+        """
+        sde, predictor, corrector = self.sde, self.predictor, self.corrector
+        times = self.times if times is None else times
+        predicts = corrects = None
+        if predictor.is_affine(sde):
+            predicts = predictor.tableau(sde, times)  # type: ignore[arg-type]
+            require_usable(predicts, predictor, len(times) - 1)
+        if corrector.steps and corrector.is_affine(sde):
+            corrects = corrector.tableau(sde, times)  # type: ignore[arg-type]
+            require_usable(corrects, corrector, len(times))
+        clock = times.tolist()
+        last = len(clock) - 1
+        for n, t in enumerate(clock):
+            step = n if self.corrector_first else n - 1
+            for _ in range(corrector.calls if corrector.steps and step >= 0 else 0):
+                if corrects is not None:
+                    yield Move(step, t, t, corrects, n, corrects=True)
+                else:
+                    custom = partial(corrector.correct, sde, t=t)
+                    cost = corrector.evaluations, corrector.noises
+                    yield Move(step, t, t, None, 0, True, custom, *cost)
+            if n == last:
+                break
+            if predicts is None:
+                custom = partial(_predict, predictor, sde, t, clock[n + 1])
+                cost = predictor.evaluations, predictor.noises
+                yield Move(n, t, clock[n + 1], None, 0, False, custom, *cost)
+            elif predicts.evaluations:  # a tableau without stages leaves the state as it is
+                yield Move(n, t, clock[n + 1], predicts, n)
+        if self.denoise:
+            ending = flow_ending if self.denoise == "flow" else predictor.ending
+            yield Move(last, clock[-1], 0.0, ending(sde, times[-1:]))  # type: ignore[arg-type]
 
     @property
     def evaluations(self) -> int:
@@ -224,33 +249,20 @@ class PredictorCorrector:
         DivergenceError
             The state turned NaN or infinite; ``error.finished`` holds the parts that were complete.
         """
-        request = make_request(
-            self.sde,
-            model,
-            shape,
-            spans=self.program.spans,
-            seed=seed,
-            noise=noise,
-            init=init,
-            label=label,
-            max_batch=max_batch,
-            progress=progress,
-            dtype=dtype,
-            device=device,
-        )
+        spans = self.program.spans
+        request = Request(self.sde, spans, model, shape, seed, noise, init, label, dtype, device)
         if not self.program.affine:  # a step by numbers alone fits any shape
             self.corrector.check_event(request.shape[1:])
-        rows = self.program.rows
         t = self.times[0].item()
         domain = Domain.SAMPLER if init is None else domain_at(Domain.RESTART, t)
 
         def part(samples: range, tick: Tick | None) -> tuple[Tensor]:
             bound = BoundModel(request, samples, self.program)
-            noise = request.open(samples, self.program.spans, domain)
+            noise = request.open(samples, spans, domain)
             x = request.start(samples, self.start_std, noise)
-            return (run(rows, bound, noise, x, samples.start, tick),)
+            return (run(self.program.rows, bound, noise, x, samples.start, tick),)
 
-        return request.fill(part, len(rows))[0]
+        return request.fill(part, max_batch, progress, len(self.program.rows))[0]
 
     def iterate(
         self,
@@ -282,26 +294,16 @@ class PredictorCorrector:
         IncompatibleError
             ``start`` is no state of this sampler or beside ``init``; else as in :meth:`sample`.
         """
+        t, spans = self.times[0].item(), self.program.spans
         if start is not None:
             checks.instance("start", start, SamplerState)
             checks.that(init is None, "one of init= and start=", "both of them", IncompatibleError)
-            require_own(start, self.program, self.times[0].item())
-        request = make_request(
-            self.sde,
-            model,
-            shape,
-            spans=self.program.spans,
-            seed=seed,
-            noise=noise,
-            init=init if start is None else start.x,
-            label=label,
-            dtype=dtype,
-            device=device,
-        )
-        if not self.program.affine:  # a step by numbers alone fits any shape
+            start.require_of(self.program, t)
+        first = init if start is None else start.x
+        request = Request(self.sde, spans, model, shape, seed, noise, first, label, dtype, device)
+        if not self.program.affine:
             self.corrector.check_event(request.shape[1:])
         if start is None:
-            t = self.times[0].item()
             run = Run(Domain.SAMPLER if init is None else domain_at(Domain.RESTART, t))
             start = SamplerState(0, t, request.init, None, [], run)  # type: ignore[arg-type]
         return self._iterate(request, start, start.resumed())
@@ -315,17 +317,13 @@ class PredictorCorrector:
         done = sum(row.move.step < state.step for row in self.program.rows)
         steps = fold(self.program.rows, bound)[done:]
         rows = self.program.rows[done:]
-        linear = checks.is_linear(self.sde)
-        to_x0 = bound.numbers(["x0"] * self.evaluations) if linear else None
-        call = bound.call
+        if checks.is_linear(self.sde):
+            u, w = bound.numbers(["x0"] * self.evaluations)
 
-        def watched(y: Tensor, k: int) -> Tensor:
-            o = call(y, k)
-            if to_x0 is not None:
-                state.denoised = to_x0[0][k] * y + to_x0[1][k] * o
-            return o
+            def watch(y: Tensor, k: int, o: Tensor) -> None:
+                state.denoised = u[k] * y + w[k] * o
 
-        bound.call = watched
+            bound.watch = watch
         for i, row in enumerate(rows):
             with evaluating(request.model), torch.no_grad():
                 state.x = advance(steps[i], state.x, state.outputs, bound, stream)
@@ -340,10 +338,15 @@ class PredictorCorrector:
                 steered = state.x.detach().to(request.device, request.dtype, copy=True)
                 state = replace(state, x=steered, outputs=list(state.outputs))
 
-    @cached_property
-    def start_std(self) -> float:
-        """Standard deviation of the prior at ``t_0``; 0 where none is known."""
-        if not checks.is_linear(self.sde):
-            return 0.0
-        alpha_t, sigma_t = self.sde.marginal(self.times[0])
-        return math.hypot(sigma_t, alpha_t * self.data_std)
+
+def _predict(
+    predictor: Predictor,
+    sde: SDE,
+    t: float,
+    s: float,
+    x: Tensor,
+    score: Callable[[Tensor], Tensor],
+    noises: Iterator[Tensor],
+) -> Tensor:
+    z = next(noises, None)
+    return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z)

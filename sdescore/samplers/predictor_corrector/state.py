@@ -51,8 +51,7 @@ class SamplerState:
     outputs : list of Tensor
         A multistep predictor's past outputs, each up to a factor that the sampler knows.
     run : Run
-        The run that it belongs to, with the latest step that this run has reached. A state that
-        is copied or saved keeps what was known then.
+        The run that it belongs to. A state that is copied or saved keeps what was known then.
     """
 
     step: int
@@ -74,21 +73,14 @@ class SamplerState:
         domain = domain_at(Domain.RESTART, self.t, self.run.rewinds[0])
         return Run(domain, self.step, self.run.rewinds)
 
-
-def require_own(state: SamplerState, program: Program, first_time: float) -> None:
-    """Refuse a state that no run of this program passes through.
-
-    Raises
-    ------
-    IncompatibleError
-        Its step does not exist, or is at another time.
-    """
-    done = [row for row in program.rows if row.move.step < state.step]
-    t = done[-1].move.s if done else first_time
-    last = program.rows[-1].move.step + 1 if program.rows else 0
-    if not 0 <= state.step <= last or state.t != t:
-        raise IncompatibleError(
-            f"expected a state of this sampler, which after step {min(state.step, last)} of {last} "
-            f"is at t = {t:g}, got step {state.step} at t = {state.t:g}; resume with the sampler "
-            "it came from, or pass init= and a grid that starts there"
-        )
+    def require_of(self, program: Program, first_time: float) -> None:
+        """Refuse a state that no run of this program passes through."""
+        done = [row for row in program.rows if row.move.step < self.step]
+        t = done[-1].move.s if done else first_time
+        last = program.rows[-1].move.step + 1 if program.rows else 0
+        if not 0 <= self.step <= last or self.t != t:
+            raise IncompatibleError(
+                f"expected a state of this sampler, which after step {min(self.step, last)} of "
+                f"{last} is at t = {t:g}, got step {self.step} at t = {self.t:g}; resume with the "
+                "sampler it came from, or pass init= and a grid that starts there"
+            )

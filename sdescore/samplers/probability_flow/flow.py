@@ -20,14 +20,8 @@ from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.noise.sources import NoiseSource
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
-from sdescore.samplers.probability_flow.ode import BoundScore, FlowODE, Solver, Trace
-from sdescore.samplers.request import (
-    Request,
-    Tick,
-    make_request,
-    require_init,
-    require_mean_or_none,
-)
+from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, BoundScore, FlowODE, Trace
+from sdescore.samplers.request import Request, Tick, require_init, require_mean_or_none
 from sdescore.score.parameterization import tweedie_mean
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Score
@@ -97,21 +91,26 @@ class ProbabilityFlow:
     def __post_init__(self) -> None:
         advice = "use PredictorCorrector with EulerMaruyama(eta=0)"
         checks.linear(self.sde, "ProbabilityFlow", advice)
-        _ = self.solver  # made now, so that its numbers are checked here
-        if self.t_min is not None:
-            t_min = checks.number("t_min", self.t_min, at_least=0, below=self.sde.T)
-            vars(self).update(t_min=t_min)
-        vars(self).update(data_std=checks.number("data_std", self.data_std, at_least=0))
+        checks.choice("method", self.method, ADAPTIVE + FIXED)
+        t_min, T, steps = self.t_min, self.sde.T, self.steps
+        if self.method in FIXED:
+            steps = checks.count("steps", steps)
+        elif steps is not None:
+            expected = f"no steps for {self.method}, which sets its own by rtol and atol"
+            checks.refuse(expected, f"steps={steps!r}")
+        vars(self).update(
+            rtol=checks.number("rtol", self.rtol, above=0),
+            atol=checks.number("atol", self.atol, above=0),
+            steps=steps,
+            max_evaluations=checks.count("max_evaluations", self.max_evaluations),
+            t_min=t_min if t_min is None else checks.number("t_min", t_min, at_least=0, below=T),
+            data_std=checks.number("data_std", self.data_std, at_least=0),
+        )
 
     @property
     def interval(self) -> tuple[float, float]:
         """``(t_min, T)``, between which the flow runs."""
         return self.sde.t_min if self.t_min is None else self.t_min, self.sde.T
-
-    @property
-    def solver(self) -> Solver:
-        """What torchdiffeq is asked for."""
-        return Solver(self.method, self.rtol, self.atol, self.steps, self.max_evaluations)
 
     def sample(
         self,
@@ -130,29 +129,20 @@ class ProbabilityFlow:
     ) -> Tensor:
         """Draw from the prior at T and follow the flow down to t_min.
 
+        Arguments and errors are as in :meth:`PredictorCorrector.sample`, with these differences.
+
         Parameters
         ----------
-        model : ScoreModel or callable
-            A score ``(x, t) -> like x``. A module is put in eval mode as long as a sampler runs
-            on it, in any thread.
-        shape : tuple of int
-            ``(B, *E)``; optional where ``init`` is passed.
         seed : int
             Sample ``i`` starts where it starts in :meth:`PredictorCorrector.sample`.
         noise : NoiseSource, optional
             Replaces the seeded noise; the start is its draw 0.
         init : Tensor, optional
             ``(B, *E)``, the state at T in place of a draw from the prior.
-        label : Tensor, optional
-            ``(B,)``, handed to the model as its third argument.
-        max_batch : int, optional
-            Solve at most so many samples together, >= 1.
-        progress : bool
-            Whether to show a progress bar, of samples.
         denoise : bool
             Whether to end with Tweedie's mean at t_min, one more evaluation.
-        dtype, device : optional
-            Of the state; by default the model's, and at least float32.
+        model, shape, label, max_batch, progress, dtype, device
+            As there.
 
         Returns
         -------
@@ -161,28 +151,14 @@ class ProbabilityFlow:
 
         Raises
         ------
-        ShapeError, IncompatibleError, ParameterError, TimeError
-            A bad argument, before the model is called.
         DivergenceError
             The flow is not finite, or the solver gave up; ``error.finished`` holds the samples of
             the parts that were complete.
         """
         require_mean_or_none(denoise)
-        request = make_request(
-            self.sde,
-            model,
-            shape,
-            spans=[None],
-            seed=seed,
-            noise=noise,
-            init=init,
-            label=label,
-            max_batch=max_batch,
-            progress=progress,
-            dtype=dtype,
-            device=device,
-        )
-        return self._follow(request, self.interval[::-1], denoise=denoise)[0]
+        request = Request(self.sde, [None], model, shape, seed, noise, init, label, dtype, device)
+        path = self.interval[::-1]
+        return self._follow(request, path, max_batch, progress, denoise=denoise)[0]
 
     def encode(
         self,
@@ -198,8 +174,8 @@ class ProbabilityFlow:
         Arguments, errors and what comes back are as in :meth:`sample`; the state keeps the
         dtype of ``x0``, float32 or float64.
         """
-        request = self._request(model, x0, "x0", label, max_batch, progress)
-        return self._follow(request, self.interval)[0]
+        request = self._request(model, x0, "x0", label)
+        return self._follow(request, self.interval, max_batch, progress)[0]
 
     def decode(
         self,
@@ -214,8 +190,8 @@ class ProbabilityFlow:
 
         Nothing is denoised at the end. Arguments and errors as in :meth:`encode`.
         """
-        request = self._request(model, xT, "xT", label, max_batch, progress)
-        return self._follow(request, self.interval[::-1])[0]
+        request = self._request(model, xT, "xT", label)
+        return self._follow(request, self.interval[::-1], max_batch, progress)[0]
 
     def log_likelihood(
         self,
@@ -267,45 +243,36 @@ class ProbabilityFlow:
             complete.
         """
         trace = Trace(divergence, probes, probe_distribution, seed)
-        request = self._request(model, x, "x", label, max_batch, progress)
-        latent, integrals, calls = self._follow(request, self.interval, trace)
+        request = self._request(model, x, "x", label)
+        latent, integrals, calls = self._follow(request, self.interval, max_batch, progress, trace)
         std = self.sde.prior_std(self.data_std)
         return trace.likelihood(latent, integrals, std, int(calls.sum()))
 
-    def _request(
-        self,
-        model: Score,
-        x: Tensor,
-        name: str,
-        label: Tensor | None,
-        max_batch: int | None,
-        progress: bool,
-    ) -> Request:
+    def _request(self, model: Score, x: Tensor, name: str, label: Tensor | None) -> Request:
         """A request that starts from ``x`` in its own dtype and on its own device."""
         require_init(x, name)
         if isinstance(model, nn.Module):
             home = next((p.device for p in model.parameters()), x.device)
             expected = f"{name} on the model's device {home}"
             checks.that(home == x.device, expected, x.device, ShapeError)
-        return make_request(
+        return Request(
             self.sde,
+            [],
             model,
-            None,
             init=x,
-            name=name,
             label=label,
-            max_batch=max_batch,
-            progress=progress,
             dtype=x.dtype,
             device=x.device,
+            name=name,
         )
 
     def _follow(
         self,
         request: Request,
         path: tuple[float, float],
+        max_batch: int | None,
+        progress: bool,
         trace: Trace | None = None,
-        *,
         denoise: bool = False,
     ) -> tuple[Tensor, ...]:
         """The states at the path's end, the integrals ``(B, K)``, and ``(B,)`` model calls, which
@@ -316,10 +283,8 @@ class ProbabilityFlow:
             x = request.start(samples, std)
             score = BoundScore(request, samples, self.interval)
             rule = None if trace is None else trace.of(samples, x)
-            ode = FlowODE(
-                score, self.sde, self.interval, divergence=rule, first_sample=samples.start
-            )
-            x, integrals = ode.solve(x, 0 if trace is None else trace.estimates, path, self.solver)
+            ode = FlowODE(self, score, rule, samples.start)
+            x, integrals = ode.solve(x, 0 if trace is None else trace.estimates, path)
             if denoise and x.numel():
                 alpha, sigma = self.sde.marginal(path[1])
                 x = tweedie_mean(x, score(x, path[1]), alpha, sigma)
@@ -329,4 +294,4 @@ class ProbabilityFlow:
             calls[:1] = ode.evaluations
             return x, integrals, calls
 
-        return request.fill(part, ticks=0)
+        return request.fill(part, max_batch, progress)

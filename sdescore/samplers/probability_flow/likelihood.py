@@ -37,27 +37,10 @@ def standard_error(estimates: Tensor) -> Tensor:
 
 
 def t_quantile(freedom: int) -> float:
-    """Student's t that 2.5 % of draws exceed; the 95 % interval is ± so many standard errors.
+    """Student's t that 2.5 % of draws exceed; the 95 % interval is ± so many standard errors."""
+    from scipy.special import stdtrit
 
-    By bisection of the finite series for whole degrees of freedom (Abramowitz & Stegun 1964,
-    26.7.3 and 26.7.4).
-    """
-
-    def within(t: float) -> float:
-        angle = math.atan(t / math.sqrt(freedom))
-        term = total = 1.0 if freedom % 2 == 0 else math.cos(angle)
-        for k in range(2 + freedom % 2, freedom, 2):
-            term *= math.cos(angle) ** 2 * (k - 1) / k
-            total += term
-        if freedom % 2 == 0:
-            return math.sin(angle) * total
-        return 2 / math.pi * (angle + math.sin(angle) * (total if freedom > 1 else 0.0))
-
-    low, high = 1.0, 20.0
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if within(middle) < 0.95 else (low, middle)
-    return high
+    return float(stdtrit(freedom, 0.975))
 
 
 @dataclass(frozen=True, eq=False)

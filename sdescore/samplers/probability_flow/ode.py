@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from sdescore import checks
 from sdescore.errors import DivergenceError, TimeError
 from sdescore.noise.counter import Domain, NormalStream
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood, standard_error, t_quantile
-from sdescore.samplers.request import Request, called
+from sdescore.samplers.request import Request, called, not_finite
 from sdescore.score.convention import Convention
 from sdescore.score.divergence import (
     PROBE_DISTRIBUTIONS,
@@ -32,46 +32,13 @@ from sdescore.score.divergence import (
 )
 from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
-from sdescore.sde.linear import LinearSDE
+
+if TYPE_CHECKING:
+    from sdescore.samplers.probability_flow.flow import ProbabilityFlow
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
 DIVERGENCES = ("exact", "hutchinson")
-
-
-@dataclass(frozen=True)
-class Solver:
-    """What torchdiffeq is asked for; see :class:`sdescore.ProbabilityFlow`.
-
-    Raises
-    ------
-    IncompatibleError
-        An unknown method.
-    ParameterError
-        A number out of its range, ``steps`` missing or beside an adaptive method.
-    """
-
-    method: str
-    rtol: float
-    atol: float
-    steps: int | None
-    max_evaluations: int
-
-    def __post_init__(self) -> None:
-        checks.choice("method", self.method, ADAPTIVE + FIXED)
-        if self.method in FIXED:
-            vars(self).update(steps=checks.count("steps", self.steps))
-        else:
-            checks.that(
-                self.steps is None,
-                f"no steps for {self.method}, which sets its own by rtol and atol",
-                f"steps={self.steps!r}",
-            )
-        vars(self).update(
-            rtol=checks.number("rtol", self.rtol, above=0),
-            atol=checks.number("atol", self.atol, above=0),
-            max_evaluations=checks.count("max_evaluations", self.max_evaluations),
-        )
 
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -80,15 +47,7 @@ Divergence = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Trace:
-    """How a likelihood finds its divergences; see :meth:`sdescore.ProbabilityFlow.log_likelihood`.
-
-    Raises
-    ------
-    IncompatibleError
-        An unknown divergence or distribution.
-    ParameterError
-        ``probes`` is no positive integer, or ``seed`` no integer.
-    """
+    """How :meth:`sdescore.ProbabilityFlow.log_likelihood` finds its divergences."""
 
     divergence: str
     probes: int
@@ -132,16 +91,7 @@ class Trace:
 
 
 class BoundScore:
-    """A model's score at any state and time, its samples' labels included.
-
-    Parameters
-    ----------
-    request : Request
-        Gives the model.
-    samples : range
-        Whose labels the model is called with.
-    interval : (float, float)
-        The times that it will be asked for lie in here.
+    """A model's score at any state and time of an interval, its samples' labels included.
 
     Raises
     ------
@@ -196,12 +146,10 @@ class FlowODE:
 
     Parameters
     ----------
+    flow : ProbabilityFlow
+        Gives the SDE, the range of times, and what torchdiffeq is asked for.
     score : callable
         ``score(x, time)``, like ``x``; the time is a number.
-    sde : LinearSDE
-        Gives f and g².
-    interval : (float, float)
-        ``(t_min, T)``, the range of times.
     divergence : callable or None
         None integrates the state alone.
     first_sample : int
@@ -215,24 +163,18 @@ class FlowODE:
 
     def __init__(
         self,
+        flow: ProbabilityFlow,
         score: Callable[[Tensor, float], Tensor],
-        sde: LinearSDE,
-        interval: tuple[float, float],
-        *,
         divergence: Divergence | None,
         first_sample: int,
     ) -> None:
-        self._score, self._sde = score, sde
-        self._interval = interval
-        self._divergence = divergence
+        self._flow, self._score, self._divergence = flow, score, divergence
         self._first_sample = first_sample
         self.evaluations = 0
         self._t = math.nan
         self._calling = False
 
-    def solve(
-        self, x: Tensor, integrals: int, path: tuple[float, float], solver: Solver
-    ) -> tuple[Tensor, Tensor]:
+    def solve(self, x: Tensor, integrals: int, path: tuple[float, float]) -> tuple[Tensor, Tensor]:
         """Take ``x`` ``(B, *E)`` from ``path[0]`` to ``path[1]``; its divergences' integrals
         on the way are ``(B, K)``.
 
@@ -243,7 +185,7 @@ class FlowODE:
         """
         from torchdiffeq import odeint
 
-        self._shape, self._limit = x.shape, solver.max_evaluations
+        flow, self._shape = self._flow, x.shape
         numel = math.prod(x.shape[1:])
         y = torch.cat([x.reshape(len(x), numel), x.new_zeros(len(x), integrals)], 1)
         if x.numel() == 0:
@@ -251,25 +193,17 @@ class FlowODE:
         times = torch.tensor(path, dtype=torch.float64, device=x.device)
 
         def grid(_f: object, _y: object, _t: object) -> Tensor:
-            return torch.linspace(
-                *path, (solver.steps or 1) + 1, dtype=times.dtype, device="cpu"
-            ).to(times)
+            steps = flow.steps or 1
+            return torch.linspace(*path, steps + 1, dtype=times.dtype, device="cpu").to(times)
 
-        options = (
-            {"grid_constructor": grid}
-            if solver.method in FIXED
-            else {"step_t": times[1:], "norm": worst_row(numel)}
+        fixed, adaptive = (
+            {"grid_constructor": grid},
+            {"step_t": times[1:], "norm": worst_row(numel)},
         )
+        options = fixed if flow.method in FIXED else adaptive
+        tolerances = {"rtol": flow.rtol, "atol": flow.atol}
         try:
-            y = odeint(
-                self,
-                y,
-                times,
-                rtol=solver.rtol,
-                atol=solver.atol,
-                method=solver.method,
-                options=options,
-            )[-1]
+            y = odeint(self, y, times, **tolerances, method=flow.method, options=options)[-1]
         except AssertionError as error:
             if self._calling:
                 raise  # the model's own
@@ -284,12 +218,12 @@ class FlowODE:
         DivergenceError
             It is not finite, or the model was called too often.
         """
-        low, high = self._interval
+        low, high = self._flow.interval
         self._t = time = min(max(t.item(), low), high)
-        if self.evaluations >= self._limit:
-            raise self._stuck(f"it called the model {self._limit} times, its limit")
+        if self.evaluations >= self._flow.max_evaluations:
+            raise self._stuck(f"it called the model {self.evaluations} times, its limit")
         self.evaluations += 1
-        f, g2 = (rate.item() for rate in self._sde.rates(time))
+        f, g2 = (rate.item() for rate in self._flow.sde.rates(time))
         numel = math.prod(self._shape[1:])
         x = y[:, :numel].reshape(self._shape)
         if self._divergence is None:
@@ -314,19 +248,16 @@ class FlowODE:
         return s
 
     def _check_finite(self, rows: Tensor) -> None:
-        finite = rows.isfinite().all(1)
-        if bool(finite.all()):
-            return
-        samples = [i + self._first_sample for i in (~finite).nonzero().flatten().tolist()]
-        shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
-        raise DivergenceError(
-            f"the flow is not finite at evaluation {self.evaluations} (t = {self._t:g}), in "
-            f"{len(samples)} of {len(rows)} samples: {shown}. The score is not finite there: "
-            "check the model at this t, or raise t_min",
-            step=self.evaluations,
-            t=self._t,
-            samples=samples,
-        )
+        samples, named = not_finite(rows, self._first_sample)
+        if samples:
+            raise DivergenceError(
+                f"the flow is not finite at evaluation {self.evaluations} (t = {self._t:g}), in "
+                f"{named}. The score is not finite there: check the model at this t, or raise "
+                "t_min",
+                step=self.evaluations,
+                t=self._t,
+                samples=samples,
+            )
 
     def _stuck(self, why: str) -> DivergenceError:
         return DivergenceError(
