@@ -27,17 +27,16 @@ if TYPE_CHECKING:
     from sdescore.checkpoint.store import load as load
     from sdescore.checkpoint.store import save as save
     from sdescore.correctors.annealed import AnnealedLangevin as AnnealedLangevin
-    from sdescore.correctors.base import Corrector as Corrector
     from sdescore.correctors.langevin import Langevin as Langevin
     from sdescore.correctors.none import NoCorrector as NoCorrector
     from sdescore.errors import SDEScoreError as SDEScoreError
+    from sdescore.grids.base import UniformGrid as UniformGrid
     from sdescore.grids.custom import CustomGrid as CustomGrid
     from sdescore.grids.levels import LevelGrid as LevelGrid
     from sdescore.grids.spaced import CosineGrid as CosineGrid
     from sdescore.grids.spaced import KarrasGrid as KarrasGrid
     from sdescore.grids.spaced import LogSNRGrid as LogSNRGrid
     from sdescore.grids.spaced import QuadraticGrid as QuadraticGrid
-    from sdescore.grids.spaced import UniformGrid as UniformGrid
     from sdescore.guidance.classifier import classifier_guidance as classifier_guidance
     from sdescore.guidance.classifier_free import classifier_free as classifier_free
     from sdescore.losses.denoising import denoising_loss as denoising_loss
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from sdescore.nets.unet import UNet as UNet
     from sdescore.predictors.adams import ExponentialAdams as ExponentialAdams
     from sdescore.predictors.ancestral import Ancestral as Ancestral
-    from sdescore.predictors.base import Predictor as Predictor
     from sdescore.predictors.ddim import DDIM as DDIM
     from sdescore.predictors.euler_maruyama import EulerMaruyama as EulerMaruyama
     from sdescore.predictors.exponential_runge_kutta import (
@@ -82,6 +80,8 @@ if TYPE_CHECKING:
     from sdescore.sde.subvp import SubVPSDE as SubVPSDE
     from sdescore.sde.ve import VESDE as VESDE
     from sdescore.sde.vp import VPSDE as VPSDE
+    from sdescore.tableau.method import Corrector as Corrector
+    from sdescore.tableau.method import Predictor as Predictor
     from sdescore.tableau.tableau import Tableau as Tableau
     from sdescore.training.loop import train as train
 
@@ -93,10 +93,10 @@ _NAMES = {
     "grids": "UniformGrid QuadraticGrid LogSNRGrid KarrasGrid CosineGrid LevelGrid CustomGrid",
     "score": "ScoreModel GaussianScore MixtureScore EmpiricalScore convert under tweedie_mean "
     "tweedie_covariance",
-    "tableau": "Tableau",
-    "predictors": "Predictor EulerMaruyama ReverseDiffusion Ancestral DDIM Heun StochasticHeun "
+    "tableau": "Tableau Predictor Corrector",
+    "predictors": "EulerMaruyama ReverseDiffusion Ancestral DDIM Heun StochasticHeun "
     "ExponentialAdams ExponentialRungeKutta NoPredictor",
-    "correctors": "Corrector Langevin AnnealedLangevin NoCorrector",
+    "correctors": "Langevin AnnealedLangevin NoCorrector",
     "guidance": "classifier_free classifier_guidance",
     "samplers": "PredictorCorrector AdaptiveSampler ProbabilityFlow simulate bits_per_dim",
     "nets": "MLP UNet EMA EnergyModel",

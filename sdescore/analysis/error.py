@@ -25,7 +25,7 @@ from sdescore.analysis.pca import data_rows, decomposed, mean_of
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.samplers.predictor_corrector.chain import Move
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
-from sdescore.tableau.ending import flow_ending, mean_ending
+from sdescore.tableau.tableau import flow_ending, mean_ending
 
 __all__ = ["GaussianError", "gaussian_error"]
 

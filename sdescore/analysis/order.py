@@ -9,9 +9,9 @@ import torch
 from sdescore import checks
 from sdescore.analysis.error import gaussian_error
 from sdescore.grids.custom import CustomGrid
-from sdescore.predictors.base import Predictor
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Predictor
 
 __all__ = ["order"]
 

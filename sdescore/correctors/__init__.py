@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdescore.rooms import fill
+from sdescore.tableau.method import Corrector as Corrector
+from sdescore.tableau.method import ScoreAt as ScoreAt
 
 __all__ = fill(__name__)
 

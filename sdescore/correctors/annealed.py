@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.correctors.base import Corrector, inner_steps, langevin_tableau
+from sdescore.correctors.langevin import inner_steps
 from sdescore.errors import IncompatibleError
 from sdescore.sde.ladder import langevin_step_size
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.tableau import Tableau
+from sdescore.tableau.method import Corrector
+from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["AnnealedLangevin"]
 
@@ -105,4 +106,4 @@ class AnnealedLangevin(Corrector):
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         sigma_t = sde.marginal(times)[1]
         alpha_i = self.epsilon * (sigma_t / sigma_t[-1]).square()
-        return langevin_tableau(times, alpha_i / 2)
+        return one_stage(times, times.new_ones(()), alpha_i / 2, alpha_i.sqrt())

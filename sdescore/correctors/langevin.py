@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.correctors.base import Corrector, inner_steps, langevin_tableau
 from sdescore.langevin.preconditioner import Preconditioner, require_preconditioner
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, flat
-from sdescore.tableau.tableau import Tableau
+from sdescore.tableau.method import Corrector
+from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["Langevin"]
 
@@ -80,7 +80,8 @@ class Langevin(Corrector):
         snr = checks.number("snr", self.snr, above=0)
         vars(self).update(snr=snr, steps=inner_steps(self.steps))
         checks.choice("norm", self.norm, NORMS)
-        require_preconditioner(self.preconditioner)
+        if self.preconditioner is not None:
+            require_preconditioner(self.preconditioner)
 
     @classmethod
     def examples(cls) -> Sequence[Langevin]:
@@ -95,7 +96,8 @@ class Langevin(Corrector):
             self.preconditioner.require_event(event_shape)
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        return langevin_tableau(times, expected_step(self.snr, sde.marginal(times)[1]))
+        tau = 2 * (self.snr * sde.marginal(times)[1]).square()
+        return one_stage(times, times.new_ones(()), tau, (2 * tau).sqrt())
 
     def step(
         self, sde: SDE, x: Tensor, score: Callable[[Tensor], Tensor], t: float, z: Tensor
@@ -114,6 +116,8 @@ class Langevin(Corrector):
         return x + tau * P.apply(s) + (2 * tau) ** 0.5 * P.sqrt_apply(z)
 
 
-def expected_step(snr: float, sigma_t: Tensor) -> Tensor:
-    r""":math:`\tau = 2(\mathrm{snr}\,\sigma_t)^2`, float64."""
-    return 2 * (snr * sigma_t).square()
+def inner_steps(steps: object) -> int:
+    """``steps`` as an int, refused below 1."""
+    if not checks.is_count(steps) or steps < 1:
+        checks.refuse("a positive number of inner steps", f"{steps!r}; for none use NoCorrector()")
+    return int(steps)

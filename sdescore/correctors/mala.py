@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.correctors.base import Corrector, ScoreAt, inner_steps
-from sdescore.correctors.langevin import expected_step
+from sdescore.correctors.langevin import inner_steps
 from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.sde.base import SDE
+from sdescore.tableau.method import Corrector, ScoreAt
 
 __all__ = ["MALA"]
 
@@ -77,7 +77,7 @@ class MALA(Corrector):
         self, sde: SDE, x: Tensor, score: ScoreAt, t: float, noises: Iterator[Tensor]
     ) -> Tensor:
         sigma_t = sde.marginal(t)[1]  # type: ignore[attr-defined]
-        tau = expected_step(self.snr, sigma_t).item()
+        tau = 2 * (self.snr * sigma_t).square().item()
         identity = Preconditioner(x.new_ones(()))
         accepted = x.new_zeros(len(x))
         chain = mala(x, score, score.log_density, tau, 1.0, identity, noises)

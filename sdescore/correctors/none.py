@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sdescore.correctors.base import Corrector
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Corrector
 from sdescore.tableau.tableau import Tableau, no_stages
 
 __all__ = ["NoCorrector"]

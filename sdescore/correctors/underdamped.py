@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.correctors.base import Corrector, inner_steps
+from sdescore.correctors.langevin import inner_steps
 from sdescore.langevin.baoab import baoab
 from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Corrector
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Underdamped"]

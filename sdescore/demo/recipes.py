@@ -6,9 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from sdescore import correctors, predictors
-from sdescore.correctors.base import Corrector
 from sdescore.nets.unet import UNet
-from sdescore.predictors.base import Predictor
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.score.model import ScoreModel
 from sdescore.sde.cosine import CosineVPSDE
@@ -16,6 +14,7 @@ from sdescore.sde.discrete import DiscreteVESDE, DiscreteVPSDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.rectified_flow import RectifiedFlowSDE
 from sdescore.sde.subvp import SubVPSDE
+from sdescore.tableau.method import Corrector, Predictor
 
 __all__ = ["CORRECTORS", "PREDICTORS", "RECIPES", "Recipe", "digit_model", "make_sampler"]
 

@@ -8,6 +8,7 @@ of the number of steps. No other code sets a step size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sdescore.sde.base import SDE
     from sdescore.sde.linear import LinearSDE
 
-__all__ = ["Grid"]
+__all__ = ["Grid", "UniformGrid"]
 
 
 class Grid(ABC):
@@ -79,14 +80,11 @@ def linear(sde: SDE, grid: Grid) -> LinearSDE:
     return checks.linear(sde, type(grid).__name__, advice)
 
 
-def log_snr_ends(sde: SDE, grid: Grid, n: int) -> tuple[float, float]:
-    """The log-SNR at the first and the last of ``n`` times, refused unless both are finite."""
-    ends = torch.tensor([sde.T, sde.t_min][:n], dtype=torch.float64, device="cpu")
-    values = linear(sde, grid).log_snr(ends)
-    if not bool(values.isfinite().all()):
-        checks.refuse(
-            f"finite log-SNR at T and t_min for {type(grid).__name__}",
-            f"{values.tolist()}; raise t_min above 0",
-            ScheduleError,
-        )
-    return values[0].item(), values[-1].item()
+@dataclass(frozen=True)
+class UniformGrid(Grid):
+    """Equal steps in ``t`` (Song et al. 2021, arXiv:2011.13456, algorithms 2–3)."""
+
+    def times(self, sde: SDE, n: int | None) -> Tensor:
+        count = step_count(self, n)
+        times = torch.linspace(sde.T, sde.t_min, count, dtype=torch.float64, device="cpu")
+        return from_T_to_t_min(times, sde)

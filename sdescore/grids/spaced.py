@@ -1,8 +1,9 @@
-r"""Grids of equal steps: in t, √t, log-SNR, a root of σ/α, or an angle."""
+r"""Grids of equal steps in √t, log-SNR, a root of σ/α, or an angle."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,25 +12,38 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ScheduleError
-from sdescore.grids.base import Grid, from_T_to_t_min, linear, log_snr_ends, step_count
+from sdescore.grids.base import Grid, from_T_to_t_min, linear, step_count
 
 if TYPE_CHECKING:
     from sdescore.sde.base import SDE
 
-__all__ = ["CosineGrid", "KarrasGrid", "LogSNRGrid", "QuadraticGrid", "UniformGrid"]
+__all__ = ["CosineGrid", "KarrasGrid", "LogSNRGrid", "QuadraticGrid"]
 
 
-def equal_steps(first: float, last: float, n: int) -> Tensor:
-    """``(n,)`` float64 from ``first`` to ``last``."""
-    return torch.linspace(first, last, n, dtype=torch.float64, device="cpu")
+def spaced(
+    grid: Grid,
+    sde: SDE,
+    n: int | None,
+    forth: Callable[[float], float],
+    back: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """``n`` times at equal steps in ``forth(log_snr)``, whose inverse is ``back``.
 
-
-@dataclass(frozen=True)
-class UniformGrid(Grid):
-    """Equal steps in ``t`` (Song et al. 2021, arXiv:2011.13456, algorithms 2–3)."""
-
-    def times(self, sde: SDE, n: int | None) -> Tensor:
-        return from_T_to_t_min(equal_steps(sde.T, sde.t_min, step_count(self, n)), sde)
+    Raises
+    ------
+    ScheduleError
+        The log-SNR at the first or the last time is not finite.
+    """
+    n = step_count(grid, n)
+    ends = torch.tensor([sde.T, sde.t_min][:n], dtype=torch.float64, device="cpu")
+    values = linear(sde, grid).log_snr(ends)
+    if not bool(values.isfinite().all()):
+        expected = f"finite log-SNR at T and t_min for {type(grid).__name__}"
+        checks.refuse(expected, f"{values.tolist()}; raise t_min above 0", ScheduleError)
+    low, high = values[0].item(), values[-1].item()
+    steps = torch.linspace(forth(low), forth(high), n, dtype=torch.float64, device="cpu")
+    times = linear(sde, grid).time_at_log_snr(back(steps).clamp(low, high))
+    return from_T_to_t_min(times, sde)
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,8 @@ class QuadraticGrid(Grid):
     """Equal steps in ``√t`` (Song, Meng & Ermon 2021, arXiv:2010.02502, appendix D.2)."""
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
-        roots = equal_steps(sde.T**0.5, sde.t_min**0.5, step_count(self, n))
+        first, last, n = sde.T**0.5, sde.t_min**0.5, step_count(self, n)
+        roots = torch.linspace(first, last, n, dtype=torch.float64, device="cpu")
         return from_T_to_t_min(roots.square(), sde)
 
 
@@ -46,9 +61,7 @@ class LogSNRGrid(Grid):
     """Equal steps in log-SNR (Lu et al. 2022, arXiv:2206.00927, section 3.3)."""
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
-        n = step_count(self, n)
-        log_snr = equal_steps(*log_snr_ends(sde, self, n), n)
-        return from_T_to_t_min(linear(sde, self).time_at_log_snr(log_snr), sde)
+        return spaced(self, sde, n, float, lambda log_snr: log_snr)
 
 
 @dataclass(frozen=True)
@@ -74,13 +87,11 @@ class KarrasGrid(Grid):
         vars(self).update(rho=checks.number("rho", self.rho, above=0, error=ScheduleError))
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
-        n = step_count(self, n)
-        ends = log_snr_ends(sde, self, n)
         # σ/α = exp(−log_snr/2), so its ρ-th root is exp(−log_snr/2ρ).
-        first, last = (math.exp(-0.5 * end / self.rho) for end in ends)
-        log_snr = -2 * self.rho * equal_steps(first, last, n).log()
-        log_snr = log_snr.clamp(*ends)
-        return from_T_to_t_min(linear(sde, self).time_at_log_snr(log_snr), sde)
+        def root(log_snr: float) -> float:
+            return math.exp(-0.5 * log_snr / self.rho)
+
+        return spaced(self, sde, n, root, lambda roots: -2 * self.rho * roots.log())
 
 
 @dataclass(frozen=True)
@@ -110,9 +121,7 @@ class CosineGrid(Grid):
         vars(self).update(sigma_data=sigma_data)
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
-        n = step_count(self, n)
-        ends = log_snr_ends(sde, self, n)
-        first, last = (math.atan(math.exp(-0.5 * end) / self.sigma_data) for end in ends)
-        log_snr = -2 * torch.log(self.sigma_data * torch.tan(equal_steps(first, last, n)))
-        times = linear(sde, self).time_at_log_snr(log_snr.clamp(*ends))
-        return from_T_to_t_min(times, sde)
+        def angle(log_snr: float) -> float:
+            return math.atan(math.exp(-0.5 * log_snr) / self.sigma_data)
+
+        return spaced(self, sde, n, angle, lambda a: -2 * torch.log(self.sigma_data * a.tan()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sdescore.rooms import fill
+from sdescore.tableau.method import Predictor as Predictor
 
 __all__ = fill(__name__)
 

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.exponential import (
     OUTPUTS,
@@ -33,6 +32,7 @@ from sdescore.tableau.exponential import (
     clock,
     exponential_step,
 )
+from sdescore.tableau.method import EtaPredictor
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["ExponentialAdams"]

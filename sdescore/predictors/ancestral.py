@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sdescore.predictors.base import Predictor
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Predictor
 from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["Ancestral"]

@@ -10,10 +10,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.base import SDE, as_time
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
+from sdescore.tableau.method import EtaPredictor
 from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["EulerMaruyama"]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.predictors.base import Predictor
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
+from sdescore.tableau.method import Predictor
 from sdescore.tableau.runge_kutta import runge_kutta
 from sdescore.tableau.tableau import Tableau
 

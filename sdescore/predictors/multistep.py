@@ -22,8 +22,8 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.predictors.base import Predictor
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Predictor
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["Multistep"]
@@ -135,13 +135,7 @@ def weighted_mean(times: Tensor, weights: Tensor) -> Tableau:
 
 
 def shares(predictor: Predictor, sde: LinearSDE, times: Tensor, count: int) -> Tensor:
-    """The weights ``(N, count)`` that make :class:`Multistep` equal to ``predictor`` on ``times``.
-
-    Raises
-    ------
-    IncompatibleError
-        The predictor is not of that form.
-    """
+    """The weights ``(N, count)`` that make :class:`Multistep` equal to ``predictor`` on ``times``."""
     own = predictor.tableau(sde, times)
     found = times.new_zeros(len(times), count)
     found[-1, 0] = 1

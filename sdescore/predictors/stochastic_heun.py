@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sdescore.predictors.base import EtaPredictor
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import EtaPredictor
 from sdescore.tableau.tableau import Tableau
 
 __all__ = ["StochasticHeun"]

@@ -34,18 +34,8 @@ Tick = Callable[..., object]
 class Request:
     """A checked request for ``shape`` samples of ``model``.
 
-    Parameters are those of :meth:`sdescore.PredictorCorrector.sample`. ``spans`` says what each
-    draw of the noise is for, and ``name`` what the caller calls ``init``.
-
-    Raises
-    ------
-    ShapeError
-        Shape, init, label, dtype or device.
-    IncompatibleError
-        A model that is not callable, belongs to another SDE or takes no labels where some are
-        passed, or a foreign noise source.
-    ParameterError
-        A seed that is no integer, or an init that is not finite.
+    Arguments and errors are those of :meth:`sdescore.PredictorCorrector.sample`. ``spans`` says what
+    each draw of the noise is for, and ``name`` what the caller calls ``init``.
     """
 
     def __init__(
@@ -126,28 +116,13 @@ class Request:
         progress: bool,
         ticks: int = 0,
     ) -> tuple[Tensor, ...]:
-        """What ``run`` makes of all samples, ``max_batch`` at a time: tensors with B first.
+        """What ``run(samples, tick)`` makes of all samples, ``max_batch`` at a time.
 
-        All parts are written into one tensor each, which is there from the first part on. To join
-        them at the end would take the memory of the samples twice, after all the work.
-
-        Parameters
-        ----------
-        run : callable
-            ``(samples, tick) -> tensors``, the samples first.
-        max_batch : int, optional
-            >= 1; by default all at a time.
-        progress : bool
-            Whether to show a bar.
-        ticks : int
-            How often a part calls ``tick``; 0 where it ticks once a sample.
-
-        Raises
-        ------
-        ParameterError
-            ``max_batch`` below 1.
-        DivergenceError
-            A part's; its ``finished`` holds the samples of the parts before.
+        That is tensors with B first, the samples before others. ``ticks`` says how often a part
+        calls ``tick``; 0 where it ticks once a sample. All parts are written into one tensor each,
+        which is there from the first part on: to join them at the end would take the memory of the
+        samples twice, after all the work. If a part diverges, ``error.finished`` holds the samples
+        of the parts before.
         """
         whole: tuple[Tensor, ...] = ()
         B = self.shape[0]

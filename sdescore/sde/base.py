@@ -27,8 +27,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ScheduleError, TimeError
-from sdescore.grids.base import Grid
-from sdescore.grids.spaced import UniformGrid
+from sdescore.grids.base import Grid, UniformGrid
 from sdescore.shapes import align, float64
 from sdescore.typing import Score, Time
 

@@ -36,13 +36,7 @@ OUTPUTS = ("x0", "epsilon")
 
 
 def clock(sde: LinearSDE, times: Tensor) -> Tensor:
-    """λ at the times of a grid, refused where it is infinite.
-
-    Raises
-    ------
-    ScheduleError
-        σ is 0 at one of the times.
-    """
+    """λ at the times of a grid, refused where it is infinite."""
     lam = sde.half_log_snr(times)
     checks.that(
         bool(lam.isfinite().all()),
@@ -55,37 +49,20 @@ def clock(sde: LinearSDE, times: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class ExponentialStep:
-    r"""Moves :math:`x_s = a x_t + \gamma \int_0^h e^{r (h - \tau)} o(\tau) d\tau + c z`.
+    r"""Moves :math:`x_s = a x_t + \gamma \int_0^h e^{r (h - \tau)} o(\tau) d\tau + c z`."""
 
-    Attributes
-    ----------
-    h, a, gamma, c : Tensor
-        ``(N,)`` float64.
-    rate : float
-        r, which is −(1 + η²) where the output is x₀ and 1 where it is ε.
-    """
-
-    h: Tensor
+    h: Tensor  # as a, gamma and c: (N,) float64
     a: Tensor
     gamma: Tensor
     c: Tensor
-    rate: float
+    rate: float  # r, which is −(1 + η²) where the output is x₀ and 1 where it is ε
 
     def weights(self, nodes: Tensor, *, midpoint: bool = False) -> Tensor:
         r"""Weights of the outputs at ``nodes``, exact for polynomials in λ of degree < p.
 
-        Parameters
-        ----------
-        nodes : Tensor
-            ``(N, p)``: λ − λ_t of the outputs, all different in a row.
-        midpoint : bool
-            Use the polynomial's value in the middle of the step, τ = h/2, in place of its mean
-            under the exponential. The two agree to the second order.
-
-        Returns
-        -------
-        Tensor
-            ``(N, p)``.
+        ``nodes`` ``(N, p)`` are λ − λ_t of the outputs, all different in a row; the weights are
+        like them. ``midpoint`` takes the polynomial's value in the middle of the step, τ = h/2, in
+        place of its mean under the exponential; the two agree to the second order.
         """
         p = nodes.shape[-1]
         # ∫₀ʰ e^{r(h−τ)} (τ/h)^m dτ = h m! φ_{m+1}(rh), and the weights reproduce it.
@@ -107,23 +84,10 @@ class ExponentialStep:
     def adams_weights(
         self, lam: Tensor, count: int, *, ahead: int = 0, midpoint: bool = False
     ) -> Tensor:
-        r"""Weights of the last ``count`` outputs, or of as many as there are.
+        r"""Weights ``(N, count)`` of the last outputs, newest first, or of as many as there are.
 
-        Parameters
-        ----------
-        lam : Tensor
-            λ of the outputs in the order they are made; move n starts at ``lam[n]``.
-        count : int
-            How many outputs a polynomial goes through, >= 1.
-        ahead : int
-            The newest output of move n is ``n + ahead``: 0 is Adams–Bashforth, 1 Adams–Moulton.
-        midpoint : bool
-            As in :meth:`weights`.
-
-        Returns
-        -------
-        Tensor
-            ``(N, count)``, newest first.
+        ``lam`` is λ of the outputs in the order they are made; move n starts at ``lam[n]``, and its
+        newest output is ``n + ahead``: 0 is Adams–Bashforth, 1 Adams–Moulton.
         """
         n = torch.arange(len(self.h), device=lam.device)
         used = (n + ahead + 1).clamp(max=count)

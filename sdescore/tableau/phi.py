@@ -20,15 +20,7 @@ SWITCH, TERMS = 1.5, 24  # 1.5²⁴/24! is 3e-20
 
 
 def phi(z: Tensor, order: int) -> Tensor:
-    r"""``φ_0(z) … φ_order(z)`` along a new last axis.
-
-    Parameters
-    ----------
-    z : Tensor
-        Any shape, finite, float64.
-    order : int
-        The largest k, >= 0.
-    """
+    r"""``φ_0(z) … φ_order(z)`` of finite float64 numbers, along a new last axis."""
     small = z.abs() < SWITCH
     near, far = torch.where(small, z, 0.0), torch.where(small, SWITCH, z)
     columns = [z.exp()]

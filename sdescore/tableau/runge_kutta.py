@@ -98,13 +98,7 @@ def runge_kutta(
 
 
 def check_table(nodes: Sequence[float], weights: Sequence[Sequence[float]]) -> None:
-    """Refuse numbers that are no Butcher's table of an explicit method.
-
-    Raises
-    ------
-    ParameterError
-        Nodes outside [0, 1], rows of another length, or rows that do not sum to the next node.
-    """
+    """Refuse numbers that are no Butcher's table of an explicit method."""
     usable = len(nodes) > 0 and all(checks.is_number(c) and 0 <= c <= 1 for c in nodes)
     checks.that(usable and nodes[0] == 0, "nodes in [0, 1], the first of them 0", tuple(nodes))
     lengths = [len(row) for row in weights]

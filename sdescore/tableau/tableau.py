@@ -28,8 +28,9 @@ import torch
 from torch import Tensor
 
 from sdescore.errors import ShapeError
+from sdescore.sde.linear import LinearSDE
 
-__all__ = ["Tableau", "no_stages", "one_stage"]
+__all__ = ["Tableau", "flow_ending", "mean_ending", "no_stages", "one_stage"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,3 +185,25 @@ def no_stages(n: int) -> Tableau:
     """``n`` steps that leave the state as it is and do not call the model."""
     none = torch.zeros(n, 0, dtype=torch.float64, device="cpu")
     return Tableau(none, none, none[..., None], none[..., None])
+
+
+def mean_ending(sde: LinearSDE, times: Tensor, share: float = 1.0) -> Tableau:
+    r"""The last row of a chain: Tweedie's mean :math:`(x + \sigma^2 s)/\alpha` at ``times``.
+
+    In :math:`\bar x = x/\alpha` the noise that is left has variance :math:`r^2 =
+    \sigma^2/\alpha^2`, and Tweedie's mean is :math:`\hat x_0 = \bar x + r^2 \nabla \log
+    p(\bar x)`. On a Gaussian mode of variance Λ it ends with variance :math:`\Lambda - r^2 +
+    O(r^4)`, which is too smooth. ``share`` scales the score's weight.
+    """
+    alpha_t, sigma_t = sde.marginal(times)
+    on_score = share * sigma_t.square() / alpha_t
+    return one_stage(times, 1 / alpha_t, on_score, torch.zeros_like(times))
+
+
+def flow_ending(sde: LinearSDE, times: Tensor) -> Tableau:
+    r""":math:`(x + \tfrac12 \sigma^2 s)/\alpha`, half as far as :func:`mean_ending`.
+
+    It is the Euler step of the probability flow :math:`d\bar x/dr^2 = -\tfrac12 \nabla \log p`,
+    and leaves :math:`\Lambda + r^4 / 4(\Lambda + r^2)` of a Gaussian mode's variance.
+    """
+    return mean_ending(sde, times, 0.5)

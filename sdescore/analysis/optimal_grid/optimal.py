@@ -33,11 +33,11 @@ from sdescore.analysis.pca import local_spectra, principal_axes
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.base import Grid
 from sdescore.grids.custom import CustomGrid
-from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep, shares
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Predictor
 
 __all__ = ["OptimalGrid", "optimal_grid"]
 

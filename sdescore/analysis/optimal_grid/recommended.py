@@ -7,10 +7,10 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.analysis.optimal_grid.optimal import SCORE_ERROR, optimal_grid
 from sdescore.predictors.adams import ExponentialAdams
-from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import Multistep
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Predictor
 
 __all__ = ["recommended_sampler"]
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from sdescore.analysis.optimal_grid.trajectories import TrajectoryError
-from sdescore.predictors.base import Predictor
 from sdescore.predictors.multistep import moves, shares, weighted_mean
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Predictor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -27,8 +27,7 @@ from sdescore.predictors.adams import ExponentialAdams
 from sdescore.score.convention import pair
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.ending import mean_ending
-from sdescore.tableau.tableau import Tableau
+from sdescore.tableau.tableau import Tableau, mean_ending
 
 NODES, PLAIN, BEYOND = 400, 10.0, math.log(10.0)
 ERRORS = 0x5C04E  # a seed that hardly any flow has: the errors are independent of its noise

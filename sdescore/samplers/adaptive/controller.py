@@ -37,16 +37,9 @@ def next_step(
 ) -> tuple[Tensor, Tensor]:
     """The next step's length, and the error to pass as ``last`` with it; all ``(B,)`` float64.
 
-    Parameters
-    ----------
-    h, error : Tensor
-        Of the step just tried.
-    last : Tensor
-        The error of the step taken before; 1 at first.
-    order : float
-        p, where the error falls as :math:`h^p`.
-    grows : Tensor
-        Bool: whether the step before was taken as well.
+    ``h`` and ``error`` are those of the step just tried, whose error falls as :math:`h^{order}`;
+    ``last`` is the error of the step taken before, 1 at first, and ``grows`` says whether that step
+    was taken as well.
     """
     error = error.clamp(min=SMALLEST)
     taken = error <= 1

@@ -36,24 +36,14 @@ from sdescore.tableau.exponential import ExponentialStep, exponential_step
 
 @dataclass(frozen=True)
 class EmbeddedPair:
-    """Which outputs each state of a step is made from.
+    """Which outputs each state of a step is made from."""
 
-    Attributes
-    ----------
-    nodes : tuple of float
-        Where the model is called, in parts of the step: the first is 0, all are below 1.
-    through : tuple of tuple of int
-        The outputs under the state at each node after the first, and under the step's end.
-    embedded : tuple of int
-        The outputs under the lower order's end.
-    order : float
-        p, where the estimate of the error falls as :math:`h^p`.
-    """
-
-    nodes: tuple[float, ...]
+    nodes: tuple[float, ...]  # where the model is called, in parts of the step; the first is 0
+    # The outputs under the state at each node after the first and under the step's end, and those
+    # under the lower order's end.
     through: tuple[tuple[int, ...], ...]
     embedded: tuple[int, ...]
-    order: float
+    order: float  # p, where the estimate of the error falls as h^p
 
 
 NOISY = EmbeddedPair((0.0, 0.4), ((0,), (0, 1)), (0,), 1.5)
@@ -73,19 +63,9 @@ def attempt(
 ) -> tuple[Tensor, Tensor]:
     """One step, each sample its own: the state at ``s``, and that less the lower order's.
 
-    Parameters
-    ----------
-    x : Tensor
-        ``(B, *E)``, the state at ``t``.
-    t, s : Tensor
-        ``(B,)`` float64 on the CPU, s < t.
-    first : Tensor
-        x̂₀ at ``(x, t)``, like ``x``.
-    denoise : callable
-        ``(x, t) -> x̂₀``; called once for each node after the first.
-    noise : callable, optional
-        λ of a later point -> the standard normal that drives the state there from ``t``, like
-        ``x``; called for every node after the first and for ``s``. None without noise.
+    ``x`` ``(B, *E)`` is the state at ``t``, and ``first`` x̂₀ there; ``s < t`` are ``(B,)`` float64
+    on the CPU. ``denoise(x, t)`` is x̂₀, called once for each node after the first. ``noise`` of a
+    later λ is the standard normal that drives the state there from ``t``.
     """
     lam, end = sde.half_log_snr(t), sde.half_log_snr(s)
     nodes = torch.tensor(pair.nodes[1:], dtype=torch.float64, device="cpu")

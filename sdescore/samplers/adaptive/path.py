@@ -33,18 +33,10 @@ from sdescore.shapes import align
 
 
 class NoisePath:
-    """y of some samples, from ``y = 0`` at ``start`` on.
+    """y of some samples, from ``y = 0`` at λ = ``start`` ``(B,)`` on, at η > 0.
 
-    Parameters
-    ----------
-    start : Tensor
-        ``(B,)`` float64 on the CPU: λ where the paths begin.
-    like : Tensor
-        ``(B, *E)``: dtype, device and event shape of the values.
-    eta : float
-        Noise scale, > 0.
-    draws : iterator of Tensor
-        Standard normals ``(B, *E)``, one for each call of :meth:`normal`; B stays what it was.
+    The values are like ``like`` ``(B, *E)``. Each of ``draws`` is a standard normal ``(B, *E)``,
+    one for each call of :meth:`normal`; B stays what it was.
     """
 
     def __init__(self, start: Tensor, like: Tensor, eta: float, draws: Iterator[Tensor]) -> None:

@@ -83,13 +83,7 @@ def run(
     evaluate: Evaluate,
     samples: Tensor,
 ) -> Iterator[None]:
-    """Try one step of each sample after the other; ``at`` is written to after each trial.
-
-    Raises
-    ------
-    DivergenceError
-        A sample needs more or shorter steps than the rules allow.
-    """
+    """Try one step of each sample after the other; ``at`` is written to after each trial."""
     first_lam, last_lam = rules.lam_ends
     first_step = min(rules.longest, FIRST * (last_lam - first_lam))
     batch = Batch(

@@ -27,29 +27,16 @@ CustomStep = Callable[..., Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Move:
-    """One move of the chain: row ``n`` of a tableau, or a step of its own.
+    """One move of the chain: row ``n`` of a tableau, or a step of its own."""
 
-    Attributes
-    ----------
-    step : int
-        The sampler step that it belongs to.
-    t, s : float
-        Time before and after; a corrector's are equal.
-    tableau, n : Tableau or None, int
-        Its numbers; None where ``custom`` replaces them.
-    corrects : bool
-        Whether it is a corrector's, which neither uses nor leaves outputs of the predictor.
-    custom : callable or None
-        A step that no tableau describes, with ``evaluations`` of the score, all at ``t``, and up
-        to ``noises`` draws.
-    """
-
-    step: int
+    step: int  # the sampler step that it belongs to
     t: float
-    s: float
-    tableau: Tableau | None
+    s: float  # the time after it; a corrector's is t
+    tableau: Tableau | None  # None where custom replaces it
     n: int = 0
-    corrects: bool = False
+    corrects: bool = False  # a corrector neither uses nor leaves outputs of the predictor
+    # A step that no tableau describes, with so many evaluations of the score, all at t, and up to
+    # so many draws.
     custom: CustomStep | None = None
     evaluations: int = 1
     noises: int = 1
@@ -71,70 +58,33 @@ def require_usable(tableau: Tableau, part: object, steps: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A move's numbers for the loop: see :mod:`sdescore.tableau.tableau` for a, b, c.
-
-    Attributes
-    ----------
-    move : Move
-        Where the numbers come from.
-    evaluations : range
-        Which of the program's evaluations it makes.
-    draws : list of int
-        Which draw each noise is, −1 for a noise with no weight.
-    start : (float, list of float) or None
-        Weights of the state and the noises in the first evaluation's state, or None where that
-        is the state itself.
-    outputs : int
-        How many past outputs a stage may weigh.
-    """
+    """A move's numbers for the loop: see :mod:`sdescore.tableau.tableau` for a, b, c."""
 
     move: Move
-    evaluations: range
-    draws: list[int]
+    evaluations: range  # which of the program's evaluations it makes
+    draws: list[int]  # which draw each noise is, −1 for a noise with no weight
     a: list[float]
     b: list[list[float]]
     c: list[list[float]]
     start: tuple[float, list[float]] | None = None
-    outputs: int = 1
+    outputs: int = 1  # how many past outputs a stage may weigh
 
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A chain as numbers for the loop.
-
-    Attributes
-    ----------
-    rows : list of Row
-        One a move.
-    times, outputs : list
-        The time of each evaluation, and what its output is.
-    spans : list
-        What each draw is for; ``spans[0]`` belongs to the draw that starts the chain.
-    needs_log_density : bool
-        Whether some row asks for the model's log density.
-    affine : bool
-        Whether every row is numbers alone.
-    marginal : (Tensor, Tensor) or None
-        α and σ at the evaluations' times, float64; None where the SDE has no marginal.
-    """
+    """A chain as numbers for the loop."""
 
     rows: list[Row]
-    times: list[float]
-    outputs: list[str]
-    spans: list[Span]
+    times: list[float]  # of each evaluation
+    outputs: list[str]  # what each evaluation's output is
+    spans: list[Span]  # what each draw is for; spans[0] is that of the draw that starts the chain
     needs_log_density: bool
-    affine: bool
-    marginal: tuple[Tensor, Tensor] | None
+    affine: bool  # whether every row is numbers alone
+    marginal: tuple[Tensor, Tensor] | None  # α and σ at the times, where the SDE has them
 
     @classmethod
     def of(cls, chain: Iterable[Move], sde: SDE, needs_log_density: bool) -> Program:
-        """The program of a sequence of moves on an SDE.
-
-        Raises
-        ------
-        IncompatibleError
-            A stage weighs an output that does not exist by then.
-        """
+        """The program of a sequence of moves on an SDE."""
         rows: list[Row] = []
         times: list[float] = []
         outputs: list[str] = []

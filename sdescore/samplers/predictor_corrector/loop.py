@@ -33,12 +33,8 @@ CHECK_EVERY = 16
 class BoundModel:
     """Evaluation ``k`` of a program at any state.
 
-    Attributes
-    ----------
-    u, w : list of float
-        The program asks for an output of some kind, which is ``u[k] x + w[k] call(x, k)``.
-    watch : callable or None
-        Told ``(x, k, o)`` of each call.
+    The program asks for an output of some kind, which is ``u[k] x + w[k] call(x, k)``. ``watch`` is
+    told ``(x, k, o)`` of each call.
     """
 
     watch: Callable[[Tensor, int, Tensor], object] | None = None
@@ -136,13 +132,7 @@ class At:
         return self.bound.output(x, self.k)
 
     def log_density(self, x: Tensor) -> Tensor:
-        """``log p(x)`` up to a constant, ``(B,)``.
-
-        Raises
-        ------
-        IncompatibleError
-            The program does not say that it needs one.
-        """
+        """``log p(x)`` up to a constant, ``(B,)``."""
         bound = self.bound
         if bound._log_density is None:
             raise IncompatibleError(
@@ -163,13 +153,7 @@ def run(
     first_sample: int,
     after_row: Callable[[], object] | None = None,
 ) -> Tensor:
-    """The state after all rows; ``x`` may be updated in place.
-
-    Raises
-    ------
-    DivergenceError
-        The state turned NaN or infinite.
-    """
+    """The state after all rows; ``x`` may be updated in place."""
     steps = fold(rows, model)
     outputs: list[Tensor] = []
     saved, saved_outputs = x.clone(), list(outputs)

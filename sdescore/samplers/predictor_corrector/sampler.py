@@ -4,34 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.correctors.base import Corrector
 from sdescore.correctors.none import NoCorrector
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.base import Grid
 from sdescore.grids.custom import CustomGrid
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
-from sdescore.predictors.base import Predictor
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.samplers.predictor_corrector.chain import Move, Program, require_usable
 from sdescore.samplers.predictor_corrector.loop import (
     BoundModel,
-    advance,
-    fold,
-    require_finite,
     run,
 )
-from sdescore.samplers.predictor_corrector.state import Run, SamplerState
-from sdescore.samplers.request import Request, Tick, domain_at, evaluating
+from sdescore.samplers.predictor_corrector.state import Run, SamplerState, steps_from
+from sdescore.samplers.request import Request, Tick, domain_at
 from sdescore.sde.base import SDE
-from sdescore.tableau.ending import flow_ending
+from sdescore.tableau.method import Corrector, Predictor
+from sdescore.tableau.tableau import flow_ending
 from sdescore.typing import Score
 
 __all__ = ["PredictorCorrector"]
@@ -67,7 +63,7 @@ class PredictorCorrector:
         last time, or the predictor's own. ``"flow"`` goes half as far,
         :math:`(x + \tfrac12 \sigma^2 s)/\alpha`: the probability flow's Euler step in
         :math:`\sigma^2/\alpha^2`, which keeps the variance of fine details right to the second
-        order (:mod:`sdescore.tableau.ending`). Data on a lower-dimensional set then keep noise of
+        order (:mod:`sdescore.tableau.tableau`). Data on a lower-dimensional set then keep noise of
         half the standard deviation, so use it where no other error is left.
     data_std : float
         The data's standard deviation, for a prior that remembers it (see
@@ -306,37 +302,7 @@ class PredictorCorrector:
         if start is None:
             run = Run(Domain.SAMPLER if init is None else domain_at(Domain.RESTART, t))
             start = SamplerState(0, t, request.init, None, [], run)  # type: ignore[arg-type]
-        return self._iterate(request, start, start.resumed())
-
-    def _iterate(self, request: Request, start: SamplerState, run: Run) -> Iterator[SamplerState]:
-        samples = range(request.shape[0])
-        stream = request.open(samples, self.program.spans, run.domain)
-        x = request.start(samples, self.start_std, stream)
-        state = replace(start, x=x, outputs=list(start.outputs), run=run)
-        bound = BoundModel(request, samples, self.program)
-        done = sum(row.move.step < state.step for row in self.program.rows)
-        steps = fold(self.program.rows, bound)[done:]
-        rows = self.program.rows[done:]
-        if checks.is_linear(self.sde):
-            u, w = bound.numbers(["x0"] * self.evaluations)
-
-            def watch(y: Tensor, k: int, o: Tensor) -> None:
-                state.denoised = u[k] * y + w[k] * o
-
-            bound.watch = watch
-        for i, row in enumerate(rows):
-            with evaluating(request.model), torch.no_grad():
-                state.x = advance(steps[i], state.x, state.outputs, bound, stream)
-                require_finite(row, state.x, 0)
-            state.t = row.move.s
-            if i + 1 == len(rows) or rows[i + 1].move.step > row.move.step:
-                state.step = row.move.step + 1
-                run.furthest = max(run.furthest, state.step)
-                yield state
-                # The state a caller has kept stays as it is.
-                checks.same_shape(state.x, x, "state.x", "the chain's state")
-                steered = state.x.detach().to(request.device, request.dtype, copy=True)
-                state = replace(state, x=steered, outputs=list(state.outputs))
+        return steps_from(self, request, start, start.resumed())
 
 
 def _predict(

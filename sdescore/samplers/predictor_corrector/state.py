@@ -1,32 +1,31 @@
-"""Where a chain is, between two of its steps."""
+"""Where a chain is between two of its steps, and how it goes on from there."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.noise.counter import Domain
 from sdescore.samplers.predictor_corrector.chain import Program
-from sdescore.samplers.request import domain_at
+from sdescore.samplers.predictor_corrector.loop import BoundModel, advance, fold, require_finite
+from sdescore.samplers.request import Request, domain_at, evaluating
+
+if TYPE_CHECKING:
+    from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 
 __all__ = ["SamplerState"]
 
 
 @dataclass
 class Run:
-    """What all states of one run share.
-
-    Attributes
-    ----------
-    domain : int
-        Of the run's noise.
-    furthest : int
-        The latest step that the run has reached.
-    rewinds : list of int
-        One number, how many rewinds there were, shared by a run and all runs rewound from it.
-    """
+    """What all states of one run share: the domain of its noise, the latest step it has reached,
+    and how many rewinds there were, one number shared with all runs rewound from it."""
 
     domain: int = Domain.SAMPLER
     furthest: int = 0
@@ -84,3 +83,36 @@ class SamplerState:
                 f"{last} is at t = {t:g}, got step {self.step} at t = {self.t:g}; resume with the "
                 "sampler it came from, or pass init= and a grid that starts there"
             )
+
+
+def steps_from(
+    sampler: PredictorCorrector, request: Request, start: SamplerState, run: Run
+) -> Iterator[SamplerState]:
+    """The chain from a state on; see :meth:`sdescore.PredictorCorrector.iterate`."""
+    program, samples = sampler.program, range(request.shape[0])
+    stream = request.open(samples, program.spans, run.domain)
+    x = request.start(samples, sampler.start_std, stream)
+    state = replace(start, x=x, outputs=list(start.outputs), run=run)
+    bound = BoundModel(request, samples, program)
+    done = sum(row.move.step < state.step for row in program.rows)
+    steps, rows = fold(program.rows, bound)[done:], program.rows[done:]
+    if program.marginal is not None:
+        u, w = bound.numbers(["x0"] * len(program.times))
+
+        def watch(y: Tensor, k: int, o: Tensor) -> None:
+            state.denoised = u[k] * y + w[k] * o
+
+        bound.watch = watch
+    for i, row in enumerate(rows):
+        with evaluating(request.model), torch.no_grad():
+            state.x = advance(steps[i], state.x, state.outputs, bound, stream)
+            require_finite(row, state.x, 0)
+        state.t = row.move.s
+        if i + 1 == len(rows) or rows[i + 1].move.step > row.move.step:
+            state.step = row.move.step + 1
+            run.furthest = max(run.furthest, state.step)
+            yield state
+            # The state a caller has kept stays as it is.
+            checks.same_shape(state.x, x, "state.x", "the chain's state")
+            steered = state.x.detach().to(request.device, request.dtype, copy=True)
+            state = replace(state, x=steered, outputs=list(state.outputs))

@@ -91,13 +91,7 @@ class Trace:
 
 
 class BoundScore:
-    """A model's score at any state and time of an interval, its samples' labels included.
-
-    Raises
-    ------
-    TimeError
-        The model says that it does not cover these times.
-    """
+    """A model's score at any state and time of an interval, its samples' labels included."""
 
     def __init__(self, request: Request, samples: range, interval: tuple[float, float]) -> None:
         self._model: Any = request.model
@@ -113,15 +107,7 @@ class BoundScore:
         self._dtype = request.model.dtype
 
     def __call__(self, x: Tensor, time: float) -> Tensor:
-        """The score at ``x`` ``(B, *E)``, like it.
-
-        Raises
-        ------
-        TimeError
-            The network's prediction says nothing of the score where σ_t = 0.
-        ShapeError, IncompatibleError
-            The model's output does not fit.
-        """
+        """The score at ``x`` ``(B, *E)``, like it."""
         if self._convention is None:
             t = torch.tensor(time, dtype=x.dtype, device=x.device)
             return called(self._model, x, t, *self._labels, who="the score").to(x.dtype)
@@ -144,21 +130,8 @@ class BoundScore:
 class FlowODE:
     r"""``dx/dt = f x − ½ g² s`` and ``f d − ½ g² ∇·s``, row by row.
 
-    Parameters
-    ----------
-    flow : ProbabilityFlow
-        Gives the SDE, the range of times, and what torchdiffeq is asked for.
-    score : callable
-        ``score(x, time)``, like ``x``; the time is a number.
-    divergence : callable or None
-        None integrates the state alone.
-    first_sample : int
-        Index of row 0 in the whole request, for messages.
-
-    Attributes
-    ----------
-    evaluations : int
-        How often the score was called.
+    ``score(x, time)`` takes a number as time. Without a ``divergence`` the state alone is
+    integrated. ``first_sample`` is row 0 in the whole request, for messages.
     """
 
     def __init__(
@@ -176,13 +149,7 @@ class FlowODE:
 
     def solve(self, x: Tensor, integrals: int, path: tuple[float, float]) -> tuple[Tensor, Tensor]:
         """Take ``x`` ``(B, *E)`` from ``path[0]`` to ``path[1]``; its divergences' integrals
-        on the way are ``(B, K)``.
-
-        Raises
-        ------
-        DivergenceError
-            The flow is not finite, or the solver cannot reach the end.
-        """
+        on the way are ``(B, K)``."""
         from torchdiffeq import odeint
 
         flow, self._shape = self._flow, x.shape
@@ -211,13 +178,7 @@ class FlowODE:
         return y[:, :numel].reshape(x.shape), y[:, numel:]
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        """``dy/dt`` of rows ``y`` ``(B, d + K)``, in torchdiffeq's order of arguments.
-
-        Raises
-        ------
-        DivergenceError
-            It is not finite, or the model was called too often.
-        """
+        """``dy/dt`` of rows ``y`` ``(B, d + K)``, in torchdiffeq's order of arguments."""
         low, high = self._flow.interval
         self._t = time = min(max(t.item(), low), high)
         if self.evaluations >= self._flow.max_evaluations:

@@ -22,7 +22,7 @@ from sdescore.analysis.optimal_grid.impulses import (
 )
 from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
 from sdescore.metrics import sliced_wasserstein
-from sdescore.predictors.base import Predictor
+from sdescore.tableau.method import Predictor
 
 F64 = torch.float64
 VARIANCE = torch.tensor([4.0, 0.5, 0.05], dtype=F64)
