@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from sdescore.correctors.langevin import Langevin as Langevin
     from sdescore.correctors.none import NoCorrector as NoCorrector
     from sdescore.errors import SDEScoreError as SDEScoreError
+    from sdescore.grids.base import CustomGrid as CustomGrid
     from sdescore.grids.base import UniformGrid as UniformGrid
-    from sdescore.grids.custom import CustomGrid as CustomGrid
     from sdescore.grids.levels import LevelGrid as LevelGrid
     from sdescore.grids.spaced import CosineGrid as CosineGrid
     from sdescore.grids.spaced import KarrasGrid as KarrasGrid
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
     from sdescore.nets.mlp import MLP as MLP
     from sdescore.nets.unet import UNet as UNet
     from sdescore.predictors.adams import ExponentialAdams as ExponentialAdams
-    from sdescore.predictors.ancestral import Ancestral as Ancestral
     from sdescore.predictors.ddim import DDIM as DDIM
+    from sdescore.predictors.ddim import Ancestral as Ancestral
     from sdescore.predictors.euler_maruyama import EulerMaruyama as EulerMaruyama
     from sdescore.predictors.exponential_runge_kutta import (
         ExponentialRungeKutta as ExponentialRungeKutta,
     )
-    from sdescore.predictors.heun import Heun as Heun
     from sdescore.predictors.none import NoPredictor as NoPredictor
     from sdescore.predictors.reverse_diffusion import ReverseDiffusion as ReverseDiffusion
+    from sdescore.predictors.runge_kutta import Heun as Heun
     from sdescore.predictors.stochastic_heun import StochasticHeun as StochasticHeun
     from sdescore.samplers.adaptive.sampler import AdaptiveSampler as AdaptiveSampler
     from sdescore.samplers.predictor_corrector.sampler import (

@@ -48,6 +48,21 @@ def test_a_sample() -> None:
     assert len(functions) <= 60, sorted(functions)
 
 
+def test_a_sample_from_nothing() -> None:
+    """As above, the sampler's making and its parts included."""
+    ReverseDiffusion, Langevin = ss.ReverseDiffusion, ss.Langevin  # their rooms are loaded before
+
+    def call() -> None:
+        sampler = ss.PredictorCorrector(
+            SDE, predictor=ReverseDiffusion(), corrector=Langevin(), steps=100
+        )
+        sampler.sample(MODEL, (4, 2))
+
+    files, functions = way(call)
+    assert len(files) <= 17, sorted(files)
+    assert len(functions) <= 90, sorted(functions)
+
+
 def test_a_loss() -> None:
     """Of a network, with every option left at its default."""
     x0 = torch.ones(8, 2, dtype=torch.float32, device="cpu")

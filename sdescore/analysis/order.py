@@ -8,7 +8,7 @@ import torch
 
 from sdescore import checks
 from sdescore.analysis.error import gaussian_error
-from sdescore.grids.custom import CustomGrid
+from sdescore.grids.base import CustomGrid
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Predictor

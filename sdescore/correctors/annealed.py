@@ -56,12 +56,9 @@ class AnnealedLangevin(Corrector):
 
         It minimises the variance that a level's steps leave, started from the level above, where
         the data are one point (:func:`sdescore.sde.ladder.variance_ratio`). Langevin steps of
-        finite size leave too much: no ε makes it exact, more steps come nearer. The larger the
-        ratio of two levels, the more is left, so the largest of the ladder decides, and no level
-        ends farther off.
-
-        It is made for a sampler that visits every level, as the default grid does. In that chain a
-        level starts from what the one above has left, so that somewhat more is left at the end.
+        finite size leave too much, and more the larger the ratio of two levels: so the largest
+        ratio of the ladder decides, and no level ends farther off. It is made for a sampler that
+        visits every level, as the default grid does.
 
         The paper writes the step :math:`x + \alpha s + \sqrt{2\alpha}\, z`; this class's ε is
         twice that α.
@@ -90,16 +87,14 @@ class AnnealedLangevin(Corrector):
         """
         level_times = getattr(sde, "level_times", None)
         if isinstance(sde, type) or not callable(level_times):
-            raise IncompatibleError(
-                "expected an instance of a ladder of levels such as DiscreteVESDE, got "
-                f"{sde!r:.200}"
-            )
+            expected = "an instance of a ladder of levels such as DiscreteVESDE"
+            checks.refuse(expected, f"{sde!r:.200}", IncompatibleError)
         alpha, sigma = sde.marginal(level_times())
         if len(sigma) < 2 or not bool((alpha == 1).all() and (sigma[:-1] > sigma[1:]).all()):
-            raise IncompatibleError(
-                "expected alpha = 1 and at least two falling sigmas at the levels, as "
-                f"DiscreteVESDE has, got {type(sde).__name__}"
+            expected = (
+                "alpha = 1 and at least two falling sigmas at the levels, as DiscreteVESDE has"
             )
+            checks.refuse(expected, type(sde).__name__, IncompatibleError)
         ratio = (sigma[:-1] / sigma[1:]).max().item()
         return cls(2 * langevin_step_size(ratio, inner_steps(steps)) * sigma[-1].item() ** 2, steps)
 

@@ -92,8 +92,7 @@ def trajectory(h: float, friction: float, length: int) -> tuple[Tensor, Tensor]:
     """Weights of scores, newest first, ``(J, J)``, and of noises ``(J, J + 1)``, in each stage.
 
     BAOAB itself is run, for ``x_0 = 0`` and σ = 1, on unit vectors in place of the scores
-    ``s_0 … s_{J−1}``, the first velocity and the noises ``z_1 … z_J``: position and velocity are
-    then the weights with which they combine these.
+    ``s_0 … s_{J−1}``, the first velocity and the noises ``z_1 … z_J``.
     """
     units = torch.eye(2 * length + 1, dtype=torch.float64, device="cpu")[:, None]
     # The last score is the end's own: it moves the velocity alone, which the trajectory drops.

@@ -8,6 +8,7 @@ of the number of steps. No other code sets a step size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sdescore.sde.base import SDE
     from sdescore.sde.linear import LinearSDE
 
-__all__ = ["Grid", "UniformGrid"]
+__all__ = ["CustomGrid", "Grid", "UniformGrid"]
 
 
 class Grid(ABC):
@@ -88,3 +89,41 @@ class UniformGrid(Grid):
         count = step_count(self, n)
         times = torch.linspace(sde.T, sde.t_min, count, dtype=torch.float64, device="cpu")
         return from_T_to_t_min(times, sde)
+
+
+@dataclass(frozen=True)
+class CustomGrid(Grid):
+    """Your own falling times, from ``T`` or below to the time of the last evaluation.
+
+    Parameters
+    ----------
+    values : sequence of float
+        Strictly falling; a tensor is accepted and stored as floats.
+
+    Raises
+    ------
+    ScheduleError
+        Not a one-dimensional sequence of finite numbers.
+    """
+
+    values: tuple[float, ...]
+
+    def __init__(self, values: Sequence[float] | Tensor) -> None:
+        values = checks.numbers("a Grid instance, or times", values, error=ScheduleError)
+        vars(self).update(values=values)
+
+    def times(self, sde: SDE, n: int | None) -> Tensor:
+        """The times, ``(n,)`` float64, refused unless they fall within the SDE's range.
+
+        Raises
+        ------
+        ScheduleError
+            ``n`` differs from their number, or they do not fall.
+        TimeError
+            A time lies outside ``[0, T]``.
+        """
+        if n is not None and n != len(self.values):
+            expected = f"no steps= beside your own grid, or {len(self.values)}"
+            checks.refuse(expected, n, ScheduleError)
+        times = torch.tensor(self.values, dtype=torch.float64, device="cpu")
+        return require_falling(times, sde.T)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from operator import gt, lt
 from typing import TYPE_CHECKING
 
 import torch
@@ -46,8 +46,7 @@ class TableGrid(Grid):
     values : sequence of float
         At least two, from noise to data; a tensor is accepted and stored as floats.
     of : str
-        What the values are: ``"noise_ratio"`` (σ/α, which Karras et al. and Align Your Steps call
-        σ),
+        What the values are: ``"noise_ratio"`` (σ/α, the σ of Karras et al. and Align Your Steps),
         ``"log_snr"`` or ``"t"``.
 
     Raises
@@ -74,17 +73,12 @@ class TableGrid(Grid):
         levels = checks.numbers(f"a table of {of}", values, at_least=2, error=ScheduleError)
         vars(self).update(values=levels, of=of)
         if of == "noise_ratio" and min(levels) <= 0:
-            checks.refuse(
-                "noise_ratio > 0",
-                f"{min(levels):g}; leave a last 0 out, for the sampler's last denoise goes there",
-                ScheduleError,
-            )
-        pairs = list(pairwise(levels))
-        falls = [second < first for first, second in pairs]
-        rises = [second > first for first, second in pairs]
-        order, holds = ("rising", rises) if of == "log_snr" else ("falling", falls)
+            got = f"{min(levels):g}; leave a last 0 out, for the sampler's last denoise goes there"
+            checks.refuse("noise_ratio > 0", got, ScheduleError)
+        order, holds = ("rising", lt) if of == "log_snr" else ("falling", gt)
+        ordered = all(map(holds, levels, levels[1:]))
         expected = f"strictly {order} {of} (noise to data)"
-        checks.that(all(holds), expected, f"{levels!r:.200}", ScheduleError)
+        checks.that(ordered, expected, f"{levels!r:.200}", ScheduleError)
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
         """``(n,)`` float64, strictly falling; the table itself for ``n = None`` or its own length.

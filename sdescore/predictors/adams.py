@@ -26,12 +26,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.exponential import (
-    OUTPUTS,
-    ExponentialStep,
-    clock,
-    exponential_step,
-)
+from sdescore.tableau.exponential import OUTPUTS, ExponentialStep, clock, exponential_step
 from sdescore.tableau.method import EtaPredictor
 from sdescore.tableau.tableau import Tableau
 

@@ -49,13 +49,7 @@ class EulerMaruyama(EtaPredictor):
         return one_stage(t, 1 - f * h, 0.5 * (1 + self.eta**2) * g2 * h, self.eta * (g2 * h).sqrt())
 
     def step(
-        self,
-        sde: SDE,
-        x: Tensor,
-        score: Callable[[Tensor], Tensor],
-        t: float,
-        s: float,
-        z: Tensor,
+        self, sde: SDE, x: Tensor, score: Callable[[Tensor], Tensor], t: float, s: float, z: Tensor
     ) -> Tensor:
         time = as_time(t, x)
         reverse = sde.reverse(lambda y, _: score(y), self.eta)

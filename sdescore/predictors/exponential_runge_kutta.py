@@ -56,12 +56,6 @@ class ExponentialRungeKutta(EtaPredictor):
         [0.01, 1), and end with the line through both outputs. Every node gives order 2. At η = 1
         the node 2/5 leaves little error of the distribution on Gaussian data.
 
-    Attributes
-    ----------
-    order : int
-        The order of the error of the distribution on Gaussian data: ``stages`` at η = 0, and at
-        most 2 at η > 0. Along one Brownian path the order is 1 at η > 0.
-
     Raises
     ------
     ParameterError, IncompatibleError
@@ -93,7 +87,8 @@ class ExponentialRungeKutta(EtaPredictor):
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """Of the error of the distribution on Gaussian data."""
+        """Of the error of the distribution on Gaussian data: ``stages`` at η = 0, and at most 2 at
+        η > 0, where the order along one Brownian path is 1."""
         return min(self.stages, NOISY) if self.eta else self.stages
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:

@@ -135,7 +135,7 @@ def weighted_mean(times: Tensor, weights: Tensor) -> Tableau:
 
 
 def shares(predictor: Predictor, sde: LinearSDE, times: Tensor, count: int) -> Tensor:
-    """The weights ``(N, count)`` that make :class:`Multistep` equal to ``predictor`` on ``times``."""
+    """The weights ``(N, count)`` of the :class:`Multistep` that is ``predictor`` on ``times``."""
     own = predictor.tableau(sde, times)
     found = times.new_zeros(len(times), count)
     found[-1, 0] = 1

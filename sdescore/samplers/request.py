@@ -34,8 +34,8 @@ Tick = Callable[..., object]
 class Request:
     """A checked request for ``shape`` samples of ``model``.
 
-    Arguments and errors are those of :meth:`sdescore.PredictorCorrector.sample`. ``spans`` says what
-    each draw of the noise is for, and ``name`` what the caller calls ``init``.
+    Arguments and errors are those of :meth:`sdescore.PredictorCorrector.sample`. ``spans`` says
+    what each draw of the noise is for, and ``name`` what the caller calls ``init``.
     """
 
     def __init__(

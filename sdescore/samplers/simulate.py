@@ -52,15 +52,13 @@ def simulate(
 ) -> Tensor:
     """Run an SDE from the state ``x0`` at time ``start`` to time ``end``.
 
-    A forward SDE runs upwards in time. A reversal (:attr:`SDE.backward`, such as
-    ``sde.reverse(score)``) runs downwards: give ``times`` that fall, or ``start=sde.T, end=t``;
-    :class:`sdescore.PredictorCorrector` has more methods for that. An ODE
-    (:attr:`SDE.deterministic`) runs both ways.
+    A forward SDE runs upwards in time, a reversal (:attr:`SDE.backward`, such as
+    ``sde.reverse(score)``) downwards, from ``start=sde.T``; an ODE (:attr:`SDE.deterministic`) runs
+    both ways. :class:`sdescore.PredictorCorrector` has more methods for the way down.
 
     ``x0`` is the state at ``start``, as in :meth:`LinearSDE.transition`. Where σ(0) is not 0
-    (:class:`sdescore.VESDE`: σ_min) the state at time 0 already carries that noise, and a
-    clean datum put there ends with variance σ_T² − σ_min²; ``sde.perturb(x, 0.0, noise)``
-    turns clean data into states at time 0.
+    (:class:`sdescore.VESDE`: σ_min), a clean datum put at time 0 ends with variance σ_T² − σ_min²;
+    ``sde.perturb(x, 0.0, noise)`` turns clean data into states at time 0.
 
     Parameters
     ----------
@@ -71,7 +69,7 @@ def simulate(
     steps : int, optional
         Number of equal steps, >= 1. Give this or ``times``.
     times : sequence of float, optional
-        Your own grid ``(n + 1,)``, strictly rising within [0, T], both ends included; for a
+        Your own grid ``(n + 1,)`` within [0, T], both ends included: strictly rising, for a
         reversal strictly falling.
     start, end : float
         First and last time of the equal steps, ``0 <= start < end <= T``, for a reversal
@@ -80,9 +78,9 @@ def simulate(
         Euler–Maruyama (strong order 1, the noise being additive; weak order 1), or the exact
         transition kernel of a linear SDE.
     seed : int
-        Sample ``i`` uses the stream (seed, i). Its numbers differ from a sampler's, and differ for
-        each ``start``, so the result may be passed to a sampler, or to another simulation, with the
-        same seed. Step n uses draw ``n``, counted from 1.
+        Sample ``i`` uses the stream (seed, i). Its numbers differ from a sampler's, and for each
+        ``start``, so the result may be passed on with the same seed. Step n uses draw ``n``,
+        counted from 1.
     noise : NoiseSource, optional
         Replaces the seeded noise.
     return_path : bool

@@ -28,11 +28,11 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import ScheduleError
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.phi import phi
 
 __all__ = ["exponential_step"]
 
 OUTPUTS = ("x0", "epsilon")
+SWITCH, TERMS = 1.5, 24  # of the series of phi: 1.5²⁴/24! is 3e-20
 
 
 def clock(sde: LinearSDE, times: Tensor) -> Tensor:
@@ -114,3 +114,27 @@ def exponential_step(
         return ExponentialStep(h, a, alpha_s * (1 + eta2), c, -(1 + eta2))
     c = eta * sigma_s * (2 * h).expm1().sqrt() if eta else torch.zeros_like(h)
     return ExponentialStep(h, alpha_s / alpha_t, -sigma_s * (1 + eta2), c, 1.0)
+
+
+def phi(z: Tensor, order: int) -> Tensor:
+    r"""The φ-functions ``φ_0(z) … φ_order(z)`` of finite float64 numbers, along a new last axis.
+
+    .. math::
+       \varphi_k(z) = \int_0^1 e^{(1 - \theta) z} \frac{\theta^{k-1}}{(k-1)!}\, d\theta
+       = \sum_{m \ge 0} \frac{z^m}{(m + k)!}, \qquad \varphi_0(z) = e^z, \qquad
+       \varphi_{k+1}(z) = \frac{\varphi_k(z) - 1/k!}{z}
+
+    (Hochbruck & Ostermann 2010, Acta Numerica 19, eqs. 2.10 and 2.11). The recursion loses about
+    :math:`k \log_{10}(1/|z|)` digits at small z, where the series takes its place.
+    """
+    small = z.abs() < SWITCH
+    near, far = torch.where(small, z, 0.0), torch.where(small, SWITCH, z)
+    columns = [z.exp()]
+    recursion = far.exp()
+    for k in range(1, order + 1):
+        recursion = far.expm1() / far if k == 1 else (recursion - 1 / math.factorial(k - 1)) / far
+        series = torch.zeros_like(near)
+        for m in reversed(range(TERMS)):
+            series = series * near + 1 / math.factorial(m + k)
+        columns.append(torch.where(small, series, recursion))
+    return torch.stack(columns, -1)

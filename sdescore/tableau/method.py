@@ -23,24 +23,13 @@ REFERENCE, TIMES = VPSDE(), 5
 
 
 class Method:
-    """A function (SDE, times) → tableau, or a rule that no tableau describes.
+    """A function (SDE, times) → tableau, or a rule that no tableau describes."""
 
-    Attributes
-    ----------
-    grid_times : int or None
-        The number of grid times that the method is made for, or None where any number will do.
-    """
-
+    # The number of grid times that the method is made for, or None where any number will do.
     grid_times: int | None = None
 
     def __init_subclass__(cls) -> None:
-        """Refuse a class that declares what is read off its tableau.
-
-        Raises
-        ------
-        IncompatibleError
-            It has a tableau, and declares ``evaluations``, ``noises`` or ``stochastic``.
-        """
+        """Refuse a class that has a tableau and declares what is read off it."""
         super().__init_subclass__()
         declared = vars(cls).keys() & {"evaluations", "noises", "stochastic"}
         affine = cls.tableau is not Method.tableau and "is_affine" not in vars(cls)
@@ -140,13 +129,7 @@ class Predictor(Method):
         return mean_ending(sde, times[-1:])
 
     def step(
-        self,
-        sde: SDE,
-        x: Tensor,
-        score: Callable[[Tensor], Tensor],
-        t: float,
-        s: float,
-        z: Tensor,
+        self, sde: SDE, x: Tensor, score: Callable[[Tensor], Tensor], t: float, s: float, z: Tensor
     ) -> Tensor:
         """One move by hand, from ``x`` ``(B, *E)`` at ``t`` to ``s``, with noise ``z`` like ``x``.
 
@@ -170,13 +153,7 @@ class Predictor(Method):
 
 @dataclass(frozen=True)
 class EtaPredictor(Predictor):
-    """A predictor with a noise scale ``eta`` in [0, 1]; at 0 it draws no noise.
-
-    Raises
-    ------
-    ParameterError
-        ``eta`` is outside [0, 1].
-    """
+    """A predictor with a noise scale ``eta`` in [0, 1]; at 0 it draws no noise."""
 
     eta: float = 1.0
 

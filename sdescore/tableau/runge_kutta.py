@@ -30,11 +30,7 @@ TOLERANCE = 1e-12
 
 
 def runge_kutta(
-    sde: LinearSDE,
-    t: Tensor,
-    s: Tensor,
-    nodes: Sequence[float],
-    weights: Sequence[Sequence[float]],
+    sde: LinearSDE, t: Tensor, s: Tensor, nodes: Sequence[float], weights: Sequence[Sequence[float]]
 ) -> Tableau:
     r"""The explicit Runge–Kutta method of Butcher's table, from each ``t`` to ``s < t``.
 

@@ -74,19 +74,13 @@ class Tableau:
     spans: Tensor | None = None
 
     def __post_init__(self) -> None:
-        stages = self.times.shape
-        if (
-            len(stages) != 2
-            or self.a.shape != stages
-            or self.b.shape[:-1] != stages
-            or self.c.shape[:-1] != stages
-        ):
+        stages, a, b, c = self.times.shape, self.a.shape, self.b.shape, self.c.shape
+        if len(stages) != 2 or not stages == a == b[:-1] == c[:-1]:
             raise ShapeError(
                 "expected times and a of shape (N, J), b (N, J, H) and c (N, J, K); got "
-                f"{tuple(stages)}, {tuple(self.a.shape)}, {tuple(self.b.shape)}, "
-                f"{tuple(self.c.shape)}"
+                f"{tuple(stages)}, {tuple(a)}, {tuple(b)}, {tuple(c)}"
             )
-        noises = (stages[0], self.c.shape[-1])
+        noises = (stages[0], c[-1])
         if self.start is not None and [v.shape for v in self.start] != [noises[:1], noises]:
             raise ShapeError(
                 f"expected start of shapes {noises[:1]} and {noises}, weights of the state and of "
@@ -120,7 +114,7 @@ class Tableau:
         model: Callable[[Tensor, Tensor], Tensor],
         z: Sequence[Tensor],
     ) -> Tensor:
-        """The state after step ``n``: what the numbers mean, as the formula says it.
+        """The state after step ``n``, like ``x``: what the numbers mean, as the formula says it.
 
         Parameters
         ----------
@@ -137,11 +131,6 @@ class Tableau:
             representation that the tableau asks for, like ``y``.
         z : sequence of Tensor
             The step's K noises, standard normal, each like ``x``.
-
-        Returns
-        -------
-        Tensor
-            Like ``x``.
 
         Examples
         --------

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.tableau.exponential import ExponentialStep, exponential_step
-from sdescore.tableau.phi import phi
+from sdescore.tableau.exponential import ExponentialStep, exponential_step, phi
 from tests.helpers.affine import extrapolated
 from tests.helpers.strategies import REPRESENTATIVES
 

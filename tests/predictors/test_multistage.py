@@ -17,8 +17,7 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.analysis.error import gaussian_error
 from sdescore.predictors.exponential_runge_kutta import ExponentialRungeKutta
-from sdescore.predictors.heun import Heun
-from sdescore.predictors.runge_kutta import RungeKutta4
+from sdescore.predictors.runge_kutta import Heun, RungeKutta4
 from sdescore.predictors.stochastic_heun import StochasticHeun
 from sdescore.score.mixture import GaussianScore
 from tests.helpers.affine import extrapolated, slope

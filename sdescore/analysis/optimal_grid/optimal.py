@@ -31,8 +31,7 @@ from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, g
 from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, trajectory_error
 from sdescore.analysis.pca import local_spectra, principal_axes
 from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.grids.base import Grid
-from sdescore.grids.custom import CustomGrid
+from sdescore.grids.base import CustomGrid, Grid
 from sdescore.predictors.multistep import Multistep, shares
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import SDE

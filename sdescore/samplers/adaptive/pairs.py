@@ -15,10 +15,10 @@ pair        nodes        polynomials          estimate  method
 ==========  ===========  ===================  ========  ========================================
 
 Any second node gives weak order 2. The remaining error of the distribution is :math:`O(h^3)` a
-step and depends on the node. At 2/5 and η = 1 it nearly vanishes on Gaussian data: with 12 to 30
-steps it is less than a fifth of that of the node 1/2, and a fifteenth of that of the node 1. With
-noise, the path moves by :math:`O(\sqrt h)` in a step, and so do the outputs. The estimate
-therefore falls as :math:`h^{3/2}`, and along a path both methods are of order 1.
+step; at the node 2/5 and η = 1 it nearly vanishes on Gaussian data (with 12 to 30 steps, less than
+a fifth of that of the node 1/2). With noise, the path moves by :math:`O(\sqrt h)` in a step, and so
+do the outputs. The estimate therefore falls as :math:`h^{3/2}`, and along a path both methods are
+of order 1.
 """
 
 from __future__ import annotations

@@ -37,9 +37,9 @@ class AdaptiveSampler:
     The tolerance bounds the error of one step along a sample's own path. It is in the units of the
     state: :math:`atol + rtol\,|x|` for each element, in root mean square over a sample. How far the
     distribution of the samples is off depends on the data; halve the tolerances to see. At η = 0
-    the error at the end falls in proportion to the tolerances. At η > 0 the estimate sees the error
-    along one path, which falls as :math:`h^{3/2}` only. A tolerance ten times tighter then costs
-    4.6 times the evaluations, and the distribution is far more accurate than the paths.
+    the error at the end falls in proportion to the tolerances. At η > 0 the error along a path
+    falls as :math:`h^{3/2}` only: a tolerance ten times tighter costs 4.6 times the evaluations,
+    and the distribution is far more accurate than the paths.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class AdaptiveSampler:
     rtol, atol : float
         Tolerances, relative and in the units of the state; >= 0, and atol > 0.
     longest : float
-        Longest step in λ, > 0. The estimate does not see what happens after a step's last node. A
-        long step that jumps over the time at which the modes separate may therefore be accepted.
+        Longest step in λ, > 0. The estimate does not see what happens after a step's last node, so
+        a longer step could jump over the time at which the modes separate.
     max_steps : int
         Steps that one sample may try, >= 1.
     denoise : bool

@@ -29,10 +29,10 @@ def pure_function(
 ) -> Callable[[Tensor], Tensor]:
     """What :meth:`PredictorCorrector.sample` does to its noise, with nothing else in it.
 
-    All numbers are computed when this function is called, and the loop is unrolled over them. The
-    result does not branch on any tensor's value, so ``torch.compile(…, fullgraph=True)`` makes one
-    graph of it and a CUDA graph may capture it. Nor does it check that the state is finite. The
-    model is called as it is: call ``model.eval()`` yourself.
+    The loop is unrolled over numbers that are computed here. The result does not branch on any
+    tensor's value, so ``torch.compile(…, fullgraph=True)`` makes one graph of it and a CUDA graph
+    may capture it. Nor does it check that the state is finite. The model is called as it is: call
+    ``model.eval()`` yourself.
 
     Parameters
     ----------
@@ -51,10 +51,9 @@ def pure_function(
 
     Raises
     ------
-    IncompatibleError
-        A step that is not affine, or a non-linear SDE.
-    ShapeError, IncompatibleError
-        As in :meth:`PredictorCorrector.sample`; of the function, noise of another shape.
+    IncompatibleError, ShapeError
+        A step that is not affine, a non-linear SDE, or as in :meth:`PredictorCorrector.sample`; of
+        the function, noise of another shape.
 
     Examples
     --------

@@ -13,16 +13,12 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.correctors.none import NoCorrector
 from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.grids.base import Grid
-from sdescore.grids.custom import CustomGrid
+from sdescore.grids.base import CustomGrid, Grid
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.samplers.predictor_corrector.chain import Move, Program, require_usable
-from sdescore.samplers.predictor_corrector.loop import (
-    BoundModel,
-    run,
-)
+from sdescore.samplers.predictor_corrector.loop import BoundModel, run
 from sdescore.samplers.predictor_corrector.state import Run, SamplerState, steps_from
 from sdescore.samplers.request import Request, Tick, domain_at
 from sdescore.sde.base import SDE
@@ -69,6 +65,15 @@ class PredictorCorrector:
         The data's standard deviation, for a prior that remembers it (see
         :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at
         ``t_0``, which is T unless your own grid starts later.
+
+    Attributes
+    ----------
+    times : Tensor
+        The grid, float64, falling from ``t_0``; a move between each two neighbours.
+    program : Program
+        All rows, evaluation times and draws of the chain.
+    start_std : float
+        Standard deviation of the prior at ``t_0``; 0 where none is known.
 
     Raises
     ------
@@ -178,7 +183,7 @@ class PredictorCorrector:
                 custom = partial(_predict, predictor, sde, t, clock[n + 1])
                 cost = predictor.evaluations, predictor.noises
                 yield Move(n, t, clock[n + 1], None, 0, False, custom, *cost)
-            elif predicts.evaluations:  # a tableau without stages leaves the state as it is
+            elif predicts.times.numel():  # a tableau without stages leaves the state as it is
                 yield Move(n, t, clock[n + 1], predicts, n)
         if self.denoise:
             ending = flow_ending if self.denoise == "flow" else predictor.ending

@@ -34,11 +34,9 @@ class ProbabilityFlow:
     r"""Sampling, encoding and likelihood by the probability-flow ODE (module docstring).
 
     An adaptive solver takes one step size for all samples it solves together. Its error norm here
-    is the largest error of any sample (RMS over a sample's elements, and that of the log density).
-    So every sample meets the tolerance, and the others in its batch can only make its steps
-    shorter. A result changes with the batch, within the tolerance; ``max_batch=1`` solves
-    each sample on its own and removes this change too. With a fixed-step method a sample does not
-    depend on its batch.
+    is the largest error of any sample (RMS over a sample's elements, and that of the log density),
+    so every sample meets the tolerance, and a result changes with its batch within the tolerance
+    alone. With ``max_batch=1`` or a fixed-step method a sample does not depend on its batch.
 
     Results are not differentiable.
 
@@ -256,14 +254,7 @@ class ProbabilityFlow:
             expected = f"{name} on the model's device {home}"
             checks.that(home == x.device, expected, x.device, ShapeError)
         return Request(
-            self.sde,
-            [],
-            model,
-            init=x,
-            label=label,
-            dtype=x.dtype,
-            device=x.device,
-            name=name,
+            self.sde, [], model, init=x, label=label, dtype=x.dtype, device=x.device, name=name
         )
 
     def _follow(

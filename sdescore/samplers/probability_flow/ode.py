@@ -163,11 +163,9 @@ class FlowODE:
             steps = flow.steps or 1
             return torch.linspace(*path, steps + 1, dtype=times.dtype, device="cpu").to(times)
 
-        fixed, adaptive = (
-            {"grid_constructor": grid},
-            {"step_t": times[1:], "norm": worst_row(numel)},
-        )
-        options = fixed if flow.method in FIXED else adaptive
+        options: dict[str, object] = {"step_t": times[1:], "norm": worst_row(numel)}
+        if flow.method in FIXED:
+            options = {"grid_constructor": grid}
         tolerances = {"rtol": flow.rtol, "atol": flow.atol}
         try:
             y = odeint(self, y, times, **tolerances, method=flow.method, options=options)[-1]
@@ -199,7 +197,16 @@ class FlowODE:
             rows = torch.cat(
                 [velocity.reshape(len(x), numel), f * numel - 0.5 * g2 * divergence], 1
             )
-        self._check_finite(rows)
+        samples, named = not_finite(rows, self._first_sample)
+        if samples:
+            raise DivergenceError(
+                f"the flow is not finite at evaluation {self.evaluations} (t = {time:g}), in "
+                f"{named}. The score is not finite there: check the model at this t, or raise "
+                "t_min",
+                step=self.evaluations,
+                t=time,
+                samples=samples,
+            )
         return rows
 
     def _evaluate(self, x: Tensor, time: float) -> Tensor:
@@ -207,18 +214,6 @@ class FlowODE:
         s = self._score(x, time)
         self._calling = False
         return s
-
-    def _check_finite(self, rows: Tensor) -> None:
-        samples, named = not_finite(rows, self._first_sample)
-        if samples:
-            raise DivergenceError(
-                f"the flow is not finite at evaluation {self.evaluations} (t = {self._t:g}), in "
-                f"{named}. The score is not finite there: check the model at this t, or raise "
-                "t_min",
-                step=self.evaluations,
-                t=self._t,
-                samples=samples,
-            )
 
     def _stuck(self, why: str) -> DivergenceError:
         return DivergenceError(
