@@ -81,7 +81,7 @@ class Request:
         own_device, own_dtype = home(model)
         self.dtype = own_dtype if dtype is None else dtype
         if self.dtype not in (torch.float32, torch.float64):
-            got = f"{dtype}: the network may run in half precision, the state may not"
+            got = f"{self.dtype}: the network may run in half precision, the state may not"
             checks.refuse("a state in float32 or float64", got, ShapeError)
         self.device = own_device if device is None else checks.device(device, ShapeError)
         self.model, self.shape, self.init, self.label = model, sizes, init, label
