@@ -74,7 +74,7 @@ class Request:
             expected = f"label to be a tensor of shape {sizes[:1]}"
             checks.that(size == sizes[:1], expected, size, ShapeError)
         takes(label)
-        seeded = SeededNoise(seed)
+        self.seed = checks.seed(seed)
         if noise is not None:
             checks.instance("noise", noise, NoiseSource)  # type: ignore[type-abstract]
             noise.check(sizes, spans)
@@ -84,8 +84,8 @@ class Request:
             got = f"{self.dtype}: the network may run in half precision, the state may not"
             checks.refuse("a state in float32 or float64", got, ShapeError)
         self.device = own_device if device is None else checks.device(device, ShapeError)
-        self.model, self.shape, self.init, self.label = model, sizes, init, label
-        self.noise: NoiseSource = seeded if noise is None else noise
+        self.model, self.shape, self.noise = model, sizes, noise
+        self.init, self.label = init, label
 
     def labels(self, samples: range) -> tuple[Tensor, ...]:
         """The labels of these samples as the model's last arguments: one, or none."""
@@ -97,8 +97,9 @@ class Request:
 
     def open(self, samples: range, spans: Sequence[Span], domain: int) -> NoiseStream:
         """The noise of these samples, of a role's own domain."""
+        noise = SeededNoise(self.seed) if self.noise is None else self.noise
         event, dtype, device = self.shape[1:], self.dtype, self.device
-        return self.noise.open(samples, event, spans, dtype=dtype, device=device, domain=domain)
+        return noise.open(samples, event, spans, dtype=dtype, device=device, domain=domain)
 
     def start(self, samples: range, std: float, noise: NoiseStream | None = None) -> Tensor:
         """The states that these samples start from, a tensor of the run's own: ``init``, or

@@ -33,10 +33,11 @@ from sdescore.shapes import align
 
 
 class NoisePath:
-    """y of some samples, from ``y = 0`` at λ = ``start`` ``(B,)`` on, at η > 0.
+    """y of some samples at η > 0, from ``y = 0`` on.
 
-    The values are like ``like`` ``(B, *E)``. Each of ``draws`` is a standard normal ``(B, *E)``,
-    one for each call of :meth:`normal`; B stays what it was.
+    The paths begin at ``start`` ``(B,)`` in λ. The values are like ``like`` ``(B, *E)``. Each of
+    ``draws`` is a standard normal ``(B, *E)``, one for each call of :meth:`normal`; B stays what it
+    was.
     """
 
     def __init__(self, start: Tensor, like: Tensor, eta: float, draws: Iterator[Tensor]) -> None:
