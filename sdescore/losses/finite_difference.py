@@ -116,7 +116,10 @@ def finite_difference_loss(
     score, x, factor = matching(model, x0, t, weighting, weight, label, noise, generator, sde)
     check_probes(probes, probe_distribution, x)
     energy = score.has_log_density
-    step = step_size(score, energy, epsilon, x)
+    if epsilon is None:
+        epsilon = ENERGY_STEP if energy else SCORE_STEP
+        epsilon = epsilon if score.sigma is None else epsilon * score.sigma
+    step = per_sample_number("epsilon", epsilon, x, positive=True).to(x)
     check_differentiable(score, x)
     if checks.flag("reduced_variance", reduced_variance) and energy:
         expected = "reduced_variance=False for a score with a log density"
@@ -138,26 +141,15 @@ def finite_difference_loss(
     return Loss.of(torch.stack(terms).mean(0).to(x.dtype)).weighted(factor)
 
 
-def step_size(score: ScoreAt, energy: bool, epsilon: float | Tensor | None, x: Tensor) -> Tensor:
-    """ε like ``x``, ``()`` or ``(B,)``: as passed, or the default times σ_t."""
-    if epsilon is None:
-        epsilon = ENERGY_STEP if energy else SCORE_STEP
-        if score.sigma is not None:
-            epsilon = epsilon * score.sigma
-    return per_sample_number("epsilon", epsilon, x, positive=True).to(x)
-
-
 def check_differentiable(score: ScoreAt, x: Tensor) -> None:
     """Refuse what two values at neighbouring points do not share: rounding and dropout."""
     if torch.finfo(x.dtype).eps > torch.finfo(torch.float32).eps:
         raise ShapeError(f"expected x in float32 or float64 for differences, got {x.dtype}")
     if torch.is_autocast_enabled(x.device.type):
         half = torch.get_autocast_dtype(x.device.type)
-        checks.refuse(
-            "differences in float32 or float64, for epsilon divides the rounding",
-            f"autocast to {half}; call the loss under torch.autocast(..., enabled=False)",
-            IncompatibleError,
-        )
+        expected = "differences in float32 or float64, for epsilon divides the rounding"
+        got = f"autocast to {half}; call the loss under torch.autocast(..., enabled=False)"
+        checks.refuse(expected, got, IncompatibleError)
     for module in score.modules():
         if isinstance(module, DROPOUTS) and module.training and module.p > 0:
             raise IncompatibleError(

@@ -77,9 +77,9 @@ def at_levels(
 ) -> AtLevels:
     r"""Lift a function of (score, x) to the noise levels of a model's SDE.
 
-    The result has the call of the objectives here, ``loss(model, x0, t=…)``, so that
-    :func:`sdescore.train` takes it. The function sees :math:`x_t` and the model's score there, a
-    function of x alone, which has a ``log_density(x)`` if the model has one.
+    The result is called ``loss(model, x0, t=…)``, so that :func:`sdescore.train` takes it. The
+    function sees :math:`x_t` and the model's score there, a function of x alone, which has a
+    ``log_density(x)`` if the model has one.
 
     Parameters
     ----------
@@ -113,10 +113,8 @@ def at_levels(
     named_weighting(weighting)
     options = {} if options is None else options
     if not isinstance(options, Mapping) or set(options) & set(RESERVED):
-        raise IncompatibleError(
-            f"expected options as a dict of the objective's own, none of {', '.join(RESERVED)}; "
-            f"got {options!r:.200}"
-        )
+        expected = f"options as a dict of the objective's own, none of {', '.join(RESERVED)}"
+        checks.refuse(expected, f"{options!r:.200}", IncompatibleError)
     checks.accepts(
         objective,
         ("score", "x"),

@@ -124,10 +124,8 @@ class EMA:
         _require_same({k: v for k, v in state.items() if k != COUNT}, expected, CheckpointError)
         count = state.get(COUNT)
         if count is None or count.shape != () or count.is_floating_point() or int(count) < 0:
-            raise CheckpointError(
-                f"expected {COUNT!r} as a 0-dim integer of at least 0, got {count!r}; pass what "
-                "EMA.state_dict() returned"
-            )
+            got = f"{count!r}; pass what EMA.state_dict() returned"
+            checks.refuse(f"{COUNT!r} as a 0-dim integer of at least 0", got, CheckpointError)
         for key, value in expected.items():
             value.copy_(state[key])
         self.num_updates = int(count)
@@ -148,7 +146,7 @@ def averaged_dtype(value: Tensor) -> torch.dtype:
 def _require_same(
     got: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
-    error: type[IncompatibleError] | type[CheckpointError],
+    error: checks.Error,
 ) -> None:
     shapes, found = ({name: tuple(v.shape) for name, v in of.items()} for of in (expected, got))
     different = [name for name in shapes | found if shapes.get(name) != found.get(name)]

@@ -41,16 +41,12 @@ class LevelEnsemble(nn.Module):
         super().__init__()
         members = list(nets) if isinstance(nets, Iterable) else []
         if not members or not all(isinstance(net, nn.Module) for net in members):
-            raise IncompatibleError(
-                f"expected a sequence of torch.nn.Module, one a level, got {nets!r:.200}; wrap a "
-                "function in a module"
-            )
+            got = f"{nets!r:.200}; wrap a function in a module"
+            checks.refuse("a sequence of torch.nn.Module, one a level", got, IncompatibleError)
         self.nets = nn.ModuleList(members)
 
     def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
         """Each sample through its level's network; ``x`` is ``(B, *E)``, ``level`` ``(B,)`` int64.
-
-        The result has the dtype of the networks' outputs.
 
         Raises
         ------
@@ -65,18 +61,14 @@ class LevelEnsemble(nn.Module):
             got = type(level).__name__
             if isinstance(level, Tensor):
                 got = f"{level.dtype} of shape {tuple(level.shape)}"
-            raise ShapeError(
-                f"expected int64 levels of shape ({len(x)},), got {got}; declare "
-                "time_input='level' on a discrete SDE"
-            )
+            advice = "declare time_input='level' on a discrete SDE"
+            checks.refuse(f"int64 levels of shape ({len(x)},)", f"{got}; {advice}", ShapeError)
         if len(x) == 0:
             return torch.empty_like(x)
         found = sorted(set(level.tolist()))
         if found[0] < 0 or found[-1] >= len(self.nets):
-            raise IncompatibleError(
-                f"expected levels 0 … {len(self.nets) - 1}, one a network, got {found[0]} … "
-                f"{found[-1]}"
-            )
+            expected = f"levels 0 … {len(self.nets) - 1}, one a network"
+            checks.refuse(expected, f"{found[0]} … {found[-1]}", IncompatibleError)
         outputs, all_rows = [], []
         for i in found:
             rows = (level == i).nonzero().flatten()

@@ -63,7 +63,7 @@ class EmpiricalScore(ExactScore):
     tensor([[0.5000]])
     """
 
-    _normals = 1
+    _normals, _coarsest = 1, torch.float64
     _chunk_numel = 1 << 20
 
     def __init__(self, data: Tensor, sde: LinearSDE) -> None:
@@ -87,9 +87,6 @@ class EmpiricalScore(ExactScore):
         for block in torch.split(self._points, _POINTS):
             total += block.sum(0, dtype=torch.float64)
         self._centre = total / len(data)
-
-    def _working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        return torch.float64
 
     def _chunks(
         self, x: Tensor, alpha: Tensor, sigma: Tensor

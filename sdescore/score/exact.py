@@ -64,10 +64,12 @@ class ExactScore(ABC):
         self._singular = singular
         self._row_numel, self._covariance_row_numel = row_numel, covariance_row_numel
 
-    # What a distribution gives. x is (rows, d) in the working dtype; α and σ are () or (rows,),
-    # like x.
+    # What a distribution gives. x is (rows, d) in at least the coarsest dtype; α and σ are () or
+    # (rows,), like x.
 
     _chunk_numel: int
+    _normals: int
+    _coarsest = torch.float32
 
     @abstractmethod
     def _score(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
@@ -88,11 +90,6 @@ class ExactScore(ABC):
     @abstractmethod
     def _draw(self, normal: Tensor) -> Tensor:
         """``(n, d)`` clean data from ``(n, _normals)`` standard normals, float64."""
-
-    _normals: int
-
-    def _working_dtype(self, dtype: torch.dtype) -> torch.dtype:
-        return torch.promote_types(dtype, torch.float32)
 
     # What users call.
 
@@ -163,20 +160,14 @@ class ExactScore(ABC):
     def _evaluate(self, function: _Evaluate, x: Tensor, t: Time, row_numel: int) -> Tensor:
         """``function`` on flat rows of ``x`` in the working dtype, chunk by chunk; x's dtype."""
         checks.state(x)
-        checks.that(
-            x.shape[1:] == self.event_shape,
-            f"x of shape (B, *E) with event shape {self.event_shape}",
-            tuple(x.shape),
-            ShapeError,
-        )
+        expected = f"x of shape (B, *E) with event shape {self.event_shape}"
+        checks.that(x.shape[1:] == self.event_shape, expected, tuple(x.shape), ShapeError)
         alpha, sigma = self.sde.marginal(t)
-        checks.that(
-            not self._singular or bool((sigma > 0).all()),
-            "sigma(t) > 0, for these data have no density of their own",
-            "a time with sigma = 0; take a later one",
-            TimeError,
-        )
-        flat = x.reshape(len(x), self._numel).to(self._working_dtype(x.dtype))
+        if self._singular and not bool((sigma > 0).all()):
+            expected = "sigma(t) > 0, for these data have no density of their own"
+            checks.refuse(expected, "a time with sigma = 0; take a later one", TimeError)
+        working = torch.promote_types(x.dtype, self._coarsest)
+        flat = x.reshape(len(x), self._numel).to(working)
         if alpha.ndim:
             align(alpha, flat)  # refuses a time that is not one per sample
             alpha, sigma = (c.expand(len(x)) if c.numel() == 1 else c for c in (alpha, sigma))

@@ -120,14 +120,10 @@ class ScoreModel(nn.Module):
         IncompatibleError
             The model is under another SDE than its network was trained on.
         """
-        convention = self._convention
-        checks.that(
-            convention.sde == convention.trained_on,
-            f"a ScoreModel on the SDE its network was trained on, {convention.trained_on!r:.200}",
-            f"one under {type(convention.sde).__name__}; take "
-            "model.under(model.convention.trained_on), and .under(sde) again later",
-            IncompatibleError,
-        )
+        own, now = self._convention.trained_on, type(self.sde).__name__
+        expected = f"a ScoreModel on the SDE its network was trained on, {own!r:.200}"
+        advice = "take model.under(model.convention.trained_on), and .under(sde) again later"
+        checks.that(self.sde == own, expected, f"one under {now}; {advice}", IncompatibleError)
         return self._options()
 
     def _options(self) -> dict[str, str | float | bool]:
@@ -242,10 +238,8 @@ class ScoreModel(nn.Module):
             return y
         u, w = numbers.to(kind)
         if not bool((u + w).isfinite().all()):
-            raise TimeError(
-                f"expected t with sigma_t > 0 to get {kind} from {self.prediction}, got sigma_t "
-                f"down to {numbers.sigma.min().item():g}"
-            )
+            expected = f"t with sigma_t > 0 to get {kind} from {self.prediction}"
+            checks.refuse(expected, f"sigma_t down to {numbers.sigma.min().item():g}", TimeError)
         return combine(x, y, u, w)
 
     def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
@@ -271,11 +265,9 @@ class ScoreModel(nn.Module):
         ShapeError, TimeError
             As :meth:`predict`.
         """
-        if not self.has_log_density:
-            raise IncompatibleError(
-                f"expected ScoreModel(EnergyModel(net), …) to have a log density, got "
-                f"{type(self.net).__name__}, whose output need not be a gradient"
-            )
+        expected = "ScoreModel(EnergyModel(net), …) to have a log density"
+        got = f"{type(self.net).__name__}, whose output need not be a gradient"
+        checks.that(self.has_log_density, expected, got, IncompatibleError)
         numbers = self._numbers(x, t)
         scaled, value = self._inputs(x, numbers)
         energy: Any = self.net

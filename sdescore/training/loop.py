@@ -32,19 +32,7 @@ from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import EMA
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.score.model import ScoreModel
-from sdescore.training.guards import (
-    Recipe,
-    check_data,
-    check_model,
-    check_objective,
-    check_path,
-    check_times,
-    deferred_signals,
-    null_label,
-    option_name,
-    trainable,
-    training_mode,
-)
+from sdescore.training import guards
 from sdescore.training.state import (
     TrainingResult,
     divergence,
@@ -168,15 +156,15 @@ def train(
     """
     from tqdm.auto import tqdm
 
-    net = check_model(model)
+    net = guards.check_model(model)
     times = default_times(model.sde) if times is None else times
-    check_times(times, model)
+    guards.check_times(times, model)
     if not (isinstance(weighting, str) and weighting == "sigma2"):
         named_weighting(weighting)  # refuses an unknown one now
-    recipe = Recipe(
+    recipe = guards.Recipe(
         label_dropout=label_dropout,
-        weighting=option_name(weighting),
-        times=option_name(times),
+        weighting=guards.option_name(weighting),
+        times=guards.option_name(times),
         batch_size=batch_size,
         lr=lr,
         schedule=schedule,
@@ -191,8 +179,8 @@ def train(
         max_seconds = checks.number("max_seconds", max_seconds, above=0)
     if callback is not None:
         checks.function("callback", callback)
-    check_data(data, labels, recipe.label_dropout, net)
-    check_path(path, resume)
+    guards.check_data(data, labels, recipe.label_dropout, net)
+    guards.check_path(path, resume)
     device = model.device if device is None else checks.device(device)
 
     began = time.monotonic()
@@ -201,7 +189,7 @@ def train(
     if objective is None:
         objective = functools.partial(denoising_loss, weighting=weighting)
     else:  # a file without the entry is a run of the denoising loss
-        check_objective(objective, weighting)
+        guards.check_objective(objective, weighting)
         objective_name = options["objective"] = part_name(objective)
     if recipe.schedule == "cosine":
         options["steps"] = steps
@@ -240,8 +228,8 @@ def train(
             warnings.warn(f"step {step} was not saved: {error}", RuntimeWarning, stacklevel=3)
 
     with (
-        training_mode(net),
-        deferred_signals() as interrupt,
+        guards.training_mode(net),
+        guards.deferred_signals() as interrupt,
         tqdm(total=steps, initial=step, disable=not progress, desc="training") as bar,
     ):
         while step < steps and interrupt.number is None:
@@ -251,7 +239,7 @@ def train(
             with borrowed_generator(step_seed(recipe.seed, step, domain=1), device):
                 t = times.sample(model.sde, recipe.batch_size, generator, device)
                 found = objective(model, x0, t=t, label=label, generator=generator)
-                found = trainable(found, len(t), objective_name)
+                found = guards.trainable(found, len(t), objective_name)
                 importance = times.importance_weight(model.sde, t)
                 if importance is not None:
                     found = found.weighted(one_per_time("importance weight", importance, t))
@@ -307,7 +295,7 @@ def step_seed(seed: int, step: int, domain: int = 0) -> int:
 def draw_batch(
     data: Tensor,
     labels: Tensor | None,
-    recipe: Recipe,
+    recipe: guards.Recipe,
     net: nn.Module,
     generator: torch.Generator,
     device: torch.device,
@@ -322,5 +310,5 @@ def draw_batch(
     if recipe.label_dropout > 0:
         draw = torch.rand(n, generator=generator, dtype=torch.float32, device="cpu")
         dropped = (draw < recipe.label_dropout).to(device)
-        label = label.masked_fill(dropped, null_label(net))
+        label = label.masked_fill(dropped, guards.null_label(net))
     return x0, label, index

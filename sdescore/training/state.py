@@ -76,9 +76,7 @@ def check_optimizer(named: Mapping[str, nn.Parameter], tensors: Mapping[str, Ten
     """Refuse tensors that are not AdamW's for these parameters, and name the first."""
     left, foreign = dict(tensors), []
     for name, parameter in named.items():
-        if not any(f"{name}/{what}" in left for what in ADAM):
-            continue
-        for what in ADAM:
+        for what in ADAM if any(f"{name}/{what}" in left for what in ADAM) else ():
             value = left.pop(f"{name}/{what}", None)
             # AdamW counts its steps in a float, on the CPU.
             shape = () if what == "step" else parameter.shape
