@@ -2,9 +2,9 @@ r"""Training times by their log-SNR :math:`\ell = \log(\alpha^2/\sigma^2)`.
 
 :class:`LogSNRTimes` and :class:`LogNormalTimes` are a part of the objective, which depends on them.
 :class:`ImportanceTimes` is a proposal: it draws times from a density q in place of the uniform π on
-[t_min, T], and the loss is multiplied by :math:`\pi/q`,
+[t_min, T], and the loss L(t) is multiplied by :math:`\pi/q`,
 
-.. math:: E_{t \sim q}\, \frac{\pi(t)}{q(t)}\, \ell(t) = E_{t \sim \pi}\, \ell(t) .
+.. math:: E_{t \sim q}\, \frac{\pi(t)}{q(t)}\, L(t) = E_{t \sim \pi}\, L(t) .
 
 :func:`sdescore.denoising_loss` with ``times=`` and :func:`sdescore.train` do so by themselves. If
 you draw t from a proposal and hand it on as ``t=``, pass
@@ -37,7 +37,7 @@ class LogSNRTimes(TimeDistribution):
     In the log-SNR the objective does not depend on the SDE's clock (Kingma et al. 2021,
     arXiv:2107.00630, section 5.1). With ``weighting="sigma2"`` it is the likelihood's objective
     :math:`\int \tfrac12 g^2 \|s - \nabla \log p\|^2 \mathrm{d}t`, divided by the range of the
-    log-SNR. On :class:`sdescore.VESDE` this is uniform.
+    log-SNR. On :class:`sdescore.VESDE` these times are uniform.
 
     Examples
     --------

@@ -342,8 +342,9 @@ def _check_label(label: Tensor, x: Tensor, classes: int) -> None:
     expected = f"labels on {x.device} with values in 0 … {classes} ({classes} means no label)"
     checks.that(label.device == x.device, expected, f"{label.device}", ShapeError)
     # Reading values would break a traced graph, or a CUDA graph under capture.
-    capturing = label.is_cuda and torch.cuda.is_current_stream_capturing()
-    if torch.compiler.is_compiling() or capturing or not label.numel():
+    if torch.compiler.is_compiling() or not label.numel():
+        return
+    if label.is_cuda and torch.cuda.is_current_stream_capturing():
         return
     low, high = label.min().item(), label.max().item()
     if not 0 <= low <= high <= classes:
