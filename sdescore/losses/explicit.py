@@ -96,13 +96,7 @@ def explicit_loss(
 
 @dataclass(frozen=True, eq=False)
 class KernelDensityScore:
-    """``∇ log p_h``, without time; made by :func:`kernel_density_score`.
-
-    Attributes
-    ----------
-    bandwidth : float
-        h.
-    """
+    """``∇ log p_h`` for h = ``bandwidth``, without time; made by :func:`kernel_density_score`."""
 
     bandwidth: float
     _empirical: EmpiricalScore = field(repr=False)
@@ -154,10 +148,8 @@ def kernel_density_score(data: Tensor, bandwidth: float | str = "scott") -> Kern
 def rule_bandwidth(data: Tensor, rule: str) -> float:
     """The bandwidth that a rule finds for ``data`` ``(n, *E)``; 0 for data that do not vary."""
     if not isinstance(data, Tensor) or data.ndim < 1 or len(data) < 2 or data.numel() == 0:
-        raise ShapeError(
-            "expected at least two samples (n, *E) to choose a bandwidth, got "
-            f"{tuple(data.shape) if isinstance(data, Tensor) else type(data).__name__}"
-        )
+        got = tuple(data.shape) if isinstance(data, Tensor) else type(data).__name__
+        checks.refuse("at least two samples (n, *E) to choose a bandwidth", got, ShapeError)
     rows = flat(data).double()
     n, d = rows.shape
     std = math.sqrt(rows.var(0).mean().item())

@@ -60,6 +60,8 @@ def implicit_loss(
 ) -> Loss:
     r"""``½ ‖s(x)‖² + tr ∇s(x)``, at the data or at the data noised to ``t``.
 
+    The loss has no gradients where autograd is switched off.
+
     Parameters
     ----------
     model : callable
@@ -85,11 +87,6 @@ def implicit_loss(
         Rademacher's variance is the least of the three for a Jacobian near diagonal.
     chunk_size : int, optional
         Derivatives taken at a time, see :func:`sdescore.score.divergence.exact_trace`.
-
-    Returns
-    -------
-    Loss
-        ``(per_sample, mean)``; without gradients where autograd is switched off.
 
     Raises
     ------

@@ -20,9 +20,8 @@ class EnergyModel(nn.Module):
 
     (Song & Kingma 2021, arXiv:2101.03288, section 2). By itself, ``EnergyModel(net)(x)``, it is a
     score without time, for :func:`sdescore.langevin.chains` and for plain score matching; under an
-    SDE wrap it as any network that predicts the score: ``ScoreModel(EnergyModel(net), sde,
-    prediction="score")``. The gradient is differentiable again where gradients are enabled, also
-    under the transforms of ``torch.func``, so that every objective can train it.
+    SDE wrap it: ``ScoreModel(EnergyModel(net), sde, prediction="score")``. The gradient is
+    differentiable again, also under ``torch.func``, so that every objective can train it.
 
     Parameters
     ----------

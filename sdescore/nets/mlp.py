@@ -311,24 +311,21 @@ class Conditioning(nn.Module):
         """The vector for a batch ``x``, after a last SiLU; errors as :meth:`MLP.forward`."""
         dtype = self.mix[0].weight.dtype
         if x.dtype != dtype:
-            raise ShapeError(
-                f"expected x in the network's dtype {dtype}, got {x.dtype}; cast one of them"
-            )
+            got = f"{x.dtype}; cast one of them"
+            checks.refuse(f"x in the network's dtype {dtype}", got, ShapeError)
         if not isinstance(c, Tensor) or not c.is_floating_point() or c.shape != x.shape[:1]:
             got = type(c).__name__
             if isinstance(c, Tensor):
                 got = f"{c.dtype} of shape {tuple(c.shape)} on {c.device}"
-            raise ShapeError(
-                f"expected c, the time input, as a floating-point tensor of shape "
-                f"({x.shape[0]},), got {got}; expand one time with c.expand({x.shape[0]})"
-            )
+            expected = f"c, the time input, as a floating-point tensor of shape ({len(x)},)"
+            advice = f"expand one time with c.expand({len(x)})"
+            checks.refuse(expected, f"{got}; {advice}", ShapeError)
         vector = self.mix(self.time(c).to(dtype))
         if self.classes is None:
             if label is not None:
-                raise IncompatibleError(
-                    "expected no label, because the network was built with classes=None; "
-                    "build it with classes=<number of classes> to condition on labels"
-                )
+                expected = "no label, because the network was built with classes=None"
+                advice = "build it with classes=<number of classes> to condition on labels"
+                checks.refuse(expected, f"one; {advice}", IncompatibleError)
             return nn.functional.silu(vector)
         if label is None:
             label = torch.full_like(c, self.classes, dtype=torch.int64)

@@ -151,10 +151,8 @@ class UNet(nn.Module):
         """The output, like ``x`` ``(B, channels, H, W)``; see :meth:`sdescore.MLP.forward`."""
         checks.state(x)
         if x.ndim != 4 or x.shape[1] != self.config["channels"] or 0 in x.shape[2:]:
-            raise ShapeError(
-                f"expected x of shape (B, {self.config['channels']}, H, W), got "
-                f"{tuple(x.shape)}; reshape x, or build the network for its channels"
-            )
+            got = f"{tuple(x.shape)}; reshape x, or build the network for its channels"
+            checks.refuse(f"x of shape (B, {self.config['channels']}, H, W)", got, ShapeError)
         vector = self.condition(x, c, label)
         h = self.first(x)
         levels, blocks = len(self.config["multipliers"]), self.config["blocks"]

@@ -54,11 +54,6 @@ def exact_trace(
     create_graph : bool
         Whether the trace is to be differentiated again. Then the graphs of all d derivatives
         are kept, whatever the chunk size.
-
-    Raises
-    ------
-    IncompatibleError
-        Autograd does not see how ``s`` depends on ``x``.
     """
     numel = math.prod(x.shape[1:])
     working = torch.promote_types(x.dtype, torch.float32)
@@ -82,10 +77,7 @@ def probe_traces(
     chunk_size: int | None = None,
     create_graph: bool = False,
 ) -> Tensor:
-    """``vᵀ ∇s v`` of every sample and probe: ``(B, K)``, from probes ``(K, B, *E)`` like ``x``.
-
-    Other parameters and errors are those of :func:`exact_trace`.
-    """
+    """``vᵀ ∇s v``, ``(B, K)``, by probes ``(K, B, *E)``; options as in :func:`exact_trace`."""
     working = torch.promote_types(x.dtype, torch.float32)
     numel = math.prod(x.shape[1:])
     parts = []
@@ -96,7 +88,7 @@ def probe_traces(
 
 
 def pull_back(s: Tensor, x: Tensor, cotangents: Tensor, create_graph: bool) -> Tensor:
-    """``∇sᵀ v`` of each cotangent ``v`` in ``(n, B, *E)``, like ``cotangents``."""
+    """``∇sᵀ v`` of each cotangent ``v`` in ``(n, B, *E)``; an ``s`` not made from x is refused."""
 
     def one(v: Tensor) -> Tensor:
         # A backward pass follows the forward's dtypes; autocast would round its products again.
