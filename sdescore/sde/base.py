@@ -41,11 +41,10 @@ def check_times(times: Sequence[float] | Tensor, sde: SDE) -> Tensor:
     up, down = bool((grid.diff() > 0).all()), bool((grid.diff() < 0).all())
     if (down if sde.backward else up) or (sde.deterministic and (up or down)):
         return grid
-    order, way, advice = (
-        ("falling", "down", "Let the times fall, or sample with PredictorCorrector")
-        if sde.backward
-        else ("rising", "up", "For the way back use PredictorCorrector, or sde.reverse(score)")
-    )
+    order, way = ("falling", "down") if sde.backward else ("rising", "up")
+    advice = "For the way back use PredictorCorrector, or sde.reverse(score)"
+    if sde.backward:
+        advice = "Let the times fall, or sample with PredictorCorrector"
     expected = f"strictly {order} times, for {type(sde).__name__} runs {way} in time"
     checks.refuse(expected, f"{grid.tolist()!r:.200}. {advice}", TimeError)
 

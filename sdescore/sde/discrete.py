@@ -147,9 +147,8 @@ class DiscreteVESDE(LinearSDE):
         ends = sigma_range(sigma_min, sigma_max)
         levels = checks.count("levels", levels, at_least=2, error=ScheduleError)
         first, last = ends["sigma_max"], ends["sigma_min"]
-        logs = torch.linspace(
-            math.log(first), math.log(last), levels, dtype=torch.float64, device="cpu"
-        )
+        ends_of_logs = math.log(first), math.log(last)
+        logs = torch.linspace(*ends_of_logs, levels, dtype=torch.float64, device="cpu")
         return cls(sigmas=(first, *map(math.exp, logs[1:-1].tolist()), last))
 
     @classmethod
