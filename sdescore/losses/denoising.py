@@ -267,7 +267,7 @@ class TimeDistribution(ABC):
         """The time below which a share ``u`` in [0, 1] of the times lies, like ``u``; in [0, T]."""
 
     def importance_weight(self, sde: LinearSDE, t: Tensor) -> Tensor | None:
-        """A proposal's factor at ``t`` ``(B,)``, uniform density over its own; None of others."""
+        """A proposal's factor at ``t`` ``(B,)``: uniform density over its own; else None."""
         return None
 
     def sample(
