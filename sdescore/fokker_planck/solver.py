@@ -82,10 +82,8 @@ class FokkerPlanck:
 
     Raises
     ------
-    IncompatibleError
-        ``sde`` is no SDE instance.
-    ShapeError, ParameterError
-        Bounds or cells that do not fit together, or out of range.
+    IncompatibleError, ShapeError, ParameterError
+        ``sde`` is no SDE instance; bounds or cells do not fit together, or are out of range.
 
     Examples
     --------
@@ -259,8 +257,8 @@ class FokkerPlanck:
         weights = weights / total
         points = self._box.centres.flatten(0, -2)
         mean = weights @ points
-        centred = points - mean.unsqueeze(-2)
-        return mean, (weights.unsqueeze(-1) * centred).mT @ centred
+        centred = points - mean[..., None, :]
+        return mean, (weights[..., None] * centred).mT @ centred
 
     def generator(self, t: float) -> Sparse:
         """Q(t), a ``scipy.sparse.csr_array`` acting on the cells' masses in C order.

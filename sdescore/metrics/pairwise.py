@@ -36,18 +36,13 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     negative, and zero only if they are equal. The price is a known bias: for two sets from one
     distribution, E[D²] = E|X−X′| (1/N + 1/M). D² is Eq. (1) of Rizzo and Székely (2016), "Energy
     distance"; Székely and Rizzo (2013), "Energy statistics", treats the V-statistic. It costs
-    (N + M)²/2 distances.
+    (N + M)²/2 distances, and is in the square root of the data's units, right to about 1e-8 of the
+    root of the mean distance. In one dimension it equals ``scipy.stats.energy_distance``.
 
     Parameters
     ----------
     x, y : Tensor
         Samples ``(N, *E)`` and ``(M, *E)``, floating point; flattened, float64 inside.
-
-    Returns
-    -------
-    float
-        In the square root of the data's units, right to about 1e-8 of the root of the mean
-        distance. In one dimension it equals ``scipy.stats.energy_distance``.
 
     Raises
     ------

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_schedule", "plot_score_field"]
 
-# Nats below the highest log density at which the background of a score field ends.
-_DEPTH = 15.0
+_DEPTH = 15.0  # nats below the highest log density at which a score field's background ends
 _ARROW: dict[str, Any] = {"color": "#222222", "width": 0.0028, "headwidth": 4.0}
 
 
@@ -97,8 +96,7 @@ def plot_score_field(
     height = height.where(height.isfinite(), torch.nan)
     floor = float(finite.max()) - _DEPTH if log_prob is not None and len(finite) else -math.inf
     cut = len(finite) > 0 and float(finite.min()) < floor
-    u, v = field.double().cpu().unbind(1)
-    x, y = points.double().cpu().unbind(1)
+    (x, y), (u, v) = points.double().cpu().T, field.double().cpu().T
     longest = float(torch.hypot(u, v).quantile(0.9)) or 1.0
     cell = min(extent[1] - extent[0], extent[3] - extent[2]) / arrows
 
@@ -107,8 +105,7 @@ def plot_score_field(
     shown = axes.imshow(height.numpy(), origin="lower", extent=extent, cmap="Blues", alpha=0.9)
     if cut:
         shown.set_clim(vmin=floor)
-    length = longest / cell
-    axes.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=length, **_ARROW)
+    axes.quiver(x, y, u, v, angles="xy", scale_units="xy", scale=longest / cell, **_ARROW)
     if data is not None:
         dots = data.double().cpu()
         axes.scatter(dots[:, 0], dots[:, 1], s=5, color=_style.COLOURS[1], alpha=0.6, linewidths=0)

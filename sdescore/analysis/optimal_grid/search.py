@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +22,6 @@ from sdescore.predictors.multistep import moves, shares, weighted_mean
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Predictor
 
-if TYPE_CHECKING:
-    import numpy as np
-
-
 PATH = 0.01
 POINTS = 3  # outputs that free weights combine in a step
 BOUND = 8.0  # on the size of every free number, so that no two times meet
@@ -33,8 +29,6 @@ MEMORY = 20  # gradients that L-BFGS remembers: about as many as a short grid ha
 ErrorMeasure = Callable[..., TrajectoryError]
 """``(tableau, ending, sde=, times=) -> error``."""
 Free = tuple[Tensor, ...]
-
-
 Candidate = tuple[float, Free]
 """The loss L of some free numbers, and these numbers."""
 
@@ -71,8 +65,8 @@ class Search:
     def equal(self, steps: int) -> Tensor:
         """Equal steps of λ over the whole range."""
         ends = self.first, self.last
-        half_log_snr = torch.linspace(*ends, steps, dtype=torch.float64, device="cpu")
-        return self.from_half_log_snr(half_log_snr[1:])
+        values = torch.linspace(*ends, steps, dtype=torch.float64, device="cpu")
+        return self.from_half_log_snr(values[1:])
 
     def from_half_log_snr(self, half_log_snr: Tensor) -> Tensor:
         """T, followed by the times at which log(α/σ) has these values."""
