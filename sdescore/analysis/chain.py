@@ -103,11 +103,6 @@ class AffineRows:
                 )
             self.rows.append((move.tableau, move.n, move.corrects))
 
-    @property
-    def evaluations(self) -> int:
-        """Score evaluations of a sample."""
-        return sum(tableau.times.shape[1] for tableau, _, _ in self.rows)
-
     def on(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None = None) -> AffineMap:
         """The map of all rows on the modes of a spectrum.
 

@@ -162,19 +162,18 @@ def gaussian_error(
     erring = rows.on(sde, modes, constant_error(score_error)) if score_error else chain
     alpha_T, sigma_T = sde.marginal(times[0])
     prior = sigma_T.square() + (alpha_T * sampler.data_std).square()
-    start = modes.marginal(sde, times[0])
     end = modes.marginal(sde, times[-1])
     if sampler.denoise:
         how = flow_ending if sampler.denoise == "flow" else mean_ending
         last = AffineRows([Move(0, times[-1].item(), 0.0, how(sde, times[-1:]))])
         end = push(last.on(sde, modes), *end)
     return GaussianError(
-        rows.evaluations,
+        sum(tableau.evaluations for tableau, _, _ in rows.rows),
         modes.mean,
         modes.variance,
         *push(erring, torch.zeros_like(modes.mean), prior),
         chain.transfer.square() * prior + chain.variance,
-        *push(chain, *start),
+        *push(chain, *modes.marginal(sde, times[0])),
         *end,
     )
 

@@ -40,7 +40,6 @@ from sdescore.tableau.method import Predictor
 
 __all__ = ["OptimalGrid", "optimal_grid"]
 
-SURROGATES = ("mixture", "gaussian")
 STARTS = (0.75, 0.85, 0.95)  # where the last time is tried first, in shares of the log-SNR's range
 SCORE_ERROR = 0.02  # gave the best first steps on trained networks; see the page on networks
 TRIAL, TIMES, WEIGHTS = 30, 60, 80  # evaluations of the loss
@@ -243,7 +242,7 @@ def surrogate_of(
     data: Tensor | None, spectrum: Tensor | None, surrogate: str, seed: int
 ) -> Surrogate:
     """The surrogate of a caller's data or spectrum, of the kind asked for."""
-    checks.choice("surrogate", surrogate, SURROGATES)
+    checks.choice("surrogate", surrogate, ("mixture", "gaussian"))
     if data is None or spectrum is not None:
         return gaussian_surrogate(requested(spectrum, data, None).variance)
     if surrogate == "gaussian":

@@ -91,11 +91,6 @@ class FlowTrajectories:
         x, precision = self.x[:count], self.precision[:count]
         return replace(self, x_bar=x_bar, slope=slope, x=x, precision=precision)
 
-    @property
-    def last_variance(self) -> float:
-        """σ²/α² at t_min. Finer detail is beyond the SDE."""
-        return math.exp(-2 * (self.first + NODES * self.step))
-
     def at(self, half_log_snr: Tensor) -> Tensor:
         """x/α where λ ``()`` is this, ``(B, r)``; gradients flow to λ."""
         node = (half_log_snr - self.first) / self.step
@@ -152,7 +147,8 @@ def trajectory_error(
         scale = (noise_variance[0] / (rest + noise_variance[0])).sqrt()
         end = x - inputs[0] * scale * rest.sqrt()  # the flow's own end, at σ/α = 0
         plain = plain + end.square().sum()
-        weighted = weighted + (end.square() / (rest + flow.last_variance)).sum()
+        finest = math.exp(-2 * (flow.first + NODES * flow.step))  # σ²/α² at t_min
+        weighted = weighted + (end.square() / (rest + finest)).sum()
         exact = scale * (rest + noise_variance[:, None]).sqrt()
         off = torch.stack(states) - inputs[0] * exact[:, None]
         path = path + path_error(off.square().sum((1, 2)), noise_variance)
