@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import ClassVar
 
 import torch
@@ -111,12 +112,8 @@ class Multistep(Predictor):
         return weighted_mean(times[-1:], self._table()[-1])
 
     def _table(self) -> Tensor:
-        width = max(map(len, self.weights))
-        return torch.tensor(
-            [[*row, *[0.0] * (width - len(row))] for row in self.weights],
-            dtype=torch.float64,
-            device="cpu",
-        )
+        columns = list(zip_longest(*self.weights, fillvalue=0.0))
+        return torch.tensor(columns, dtype=torch.float64, device="cpu").T
 
 
 def moves(sde: LinearSDE, times: Tensor, weights: Tensor) -> Tableau:

@@ -119,11 +119,10 @@ class Request:
     ) -> tuple[Tensor, ...]:
         """What ``run(samples, tick)`` makes of all samples, ``max_batch`` at a time.
 
-        That is tensors with B first, the samples before others. ``ticks`` says how often a part
-        calls ``tick``; 0 where it ticks once a sample. All parts are written into one tensor each,
-        which is there from the first part on: to join them at the end would take the memory of the
-        samples twice, after all the work. If a part diverges, ``error.finished`` holds the samples
-        of the parts before.
+        ``ticks`` says how often a part calls ``tick``; 0 where it ticks once a sample. All parts
+        are written into tensors ``(B, …)`` that are there from the first part on: to join them at
+        the end would take the memory twice. If a part diverges, ``error.finished`` holds the
+        samples of the parts before.
         """
         whole: tuple[Tensor, ...] = ()
         B = self.shape[0]
@@ -205,7 +204,10 @@ def called(function: Callable[..., object], x: Tensor, *rest: Tensor, who: str) 
 
 def not_finite(x: Tensor, first: int = 0) -> tuple[list[int], str]:
     """The samples of a state that is not finite, counted from ``first``, and what to call them."""
-    samples = (~flat(x).isfinite().all(1)).nonzero().flatten().add(first).tolist()
+    finite = flat(x).isfinite().all(1)
+    if bool(finite.all()):
+        return [], ""
+    samples = (~finite).nonzero().flatten().add(first).tolist()
     shown = ", ".join(map(str, samples[:8])) + (", …" if len(samples) > 8 else "")
     return samples, f"{len(samples)} of {len(x)} samples: {shown}"
 

@@ -90,7 +90,9 @@ class BoundModel:
         """The raw output at ``x`` in the state's dtype, and no view of ``x``, which may be
         updated in place."""
         scale = self._scales[k]
-        y = (x if scale == 1.0 else scale * x).to(dtype=self._net_dtype)
+        y = x if scale == 1.0 else scale * x
+        if self._net_dtype is not None:
+            y = y.to(self._net_dtype)
         o = called(self._function, y, self._inputs[k], *self._labels, who=self._who)
         if is_compiling():  # a graph has no addresses to compare
             return o.to(self._dtype, copy=True)

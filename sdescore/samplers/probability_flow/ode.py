@@ -40,7 +40,6 @@ ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
 DIVERGENCES = ("exact", "hutchinson")
 
-
 Divergence = Callable[[Tensor, Tensor], Tensor]
 """``(score, x) -> (B, K)``: K estimates of each sample's ∇·s, the score made from ``x``."""
 
