@@ -198,6 +198,16 @@ def shape(value: object) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def rows(name: str, value: range | None, total: int) -> range:
+    """``value``, all by default, refused unless it is a range of step 1 within ``range(total)``."""
+    value = range(total) if value is None else value
+    inside = (
+        isinstance(value, range) and value.step == 1 and 0 <= value.start <= value.stop <= total
+    )
+    that(inside, f"{name} as a range(first, last + 1) within range(0, {total})", f"{value!r:.100}")
+    return value
+
+
 def generator(value: torch.Generator | None) -> torch.Generator | None:
     """``value``, refused unless it is None or a generator of random numbers."""
     example = "torch.Generator().manual_seed(0)"

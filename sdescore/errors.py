@@ -73,7 +73,7 @@ class DivergenceError(SDEScoreError, RuntimeError):
     samples : list[int]
         Indices (in the whole request) of the samples that are not finite.
     finished : Tensor or None
-        Samples ``0 … len(finished)-1`` of the request that were complete before.
+        The first ``len(finished)`` of the samples asked for, which were complete before.
     """
 
     def __init__(

@@ -35,7 +35,8 @@ class Request:
     """A checked request for ``shape`` samples of ``model``.
 
     Arguments and errors are those of :meth:`sdescore.PredictorCorrector.sample`. ``spans`` says
-    what each draw of the noise is for, and ``name`` what the caller calls ``init``.
+    what each draw of the noise is for, and ``name`` what the caller calls ``init``. In a
+    ``resumed`` request ``init`` holds the rows ``samples`` alone.
     """
 
     def __init__(
@@ -44,12 +45,14 @@ class Request:
         spans: Sequence[Span],
         model: Score,
         shape: tuple[int, ...] | None = None,
+        samples: range | None = None,
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
         label: Tensor | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        resumed: bool = False,
         name: str = "init",
     ) -> None:
         checks.function("model", model)
@@ -67,8 +70,14 @@ class Request:
             expected = f"init= for {type(sde).__name__}, which has no known prior"
             checks.refuse(expected, "none", IncompatibleError)
         sizes = checks.shape(shape)
-        if init is not None and sizes != tuple(init.shape):
-            checks.refuse(f"{name} of shape {sizes}", tuple(init.shape), ShapeError)
+        self.samples = samples = checks.rows("samples", samples, sizes[0])
+        self.init_start = samples.start if resumed else 0
+        if init is not None:
+            fits = (len(samples) if resumed else sizes[0], *sizes[1:])
+            checks.that(
+                init.shape == fits, f"{name} of shape {fits}", tuple(init.shape), ShapeError
+            )
+            checks.finite_tensor(name, self.rows_of(init, samples))
         if label is not None:
             size = tuple(label.shape) if isinstance(label, Tensor) else type(label).__name__
             expected = f"label to be a tensor of shape {sizes[:1]}"
@@ -107,8 +116,12 @@ class Request:
         if self.init is None:
             noise = noise or self.open(samples, [None], Domain.SAMPLER)
             return (std * noise.draw(0)).contiguous()
-        init = self.init[samples.start : samples.stop].detach()
+        init = self.rows_of(self.init, samples).detach()
         return init.to(self.device, self.dtype, copy=True).contiguous()
+
+    def rows_of(self, init: Tensor, samples: range) -> Tensor:
+        """The rows of ``init`` that these samples start from."""
+        return init[samples.start - self.init_start : samples.stop - self.init_start]
 
     def fill(
         self,
@@ -117,7 +130,7 @@ class Request:
         progress: bool,
         ticks: int = 0,
     ) -> tuple[Tensor, ...]:
-        """What ``run(samples, tick)`` makes of all samples, ``max_batch`` at a time.
+        """What ``run(samples, tick)`` makes of the samples, ``max_batch`` at a time.
 
         ``ticks`` says how often a part calls ``tick``; 0 where it ticks once a sample. All parts
         are written into tensors ``(B, …)`` that are there from the first part on: to join them at
@@ -125,28 +138,28 @@ class Request:
         samples of the parts before.
         """
         whole: tuple[Tensor, ...] = ()
-        B = self.shape[0]
+        first, B = self.samples.start, len(self.samples)
         chunk = max(1, B) if max_batch is None else checks.count("max_batch", max_batch)
         # One empty part for an empty request.
-        parts = [range(i, min(i + chunk, B)) for i in range(0, max(1, B), chunk)]
+        parts = [self.samples[i : i + chunk] for i in range(0, max(1, B), chunk)]
         bar = progress_bar(ticks * len(parts) if ticks else B) if progress else nullcontext()
         with evaluating(self.model), torch.no_grad(), bar as tick:
             for samples in parts:
                 try:
                     done = run(samples, tick)
                 except DivergenceError as error:
-                    error.finished = whole[0][: samples.start] if whole else None
+                    error.finished = whole[0][: samples.start - first] if whole else None
                     raise
                 if len(parts) == 1:
                     return done
                 whole = whole or tuple(part.new_empty(B, *part.shape[1:]) for part in done)
                 for all_parts, part in zip(whole, done, strict=True):
-                    all_parts[samples.start : samples.stop] = part
+                    all_parts[samples.start - first : samples.stop - first] = part
         return whole
 
 
 def require_init(init: Tensor, name: str) -> None:
-    """Refuse states to start from that are not finite real numbers ``(B, *E)``."""
+    """Refuse states to start from that are not real numbers ``(B, *E)``."""
     expected = f"{name} to be a floating-point tensor (B, *E)"
     if not isinstance(init, Tensor):
         checks.refuse(expected, type(init).__name__, ShapeError)
@@ -157,8 +170,6 @@ def require_init(init: Tensor, name: str) -> None:
     real = init.layout is torch.strided and not init.is_meta
     got = f"{init.layout} on {init.device}"
     checks.that(real, f"{name} to be a dense tensor with numbers", got, ShapeError)
-    finite = bool(init.isfinite().all())
-    checks.that(finite, f"{name} to be a finite state", "NaN or infinity in it")
 
 
 def require_mean_or_none(denoise: object) -> None:

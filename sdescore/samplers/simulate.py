@@ -113,6 +113,7 @@ def simulate(
     """
     checks.instance("sde", sde, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
     require_init(x0, "x0")
+    checks.finite_tensor("x0", x0)
     fits = x0.dtype in (torch.float32, torch.float64)
     checks.that(fits, "x0 in float32 or float64", f"{x0.dtype}; use x0.float()", ShapeError)
     if noise is not None:

@@ -117,6 +117,7 @@ class AdaptiveSampler:
         model: Score,
         shape: tuple[int, ...] | None = None,
         *,
+        samples: range | None = None,
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
@@ -128,7 +129,7 @@ class AdaptiveSampler:
     ) -> Tensor:
         """The samples alone; arguments and errors as in :meth:`solve`."""
         request = Request(
-            self.sde, self._spans, model, shape, seed, noise, init, label, dtype, device
+            self.sde, self._spans, model, shape, samples, seed, noise, init, label, dtype, device
         )
         return self._solve(request, max_batch, progress).x
 
@@ -137,6 +138,7 @@ class AdaptiveSampler:
         model: Score,
         shape: tuple[int, ...] | None = None,
         *,
+        samples: range | None = None,
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
@@ -164,7 +166,7 @@ class AdaptiveSampler:
             Replaces the seeded noise: draw 0 for the start, two for each of ``max_steps`` trials.
         init : Tensor, optional
             ``(B, *E)``, the state at T in place of a draw from the prior.
-        shape, label, max_batch, progress, dtype, device
+        shape, samples, label, max_batch, progress, dtype, device
             As there.
 
         Returns
@@ -190,7 +192,7 @@ class AdaptiveSampler:
         True
         """
         request = Request(
-            self.sde, self._spans, model, shape, seed, noise, init, label, dtype, device
+            self.sde, self._spans, model, shape, samples, seed, noise, init, label, dtype, device
         )
         return self._solve(request, max_batch, progress)
 
@@ -199,6 +201,7 @@ class AdaptiveSampler:
         model: Score,
         shape: tuple[int, ...] | None = None,
         *,
+        samples: range | None = None,
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
@@ -212,13 +215,13 @@ class AdaptiveSampler:
         it does not steer.
         """
         request = Request(
-            self.sde, self._spans, model, shape, seed, noise, init, label, dtype, device
+            self.sde, self._spans, model, shape, samples, seed, noise, init, label, dtype, device
         )
         self._require_times(model)
         return self._iterate(request)
 
     def _iterate(self, request: Request) -> Iterator[AdaptiveResult]:
-        run = self._run(request, range(request.shape[0]))
+        run = self._run(request, request.samples)
         while True:
             with evaluating(request.model), torch.no_grad():
                 at = next(run, None)

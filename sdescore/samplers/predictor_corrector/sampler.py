@@ -199,6 +199,7 @@ class PredictorCorrector:
         model: Score,
         shape: tuple[int, ...] | None = None,
         *,
+        samples: range | None = None,
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
@@ -208,7 +209,7 @@ class PredictorCorrector:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Draw ``shape[0]`` samples.
+        """Draw ``shape[0]`` samples, or some of them.
 
         Equal calls with equal seeds give equal samples, so give each call in a loop its own seed.
         Calls that continue each other may share a seed: a run from the prior, a run from ``init``,
@@ -222,6 +223,9 @@ class PredictorCorrector:
             A score ``(x, t) -> like x``. A module is in eval mode while a sampler runs on it.
         shape : tuple of int
             ``(B, *E)``; optional where ``init`` is passed.
+        samples : range, optional
+            Draw these of the B samples alone, with the values that they have among all. ``shape``,
+            ``noise``, ``init`` and ``label`` stay those of all B, whatever the range.
         seed : int
             Sample ``i`` uses the stream (seed, i): its value does not depend on ``B``,
             ``max_batch`` or the number of processes.
@@ -241,7 +245,7 @@ class PredictorCorrector:
         Returns
         -------
         Tensor
-            ``(B, *E)``.
+            ``(B, *E)``, or ``(len(samples), *E)``.
 
         Raises
         ------
@@ -249,9 +253,20 @@ class PredictorCorrector:
             A bad argument, before the model is called.
         DivergenceError
             The state turned NaN or infinite; ``error.finished`` holds the parts that were complete.
+
+        Examples
+        --------
+        >>> import torch, sdescore as ss
+        >>> sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.DDIM(), steps=5)
+        >>> score = ss.GaussianScore(torch.zeros(2), 0.5, sampler.sde)
+        >>> part = sampler.sample(score, (1000, 2), samples=range(100, 200))
+        >>> torch.equal(part, sampler.sample(score, (1000, 2))[100:200])
+        True
         """
         spans = self.program.spans
-        request = Request(self.sde, spans, model, shape, seed, noise, init, label, dtype, device)
+        request = Request(
+            self.sde, spans, model, shape, samples, seed, noise, init, label, dtype, device
+        )
         if not self.program.affine:  # a step by numbers alone fits any shape
             self.corrector.check_event(request.shape[1:])
         t = self.times[0].item()
@@ -270,6 +285,7 @@ class PredictorCorrector:
         model: Score,
         shape: tuple[int, ...] | None = None,
         *,
+        samples: range | None = None,
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
@@ -281,9 +297,9 @@ class PredictorCorrector:
         """The chain one sampler step at a time; arguments as in :meth:`sample`.
 
         A step is a predictor's move with the corrections that go with it. Assign to ``state.x`` to
-        steer. ``start`` continues an earlier run with the same seed. From its latest state the run
-        goes on bit for bit as if it had not stopped. From an earlier state, a rewind, it goes on as
-        another run with other noise.
+        steer. ``start`` continues an earlier run with the same seed and its own ``samples``. From
+        its latest state the run goes on bit for bit as if it had not stopped. From an earlier
+        state, a rewind, it goes on as another run with other noise.
 
         Yields
         ------
@@ -299,13 +315,16 @@ class PredictorCorrector:
         if start is not None:
             checks.instance("start", start, SamplerState)
             checks.that(init is None, "one of init= and start=", "both of them", IncompatibleError)
-            start.require_of(self.program, t)
-        first = init if start is None else start.x
-        request = Request(self.sde, spans, model, shape, seed, noise, first, label, dtype, device)
+            samples = start.require_of(self.program, t, samples)
+        x, resumed = (init, False) if start is None else (start.x, True)
+        request = Request(
+            self.sde, spans, model, shape, samples, seed, noise, x, label, dtype, device, resumed
+        )
         if not self.program.affine:
             self.corrector.check_event(request.shape[1:])
         if start is None:
-            run = Run(Domain.SAMPLER if init is None else domain_at(Domain.RESTART, t))
+            domain = Domain.SAMPLER if init is None else domain_at(Domain.RESTART, t)
+            run = Run(domain, samples)
             start = SamplerState(0, t, request.init, None, [], run)  # type: ignore[arg-type]
         return steps_from(self, request, start, start.resumed())
 

@@ -24,10 +24,12 @@ __all__ = ["SamplerState"]
 
 @dataclass
 class Run:
-    """What all states of one run share: the domain of its noise, the latest step it has reached,
-    and how many rewinds there were, one number shared with all runs rewound from it."""
+    """What all states of one run share: the domain of its noise, which samples it has (None: all),
+    the latest step it has reached, and how many rewinds there were, one number shared with all runs
+    rewound from it."""
 
     domain: int = Domain.SAMPLER
+    samples: range | None = None
     furthest: int = 0
     rewinds: list[int] = field(default_factory=lambda: [0])
 
@@ -70,10 +72,12 @@ class SamplerState:
             return self.run
         self.run.rewinds[0] += 1
         domain = domain_at(Domain.RESTART, self.t, self.run.rewinds[0])
-        return Run(domain, self.step, self.run.rewinds)
+        return Run(domain, self.run.samples, self.step, self.run.rewinds)
 
-    def require_of(self, program: Program, first_time: float) -> None:
-        """Refuse a state that no run of this program passes through."""
+    def require_of(
+        self, program: Program, first_time: float, samples: range | None
+    ) -> range | None:
+        """Its own samples; refuse a state of others, or that no run of the program passes."""
         done = [row for row in program.rows if row.move.step < self.step]
         t = done[-1].move.s if done else first_time
         last = program.rows[-1].move.step + 1 if program.rows else 0
@@ -83,13 +87,17 @@ class SamplerState:
                 f"{last} is at t = {t:g}, got step {self.step} at t = {self.t:g}; resume with the "
                 "sampler it came from, or pass init= and a grid that starts there"
             )
+        own = self.run.samples
+        if samples is not None and samples != own:
+            checks.refuse(f"samples={own}, which are the state's", samples, IncompatibleError)
+        return own
 
 
 def steps_from(
     sampler: PredictorCorrector, request: Request, start: SamplerState, run: Run
 ) -> Iterator[SamplerState]:
     """The chain from a state on; see :meth:`sdescore.PredictorCorrector.iterate`."""
-    program, samples = sampler.program, range(request.shape[0])
+    program, samples = sampler.program, request.samples
     stream = request.open(samples, program.spans, run.domain)
     x = request.start(samples, sampler.start_std, stream)
     state = replace(start, x=x, outputs=list(start.outputs), run=run)
@@ -106,7 +114,7 @@ def steps_from(
     for i, row in enumerate(rows):
         with evaluating(request.model), torch.no_grad():
             state.x = advance(steps[i], state.x, state.outputs, bound, stream)
-            require_finite(row, state.x, 0)
+            require_finite(row, state.x, samples.start)
         state.t = row.move.s
         if i + 1 == len(rows) or rows[i + 1].move.step > row.move.step:
             state.step = row.move.step + 1

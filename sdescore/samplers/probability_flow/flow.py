@@ -115,6 +115,7 @@ class ProbabilityFlow:
         model: Score,
         shape: tuple[int, ...] | None = None,
         *,
+        samples: range | None = None,
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
@@ -139,7 +140,7 @@ class ProbabilityFlow:
             ``(B, *E)``, the state at T in place of a draw from the prior.
         denoise : bool
             Whether to end with Tweedie's mean at t_min, one more evaluation.
-        model, shape, label, max_batch, progress, dtype, device
+        model, shape, samples, label, max_batch, progress, dtype, device
             As there.
 
         Returns
@@ -154,7 +155,9 @@ class ProbabilityFlow:
             the parts that were complete.
         """
         require_mean_or_none(denoise)
-        request = Request(self.sde, [None], model, shape, seed, noise, init, label, dtype, device)
+        request = Request(
+            self.sde, [None], model, shape, samples, seed, noise, init, label, dtype, device
+        )
         path = self.interval[::-1]
         return self._follow(request, path, max_batch, progress, denoise=denoise)[0]
 
