@@ -6,6 +6,8 @@ become Python numbers. Each message says what was expected, what came, and what 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -261,6 +263,17 @@ def named(name: str, value: object) -> str:
         return f"{name}={value!r}"
     hint = "; use .item()" if isinstance(value, Tensor) else ""
     return f"{name}={value!r:.100}, which is no Python number{hint}"
+
+
+def part_name(part: object) -> str:
+    """A name that is the same in every process, so never an address."""
+    plain = part is None or isinstance(part, str | bool | int | float)
+    if plain or dataclasses.is_dataclass(part):
+        return repr(part)
+    if isinstance(part, functools.partial):
+        named = (f"{k}={part_name(v)}" for k, v in part.keywords.items())
+        return f"{part_name(part.func)}({', '.join((*map(part_name, part.args), *named))})"
+    return str(getattr(part, "__qualname__", type(part).__qualname__))
 
 
 def finite_tensor(name: str, x: Tensor) -> Tensor:

@@ -2,8 +2,6 @@ r"""An objective of one's own, a function of a score and samples, at the noise l
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,9 +35,9 @@ class AtLevels:
     options: tuple[tuple[str, Any], ...]
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name!r}: {part_name(value)}" for name, value in self.options)
+        options = ", ".join(f"{name!r}: {checks.part_name(value)}" for name, value in self.options)
         return (
-            f"at_levels({part_name(self.objective)}, {part_name(self.weighting)}, "
+            f"at_levels({checks.part_name(self.objective)}, {checks.part_name(self.weighting)}, "
             f"options={{{options}}})"
         )
 
@@ -120,7 +118,7 @@ def at_levels(
         ("score", "x"),
         (*options, "generator") if draws(objective) else tuple(options),
         expected="an objective of (score, x), and in options= what else it needs",
-        got=part_name(objective),
+        got=checks.part_name(objective),
     )
     return AtLevels(objective, weighting, tuple(sorted(options.items())))
 
@@ -131,14 +129,3 @@ def draws(objective: Callable[..., object]) -> bool:
         return "generator" in inspect.signature(objective).parameters
     except ValueError:  # a builtin's signature cannot be read
         return False
-
-
-def part_name(part: object) -> str:
-    """A name that is the same in every process, so never an address."""
-    plain = part is None or isinstance(part, str | bool | int | float)
-    if plain or dataclasses.is_dataclass(part):
-        return repr(part)
-    if isinstance(part, functools.partial):
-        named = (f"{k}={part_name(v)}" for k, v in part.keywords.items())
-        return f"{part_name(part.func)}({', '.join((*map(part_name, part.args), *named))})"
-    return str(getattr(part, "__qualname__", type(part).__qualname__))

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,15 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError, ParameterError, ShapeError
+from sdescore.errors import IncompatibleError, ParameterError
 from sdescore.losses.denoising import TimeDistribution
-from sdescore.losses.levels import part_name
 from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting
 from sdescore.score.model import ScoreModel
 
 SCHEDULES = ("constant", "cosine")
-BLOCK = 2**22  # bytes of data looked at together
 
 
 def check_model(model: object) -> nn.Module:
@@ -43,48 +41,6 @@ def check_model(model: object) -> nn.Module:
     return net
 
 
-def check_data(data: Tensor, labels: Tensor | None, label_dropout: float, net: nn.Module) -> None:
-    """Refuse data or labels that no step could use."""
-    checks.state(data, "data")
-    got = f"data of shape {tuple(data.shape)}"
-    checks.that(data.numel() > 0, "at least one sample", got, ShapeError)
-    finite = all(bool(block.isfinite().all()) for block in blocks(data))
-    checks.that(finite, "finite data", "NaN or infinity; remove those samples")
-    if labels is None:
-        expected = f"labels= for label_dropout={label_dropout}"
-        checks.that(label_dropout == 0, expected, "none; pass both or none", IncompatibleError)
-        return
-    checks.label(labels, len(data))
-    classes = _classes(net)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (classes is not None and high > classes):
-        last = "" if classes is None else f" {classes}"
-        checks.refuse(f"labels in 0 …{last}", f"{low} … {high}; relabel the classes", ShapeError)
-    if label_dropout > 0:
-        null_label(net)
-
-
-def blocks(data: Tensor) -> Iterator[Tensor]:
-    """The samples in order, some megabytes at a time: a look at all data takes no more memory."""
-    samples = max(1, BLOCK // max(1, data[0].numel() * data.element_size()))
-    return (data[start : start + samples] for start in range(0, len(data), samples))
-
-
-def _classes(net: nn.Module) -> int | None:
-    config: Any = getattr(net, "config", None)
-    classes = config.get("classes") if isinstance(config, Mapping) else None
-    return classes if isinstance(classes, int) else None
-
-
-def null_label(net: nn.Module) -> int:
-    """The label that means "no label", refused where the network does not say which."""
-    classes = _classes(net)
-    if classes is None:
-        expected = 'a network whose config["classes"] is its null label, for label_dropout'
-        checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
-    return classes
-
-
 def check_objective(objective: Any, weighting: str | Weighting) -> None:
     """Refuse an objective that training cannot call, or a weighting that it would not look at."""
     expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
@@ -92,7 +48,7 @@ def check_objective(objective: Any, weighting: str | Weighting) -> None:
         checks.refuse(f"{expected}, such as sliced_loss", f"{objective!r:.200}", IncompatibleError)
     expected += ", or at_levels(…) of one of (score, x)"
     keywords = ("t", "label", "generator")
-    checks.accepts(objective, ("model", "x0"), keywords, expected, part_name(objective))
+    checks.accepts(objective, ("model", "x0"), keywords, expected, checks.part_name(objective))
     expected = "no weighting= beside objective=, which has its own"
     got = f"{weighting!r}; bind it with functools.partial(objective, weighting=…)"
     checks.that(weighting == "sigma2", expected, got, IncompatibleError)
@@ -158,7 +114,7 @@ def check_times(times: TimeDistribution, model: ScoreModel) -> None:
 
 def option_name(part: object) -> str:
     """A name that is the same in every process, so never an address."""
-    return part if isinstance(part, str) else part_name(part)
+    return part if isinstance(part, str) else checks.part_name(part)
 
 
 def check_path(path: str | os.PathLike[str] | None, resume: bool) -> None:

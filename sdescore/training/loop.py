@@ -25,21 +25,25 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.checkpoint.container import header
 from sdescore.checkpoint.store import TrainingRecord, contents, save
-from sdescore.errors import CheckpointError
+from sdescore.errors import CheckpointError, IncompatibleError, ShapeError
 from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
-from sdescore.losses.levels import Objective, part_name
+from sdescore.losses.levels import Objective
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import EMA
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.score.model import ScoreModel
 from sdescore.training import guards
-from sdescore.training.state import (
-    TrainingResult,
-    divergence,
-    fingerprint,
-    optimizer_tensors,
-    resume_run,
+from sdescore.training.data import (
+    BATCH_SIZE,
+    Batch,
+    Data,
+    Rows,
+    Source,
+    check_labels,
+    dropped,
+    source_of,
 )
+from sdescore.training.state import TrainingResult, divergence, optimizer_tensors, resume_run
 
 __all__ = ["train"]
 
@@ -48,15 +52,16 @@ __all__ = ["train"]
 @torch.enable_grad()
 def train(
     model: ScoreModel,
-    data: Tensor,
+    data: Data,
     *,
     steps: int,
-    labels: Tensor | None = None,
+    labels: Rows | None = None,
     label_dropout: float = 0.0,
+    transform: Callable[[Tensor], Tensor] | None = None,
     weighting: str | Weighting = "sigma2",
     times: TimeDistribution | None = None,
     objective: Objective | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     lr: float = 2e-3,
     schedule: str = "cosine",
     warmup: int = 100,
@@ -84,16 +89,25 @@ def train(
     ----------
     model : ScoreModel
         Trained in place: it holds the raw weights afterwards.
-    data : Tensor
-        ``(N, *E)`` floating point, finite; on any device, moved batch by batch. Batches are drawn
-        uniformly with replacement.
+    data : Tensor, array, Dataset, DataLoader or iterable of batches
+        A tensor or a numpy array ``(N, *E)``, such as a memmap; a map-style
+        ``torch.utils.data.Dataset`` of single samples; a ``DataLoader``, or another iterable of
+        batches, which begins again when it ends. A batch, and a sample of a Dataset, is ``x``,
+        ``(x, label)`` or ``{"x": x, "label": label}``. Values are finite floating point, or bytes:
+        these become x/127.5 − 1, in [−1, 1], batch by batch. A memmap is not looked at as a whole
+        before the first step. Of tensors, arrays and Datasets a batch is drawn uniformly with
+        replacement, by seed and step alone. An iterable has an order of its own.
     steps : int
         Optimiser steps of the whole run, those before a resume included.
-    labels : Tensor, optional
-        ``(N,)`` int64, passed to the network.
+    labels : Tensor or array, optional
+        ``(N,)`` int64 beside a tensor or an array, passed to the network.
     label_dropout : float
         Probability in [0, 1] of the null label ``net.config["classes"]`` instead, for
         classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
+    transform : callable, optional
+        Called as ``transform(x)`` on a batch ``(B, *E)``, in floating point on ``device``; it
+        returns another of as many samples. What it draws from torch's global generator follows
+        from seed and step.
     weighting, times
         As in :func:`sdescore.denoising_loss`.
     objective : callable, optional
@@ -103,8 +117,8 @@ def train(
         ``functools.partial`` binds an objective's own options, ``weighting`` among them. A
         checkpoint records its name and the numbers and strings among its options: a resume does not
         tell two lambdas apart, nor what tensors, scores or closures within an objective hold.
-    batch_size : int
-        Samples a step.
+    batch_size : int, optional
+        Samples a step, by default 128; not for an iterable, whose batches have their own size.
     lr, schedule, warmup
         The learning rate rises linearly over ``warmup`` steps to ``lr``, then stays
         (``"constant"``) or falls to 0 at ``steps`` along half a cosine (``"cosine"``).
@@ -125,7 +139,11 @@ def train(
     resume : bool
         Continue from the file at ``path``, if there is one. Data, labels and all options must be
         those of its run, but not the ways to watch and to stop it; ``steps`` must be with the
-        cosine schedule, which ends there. Of data above 256 MiB some samples are compared.
+        cosine schedule, which ends there. Of data above 256 MiB some samples are compared, of a
+        Dataset its class and length. On a CPU the bits are those of an uninterrupted run, for a
+        Dataset and a ``transform`` that draw from torch's generator alone. A ``DataLoader`` or
+        another iterable cannot promise that: it starts from its beginning, and the file says
+        ``resumes_exactly: false``.
     info : dict, optional
         Notes for the checkpoint, JSON.
     progress : bool
@@ -165,7 +183,7 @@ def train(
         label_dropout=label_dropout,
         weighting=guards.option_name(weighting),
         times=guards.option_name(times),
-        batch_size=batch_size,
+        batch_size=BATCH_SIZE if batch_size is None else batch_size,
         lr=lr,
         schedule=schedule,
         warmup=warmup,
@@ -177,11 +195,14 @@ def train(
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
     if max_seconds is not None:
         max_seconds = checks.number("max_seconds", max_seconds, above=0)
-    if callback is not None:
-        checks.function("callback", callback)
-    guards.check_data(data, labels, recipe.label_dropout, net)
+    for name, function in (("callback", callback), ("transform", transform)):
+        if function is not None:
+            checks.function(name, function)
     guards.check_path(path, resume)
     device = model.device if device is None else checks.device(device)
+    with borrowed_generator(step_seed(recipe.seed, 0, domain=1), device):
+        source = source_of(data, labels, batch_size, "data")
+    check_labels(source, recipe.label_dropout, net)
 
     began = time.monotonic()
     options: dict[str, Any] = asdict(recipe)
@@ -190,7 +211,7 @@ def train(
         objective = functools.partial(denoising_loss, weighting=weighting)
     else:  # a file without the entry is a run of the denoising loss
         guards.check_objective(objective, weighting)
-        objective_name = options["objective"] = part_name(objective)
+        objective_name = options["objective"] = checks.part_name(objective)
     if recipe.schedule == "cosine":
         options["steps"] = steps
     model.to(device)
@@ -200,14 +221,13 @@ def train(
     ema = EMA(net, recipe.ema_decay)
     step = 0
     if path is not None:
-        options["data"] = fingerprint(data)
-        options["labels"] = None if labels is None else fingerprint(labels)
+        options |= source.record()
         # What cannot be saved is refused now, and not at the first save.
         header(*contents(model, ema=ema, training=TrainingRecord(0, options, {}), info=info))
         if resume and os.path.exists(path):
             step = resume_run(path, model, ema, optimizer, named, options)
     # Without dropout no step trains what the network does without a label.
-    model.label_required = labels is not None and recipe.label_dropout == 0
+    model.label_required = source.labelled and recipe.label_dropout == 0
     saved = step
     unsaved: CheckpointError | None = None
     losses: list[float] = []
@@ -234,10 +254,13 @@ def train(
     ):
         while step < steps and interrupt.number is None:
             generator = torch.Generator("cpu").manual_seed(step_seed(recipe.seed, step))
-            x0, label, index = draw_batch(data, labels, recipe, net, generator, device)
-            # Dropout draws from the global generator, everything else from that of the step.
+            # Dropout and what a user's code draws are the global generator's, all else the step's.
             with borrowed_generator(step_seed(recipe.seed, step, domain=1), device):
-                t = times.sample(model.sde, recipe.batch_size, generator, device)
+                batch = draw_batch(source, recipe, transform, net, generator, device)
+                if batch is None:
+                    break
+                x0, label, indices = batch
+                t = times.sample(model.sde, len(x0), generator, device)
                 found = objective(model, x0, t=t, label=label, generator=generator)
                 found = guards.trainable(found, len(t), objective_name)
                 importance = times.importance_weight(model.sde, t)
@@ -249,7 +272,7 @@ def train(
             norm = nn.utils.clip_grad_norm_(weights, largest)
             loss = found.mean.item()
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
-                raise divergence(step, loss, found.per_sample, t, index, path if saved else None)
+                raise divergence(step, loss, found.per_sample, t, indices, path if saved else None)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(step, steps)
             with on_cpu:
@@ -293,22 +316,30 @@ def step_seed(seed: int, step: int, domain: int = 0) -> int:
 
 
 def draw_batch(
-    data: Tensor,
-    labels: Tensor | None,
+    source: Source,
     recipe: guards.Recipe,
+    transform: Callable[[Tensor], Tensor] | None,
     net: nn.Module,
     generator: torch.Generator,
     device: torch.device,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Samples, their labels, and the samples' indices in ``data``, each ``(B, …)``."""
-    n = recipe.batch_size
-    index = torch.randint(len(data), (n,), generator=generator, dtype=torch.int64, device="cpu")
-    x0 = data[index.to(data.device)].to(device)
-    if labels is None:
-        return x0, None, index
-    label = labels[index.to(labels.device)].to(device)
-    if recipe.label_dropout > 0:
-        draw = torch.rand(n, generator=generator, dtype=torch.float32, device="cpu")
-        dropped = (draw < recipe.label_dropout).to(device)
-        label = label.masked_fill(dropped, guards.null_label(net))
-    return x0, label, index
+) -> Batch | None:
+    """A step's batch on ``device``, augmented, some labels dropped; None where the data ended."""
+    drawn = source.draw(generator, recipe.batch_size)
+    if drawn is None:
+        got = "a stream that ended; pass one that can begin again, such as a list or a DataLoader"
+        warnings.warn(f"expected a batch for every step, got {got}", RuntimeWarning, stacklevel=3)
+        return None
+    x, label, indices = drawn.to(device)
+    labelled, got = label is not None, "one without; give every batch the same parts"
+    checks.that(labelled or not source.labelled, "a label in every batch", got, IncompatibleError)
+    got = "a label after batches without; give every batch the same parts"
+    checks.that(source.labelled or not labelled, "no label", got, IncompatibleError)
+    if transform is not None:
+        changed = transform(x)
+        checks.state(changed, "what transform returns")
+        got = f"{len(changed)} for {len(x)}"
+        checks.that(len(changed) == len(x), "transform to keep all samples", got, ShapeError)
+        x = changed
+    if label is not None and recipe.label_dropout > 0:
+        label = dropped(label, recipe.label_dropout, net, generator)
+    return Batch(x, label, indices)

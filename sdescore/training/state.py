@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checkpoint.container import opened, raw_bytes
+from sdescore.checkpoint.container import opened
 from sdescore.checkpoint.store import read_ema, read_net, training_record
 from sdescore.errors import CheckpointError, DivergenceError
 from sdescore.nets.ema import EMA
@@ -29,8 +28,6 @@ ADVICE = {
     "steps": "The cosine schedule falls to 0 at the last step, so that number is part of the run: "
     'give the final one from the start, or train with schedule="constant"',
 }
-HASHED_WHOLE = 2**28  # bytes: data up to this size are hashed in full
-PARTS, PART = 256, 2**20  # of larger data: so many parts, of so many bytes
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class TrainingResult:
     seconds : float
         What this call took.
     finished : bool
-        False if ``max_seconds`` ran out before the last step.
+        False if ``max_seconds`` ran out before the last step, or the data did.
     """
 
     model: ScoreModel = field(repr=False)
@@ -131,36 +128,18 @@ def _check_options(
         )
 
 
-def fingerprint(data: Tensor) -> dict[str, Any]:
-    """Shape, dtype and SHA-256 of a data set ``(N, ...)``, as JSON.
-
-    Up to 256 MiB every sample is hashed. Of a larger data set 256 parts of at least 1 MiB are,
-    spread evenly from the first sample to the last: a change elsewhere is not noticed.
-    """
-    digest, count = hashlib.sha256(), len(data)
-    size = max(1, data[0].numel() * data.element_size())
-    length = min(count, max(1, PART // size))
-    starts = list(range(0, count, length))
-    if count * size > HASHED_WHOLE:
-        starts = [part * (count - length) // (PARTS - 1) for part in range(PARTS)]
-    for start in starts:
-        digest.update(raw_bytes(data[start : start + length]))
-    dtype = str(data.dtype).removeprefix("torch.")
-    return {"shape": list(data.shape), "dtype": dtype, "sha256": digest.hexdigest()}
-
-
 def divergence(
     step: int,
     loss: float,
     per_sample: Tensor,
     t: Tensor,
-    index: Tensor,
+    index: Tensor | None,
     path: str | os.PathLike[str] | None,
 ) -> DivergenceError:
     """The error of a training step; ``per_sample``, ``t`` and ``index`` are ``(B,)``."""
     bad = (~per_sample.detach().isfinite()).cpu()
     where = int(bad.nonzero()[0]) if bool(bad.any()) else int(per_sample.argmax())
-    samples = sorted(set(index[bad].tolist()))
+    samples = [] if index is None else sorted(set(index[bad].tolist()))
     what = f"a loss of {loss:g}" if not math.isfinite(loss) else "a NaN or infinite gradient"
     file = f"the last good checkpoint is {path}" if path else "no checkpoint was written"
     return DivergenceError(

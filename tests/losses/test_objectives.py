@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import sdescore as ss
+from sdescore.checks import part_name
 from sdescore.losses import (
     Loss,
     at_levels,
@@ -34,7 +35,6 @@ from sdescore.losses import (
     kernel_density_score,
     sliced_loss,
 )
-from sdescore.losses.levels import part_name
 from sdescore.losses.times import ImportanceTimes
 from sdescore.score.divergence import exact_trace, probe_traces, probes_from_normal
 from tests.helpers import ROOT

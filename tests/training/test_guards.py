@@ -21,8 +21,8 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.checkpoint.store import read_manifest
-from sdescore.training import guards, state
-from sdescore.training.state import fingerprint
+from sdescore.training import data as data_module
+from sdescore.training.data import blocks, fingerprint
 from tests.helpers import ROOT
 from tests.helpers.training import Dropping, assert_same_file, cloud, make, run
 
@@ -100,12 +100,11 @@ def test_looking_at_the_data_takes_no_copy_of_it() -> None:
     """200 MB are looked at for NaN, and hashed, within 40 MB more."""
     code = """
 import resource, torch
-from sdescore.training.guards import check_data
-from sdescore.training.state import fingerprint
+from sdescore.training.data import source_of
 data = torch.randn(50_000, 1000)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-check_data(data[:100], None, 0.0, None); before = peak()
-check_data(data, None, 0.0, None); fingerprint(data)
+source_of(data[:100], None, None, "data").record(); before = peak()
+source_of(data, None, None, "data").record()
 print(peak() - before)
 """
     done = subprocess.run(
@@ -116,10 +115,10 @@ print(peak() - before)
 
 @pytest.mark.parametrize("where", [0, 30, 63])
 def test_nan_is_found_in_every_block(monkeypatch: pytest.MonkeyPatch, where: int) -> None:
-    monkeypatch.setattr(guards, "BLOCK", 40)
+    monkeypatch.setattr(data_module, "BLOCK", 40)
     data = cloud()
-    assert [len(block) for block in guards.blocks(data)] == [5] * 12 + [4]
-    assert torch.equal(torch.cat(list(guards.blocks(data))), data)
+    assert [len(block) for block in blocks(data)] == [5] * 12 + [4]
+    assert torch.equal(torch.cat(list(blocks(data))), data)
     data[where, 1] = torch.nan
     with pytest.raises(ss.errors.ParameterError, match="finite data"):
         ss.train(make(), data, steps=1, progress=False)
@@ -274,10 +273,10 @@ def test_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
     assert first["shape"] == [1000, 3, 4] and first["dtype"] == "float32"
     view = data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
     assert not view.is_contiguous() and fingerprint(view) == first
-    monkeypatch.setattr(state, "PART", 7 * 48)  # how it is read changes nothing
+    monkeypatch.setattr(data_module, "PART", 7 * 48)  # how it is read changes nothing
     assert fingerprint(data) == first
-    monkeypatch.setattr(state, "HASHED_WHOLE", 1000)
-    monkeypatch.setattr(state, "PARTS", 5)
+    monkeypatch.setattr(data_module, "HASHED_WHOLE", 1000)
+    monkeypatch.setattr(data_module, "PARTS", 5)
     large = fingerprint(data)
     for where, same in ((0, False), (999, False), (497, False), (100, True)):
         other = data.clone()
