@@ -79,7 +79,7 @@ true_score = ss.EnergyModel(log_p)
 @functools.cache
 def grid() -> tuple[Tensor, Tensor]:
     """Nodes ``(N, 2)`` and weights ``(N,)`` of the expectation under the mixture."""
-    axis = torch.linspace(-6.5, 6.5, 66, dtype=F64)
+    axis = torch.linspace(-6.5, 6.5, 131, dtype=F64)  # fine enough for any tanh of Bumps
     x = torch.cartesian_prod(axis, axis)
     w = log_p(x).exp() * (axis[1] - axis[0]) ** 2
     assert abs(w.sum().item() - 1) < 1e-12
@@ -92,8 +92,7 @@ class Bumps(nn.Module):
     def __init__(self, energy: bool, weight: float = 0.0) -> None:
         super().__init__()
         self.energy = energy
-        # Half of a normal number: the poles of tanh stay so far that the grid sees none of them.
-        self.register_buffer("inner", 0.5 * draw(2, 5, seed=1))
+        self.register_buffer("inner", draw(2, 5, seed=1))
         start = weight * draw(5, 1 if energy else 2, seed=2)
         self.W = nn.Parameter(start)
 
@@ -314,7 +313,7 @@ def test_distributions_of_the_probes() -> None:
     )
     assert torch.equal(probes_from_normal("gaussian", normal), normal)
     one = draw(2, 50)
-    assert torch.equal(probes_from_normal("sphere", one), one.sign())  # events of no dimension
+    torch.testing.assert_close(probes_from_normal("sphere", one), one.sign())  # no dimension
     assert probes_from_normal("sphere", draw(2, 5, 0)).shape == (2, 5, 0)
 
 
@@ -578,9 +577,9 @@ def test_a_constant_in_an_energy_of_float64_costs_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["score", "energy"])
 def test_the_default_step_survives_float32(kind: str) -> None:
-    """The gradient's error in float32 is below 2 %, and a tiny step's, all rounding, is larger."""
+    """The gradient's error in float32 is below 1 %, and a tiny step's, all rounding, is larger."""
     errors = {}
-    x, v = draw(64, 2), draw(1, 64, 2, seed=1)
+    x, v = draw(2048, 2), draw(1, 2048, 2, seed=1)
     exact_model = bumps(kind, 0.5)
     exact = gradients(sliced_loss(exact_model, x, probes=v).mean, exact_model)
     for step in (None, 1e-5):
@@ -592,8 +591,8 @@ def test_the_default_step_survives_float32(kind: str) -> None:
         loss = finite_difference_loss(score, x.float(), probes=v.float(), epsilon=step)
         (gradient,) = torch.autograd.grad(loss.mean, weight)
         errors[step] = ((gradient.double().flatten() - exact).norm() / exact.norm()).item()
-    assert errors[None] < 0.02
-    assert errors[1e-5] > 5 * errors[None]
+    assert errors[None] < 0.01
+    assert errors[1e-5] > 2 * errors[None]
 
 
 class Float(nn.Module):
