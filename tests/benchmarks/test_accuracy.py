@@ -1,11 +1,7 @@
-"""benchmarks/accuracy.py: its judge on sets of known error, and every peer that is installed.
-
-Statistical tests have fixed seeds and a false-positive rate of 1e-6 each.
-"""
+"""The benchmark on exact scores: peers, ours, tables and picture."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Callable
@@ -19,23 +15,12 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import sdescore as ss
-from tests.helpers import ROOT
 
 # diffusers 0.42 on NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-Z_1E6 = 4.89  # two-sided standard normal quantile at a false-positive rate of 1e-6
+
 SDE = ss.VPSDE()
-
-
-@pytest.fixture(scope="module")
-def accuracy(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("accuracy")
-
-
-@pytest.fixture(scope="module")
-def targets(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("targets")
 
 
 @pytest.fixture(scope="module")
@@ -43,132 +28,8 @@ def peers(script: Callable[[str], ModuleType]) -> ModuleType:
     return script("peers")
 
 
-@pytest.fixture(scope="module")
-def judge(accuracy: ModuleType, targets: ModuleType) -> Any:
-    return accuracy.Judge(targets.ring(), n=2000)
-
-
-def law(target: Any) -> MixtureSameFamily:
-    parts = MultivariateNormal(target.means, target.covariances)
-    return MixtureSameFamily(Categorical(target.weights), parts)
-
-
 def normal(n: int, d: int) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(0))
-
-
-# Targets
-
-
-@pytest.mark.parametrize("name", ["ring", "anisotropic", "digits"])
-def test_a_targets_density_and_draws_are_those_of_its_mixture(
-    targets: ModuleType, name: str
-) -> None:
-    if name == "digits":
-        pytest.importorskip("sklearn")
-    target = targets.TARGETS[name]()
-    x = target.sample(500, seed=5)
-    assert x.dtype == torch.float64 and x.shape == (500, target.dim)
-    torch.testing.assert_close(target.log_prob(x), law(target).log_prob(x), rtol=1e-9, atol=1e-8)
-    assert torch.equal(x, target.sample(500, seed=5)) and not torch.equal(x, target.sample(500, 6))
-
-
-def test_a_target_is_what_its_title_says(targets: ModuleType) -> None:
-    ring, anisotropic = targets.ring(), targets.anisotropic()
-    assert ring.means.shape == (8, 2)
-    torch.testing.assert_close(ring.means.norm(dim=1), torch.full((8,), 4.0).double())
-    assert torch.linalg.eigvalsh(ring.covariances).sqrt().unique().tolist() == pytest.approx([0.2])
-    assert anisotropic.means.shape == (5, 10)
-    stds = torch.linalg.eigvalsh(anisotropic.covariances).sqrt()
-    assert stds[:, 0].tolist() == pytest.approx([0.03] * 5)
-    assert stds[:, -1].tolist() == pytest.approx([1.0] * 5)
-
-
-def test_the_digits_fit_is_well_conditioned_and_fits(targets: ModuleType) -> None:
-    pytest.importorskip("sklearn")
-    from sdescore.datasets import digits
-
-    target = targets.digit_mixture()
-    variances = torch.linalg.eigvalsh(target.covariances)
-    assert variances.min() >= 0.05**2 * (1 - 1e-9) and variances.max() < 4
-    pixels = digits().flatten(1).double()
-    one = MultivariateNormal(pixels.mean(0), pixels.T.cov() + 0.05**2 * torch.eye(64).double())
-    assert target.log_prob(pixels).mean() > one.log_prob(pixels).mean() + 10
-    # EM with a full M-step leaves the data's own mean as the mixture's.
-    torch.testing.assert_close(target.weights @ target.means, pixels.mean(0), atol=1e-6, rtol=0)
-
-
-# The judge
-
-
-def test_exact_draws_read_one_floor_and_no_gap(judge: Any) -> None:
-    """The mean reading of other exact sets is 1, by Student's t test against the floor's own."""
-    stats = pytest.importorskip("scipy.stats")
-    first = judge_seed(judge) + 1
-    own = [judge(judge.target.sample(2000, seed=first + i))["w2"] for i in range(8)]
-    assert sum(own) / 8 == pytest.approx(1.0) and max(own) == pytest.approx(
-        judge.floor_max / judge.floor
-    )
-    assert judge.exact_std == pytest.approx(torch.tensor(own).std().item())
-    fresh = [judge(judge.target.sample(2000, seed=i)) for i in range(24)]
-    assert stats.ttest_ind(own, [found["w2"] for found in fresh]).pvalue > 1e-6
-    assert judge.w2_bar == pytest.approx(1.1 * max(own))
-    for found in fresh[:5]:
-        assert abs(found["nll"]) < Z_1E6 * found["nll_error"]
-
-
-def judge_seed(judge: Any) -> int:
-    """The reference's, which is no exact set's: it would read 0."""
-    seed = 1000
-    assert torch.equal(judge.reference, judge.target.sample(2000, seed=seed))
-    assert judge(judge.reference)["w2"] == 0.0
-    return seed
-
-
-def test_a_floor_is_a_distance_between_exact_sets(judge: Any) -> None:
-    """Of pairs of other seeds; one reference scatters by some 25 %."""
-    sets = [judge.target.sample(2000, seed=i) for i in range(12)]
-    values = [
-        ss.metrics.sliced_wasserstein(a, b, projections=64)
-        for a, b in zip(sets[::2], sets[1::2], strict=True)
-    ]
-    assert judge.floor == pytest.approx(sum(values) / len(values), rel=0.6)
-
-
-def test_a_moved_set_reads_its_shift(judge: Any) -> None:
-    """SW₂ of a shift by m in d dimensions is ‖m‖/√d, far above the floor."""
-    shift = torch.tensor([30.0, 40.0])
-    found = judge(judge.target.sample(2000, seed=77) + shift)
-    assert found["w2"] * judge.floor == pytest.approx(50 / math.sqrt(2), rel=0.1)
-
-
-@pytest.mark.parametrize("scale", [1.5, 0.5])
-def test_the_gap_of_a_widened_mode_is_that_of_the_closed_form(judge: Any, scale: float) -> None:
-    """Modes 20 stds apart: E[−log p] grows by (k² − 1)/2 per dimension; narrower is negative."""
-    x = judge.target.sample(2000, seed=77)
-    nearest = judge.target.means[torch.cdist(x, judge.target.means).argmin(1)]
-    found = judge(nearest + scale * (x - nearest))
-    expected = (scale**2 - 1) / 2
-    assert abs(found["nll"] - expected) < Z_1E6 * found["nll_error"] * max(1, scale**2)
-    assert found["nll"] * expected > 0
-
-
-def test_samples_that_are_not_finite_have_no_figures(judge: Any, accuracy: ModuleType) -> None:
-    x = judge.target.sample(2000, seed=77)
-    x[3, 1] = torch.nan
-    found = judge(x)
-    assert found == {"w2": None, "nll": None, "nll_error": None}
-    assert accuracy.cell(found) == "not finite"
-
-
-def test_a_cell_is_short_at_any_size(accuracy: ModuleType) -> None:
-    for w2, nll, text in (
-        (1.234, -0.0514, "1.23 \\| -0.051"),
-        (123.4, 12.3, "123 \\| +12"),
-        (3.4e6, 1.4e12, "3e+06 \\| +1e+12"),
-    ):
-        assert accuracy.cell({"w2": w2, "nll": nll}) == text
-    assert accuracy.cell(None) == ""
 
 
 # Peers and ours
@@ -437,155 +298,3 @@ def test_the_picture_shows_the_figures(
             assert set(line.get_ydata()) == {expected}
         assert len(lines) == len(CELLS)
     assert len({line.get_color() for line in top.get_lines()}) == 6 + 1  # and grey
-
-
-# What is published
-
-
-RESULTS = ROOT / "benchmarks" / "results"
-SAVED = ("accuracy-cpu", "accuracy-held-out-cpu")
-
-
-@pytest.fixture(scope="module")
-def report() -> dict[str, Any]:
-    return json.loads((RESULTS / f"{SAVED[0]}.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def held_out() -> dict[str, Any]:
-    return json.loads((RESULTS / f"{SAVED[1]}.json").read_text())
-
-
-@pytest.mark.parametrize("name", SAVED)
-def test_the_saved_tables_are_those_of_the_saved_figures(accuracy: ModuleType, name: str) -> None:
-    report = json.loads((RESULTS / f"{name}.json").read_text())
-    assert (RESULTS / f"{name}.md").read_text() == accuracy.markdown(report)
-    assert report["samples"] == 20_000 and report["sde"] == repr(accuracy.SDE)
-    assert report["inside_bar"] == accuracy.inside(report["targets"], report["steps"])
-
-
-@pytest.mark.parametrize("name", SAVED)
-def test_every_saved_cell_is_there_with_its_evaluations(accuracy: ModuleType, name: str) -> None:
-    report = json.loads((RESULTS / f"{name}.json").read_text())
-    targets, steps = {
-        SAVED[0]: (accuracy.TARGETS, accuracy.STEPS),
-        SAVED[1]: (accuracy.HELD_OUT, accuracy.FEW),
-    }[name]
-    assert list(report["targets"]) == list(targets)
-    assert report["steps"] == list(steps)
-    known = [("sdescore", name) for name in accuracy.OURS]
-    known += [(p.package, p.method) for p in accuracy.PEERS]
-    stages = {"stochastic Heun, log-SNR": 2, "SEEDS-3, log-SNR": 3}
-    stages["Runge–Kutta 2 at 2/5, η = 1, flow ending, log-SNR"] = 2
-    for part in report["targets"].values():
-        assert [(row["library"], row["method"]) for row in part["rows"]] == known
-        for row in part["rows"]:
-            method = row["method"]
-            heun = row["library"] != "sdescore" and method.lower().startswith("heun")
-            p = stages.get(method, 2 if heun else 1)
-            wanted = [n for n in steps if accuracy.runs(method, n)]
-            assert [int(n) for n in row["cells"]] == wanted
-            for n, found in row["cells"].items():
-                assert found["evaluations"] == int(n) - (int(n) - 1) % p
-                assert (found["fit_seconds"] > 0.1) == (method in accuracy.FITTED)
-
-
-def test_what_is_claimed_of_the_recommended_sampler(
-    script: Callable[[str], ModuleType], report: dict[str, Any]
-) -> None:
-    """Inside the bar at 8 to 20 evaluations, the default at 10 to 20, below 20 no peer; at 5 not
-    everywhere."""
-    inside, me = report["inside_bar"], "sdescore: recommended, exact score"
-    default = "sdescore: recommended, default"
-    assert inside["5"] == []
-    for n in ("8", "10", "15"):
-        assert me in inside[n] and all(method.startswith("sdescore") for method in inside[n])
-    assert me in inside["20"]
-    assert [n for n in ("5", "8", "10", "15", "20") if default in inside[n]] == ["10", "15", "20"]
-
-    module, parts = script("accuracy_report"), report["targets"]
-    ours = module.cells_of(report, ("sdescore", "recommended, exact score"))
-    lead = {k: module.best_of_peers(parts[k], 5)["w2"] - ours[k]["5"]["w2"] for k in parts}
-    # At 5: far below every peer's W2 on two targets, level with the best on the ring (by what
-    # exact sets scatter); and inside the bar of likelihood on all.
-    scatter = {k: part["exact_std_in_floors"] for k, part in parts.items()}
-    assert lead["digits"] > 10 * scatter["digits"]
-    assert lead["anisotropic"] > 3 * scatter["anisotropic"]
-    assert abs(lead["ring"]) < scatter["ring"]
-    assert all(abs(cells["5"]["nll"]) < 0.05 for cells in ours.values())
-    for cells, part in zip(
-        module.cells_of(report, ("sdescore", "recommended, default")).values(),
-        parts.values(),
-        strict=True,
-    ):
-        assert cells["5"]["w2"] < module.best_of_peers(part, 5)["w2"]
-
-
-def test_grids_for_noise_do_what_is_said(
-    script: Callable[[str], ModuleType], report: dict[str, Any]
-) -> None:
-    module, said, seconds = script("accuracy_report"), [], []
-    equal, optimal = (
-        module.cells_of(report, ("sdescore", f"Euler–Maruyama, {grid}"))
-        for grid in ("log-SNR", "optimal grid")
-    )
-    for name in report["targets"]:
-        said.append(" | ".join(f"{cells[name]['10']['w2']:.2f}" for cells in (equal, optimal)))
-        seconds += [found["fit_seconds"] for found in optimal[name].values()]
-        for n in ("8", "10", "15", "20", "50"):
-            assert optimal[name][n]["w2"] < equal[name][n]["w2"]
-            assert abs(optimal[name][n]["nll"]) < abs(equal[name][n]["nll"])
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"{said[0]}, {said[1]} and {said[2]}" in readme
-    assert f"in {min(seconds):.0f} to {max(seconds):.0f} seconds" in readme
-
-
-def test_what_is_claimed_of_targets_held_out(
-    script: Callable[[str], ModuleType], held_out: dict[str, Any]
-) -> None:
-    """Inside the bar from 8 evaluations on, where no peer is before 15."""
-    inside, me = held_out["inside_bar"], "sdescore: recommended, exact score"
-    assert all(me in inside[n] for n in ("8", "10", "15", "20"))
-    for n in ("5", "8", "10"):
-        assert all(method.startswith("sdescore") for method in inside[n])
-    default = "sdescore: recommended, default"
-    assert [n for n in ("5", "8", "10", "15", "20") if default in inside[n]] == ["15", "20"]
-    module, parts = script("accuracy_report"), held_out["targets"]
-    ours = module.cells_of(held_out, ("sdescore", "recommended, exact score"))
-    for name, part in parts.items():
-        assert ours[name]["5"]["w2"] < module.best_of_peers(part, 5)["w2"]
-
-
-def test_merging_replaces_cells_and_says_so(accuracy: ModuleType) -> None:
-    def of(command: str, **cells: float) -> dict[str, Any]:
-        row = {"library": "a", "method": "m", "cells": {n[1:]: w for n, w in cells.items()}}
-        return {"command": command, "steps": [5], "targets": {"ring": {"rows": [row]}}}
-
-    whole = accuracy.merged(of("whole", n5=1.0, n8=2.0), of("part", n5=3.0))
-    assert whole["targets"]["ring"]["rows"][0]["cells"] == {"5": 3.0, "8": 2.0}
-    assert whole["command"] == "whole"
-    assert whole["made_again"] == [{"command": "part", "steps": [5], "methods": ["m"]}]
-    twice = accuracy.merged(whole, of("more", n8=4.0))
-    assert [again["command"] for again in twice["made_again"]] == ["part", "more"]
-
-
-def test_likelihood_of_many_stochastic_steps() -> None:
-    """Within 0.001 nats at 100 and 1000 evaluations, by the closed form and, as far as three
-    standard errors tell, by samples; Tweedie's mean is not."""
-    rows = json.loads((RESULTS / "likelihood-cpu.json").read_text())["rows"]
-    flow = [row for row in rows if row["method"].endswith("flow ending")]
-    assert len(flow) == 6 and all(abs(row["exact"]) < 4e-4 for row in flow)
-    assert all(abs(row["gap"]) < 0.001 + 3 * row["error"] and row["error"] < 1e-3 for row in flow)
-    mean = [row["exact"] for row in rows if row["method"].endswith("mean")]
-    assert len(mean) == 6 and max(mean) < -0.001
-
-
-def test_the_picture_and_its_fits_are_saved(report: dict[str, Any]) -> None:
-    assert (ROOT / "docs" / "_static" / "accuracy" / "accuracy.png").stat().st_size > 100_000
-    seconds: list[float] = []
-    for part in report["targets"].values():
-        rows = [row for row in part["rows"] if row["method"].startswith("recommended")]
-        assert len(rows) == 2
-        seconds += [found["fit_seconds"] for row in rows for found in row["cells"].values()]
-    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"{min(seconds):.0f} to {max(seconds):.0f} CPU seconds a fit" in readme

@@ -1,7 +1,4 @@
-"""Denoising score matching against closed forms and the papers' own formulas.
-
-Statistical tests have fixed seeds and a false-positive rate of 1e-6 each.
-"""
+"""The denoising loss: definition, minimum, numerics."""
 
 from __future__ import annotations
 
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.losses import likelihood, sigma2
+from tests.helpers.denoising import Affine
 from tests.helpers.strategies import linear_sdes
 
 Z = scipy.stats.norm.isf(0.5e-6)  # two-sided, alpha = 1e-6
@@ -25,20 +23,6 @@ Z = scipy.stats.norm.isf(0.5e-6)  # two-sided, alpha = 1e-6
 
 def ones(sde: ss.LinearSDE, t: Tensor) -> Tensor:
     return torch.ones_like(t)
-
-
-class Affine(nn.Module):
-    """Any network output, with known numbers."""
-
-    def __init__(self, dim: int, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.layer = nn.Linear(dim, dim, dtype=dtype)
-        self.calls = 0
-
-    def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
-        self.calls += 1
-        shift = 0 if label is None else label[:, None]
-        return self.layer(x) * c[:, None].cos() + shift
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -332,131 +316,3 @@ def test_a_half_precision_network_is_judged_in_float32() -> None:
     model.register_buffer("half_precision", torch.zeros((), dtype=torch.float16))
     loss = ss.denoising_loss(model, torch.zeros(1, 2, dtype=torch.float16))
     assert loss.mean.item() == pytest.approx(4096.0**2, rel=1e-2)
-
-
-# Times.
-
-
-@pytest.mark.parametrize("stratified", [False, True])
-def test_uniform_times_distribution(stratified: bool) -> None:
-    """Kolmogorov–Smirnov of 20,000 draws, alpha = 1e-6; one time per batch if stratified."""
-    sde = ss.EDMSDE(sigma_min=0.5, sigma_max=2.0)
-    generator = torch.Generator().manual_seed(0)
-    times = ss.losses.UniformTimes(stratified=stratified)
-    if stratified:  # the 4th time of a batch of 5, over many batches
-        t = torch.stack([times.sample(sde, 5, generator)[3] for _ in range(20_000)])
-    else:
-        t = times.sample(sde, 20_000, generator)
-    assert t.dtype == torch.float64 and t.min() >= 0.5 and t.max() <= 2.0
-    assert scipy.stats.kstest(t.numpy(), scipy.stats.uniform(0.5, 1.5).cdf).pvalue > 1e-6
-
-
-@pytest.mark.parametrize("stratified", [False, True])
-@pytest.mark.parametrize(
-    "sde",
-    [ss.DiscreteVPSDE.linear(10), ss.DiscreteVESDE.geometric(sigma_max=9, sigma_min=1, levels=7)],
-)
-def test_level_times_distribution(sde: ss.LinearSDE, stratified: bool) -> None:
-    """Chi-square of 20,000 draws, alpha = 1e-6; every time is a level's own, bit for bit."""
-    generator = torch.Generator().manual_seed(0)
-    times = ss.losses.LevelTimes(stratified=stratified)
-    if stratified:
-        t = torch.stack([times.sample(sde, 4, generator)[2] for _ in range(20_000)])
-    else:
-        t = times.sample(sde, 20_000, generator)
-    levels = sde.level_times()
-    counts = (t[:, None] == levels[None, :]).sum(0)
-    assert counts.sum() == 20_000
-    assert scipy.stats.chisquare(counts.numpy()).pvalue > 1e-6
-
-
-def test_stratified_times_hit_every_stratum() -> None:
-    generator = torch.Generator().manual_seed(0)
-    t = ss.losses.UniformTimes(stratified=True).sample(ss.RectifiedFlowSDE(), 64, generator)
-    strata = ((t - 1e-3) / (0.999 - 1e-3) * 64).floor().sort().values
-    assert (torch.diff(strata) <= 2).all() and torch.diff(t.sort().values).max() < 1.01 / 64
-    sde = ss.DiscreteVPSDE.linear(32)
-    t = ss.losses.LevelTimes(stratified=True).sample(sde, 32, generator)
-    assert torch.equal(sde.level(t).sort().values, torch.arange(32.0, dtype=torch.float64))
-
-
-def test_stratified_times_reduce_the_variance() -> None:
-    """Of the batch mean of a function of t alone, by far more than any chance."""
-    sde, generator = ss.VPSDE(), torch.Generator().manual_seed(0)
-    spread = [
-        torch.stack(
-            [
-                ss.losses.UniformTimes(stratified=s).sample(sde, 32, generator).mean()
-                for _ in range(200)
-            ]
-        ).std()
-        for s in (False, True)
-    ]
-    assert spread[1] < 0.25 * spread[0]  # (1/n)/√12 against 1/√(12 n) is 0.18
-
-
-def test_default_times_are_the_levels_where_there_are_any() -> None:
-    sde = ss.DiscreteVPSDE.linear(5)
-    seen: list[Tensor] = []
-
-    def score(x: Tensor, t: Tensor) -> Tensor:
-        seen.append(t)
-        return x
-
-    ss.denoising_loss(score, torch.zeros(64, 1), sde=sde)
-    assert set(sde.level(seen[0]).tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
-    ss.denoising_loss(score, torch.zeros(64, 1), sde=ss.VPSDE())
-    assert len(set(seen[1].tolist())) > 60
-
-
-# Refusals.
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "match"),
-    [
-        ({"x0": torch.zeros(3, 2, dtype=torch.int64)}, ss.errors.ShapeError, "floating point"),
-        ({"x0": torch.zeros(0, 2)}, ss.errors.ShapeError, "at least one sample"),
-        ({"x0": [0.0]}, ss.errors.ShapeError, "torch.Tensor"),
-        ({"noise": torch.zeros(3, 1)}, ss.errors.ShapeError, "noise"),
-        ({"t": torch.zeros(2) + 0.5}, ss.errors.ShapeError, "one per sample"),
-        ({"t": 1.5}, ss.errors.TimeError, "0 <= t <= T"),
-        ({"t": float("nan")}, ss.errors.TimeError, "finite number"),
-        ({"t": 0.0}, ss.errors.TimeError, "σ_t > 0"),
-        ({"t": 0.5, "times": ss.losses.UniformTimes()}, ss.errors.IncompatibleError, "both"),
-        ({"times": ss.losses.LevelTimes()}, ss.errors.IncompatibleError, "LevelTimes"),
-        ({"weighting": "sigma"}, ss.errors.IncompatibleError, "'sigma2'"),
-        ({"weighting": 2.0}, ss.errors.IncompatibleError, "function"),
-        ({"weighting": lambda sde, t: 1.0}, ss.errors.ShapeError, "one weight w per time"),
-        ({"weighting": lambda sde, t: t[:1]}, ss.errors.ShapeError, "one weight w per time"),
-        ({"weighting": lambda sde, t: -t}, ss.errors.ParameterError, "0 <= weight w < ∞"),
-        ({"weighting": lambda sde, t: t / 0}, ss.errors.ParameterError, "0 <= weight w < ∞"),
-        ({"label": torch.zeros(3)}, ss.errors.ShapeError, "int64"),
-        ({"label": torch.zeros(2, dtype=torch.int64)}, ss.errors.ShapeError, "int64"),
-        ({"label": 3}, ss.errors.ShapeError, "int64"),
-        ({"sde": ss.VESDE()}, ss.errors.IncompatibleError, "own SDE"),
-    ],
-)
-def test_bad_input_is_refused_before_the_network(
-    options: dict[str, object], error: type[Exception], match: str
-) -> None:
-    net = Affine(2)
-    arguments = {"x0": torch.zeros(3, 2), **options}
-    with pytest.raises(error, match=match):
-        ss.denoising_loss(ss.ScoreModel(net, ss.VPSDE()), **arguments)
-    assert net.calls == 0
-
-
-def test_a_device_that_differs_is_refused() -> None:
-    with pytest.raises(ss.errors.ShapeError, match="device"):
-        ss.denoising_loss(ss.ScoreModel(Affine(2).to("meta"), ss.VPSDE()), torch.zeros(3, 2), t=0.5)
-
-
-def test_a_score_without_sde_is_refused() -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="sde="):
-        ss.denoising_loss(lambda x, t: x, torch.zeros(3, 2))
-
-
-def test_a_score_of_another_shape_is_refused() -> None:
-    with pytest.raises(ss.errors.ShapeError, match="the score"):
-        ss.denoising_loss(lambda x, t: x[:, :1], torch.zeros(3, 2), sde=ss.VPSDE())

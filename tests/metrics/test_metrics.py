@@ -1,12 +1,7 @@
-"""Metrics against closed forms, scipy, optimal assignment, and their own invariances.
-
-Statistical tests use fixed seeds and bounds of 4.89 standard errors: two-sided
-false-positive rate 1e-6 each.
-"""
+"""Distances against closed forms and other libraries; invariances."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 
@@ -20,38 +15,20 @@ from hypothesis import strategies as st
 
 import sdescore.metrics.pairwise as pairwise
 import sdescore.metrics.sliced as sliced
-from sdescore.errors import ParameterError, ShapeError
 from sdescore.metrics import (
-    NoiseFloor,
     energy_distance,
-    frechet_distance,
     median_bandwidth,
     mmd,
     mmd_squared,
-    noise_floor,
-    relative_to_floor,
     sliced_wasserstein,
 )
-from tests.helpers.callers import SETTINGS
+from tests.helpers.metrics import DISTANCES, draw
 
 Z = 4.89
-DISTANCES = {
-    "sliced": functools.partial(sliced_wasserstein, projections=32),
-    "energy": energy_distance,
-    "mmd": functools.partial(mmd, bandwidth=1.3),
-}
+
+
 # At x = y the root turns a rounding of 1e-16 into 1e-8.
 ROOT_ROUNDING = 1e-6
-
-
-def draw(n: int, *event: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, *event, generator=generator, dtype=torch.float64)
-
-
-@pytest.fixture(params=sorted(DISTANCES))
-def distance(request):
-    return DISTANCES[request.param]
 
 
 # Closed forms and other libraries
@@ -218,9 +195,16 @@ def test_blocks_of_projections_change_nothing(monkeypatch):
 
 # Invariances
 
+
 sizes = st.integers(1, 9)
+
+
 events = st.sampled_from([(), (1,), (3,), (2, 2), (1, 2, 3)])
+
+
 seeds = st.integers(0, 2**31)
+
+
 several = settings(max_examples=60, deadline=None)
 
 
@@ -271,193 +255,3 @@ def test_seed_sets_the_directions_and_float32_is_measured_in_float64(distance):
     assert sliced_wasserstein(x, y, seed=1) != sliced_wasserstein(x, y, seed=2)
     assert distance(x.float(), y.float()) == distance(x.float().double(), y.float().double())
     assert type(distance(x, y)) is float
-
-
-# Noise floors
-
-
-def test_floor_of_the_squared_energy_distance_is_known():
-    """Over all splits of a finite set into n and m, the mean of D² is exactly
-    μ (1/n + 1/m), with μ the mean distance of distinct pairs."""
-    reference, repeats = draw(40, 2), 400
-    mean_distance = float(torch.nn.functional.pdist(reference).mean())
-    for size, (n, m) in {None: (20, 20), 12: (12, 28), (5, 9): (5, 9)}.items():
-        floor = noise_floor(lambda x, y: energy_distance(x, y) ** 2, reference, size, repeats)
-        assert floor.size == (n, m)
-        expected = mean_distance * (1 / n + 1 / m)
-        assert abs(floor.mean - expected) < 5.1 * floor.std / math.sqrt(repeats)
-
-
-def test_floor_splits_are_disjoint_and_change():
-    reference, seen = torch.arange(10.0), []
-
-    def spy(a, b):
-        assert set(a.tolist()).isdisjoint(b.tolist())
-        seen.append((tuple(a.tolist()), tuple(b.tolist())))
-        return float(len(seen))
-
-    floor = noise_floor(spy, reference, size=3, repeats=4)
-    assert [(len(a), len(b)) for a, b in seen] == [(3, 7)] * 4
-    assert len(set(seen)) == 4
-    assert floor == NoiseFloor(mean=2.5, std=math.sqrt(5 / 3), repeats=4, size=(3, 7), seed=0)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        floor.mean = 1.0
-
-
-def test_relative_to_floor_uses_equal_sizes_and_the_splits_of_the_floor():
-    reference, x, calls = torch.arange(20.0), torch.arange(100.0, 108.0), []
-
-    def spy(a, b):
-        calls.append((a, b))
-        return 6.0 if float(a.min()) >= 100 else 2.0
-
-    result = relative_to_floor(spy, x, reference)
-    assert (result.ratio, result.value, result.std) == (3.0, 6.0, 0.0)
-    assert result.floor.size == (8, 12)
-    first, second = calls[:10], calls[10:]
-    for (real, rest), (generated, same_rest) in zip(first, second, strict=True):
-        assert torch.equal(rest, same_rest)
-        assert not set(real.tolist()) & set(rest.tolist())
-        assert sorted(generated.tolist()) == x.tolist()
-    calls.clear()
-    again = relative_to_floor(spy, x, reference, floor=result.floor)
-    assert again == result
-    assert len(calls) == 10
-
-
-def test_relative_to_floor_draws_subsets_when_there_are_more_samples_than_half():
-    reference, x, parts = torch.arange(20.0), torch.arange(100.0, 150.0), []
-
-    def spy(a, b):
-        parts.append(a)
-        return 1.0
-
-    result = relative_to_floor(spy, x, reference)
-    assert result.floor.size == (10, 10)
-    drawn = [tuple(a.tolist()) for a in parts[10:]]
-    assert all(len(set(a)) == 10 and set(a) <= set(x.tolist()) for a in drawn)
-    assert len(set(drawn)) == 10
-
-
-def test_value_and_floor_have_one_mean_under_equality(distance):
-    """40 independent pairs of a reference and a sample set from one distribution: a paired
-    t-test."""
-    gaps = []
-    for i in range(40):
-        result = relative_to_floor(distance, draw(60, 3, seed=2 * i), draw(150, 3, seed=2 * i + 1))
-        gaps.append((result.value - result.floor.mean) / result.floor.mean)
-    bound = scipy.stats.t.isf(5e-7, 39) * np.std(gaps, ddof=1) / 40**0.5
-    assert abs(np.mean(gaps)) < bound < 0.3
-
-
-def test_ratio_is_large_for_another_distribution(distance):
-    assert relative_to_floor(distance, draw(150, 3) + 1.0, draw(400, 3, seed=1)).ratio > 3.0
-
-
-def test_copies_of_the_reference_read_below_one():
-    """Copies overlap with the rest B; counting the shared pairs, the mean of D² over random
-    copies and splits is μ (1/n + 1/m - 2/R). A t-test over 200 sets of copies."""
-    reference, n, repeats = draw(40, 2), 15, 200
-
-    def squared(x, y):
-        return energy_distance(x, y) ** 2
-
-    floor = noise_floor(squared, reference, size=n, repeats=2)
-    values = []
-    for i in range(repeats):
-        order = torch.randperm(40, generator=torch.Generator().manual_seed(i))
-        once = dataclasses.replace(floor, seed=1000 + i)
-        values.append(relative_to_floor(squared, reference[order[:n]], reference, once).value)
-    expected = float(torch.nn.functional.pdist(reference).mean()) * (1 / n + 1 / 25 - 2 / 40)
-    bound = scipy.stats.t.isf(5e-7, repeats - 1) * np.std(values, ddof=1) / repeats**0.5
-    assert abs(np.mean(values) - expected) < bound < 0.3 * expected
-
-
-# Bad input
-
-GOOD = torch.zeros(4, 2)
-
-
-@pytest.mark.parametrize("metric", [*DISTANCES.values(), mmd_squared, median_bandwidth])
-@pytest.mark.parametrize(
-    ("bad", "error", "message"),
-    [
-        (torch.zeros(4, 3), ShapeError, "one event shape"),
-        (torch.zeros(4, 2, 1), ShapeError, "one event shape"),
-        (torch.zeros(0, 2), ShapeError, "at least (one|two) sample"),
-        (torch.zeros(4, 0), ShapeError, "at least one entry"),
-        (torch.tensor(1.0), ShapeError, "batch dimension"),
-        (torch.zeros(4, 2, dtype=torch.int64), ShapeError, "floating point"),
-        (torch.tensor([[0.0, 0.0], [0.0, math.nan]]), ParameterError, r"1 of 2 \(indices 1\)"),
-        (torch.full((9, 2), math.inf), ParameterError, r"indices 0, 1, 2, 3, 4, …"),
-    ],
-)
-def test_bad_samples_are_refused(metric, bad, error, message):
-    for pair in ((GOOD, bad), (bad, GOOD)):
-        with pytest.raises(error, match=message):
-            metric(*pair)
-
-
-def test_bad_options_are_refused():
-    x = draw(6, 2)
-    bad = (("projections", (0, 2.0, "9", True)), ("p", (0.5, math.nan, math.inf, "2")))
-    for options in ({name: value} for name, values in (*bad, ("seed", (1.5,))) for value in values):
-        with pytest.raises(ParameterError, match="expected"):
-            sliced_wasserstein(x, x, **options)
-    for bandwidth in (0.0, -1.0, math.nan, math.inf, "1", True):
-        with pytest.raises(ParameterError, match="bandwidth"):
-            mmd(x, x, bandwidth=bandwidth)
-    with pytest.raises(ParameterError, match="median distance of 0"):
-        mmd(torch.zeros(3, 1), torch.zeros(3, 1))
-    with pytest.raises(ShapeError, match="at least two samples"):
-        median_bandwidth(x[:1])
-    with pytest.raises(ShapeError, match="at least two samples"):
-        mmd_squared(x[:1], x, 1.0)
-
-
-def test_a_bad_floor_is_refused():
-    x = draw(6, 2)
-    for size in (0, 6, 7, -1, (3, 4), (0, 2), (1, 2, 3), (), "3", 3.0, True, (2, 2.0)):
-        with pytest.raises(ShapeError, match="two disjoint parts"):
-            noise_floor(energy_distance, x, size=size)
-    for repeats in (1, 2.0, "3", True):
-        with pytest.raises(ParameterError, match="repeats"):
-            noise_floor(energy_distance, x, repeats=repeats)
-    with pytest.raises(ShapeError, match="at least the floor's 3"):
-        relative_to_floor(energy_distance, x[:2], x, noise_floor(energy_distance, x))
-    with pytest.raises(ParameterError, match="positive noise floor"):
-        relative_to_floor(energy_distance, x, torch.zeros(6, 2))
-    with pytest.raises(ParameterError, match="NaN"):
-        relative_to_floor(energy_distance, x * math.nan, x)
-
-
-# The caller's own settings
-
-
-def measured(x: torch.Tensor, y: torch.Tensor, kind: type) -> list[float]:
-    """Every metric, with options of a kind of number."""
-    whole, real = (np.int64, np.float32) if kind is np.generic else (int, float)
-    floor = noise_floor(energy_distance, y, size=whole(20), repeats=whole(2), seed=whole(3))
-    return [
-        sliced_wasserstein(x, y, projections=whole(16), seed=whole(1), p=real(2)),
-        energy_distance(x, y),
-        mmd(x, y, bandwidth=real(0.5)),
-        mmd_squared(x, y),
-        median_bandwidth(x, y, seed=whole(2)),
-        frechet_distance(x, y),
-        floor.mean,
-        relative_to_floor(energy_distance, x, y, floor).ratio,
-    ]
-
-
-def test_numpy_scalars_are_numbers() -> None:
-    x, y = draw(30, 3), draw(60, 3, seed=1) + 0.2
-    assert measured(x, y, np.generic) == measured(x, y, int)
-
-
-@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-def test_no_setting_of_the_caller_changes_a_distance(setting) -> None:
-    x, y = draw(600, 3), draw(700, 3, seed=1) + 0.2
-    plain = measured(x, y, int)
-    with setting():
-        assert measured(x, y, int) == plain

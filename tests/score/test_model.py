@@ -1,9 +1,8 @@
-"""ScoreModel: every convention around one exact score gives the same score and samples."""
+"""One model in every convention."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,17 +11,26 @@ from torch import Tensor, nn
 import sdescore as ss
 from sdescore.score.mixture import GaussianScore
 
-NAN, INF = math.nan, math.inf
 PREDICTIONS = ("score", "epsilon", "x0", "v", "velocity", "F")
+
+
 MEAN, S, SIGMA_DATA = [0.5, -1.0], 0.3, 0.7
+
+
 TABLE = ss.DiscreteVPSDE.linear(40, 1e-3, 0.25)
+
+
 LADDER = ss.DiscreteVESDE.geometric(sigma_max=4.0, sigma_min=0.05, levels=20)
+
+
 SDES = {
     "vp": ss.VPSDE(),
     "ve": ss.VESDE(sigma_min=0.05, sigma_max=4.0),
     "table": TABLE,
     "ladder": LADDER,
 }
+
+
 TIME_INPUTS = {
     "t": lambda sde, t, a, s: t,
     "999t": lambda sde, t, a, s: 999 * t,
@@ -33,6 +41,8 @@ TIME_INPUTS = {
     "level": lambda sde, t, a, s: 40 * t - 1 if sde is TABLE else 19 * (1 - t),
     "continuous_level": lambda sde, t, a, s: 40 * t - 1 if sde is TABLE else 19 * (1 - t),
 }
+
+
 CASES = [
     (name, time_input)
     for name in SDES
@@ -286,80 +296,3 @@ def test_modules_are_put_in_eval_mode_and_back() -> None:
 class Broken(ss.noise.NoiseSource):
     def open(self, *args, **options):
         return 1 / 0
-
-
-# Bad input.
-
-X = torch.zeros(2, 3)
-REFUSING = ss.ScoreModel(lambda x, c: pytest.fail("called before it refused"), ss.VPSDE())
-
-
-@pytest.mark.parametrize(
-    ("error", "match", "options"),
-    [
-        (ss.errors.IncompatibleError, "prediction", {"prediction": "eps"}),
-        (ss.errors.IncompatibleError, "time_input", {"time_input": "time"}),
-        (ss.errors.IncompatibleError, "input_scaling", {"input_scaling": "edm"}),
-        (ss.errors.IncompatibleError, "callable", {"net": None}),
-        (ss.errors.IncompatibleError, "LinearSDE", {"sde": ss.SDE}),
-        (ss.errors.IncompatibleError, "LinearSDE", {"sde": None}),
-        (ss.errors.IncompatibleError, "discrete", {"time_input": "level"}),
-        (ss.errors.IncompatibleError, "discrete", {"time_input": "continuous_level"}),
-        *(
-            (ss.errors.ParameterError, "sigma_data", {"sigma_data": v})
-            for v in (0.0, -1, NAN, INF, "1")
-        ),
-        (TypeError, "predicts", {"predicts": "x0"}),
-    ],
-)
-def test_score_models(error: type, match: str, options: dict) -> None:
-    with pytest.raises(error, match=match):
-        ss.ScoreModel(**({"net": nn.Identity(), "sde": ss.VPSDE()} | options))
-
-
-@pytest.mark.parametrize(
-    ("error", "match", "call"),
-    [
-        (ss.errors.TimeError, "T = 1", lambda m: m(X, 1.1)),
-        (ss.errors.TimeError, "T = 1", lambda m: m(X, -0.1)),
-        (ss.errors.TimeError, "finite number", lambda m: m(X, NAN)),
-        (ss.errors.TimeError, "T = 1", lambda m: m(X, torch.tensor([0.5, 1.5]))),
-        (ss.errors.TimeError, "number or a real tensor", lambda m: m(X, "0.5")),
-        (ss.errors.TimeError, "number or a real tensor", lambda m: m(X, None)),
-        (ss.errors.ShapeError, "time", lambda m: m(X, torch.tensor([0.5, 0.5, 0.5]))),
-        (ss.errors.ShapeError, "time", lambda m: m(X, torch.full((2, 1), 0.5))),
-        (ss.errors.ShapeError, "floating", lambda m: m(X.long(), 0.5)),
-        (ss.errors.ShapeError, "Tensor", lambda m: m([[0.0]], 0.5)),
-        (ss.errors.ShapeError, "batch dimension", lambda m: m(torch.zeros(()), 0.5)),
-    ],
-)
-def test_score_model_calls(error: type, match: str, call: Callable) -> None:
-    with pytest.raises(error, match=match):
-        call(REFUSING)
-
-
-def test_a_score_at_sigma_zero_is_refused_and_its_denoiser_is_not() -> None:
-    model = ss.ScoreModel(lambda x, c: torch.ones_like(x), ss.VPSDE())
-    with pytest.raises(ss.errors.TimeError, match="sigma_t > 0"):
-        model(X, 0.0)
-    assert torch.equal(model.denoise(X + 2, 0.0), X + 2)
-    with pytest.raises(ss.errors.IncompatibleError, match="prediction"):
-        model.predict("noise", X, 0.5)
-
-
-def test_complex_numbers_lose_nothing_silently() -> None:
-    """Casting them to real would drop the imaginary part: refused, with advice that keeps it."""
-    state = ss.ScoreModel(lambda x, c: x.to(torch.complex64) * 1j, ss.VPSDE())
-    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=2)
-    for call in (
-        lambda: state(X, 0.5),
-        lambda: sampler.sample(state, (2, 3)),
-        lambda: ss.under(lambda x, t: 1j * x, ss.VESDE(), own=ss.VPSDE())(X, 0.5),
-        lambda: ss.tweedie_covariance(lambda x: 1j * x, X, 0.8, 0.6),
-        lambda: REFUSING(X * 1j, 0.5),
-    ):
-        with pytest.raises(ss.errors.SDEScoreError, match="view_as_real"):
-            call()
-    for alpha, sigma in ((torch.tensor(0.8j), 0.6), (0.8, 0.6j)):
-        with pytest.raises(ss.errors.ShapeError, match=r"real|number"):
-            ss.convert(X, X, alpha, sigma, "epsilon", "x0")

@@ -1,0 +1,176 @@
+"""Optimal grids and the recommended sampler."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdescore as ss
+from sdescore.analysis.chain import output_errors
+from sdescore.analysis.model_error import constant_error, error_beyond
+from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
+from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, run
+from sdescore.checkpoint.store import read_manifest
+from tests.helpers.spectra import F64, erring, two_blobs
+
+
+def test_the_search_assumes_a_networks_error() -> None:
+    """All of it where it makes x₀ wrong by far more than the data's spread, half at the spread."""
+    error = error_beyond(0.1, 4.0)
+    assert error is not None and error_beyond(0.0, 4.0) is None and constant_error(0.0) is None
+    rho = torch.tensor([2e4, 20.0, 0.2], dtype=F64)
+    wanted = torch.tensor([0.1, 0.05, 1e-5], dtype=F64)
+    torch.testing.assert_close(error(rho**2), wanted, rtol=2e-4, atol=0)
+    # In x₀ it is ϱ times that: on a VE SDE, whose σ is ϱ.
+    sde, t = ss.VESDE(sigma_max=100.0), torch.tensor([0.95, 0.6], dtype=F64)
+    sigma = sde.marginal(t)[1]
+    found = output_errors(sde, t, ["x0", "epsilon"], error)
+    size = 0.1 / (1 + (2 / (0.1 * sigma)) ** 2)
+    torch.testing.assert_close(found.abs(), size * torch.stack([sigma[0], sigma[1] ** 0]))
+
+
+def test_a_grid_serves_the_score_error_it_assumes() -> None:
+    """Made for an erring score it is better there, made for an exact one on the exact one."""
+    sde, predictor, error = ss.VPSDE(), ss.ExponentialAdams(points=2, corrector_points=3), 0.05
+    variances = torch.tensor([1.0, 0.05], dtype=F64)
+    exact, spread = ss.GaussianScore(torch.zeros(2), variances, sde), variances.mean().sqrt().item()
+    alpha, sigma = (value.item() for value in sde.marginal(torch.tensor(sde.T, dtype=F64)))
+    x = sigma * torch.randn(20_000, 2, generator=torch.Generator().manual_seed(6), dtype=F64)
+    ends = x / alpha * (variances / (variances + (sigma / alpha) ** 2)).sqrt()
+    off, first = {}, {}
+    for made_for in (0.0, error):
+        grid = ss.optimal_grid(sde, predictor, 5, spectrum=variances, score_error=made_for)
+        sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=grid)
+        lam = 0.5 * sde.log_snr(sampler.times)
+        first[made_for] = (lam[1] - lam[0]).item()
+        for of in (0.0, error):
+            score = erring(exact, sde, of, spread) if of else exact
+            made = sampler.sample(score, init=x, dtype=F64)
+            off[made_for, of] = (made - ends).square().mean().sqrt().item()
+    assert off[error, error] < 0.8 * off[0.0, error]
+    assert off[0.0, 0.0] < 0.8 * off[error, 0.0]
+    assert first[error] < first[0.0]
+
+
+def test_an_optimal_grid_beats_the_fixed_ones_on_the_target_itself() -> None:
+    """Fitted to samples; judged by exact errors of trajectories drawn afresh from the mixture."""
+    sde, predictor = ss.VPSDE(), ss.ExponentialAdams(points=2, corrector_points=3)
+    grid = ss.optimal_grid(sde, predictor, 7, data=two_blobs(1500), score_error=0)
+    truth = fit_surrogate(two_blobs(20_000, seed=5), 2)
+    first, last = (0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=F64))).tolist()
+    flow = FlowTrajectories.solve(truth, first, last, 500, seed=9)
+
+    def rms(times: Tensor) -> float:
+        x = run(
+            predictor.tableau(sde, times),
+            predictor.ending(sde, times),
+            sde,
+            times,
+            truth.denoise,
+            sde.marginal(times[0])[1] * flow.x_bar[0] * math.exp(first),
+        )[-1]
+        return (x - flow.x).square().sum(1).median().sqrt().item()
+
+    ours = rms(grid.times(sde, None))
+    for fixed in (ss.LogSNRGrid(), ss.UniformGrid(), ss.KarrasGrid(), ss.QuadraticGrid()):
+        assert ours < 0.7 * rms(fixed.times(sde, 7))
+    assert grid.held_out_loss < 3 * grid.loss < grid.log_snr_loss
+
+
+@pytest.mark.parametrize(
+    "sde",
+    [ss.VPSDE(), ss.VESDE(), ss.RectifiedFlowSDE(), ss.DiscreteVPSDE.linear(100)],
+    ids=lambda sde: type(sde).__name__,
+)
+@pytest.mark.parametrize("predictor", [ss.DDIM(), ss.Heun()], ids=repr)
+def test_grids_for_every_sde(sde: ss.LinearSDE, predictor: ss.Predictor) -> None:
+    spectrum = torch.tensor([1.0, 0.05])
+    grid = ss.optimal_grid(sde, predictor, 5, spectrum=spectrum)
+    times = grid.times(sde, None)
+    assert len(times) == 5 and times[0] == sde.T and times[-1] >= sde.t_min
+    assert grid.loss < 0.8 * grid.log_snr_loss
+    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=grid)
+    w2 = ss.analysis.gaussian_error(sampler, spectrum).w2.item()
+    assert grid.relative_w2 == pytest.approx(w2 / math.sqrt(1.05), rel=1e-6)
+
+
+def test_a_grid_is_deterministic_and_rebuilds_from_its_repr() -> None:
+    sde, predictor = ss.VPSDE(), ss.DDIM()
+    data = two_blobs(200)
+    state = torch.get_rng_state()
+    one, two, other = (
+        ss.optimal_grid(sde, predictor, 3, data=data, trajectories=4, seed=s) for s in (0, 0, 1)
+    )
+    assert one == two != other and torch.equal(torch.get_rng_state(), state)
+    assert eval(repr(one), {"OptimalGrid": ss.analysis.OptimalGrid}) == one
+
+
+def test_a_checkpoint_holds_a_grid(tmp_path: Path) -> None:
+    sde = ss.VPSDE()
+    grid = ss.optimal_grid(sde, ss.DDIM(), 3, spectrum=torch.tensor([1.0, 0.1]))
+    model = ss.ScoreModel(ss.MLP(2, hidden=4), sde)
+    ss.save(tmp_path / "m.safetensors", model, info={"grid": dataclasses.asdict(grid)})
+    info = read_manifest(tmp_path / "m.safetensors")["info"]
+    assert ss.analysis.OptimalGrid(**info["grid"]) == grid
+    with pytest.raises(ss.errors.ScheduleError, match="expected a Grid instance, or times as"):
+        ss.analysis.OptimalGrid(**{**info["grid"], "values": "soon"})
+
+
+def test_likelihood_moves_the_end_towards_the_data() -> None:
+    """Local precision sees the finest mode, which an early last denoise flattens."""
+    sde, predictor = ss.VPSDE(), ss.ExponentialAdams()
+    ends = [
+        ss.optimal_grid(sde, predictor, 6, spectrum=torch.tensor([2.0, 1e-3]), likelihood=b).values[
+            -1
+        ]
+        for b in (0.0, 1.0)
+    ]
+    assert ends[0] > 2 * ends[1]
+
+
+class ByHand(ss.DDIM):
+    """A step that no numbers describe."""
+
+    def is_affine(self, sde: ss.SDE) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("predictor", "steps", "options", "error", "match"),
+    [
+        (ByHand(), 5, {}, ss.errors.IncompatibleError, "expected a predictor with a tableau"),
+        (ss.DDIM(), 1, {}, ss.errors.ParameterError, "steps >= 2"),
+        (ss.DDIM(), 5.0, {}, ss.errors.ParameterError, "steps >= 2"),
+        (
+            ss.DDIM(),
+            5,
+            {"likelihood": 2.0},
+            ss.errors.ParameterError,
+            "likelihood >= 0 and likelihood <= 1",
+        ),
+        (ss.DDIM(), 5, {"score_error": -0.1}, ss.errors.ParameterError, "score_error >= 0"),
+        (ss.DDIM(), 5, {"score_error": math.nan}, ss.errors.ParameterError, "score_error >= 0"),
+        (ss.DDIM(), 5, {"trajectories": 0}, ss.errors.ParameterError, "trajectories >= 1"),
+        (ss.DDIM(), 5, {"surrogate": "flow"}, ss.errors.IncompatibleError, "mixture, gaussian"),
+        (ss.DDIM(), 5, {"data": torch.ones(9, 2)}, ss.errors.ParameterError, "data that vary"),
+        (ss.DDIM(), 5, {"data": None}, ss.errors.IncompatibleError, "both or none"),
+    ],
+)
+def test_bad_grids(
+    predictor: ss.Predictor, steps: int, options: dict, error: type[Exception], match: str
+) -> None:
+    with pytest.raises(error, match=match):
+        ss.optimal_grid(ss.VPSDE(), predictor, steps, **{"data": two_blobs(50), **options})
+
+
+def test_the_recommended_sampler() -> None:
+    sampler = ss.recommended_sampler(ss.VPSDE(), 3, data=two_blobs(300).float())
+    assert sampler.evaluations == 3 and isinstance(sampler.grid, ss.analysis.OptimalGrid)
+    assert "relative_w2=" in repr(sampler)
+    with pytest.raises(ss.errors.ParameterError, match="evaluations >= 2"):
+        ss.recommended_sampler(ss.VPSDE(), 1, data=two_blobs(300))

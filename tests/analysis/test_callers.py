@@ -1,0 +1,54 @@
+"""The caller's settings change no figure of the analysis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+import sdescore as ss
+from tests.helpers.callers import SETTINGS
+from tests.helpers.spectra import two_blobs
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_no_setting_of_the_caller_changes_an_analysis(setting: Callable) -> None:
+    """Bit for bit, and with the types of the numbers: grids, exact errors, orders, spectra."""
+    data, spectrum = two_blobs(60), torch.tensor([2.0, 0.1])
+
+    def analysed() -> list[object]:
+        sde, predictor = ss.VPSDE(), ss.ExponentialAdams()
+        options = {"trajectories": 8, "seed": 3}
+        grids = [
+            ss.optimal_grid(sde, predictor, 3, data=data, weights=True, **options),
+            ss.optimal_grid(sde, predictor, 3, spectrum=spectrum, **options),
+            ss.optimal_grid(sde, ss.Ancestral(), 3, data=data, surrogate="gaussian", **options),
+        ]
+        sampler = ss.PredictorCorrector(sde, predictor=ss.Heun(), grid=grids[0])
+        error = ss.analysis.gaussian_error(sampler, data=data, score_error=0.1)
+        order = ss.analysis.order(predictor, sde, steps=8)
+        spectra = ss.analysis.local_spectra(data, neighbourhoods=2)
+        return [
+            *map(repr, grids),
+            error.w2.item(),
+            error.w2_of_score.item(),
+            order,
+            spectra.tolist(),
+        ]
+
+    plain = analysed()
+    with setting():
+        assert analysed() == plain
+
+
+@pytest.mark.guards("W03")
+def test_numpy_scalars_are_numbers() -> None:
+    spectrum = torch.tensor([2.0, 0.1])
+    plain = ss.optimal_grid(
+        ss.VPSDE(), ss.DDIM(), 3, spectrum=spectrum, likelihood=0.5, score_error=0.25, seed=1
+    )
+    options = {"likelihood": np.float32(0.5), "score_error": np.float32(0.25), "seed": np.int64(1)}
+    grid = ss.optimal_grid(ss.VPSDE(), ss.DDIM(), np.int64(3), spectrum=spectrum, **options)
+    assert repr(grid) == repr(plain)

@@ -1,0 +1,87 @@
+"""A save that crashes loses nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+
+import sdescore as ss
+from tests.helpers.stored import same_weights, small
+
+
+@pytest.mark.parametrize("function", ["fsync", "link", "replace"])
+@pytest.mark.parametrize("call", [1, 2, 3])
+def test_a_crash_in_a_save_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str, call: int
+) -> None:
+    """The save stops dead at the n-th call of fsync, link or replace, before or after it."""
+    path = tmp_path / "m.safetensors"
+    for before in (True, False):
+        ss.save(path, small(0))
+        ss.save(path, small(1))
+        real, count = getattr(os, function), 0
+
+        def crash(*args: Any, real: Any = real, before: bool = before) -> Any:
+            nonlocal count
+            count += 1
+            if count == call and before:
+                raise SystemExit
+            value = real(*args)
+            if count == call:
+                raise SystemExit
+            return value
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, function, crash)
+            try:
+                ss.save(path, small(2))
+                assert count < call
+            except SystemExit:
+                pass
+        now, previous = ss.load(path), ss.load(tmp_path / "m.previous.safetensors")
+        assert same_weights(now, small(1)) or same_weights(now, small(2))
+        assert same_weights(previous, small(0)) or same_weights(previous, small(1))
+        ss.save(path, small(3))
+        assert same_weights(ss.load(path), small(3))
+        assert {p.name for p in tmp_path.iterdir()} == {"m.safetensors", "m.previous.safetensors"}
+
+
+def test_without_hard_links_the_previous_version_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> None:
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    for seed in range(3):
+        ss.save(tmp_path / "deep" / "er" / "m.safetensors", small(seed))
+    folder = tmp_path / "deep" / "er"
+    assert same_weights(ss.load(folder / "m.safetensors"), small(2))
+    assert same_weights(ss.load(folder / "m.previous.safetensors"), small(1))
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_everything_is_synced_before_it_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *a, real=real, name=name: (events.append(name), real(*a))[1]
+        )
+    ss.save(tmp_path / "m.safetensors", small())
+    assert events == ["fsync", "replace", "fsync"]  # the file, its name, the directory
+
+
+def test_the_file_is_plain_safetensors(tmp_path: Path, intact: bytes) -> None:
+    """Others can read the weights without this library, and there is no pickle in it."""
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(intact)
+    with safetensors.safe_open(path, "pt") as file:
+        names = set(file.keys())
+    assert {"net/last.bias", "ema/shadow.last.bias", "optim/last.bias/exp_avg"} <= names

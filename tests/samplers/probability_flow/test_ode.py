@@ -1,0 +1,170 @@
+"""The ODE solver stays in range, ends, and stops at NaN."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdescore as ss
+from tests.helpers.flows import (
+    F64,
+    NAMES,
+    gaussian_map,
+    mixture,
+    mixture_states,
+)
+from tests.helpers.strategies import REPRESENTATIVES
+
+
+class Recorded:
+    """A score that writes down its times."""
+
+    def __init__(self, score: ss.typing.Score) -> None:
+        self.score, self.times = score, []
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        self.times.append(t.item())
+        return self.score(x, t)
+
+
+@pytest.mark.guards("M11")
+@pytest.mark.parametrize("name", NAMES)
+def test_the_solver_stays_in_range_and_lands_on_the_end(name: str) -> None:
+    """No call lies outside, and after the first step's probe (call 1) none is brought back."""
+    sde = REPRESENTATIVES[name]
+    score = Recorded(mixture(sde))
+    flow = ss.ProbabilityFlow(sde, rtol=1e-3, atol=1e-3)
+    x = mixture_states(sde, 4, sde.t_min)
+    for run, start, end in (
+        (lambda: flow.encode(score, x), sde.t_min, sde.T),
+        (lambda: flow.sample(score, (4, 2), denoise=False, dtype=F64), sde.T, sde.t_min),
+    ):
+        score.times.clear()
+        run()
+        assert all(sde.t_min <= t <= sde.T for t in score.times)
+        assert score.times.count(start) == 1
+        assert end not in score.times[2:]  # the last stage is evaluated one float before it
+        assert math.isclose(score.times[-1], end, abs_tol=1e-300)
+
+
+@pytest.mark.guards("M11")
+def test_a_wild_first_probe_is_safe() -> None:
+    """A nearly flat flow makes torchdiffeq probe the drift at t ≈ −2e5."""
+    sde = ss.VPSDE()
+    score = Recorded(ss.GaussianScore([0.0], 1.0001, sde))
+    flow = ss.ProbabilityFlow(sde, rtol=1e-9, atol=1e-9)
+    x = flow.decode(score, torch.ones(1, 1, dtype=F64))
+    assert sde.t_min in score.times
+    assert min(score.times) >= sde.t_min
+    expected = gaussian_map(
+        sde, torch.ones_like(x), x.new_zeros(1), x.new_full((1,), 1.0001**0.5), 1.0, sde.t_min
+    )[0]
+    torch.testing.assert_close(x, expected, rtol=1e-7, atol=1e-7)
+
+
+def broken(x: Tensor, t: Tensor) -> Tensor:
+    return torch.where((t < 0.5) & (x > 3.0), math.nan, -x)
+
+
+def test_a_nan_stops_the_solve_and_names_the_samples() -> None:
+    start = torch.zeros(7, 2, dtype=F64)
+    start[5, 1] = 4.0
+    flow = ss.ProbabilityFlow(ss.VPSDE())
+    with pytest.raises(ss.errors.DivergenceError, match="not finite") as caught:
+        flow.decode(broken, start, max_batch=3)
+    assert caught.value.samples == [5]
+    assert caught.value.t < 0.5
+    assert caught.value.finished.shape == (3, 2)
+    with pytest.raises(ss.errors.DivergenceError) as caught:
+        flow.decode(broken, start)
+    assert caught.value.finished is None
+    infinite = ss.ProbabilityFlow(ss.VPSDE(), method="euler", steps=4)
+    with pytest.raises(ss.errors.DivergenceError):
+        infinite.encode(lambda x, t: x / 0.0, torch.ones(2, 2))
+
+
+@pytest.mark.guards("T14")
+def test_no_hang_where_asserts_are_off() -> None:
+    """python -O: a NaN, and a flow too rough for the solver."""
+    code = """
+        import torch, sdescore as ss
+        flow = ss.ProbabilityFlow(ss.VPSDE(), max_evaluations=300)
+        rough = lambda x, t: x.abs().pow(-3) * 1e6 * (40 * x).sin()
+        for score in (lambda x, t: x * float("nan"), rough):
+            try:
+                flow.decode(score, torch.ones(2, 2))
+            except ss.errors.DivergenceError:
+                print("stopped")
+    """
+    done = subprocess.run(
+        [sys.executable, "-O", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.split() == ["stopped", "stopped"]
+
+
+def test_a_solver_that_cannot_go_on_says_so() -> None:
+    sde = ss.VPSDE()
+    flow = ss.ProbabilityFlow(sde, max_evaluations=25)
+    with pytest.raises(ss.errors.DivergenceError, match="25 times") as caught:
+        flow.encode(mixture(sde), torch.randn(3, 2))
+    assert caught.value.samples == []
+    assert caught.value.step == 25
+    # A drift that jumps everywhere: no step is small enough, in float32 least of all.
+    rough = ss.ProbabilityFlow(sde, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ss.errors.DivergenceError, match="gave up"):
+        rough.encode(lambda x, t: 1e4 * torch.sign(torch.sin(1e9 * t + x)), torch.randn(2, 2))
+
+    def asserts(x: Tensor, t: Tensor) -> Tensor:
+        raise AssertionError("mine")
+
+    with pytest.raises(AssertionError, match="mine"):
+        flow.encode(asserts, torch.randn(2, 2))
+
+
+def test_the_worst_sample_sets_the_step() -> None:
+    """One hard sample among 500 easy ones keeps its accuracy, state and density both."""
+    sde, tolerance = ss.VPSDE(), 1e-5
+    score = ss.MixtureScore([0.5, 0.5], [[-1.0], [1.0]], [1e-3, 1e-3], sde)
+    hard = torch.tensor([[0.02]], dtype=F64)
+    easy = torch.ones(500, 1, dtype=F64)
+    fine = ss.ProbabilityFlow(sde, rtol=1e-10, atol=1e-10).log_likelihood(score, hard)
+    flow = ss.ProbabilityFlow(sde, rtol=tolerance, atol=tolerance)
+    alone = flow.log_likelihood(score, hard)
+    crowd = flow.log_likelihood(score, torch.cat([hard, easy]))
+    for key in ("latent", "log_det"):
+        own = (getattr(alone, key)[0] - getattr(fine, key)[0]).abs().item()
+        among = (getattr(crowd, key)[0] - getattr(fine, key)[0]).abs().item()
+        assert among <= 2 * own + 2 * tolerance
+    assert crowd.evaluations >= 0.8 * alone.evaluations
+
+
+@pytest.mark.guards("T14")
+def test_single_samples_do_not_know_their_batch() -> None:
+    sde = ss.VPSDE()
+    score, x = mixture(sde), mixture_states(sde, 7, 0.05)
+    flow = ss.ProbabilityFlow(sde)
+    options = {"divergence": "hutchinson", "probes": 3, "seed": 4}
+    whole = flow.log_likelihood(score, x, max_batch=1, **options)
+    part = flow.log_likelihood(score, x[:3], max_batch=1, **options)
+    assert torch.equal(whole.log_prob[:3], part.log_prob)
+    assert torch.equal(whole.standard_error[:3], part.standard_error)
+    single = sum(
+        flow.log_likelihood(score, x[i : i + 1], **{**options, "divergence": "exact"}).evaluations
+        for i in range(7)
+    )
+    assert flow.log_likelihood(score, x, max_batch=1).evaluations == single
+    together = flow.log_likelihood(score, x, **options)
+    torch.testing.assert_close(together.log_prob, whole.log_prob, rtol=0, atol=1e-3)
+    fixed = ss.ProbabilityFlow(sde, method="rk4", steps=20)
+    first, second = (fixed.sample(score, (7, 2), max_batch=n) for n in (None, 2))
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-5)

@@ -1,0 +1,101 @@
+"""Refusals of the training room."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import sdescore as ss
+from tests.helpers.training import Dropping, cloud, make, run
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        (
+            {"data": torch.zeros(4, 2, dtype=torch.int64)},
+            ss.errors.ShapeError,
+            "data in floating point",
+        ),
+        ({"data": torch.zeros(0, 2)}, ss.errors.ShapeError, "at least one sample"),
+        ({"data": torch.tensor([[math.nan, 0.0]])}, ss.errors.ParameterError, "finite data"),
+        ({"data": [[0.0]]}, ss.errors.ShapeError, "torch.Tensor"),
+        ({"steps": 0}, ss.errors.ParameterError, "steps >= 1"),
+        ({"steps": 2.0}, ss.errors.ParameterError, "steps >= 1"),
+        ({"batch_size": 0}, ss.errors.ParameterError, "batch_size"),
+        ({"lr": 0.0}, ss.errors.ParameterError, "lr"),
+        ({"lr": math.inf}, ss.errors.ParameterError, "lr"),
+        ({"schedule": "linear"}, ss.errors.ParameterError, "constant, cosine"),
+        ({"warmup": -1}, ss.errors.ParameterError, "warmup"),
+        ({"weight_decay": -1.0}, ss.errors.ParameterError, "weight_decay"),
+        ({"clip": 0.0}, ss.errors.ParameterError, "clip"),
+        ({"ema_decay": 1.0}, ss.errors.ParameterError, "decay"),
+        ({"seed": 0.5}, ss.errors.ParameterError, "seed"),
+        ({"max_seconds": 0}, ss.errors.ParameterError, "max_seconds"),
+        ({"save_every": 0}, ss.errors.ParameterError, "save_every"),
+        ({"resume": True}, ss.errors.IncompatibleError, "path="),
+        ({"path": "/"}, ss.errors.IncompatibleError, "path="),
+        ({"weighting": "none"}, ss.errors.IncompatibleError, "weighting"),
+        ({"times": ss.losses.LevelTimes()}, ss.errors.IncompatibleError, "LevelTimes"),
+        ({"label_dropout": 0.1}, ss.errors.IncompatibleError, "labels="),
+        ({"label_dropout": 1.5}, ss.errors.ParameterError, "label_dropout"),
+        ({"labels": torch.zeros(64)}, ss.errors.ShapeError, "int64"),
+        (
+            {"labels": torch.zeros(63, dtype=torch.int64)},
+            ss.errors.ShapeError,
+            "one label per sample",
+        ),
+        ({"labels": torch.full((64,), 4)}, ss.errors.ShapeError, "labels in 0 … 3"),
+        ({"labels": torch.full((64,), -1)}, ss.errors.ShapeError, "labels in 0 … 3"),
+    ],
+)
+def test_bad_input_is_refused_before_the_network(
+    options: dict[str, Any], error: type[Exception], match: str
+) -> None:
+    model = make()
+    with pytest.raises(error, match=match):
+        ss.train(model, **{"data": cloud(), "steps": 2, "progress": False, **options})
+    assert model.net.calls == 0
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda x, t: x,
+        ss.ScoreModel(lambda x, c: x, ss.VPSDE()),
+        ss.ScoreModel(nn.Identity(), ss.VPSDE()),
+    ],
+)
+def test_only_trainable_models_are_trained(model: Any) -> None:
+    with pytest.raises(ss.errors.IncompatibleError, match="expected"):
+        ss.train(model, cloud(), steps=1, progress=False)
+
+
+def test_label_dropout_needs_a_null_label() -> None:
+    model = ss.ScoreModel(ss.MLP(2), ss.VPSDE())
+    labels = torch.zeros(64, dtype=torch.int64)
+    with pytest.raises(ss.errors.IncompatibleError, match="null label"):
+        ss.train(model, cloud(), labels=labels, label_dropout=0.1, steps=1, progress=False)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_model_says_whether_it_was_trained_without_labels(tmp_path: Path, dropout: float) -> None:
+    """What it does without one is untrained where none was dropped; a checkpoint keeps that."""
+    model, path = make(), tmp_path / "m.safetensors"
+    labels = torch.arange(64) % 3
+    run(model, path, steps=2, labels=labels, label_dropout=dropout)
+    sampler = ss.PredictorCorrector(model.sde, steps=2)
+    for trained in (model, ss.load(path, net=Dropping())):
+        assert trained.label_required == (dropout == 0)
+        assert sampler.sample(trained, (3, 2), label=labels[:3]).isfinite().all()
+        if dropout == 0:
+            with pytest.raises(ss.errors.IncompatibleError, match="label_dropout"):
+                sampler.sample(trained, (3, 2))
+    resumed = make()
+    run(resumed, path, steps=2, labels=labels, label_dropout=dropout, resume=True)
+    assert resumed.label_required == (dropout == 0)

@@ -1,0 +1,172 @@
+"""A resume is of the same run, and the caller's settings change no bit."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdescore as ss
+from sdescore.training import data as data_module
+from sdescore.training.data import fingerprint
+from tests.helpers.training import Dropping, assert_same_file, cloud, make, run
+
+
+def labels(shift: int = 0) -> Tensor:
+    return (torch.arange(64) + shift) % 3
+
+
+@pytest.mark.guards("W07")
+@pytest.mark.parametrize(
+    ("data", "label", "match"),
+    [
+        (cloud(seed=1), labels(), "data"),
+        (cloud().double(), labels(), "data"),
+        (torch.cat([cloud()[:63], cloud()[:1]]), labels(), "data"),
+        (cloud(), labels(1), "labels"),
+        (cloud(), None, "labels"),
+    ],
+)
+def test_other_data_of_the_same_shape(
+    tmp_path: Path, data: Tensor, label: Tensor | None, match: str
+) -> None:
+    path = tmp_path / "m.safetensors"
+    options: dict[str, Any] = {"steps": 3, "batch_size": 8, "progress": False, "path": path}
+    ss.train(make(), cloud(), labels=labels(), **options)
+    with pytest.raises(ss.errors.CheckpointError, match=f"first {match}: .*Pass the"):
+        ss.train(make(), data, labels=label, resume=True, **options)
+    whole = ss.train(make(), cloud(), labels=labels(), resume=True, **options)
+    assert whole.step == 3
+
+
+def test_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the values, however they lie in memory; of a large set, of parts all over it."""
+    data = torch.randn(1000, 3, 4)
+    first = fingerprint(data)
+    assert first["shape"] == [1000, 3, 4] and first["dtype"] == "float32"
+    view = data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    assert not view.is_contiguous() and fingerprint(view) == first
+    monkeypatch.setattr(data_module, "PART", 7 * 48)  # how it is read changes nothing
+    assert fingerprint(data) == first
+    monkeypatch.setattr(data_module, "HASHED_WHOLE", 1000)
+    monkeypatch.setattr(data_module, "PARTS", 5)
+    large = fingerprint(data)
+    for where, same in ((0, False), (999, False), (497, False), (100, True)):
+        other = data.clone()
+        other[where, 1, 1] += 1
+        assert (fingerprint(other) == large) is same, where
+    for dtype in (torch.bfloat16, torch.float64, torch.int64):
+        assert fingerprint(data.to(dtype))["sha256"] != first["sha256"]
+    assert fingerprint(torch.ones(5))["shape"] == [5]
+
+
+@pytest.mark.guards("W07")
+def test_the_cosine_schedule_is_part_of_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    run(make(), path, steps=15)
+    with pytest.raises(ss.errors.CheckpointError, match=r'final one from the start.*"constant"'):
+        run(make(), path, steps=40, resume=True)
+
+
+def test_a_run_of_constant_rate_can_be_prolonged(tmp_path: Path) -> None:
+    run(make(), tmp_path / "whole.safetensors", steps=40, schedule="constant")
+    run(make(), tmp_path / "parts.safetensors", steps=15, schedule="constant")
+    again = run(make(1), tmp_path / "parts.safetensors", steps=40, schedule="constant", resume=True)
+    assert len(again.losses) == 25
+    assert_same_file(tmp_path / "whole.safetensors", tmp_path / "parts.safetensors")
+
+
+# The caller's settings.
+
+
+def default_dtype(dtype: torch.dtype) -> Callable[[], None]:
+    return lambda: torch.set_default_dtype(dtype)
+
+
+SETTINGS: dict[str, Callable[[], Any]] = {
+    "float64": default_dtype(torch.float64),
+    "bfloat16": default_dtype(torch.bfloat16),
+    "meta": lambda: torch.set_default_device("meta"),
+}
+
+
+CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "device": lambda: torch.device("meta"),
+}
+
+
+@pytest.fixture
+def settings() -> Iterator[None]:
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.usefixtures("settings")
+@pytest.mark.parametrize("name", [*SETTINGS, *CONTEXTS])
+def test_the_callers_settings_change_no_bit(tmp_path: Path, name: str) -> None:
+    options: dict[str, Any] = {"labels": labels(), "label_dropout": 0.3}
+    whole, model, data = run(make(), **options), make(), cloud()
+    path = tmp_path / "m.safetensors"
+
+    def train(**more: Any) -> ss.training.TrainingResult:
+        settings = {"steps": 30, "batch_size": 8, "warmup": 4, "save_every": 7, "ema_decay": 0.9}
+        return ss.train(model, data, progress=False, path=path, **options, **settings, **more)
+
+    if name in SETTINGS:
+        SETTINGS[name]()
+        result = train()
+        assert train(resume=True).losses == ()
+    else:
+        with CONTEXTS[name]():
+            result = train()
+            assert train(resume=True).losses == ()
+    assert result.losses == whole.losses
+    for a, b in zip(result.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_data_made_under_inference_mode() -> None:
+    with torch.inference_mode():
+        data = cloud()
+        net = Dropping()
+    assert ss.train(make(), data, steps=2, progress=False).step == 2
+    with pytest.raises(ss.errors.IncompatibleError, match="inference_mode"):
+        ss.train(ss.ScoreModel(net, ss.VPSDE()), data, steps=2, progress=False)
+
+
+def test_threads_leave_the_global_generator_and_each_other_alone() -> None:
+    """Four runs with dropout at once, each with the losses that it has alone."""
+    alone = [run(make(seed), seed=seed).losses for seed in range(4)]
+    models = [make(seed) for seed in range(4)]
+    together: dict[int, tuple[float, ...]] = {}
+
+    def work(seed: int) -> None:
+        together[seed] = run(models[seed], seed=seed).losses
+
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert [together[seed] for seed in range(4)] == alone
+
+
+def test_a_run_gives_no_warning(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(make(), tmp_path / "m.safetensors", steps=3)
+        run(make(), tmp_path / "m.safetensors", steps=3, resume=True)
+        ss.load(tmp_path / "m.safetensors", net=Dropping())
