@@ -24,7 +24,7 @@ def judge(accuracy: ModuleType, targets: ModuleType) -> Any:
     return accuracy.Judge(targets.ring(), n=2000)
 
 
-def law(target: Any) -> MixtureSameFamily:
+def exact(target: Any) -> MixtureSameFamily:
     parts = MultivariateNormal(target.means, target.covariances)
     return MixtureSameFamily(Categorical(target.weights), parts)
 
@@ -41,7 +41,7 @@ def test_a_targets_density_and_draws_are_those_of_its_mixture(
     target = targets.TARGETS[name]()
     x = target.sample(500, seed=5)
     assert x.dtype == torch.float64 and x.shape == (500, target.dim)
-    torch.testing.assert_close(target.log_prob(x), law(target).log_prob(x), rtol=1e-9, atol=1e-8)
+    torch.testing.assert_close(target.log_prob(x), exact(target).log_prob(x), rtol=1e-9, atol=1e-8)
     assert torch.equal(x, target.sample(500, seed=5)) and not torch.equal(x, target.sample(500, 6))
 
 

@@ -88,8 +88,8 @@ def test_the_digits_are_split_and_the_checkpoint_is_used_again(
     assert first.checkpoint == again.checkpoint and torch.equal(first.held, again.held)
     assert first.model.sde == ss.DiscreteVPSDE.linear()
     x, t = normal(3, 1, 8, 8), torch.tensor(0.3)
-    law = models.digit_mixture().score(first.model.sde)
-    torch.testing.assert_close(first.exact(x, t).flatten(1), law(x.flatten(1), t))
+    distribution = models.digit_mixture().score(first.model.sde)
+    torch.testing.assert_close(first.exact(x, t).flatten(1), distribution(x.flatten(1), t))
     assert not first.model.training and first.judge.floors["fd"]["parts"] == 3
     x, t = normal(2, 1, 8, 8), torch.tensor(0.5)
     with torch.no_grad():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import sdescore as ss
 from sdescore.score.mixture import GaussianScore
-from tests.helpers.affine import Modes, law
+from tests.helpers.affine import Modes, output_moments
 from tests.helpers.strategies import EPS, REPRESENTATIVES, linear_sdes, log_uniform, ordered_times
 
 pytestmark = pytest.mark.fast
@@ -48,7 +48,7 @@ def test_the_chain_reaches_its_stationary_variance() -> None:
         grid=[0.5, 0.4],
         denoise=False,
     )
-    mean, variance = law(sampler, data, start=(np.zeros(2), np.full(2, 9.0)))
+    mean, variance = output_moments(sampler, data, start=(np.zeros(2), np.full(2, 9.0)))
     exact_mean, S = data.marginal(sde, 0.4)
     tau = 2 * (snr * sde.marginal(0.4)[1].item()) ** 2
     np.testing.assert_allclose(variance, S / (1 - tau / (2 * S)), rtol=1e-8)

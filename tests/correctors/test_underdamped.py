@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import sdescore as ss
 from sdescore.correctors.underdamped import Underdamped
 from sdescore.langevin.chains import chains
-from tests.helpers.affine import Modes, law
+from tests.helpers.affine import Modes, output_moments
 from tests.helpers.correctors import SDE, at_one_time, mixture
 from tests.helpers.strategies import log_uniform
 
@@ -88,7 +88,7 @@ def test_the_exact_distribution_of_trajectories() -> None:
             grid=[0.5, 0.4],
             denoise=False,
         )
-        return law(sampler, data, start)[1] / data.marginal(LADDER, 0.4)[1]
+        return output_moments(sampler, data, start)[1] / data.marginal(LADDER, 0.4)[1]
 
     tau_over_S = 2 * (0.5 * LADDER.marginal(0.4)[1].item()) ** 2 / data.marginal(LADDER, 0.4)[1]
     np.testing.assert_allclose(variance(0.5, 1), 1 / (1 - tau_over_S / 2), rtol=1e-6)

@@ -127,7 +127,7 @@ def test_a_users_reversal_says_so_itself() -> None:
 
     fp = FokkerPlanck(Back(g=2**0.5), ((-6.0, 6.0),), (120,))
     assert fp.backward
-    law = fp.solve(gaussian(0.0, 1.0), times=[2.0, 0.0]).density
-    assert l1(fp, *law) < 1e-3 and l1(fp, law[0], fp.stationary()) < 1e-3
+    distribution = fp.solve(gaussian(0.0, 1.0), times=[2.0, 0.0]).density
+    assert l1(fp, *distribution) < 1e-3 and l1(fp, distribution[0], fp.stationary()) < 1e-3
     with pytest.raises(ss.errors.TimeError, match="falling"):
         fp.solve(gaussian(0.0, 1.0), times=[0.0, 2.0])

@@ -101,7 +101,7 @@ def test_gaussian_moments_have_order_two_in_space() -> None:
         assert slope(list(kind)) == pytest.approx(2.0, abs=0.1)
 
 
-def rotation_law(A: np.ndarray, g: float, mean: np.ndarray, C: np.ndarray, t: float):
+def rotated(A: np.ndarray, g: float, mean: np.ndarray, C: np.ndarray, t: float):
     """Mean and covariance of dx = A x dt + g dw: Lyapunov's equation by Van Loan's block."""
     d = len(A)
     block = np.block([[-A, g**2 * np.eye(d)], [np.zeros((d, d)), A.T]])
@@ -114,12 +114,15 @@ def test_rotation_in_the_plane_against_exact_moments() -> None:
     """A drift that is no gradient: order two in space, and the sense of the rotation."""
     A, mean, C = np.array([[-0.6, -1.5], [1.5, -0.9]]), np.array([1.0, 0.3]), np.diag([0.4, 0.6])
     sde, t = Linear(tuple(map(tuple, A)), g=1.2), 0.8
-    m, V = rotation_law(A, 1.2, mean, C, t)
+    m, V = rotated(A, 1.2, mean, C, t)
     errors = []
     for n in (32, 64):
         fp = FokkerPlanck(sde, ((-6.5, 6.5), (-7.0, 7.0)), (n, n + 2))
-        law = stats.multivariate_normal(mean, C)
-        run = fp.solve(lambda x, law=law: torch.from_numpy(law.logpdf(x.numpy())), times=[0.0, t])
+        distribution = stats.multivariate_normal(mean, C)
+        run = fp.solve(
+            lambda x, distribution=distribution: torch.from_numpy(distribution.logpdf(x.numpy())),
+            times=[0.0, t],
+        )
         got_mean, got_C = fp.moments(run.density)
         assert torch.allclose(got_C[0], torch.from_numpy(C), atol=1e-4)
         exact = fp.density(

@@ -86,15 +86,15 @@ def test_a_stationary_distribution_is_right_or_refused(tilt: float) -> None:
             fp = FokkerPlanck(well, ((-2.0, 2.0),), (n,))
             Q = fp.generator(0.0).toarray()
             ratios = np.log(np.diag(Q, -1)) - np.log(np.diag(Q, 1))
-            log_law = np.concatenate([[0.0], np.cumsum(ratios)])
+            log_density = np.concatenate([[0.0], np.cumsum(ratios)])
             try:
                 p = fp.stationary()
             except ss.errors.IncompatibleError:
                 assert temperature < 0.015
                 continue
             given.append(temperature)
-            law = torch.from_numpy(np.exp(log_law - log_law.max()))
-            assert l1(fp, p, law / fp.mass(law)) < 1e-8
+            distribution = torch.from_numpy(np.exp(log_density - log_density.max()))
+            assert l1(fp, p, distribution / fp.mass(distribution)) < 1e-8
     assert len(given) < 14
     assert min(given) <= 0.02
 

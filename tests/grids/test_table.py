@@ -118,8 +118,8 @@ def test_a_printed_table_on_a_ddpm() -> None:
     sampler = ss.PredictorCorrector(sde, ss.DDIM(), grid=grid)
     assert sampler.evaluations == 11
     assert ss.PredictorCorrector(sde, ss.DDIM(), grid=grid, steps=20).evaluations == 20
-    law = ss.GaussianScore([1.0], 0.04, sde)
-    x = sampler.sample(law, shape=(4000, 1))
+    distribution = ss.GaussianScore([1.0], 0.04, sde)
+    x = sampler.sample(distribution, shape=(4000, 1))
     assert (x.mean() - 1).abs() < 0.03 and 0.14 < x.std() < 0.22
 
 

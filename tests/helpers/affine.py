@@ -68,7 +68,7 @@ def coefficients(sampler: ss.PredictorCorrector, data: Modes) -> np.ndarray:
     history: list[np.ndarray] = []
     for row in program.rows:
         if row.move.custom is not None:
-            raise ValueError("a step that is not affine has no exact law")
+            raise ValueError("a step that is not affine has no exact distribution")
         known = [] if row.move.corrects else history  # a corrector's outputs are its own
         y = x
         if row.start is not None:
@@ -89,7 +89,7 @@ def coefficients(sampler: ss.PredictorCorrector, data: Modes) -> np.ndarray:
     return x
 
 
-def law(
+def output_moments(
     sampler: ss.PredictorCorrector,
     data: Modes,
     start: tuple[np.ndarray, np.ndarray] | None = None,
@@ -148,7 +148,7 @@ def end_error(
 ) -> float:
     """The error at the end of ``steps`` evaluations of a one-stage method."""
     sampler = ss.PredictorCorrector(sde, predictor=predictor, steps=steps, grid=grid, denoise=False)
-    mean, variance = law(sampler, data)
+    mean, variance = output_moments(sampler, data)
     exact_mean, exact_variance = data.marginal(sde, sampler.times[-1].item())
     wrong = (mean - exact_mean) ** 2 + (np.sqrt(variance) - np.sqrt(exact_variance)) ** 2
     return math.sqrt(wrong.sum())

@@ -51,11 +51,11 @@ def integral(f: Callable[[Tensor], Tensor], low: float, high: float, sde: ss.Lin
     )
 
 
-def truncated_normal(sde: ss.LinearSDE, law: LogNormalTimes):
+def truncated_normal(sde: ss.LinearSDE, distribution: LogNormalTimes):
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
     alpha, sigma = sde.marginal(ends)
-    low, high = (((sigma / alpha).log() - law.mean) / law.std).tolist()
-    return scipy.stats.truncnorm(low, high, loc=law.mean, scale=law.std)
+    low, high = (((sigma / alpha).log() - distribution.mean) / distribution.std).tolist()
+    return scipy.stats.truncnorm(low, high, loc=distribution.mean, scale=distribution.std)
 
 
 def log_level(sde: ss.LinearSDE, t: Tensor) -> np.ndarray:

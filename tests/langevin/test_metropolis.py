@@ -43,8 +43,8 @@ def reference_acceptance(
         a = a.clone().requires_grad_()
         (s,) = torch.autograd.grad(log_p(a).sum(), a)
         mean = a.detach() + tau * s @ P
-        law = torch.distributions.MultivariateNormal(mean, 2 * tau * theta * P)
-        return law.log_prob(b)
+        distribution = torch.distributions.MultivariateNormal(mean, 2 * tau * theta * P)
+        return distribution.log_prob(b)
 
     ratio = (log_p(y) - log_p(x)) / theta + log_q(y, x) - log_q(x, y)
     return ratio.exp().clamp(max=1)

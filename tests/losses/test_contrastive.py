@@ -97,10 +97,10 @@ def test_an_energy_under_an_sde_is_given_the_time() -> None:
     x = sde.perturb(x0, t, noise)
     got = contrastive_divergence_loss(score, x0, negatives, t=t, noise=noise).per_sample
     alpha_t, sigma_t = (v.float()[:, None] for v in sde.marginal(t))
-    law = torch.distributions.Normal(
+    distribution = torch.distributions.Normal(
         alpha_t * torch.tensor([0.5, 0.0]), (2 * alpha_t**2 + sigma_t**2).sqrt()
     )
-    expected = (law.log_prob(negatives) - law.log_prob(x)).sum(1)
+    expected = (distribution.log_prob(negatives) - distribution.log_prob(x)).sum(1)
     torch.testing.assert_close(got, expected)
     model = ss.ScoreModel(ss.EnergyModel(lambda x, c: c * x.sum(-1)), sde, prediction="score")
     got = contrastive_divergence_loss(model, x0, negatives, t=t, noise=noise).per_sample

@@ -109,16 +109,16 @@ def test_any_weighting_is_unbiased_under_importance(weighting: object) -> None:
     assert error < 0.05 * loss.mean.item()
 
 
-@pytest.mark.parametrize("law", [LogSNRTimes(), LogNormalTimes(-0.5, 0.8)])
-def test_other_distributions_are_the_objective(law: TimeDistribution) -> None:
+@pytest.mark.parametrize("distribution", [LogSNRTimes(), LogNormalTimes(-0.5, 0.8)])
+def test_other_distributions_are_the_objective(distribution: TimeDistribution) -> None:
     """Their expectation is the mean over their own distribution, by quadrature in log σ/α; no
     weight."""
     sde, n = ss.VPSDE(), 40_000
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64)
     low, high = log_level(sde, ends).tolist()
     own = scipy.stats.uniform(low, high - low)
-    if law != LogSNRTimes():
-        own = truncated_normal(sde, law)
+    if distribution != LogSNRTimes():
+        own = truncated_normal(sde, distribution)
 
     def integrand(level: np.ndarray) -> np.ndarray:
         t = sde.time_at_log_snr(torch.from_numpy(-2 * level))
@@ -126,12 +126,12 @@ def test_other_distributions_are_the_objective(law: TimeDistribution) -> None:
 
     expected = scipy.integrate.fixed_quad(integrand, low, high, n=200)[0]
     loss = ss.denoising_loss(
-        wrong_score(sde), STD * draw(n), sde=sde, weighting="likelihood", times=law,
+        wrong_score(sde), STD * draw(n), sde=sde, weighting="likelihood", times=distribution,
         generator=generator(7),
     )  # fmt: skip
     error = loss.per_sample.std().item() / math.sqrt(n)
     assert abs(loss.mean.item() - expected) < Z * error
-    assert law.importance_weight(sde, ends) is None
+    assert distribution.importance_weight(sde, ends) is None
 
 
 def test_importance_lowers_the_variance() -> None:
@@ -143,11 +143,11 @@ def test_importance_lowers_the_variance() -> None:
 
     noise = torch.ones(n, 1, dtype=torch.float64)
     spread = {
-        law: ss.denoising_loss(
-            score, torch.zeros_like(noise), sde=sde, weighting="likelihood", times=law,
+        distribution: ss.denoising_loss(
+            score, torch.zeros_like(noise), sde=sde, weighting="likelihood", times=distribution,
             noise=noise, generator=generator(),
         ).per_sample.std()
-        for law in (ss.losses.UniformTimes(), ImportanceTimes())
+        for distribution in (ss.losses.UniformTimes(), ImportanceTimes())
     }  # fmt: skip
     assert spread[ImportanceTimes()] < 1e-12 < spread[ss.losses.UniformTimes()]
 

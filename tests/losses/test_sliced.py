@@ -26,13 +26,13 @@ from tests.helpers.objectives import (
 Z = scipy.stats.norm.isf(0.5e-6)  # two-sided, alpha = 1e-6
 
 
-LAWS = ["rademacher", "gaussian", "sphere"]
+DISTRIBUTIONS = ["rademacher", "gaussian", "sphere"]
 
 
 POINT = torch.tensor([0.4, -1.1, 0.8], dtype=F64)
 
 
-def quadratic_form(matrix: Tensor, law: str) -> tuple[float, float]:
+def quadratic_form(matrix: Tensor, distribution: str) -> tuple[float, float]:
     """Mean and variance of vᵀMv, from the fourth moments of v."""
     S, d = (matrix + matrix.T) / 2, len(matrix)
     off, trace = S - S.diag().diag(), S.trace().item()
@@ -40,24 +40,24 @@ def quadratic_form(matrix: Tensor, law: str) -> tuple[float, float]:
         "rademacher": 2 * off.square().sum().item(),
         "gaussian": 2 * S.square().sum().item(),
         "sphere": 2 * d / (d + 2) * (S.square().sum().item() - trace**2 / d),
-    }[law]
+    }[distribution]
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("reduced", [True, False])
 @pytest.mark.parametrize("probes", [1, 3])
-def test_mean_and_variance_of_the_probes(law: str, reduced: bool, probes: int) -> None:
+def test_mean_and_variance_of_the_probes(distribution: str, reduced: bool, probes: int) -> None:
     """One point many times over: a quadratic form in v, whose moments are known."""
     n = 60_000
     s = A @ POINT
     M = A if reduced else A + 0.5 * torch.outer(s, s)
-    mean, variance = quadratic_form(M, law)
+    mean, variance = quadratic_form(M, distribution)
     mean, variance = mean + (0.5 * s @ s).item() * reduced, variance / probes
     loss = sliced_loss(
         lambda x: x @ A.T,
         POINT.expand(n, 3),
         probes=probes,
-        probe_distribution=law,
+        probe_distribution=distribution,
         reduced_variance=reduced,
         generator=torch.Generator().manual_seed(5),
     )
@@ -87,7 +87,9 @@ def test_reduced_variance_saves_at_the_truth_in_more_than_two_dimensions(d: int)
 
 def test_distributions_of_the_probes() -> None:
     normal = draw(4, 1000, 2, 3)
-    rademacher, sphere = (probes_from_normal(law, normal) for law in ("rademacher", "sphere"))
+    rademacher, sphere = (
+        probes_from_normal(distribution, normal) for distribution in ("rademacher", "sphere")
+    )
     assert torch.equal(rademacher, normal.sign())
     torch.testing.assert_close(
         sphere.flatten(2).square().sum(2), torch.full((4, 1000), 6.0).double()
@@ -107,20 +109,22 @@ def test_defaults_are_the_papers() -> None:
     x, seeded = cloud(), lambda: torch.Generator().manual_seed(1)
     s = lambda x: torch.sin(x) - x  # noqa: E731
     energy = ss.EnergyModel(lambda x: -(x.square() / 2 + x.cos()).sum(1))
-    for defaults, law in (
+    for defaults, distribution in (
         (sliced_loss(s, x, generator=seeded()), "gaussian"),
         (implicit_loss(s, x, trace="hutchinson", generator=seeded()), "rademacher"),
         (finite_difference_loss(energy, x, generator=seeded()), "sphere"),
         (finite_difference_loss(s, x, generator=seeded()), "sphere"),
     ):
-        v = probes_from_normal(law, torch.randn(1, 50, 3, generator=seeded(), dtype=F64))
+        v = probes_from_normal(distribution, torch.randn(1, 50, 3, generator=seeded(), dtype=F64))
         by_hand = [
             sliced_loss(s, x, probes=v),
             implicit_loss(s, x, trace="hutchinson", probes=v),
             finite_difference_loss(energy, x, probes=v),
             finite_difference_loss(s, x, probes=v),
         ]
-        assert any(torch.equal(defaults.per_sample, other.per_sample) for other in by_hand), law
+        assert any(torch.equal(defaults.per_sample, other.per_sample) for other in by_hand), (
+            distribution
+        )
     torch.testing.assert_close(
         finite_difference_loss(energy, x, generator=seeded()).mean,
         finite_difference_loss(energy, x, epsilon=0.03, generator=seeded()).mean,

@@ -50,8 +50,8 @@ def test_the_density_is_g2_over_sigma2(sde: ss.LinearSDE) -> None:
 
 
 @SDES
-@pytest.mark.parametrize("law", [LogSNRTimes(), ImportanceTimes()])
-def test_log_snr_distributions(law: TimeDistribution, sde: ss.LinearSDE) -> None:
+@pytest.mark.parametrize("distribution", [LogSNRTimes(), ImportanceTimes()])
+def test_log_snr_distributions(distribution: TimeDistribution, sde: ss.LinearSDE) -> None:
     """Kolmogorov–Smirnov against the integral of g²/σ² on a fine grid, alpha = 1e-6."""
     nodes = torch.linspace(sde.t_min, sde.T, 20_001, dtype=torch.float64)
     if sde.t_min > 0:
@@ -61,7 +61,7 @@ def test_log_snr_distributions(law: TimeDistribution, sde: ss.LinearSDE) -> None
         nodes = torch.cat([nodes, geometric]).unique()
     density = (sde.rates(nodes)[1] / sde.marginal(nodes)[1].square()).numpy()
     cdf = scipy.integrate.cumulative_trapezoid(density, nodes.numpy(), initial=0)
-    t = law.sample(sde, 5000, generator(1)).numpy()
+    t = distribution.sample(sde, 5000, generator(1)).numpy()
     assert sde.t_min <= t.min() and t.max() <= sde.T
     result = scipy.stats.kstest(t, lambda u: np.interp(u, nodes.numpy(), cdf / cdf[-1]))
     assert result.pvalue > 1e-6
@@ -71,14 +71,16 @@ def test_log_snr_distributions(law: TimeDistribution, sde: ss.LinearSDE) -> None
 @pytest.mark.parametrize("mean", [-1.2, 0.8])
 def test_log_normal_distribution(sde: ss.LinearSDE, mean: float) -> None:
     """Stratified: exact quantiles. Independent: Kolmogorov–Smirnov, alpha = 1e-6."""
-    law, n = LogNormalTimes(mean, 1.2, stratified=True), 500
-    t = law.sample(sde, n, generator()).sort().values
-    parts = truncated_normal(sde, law).cdf(log_level(sde, t))
+    distribution, n = LogNormalTimes(mean, 1.2, stratified=True), 500
+    t = distribution.sample(sde, n, generator()).sort().values
+    parts = truncated_normal(sde, distribution).cdf(log_level(sde, t))
     assert -1e-9 < parts[0] < 1 / n and sde.t_min <= t.min() and t.max() <= sde.T
     np.testing.assert_allclose(np.diff(parts), 1 / n, rtol=1e-6)
-    law = LogNormalTimes(mean, 1.2)
-    t = law.sample(sde, 5000, generator(1))
-    assert scipy.stats.kstest(log_level(sde, t), truncated_normal(sde, law).cdf).pvalue > 1e-6
+    distribution = LogNormalTimes(mean, 1.2)
+    t = distribution.sample(sde, 5000, generator(1))
+    assert (
+        scipy.stats.kstest(log_level(sde, t), truncated_normal(sde, distribution).cdf).pvalue > 1e-6
+    )
 
 
 @pytest.mark.parametrize("mean", [-36.0, -12.0, 0.1, 12.0, 36.0])
@@ -86,9 +88,9 @@ def test_log_normal_far_from_the_range(mean: float) -> None:
     """log σ in [−1, 1]: the tail of the distribution is drawn as such, nothing piles up at an
     end."""
     sde = ss.EDMSDE(sigma_min=math.exp(-1), sigma_max=math.exp(1))
-    law, n = LogNormalTimes(mean, 1.0, stratified=True), 1000
-    t = law.sample(sde, n, generator()).sort().values
-    parts = truncated_normal(sde, law).cdf(log_level(sde, t))
+    distribution, n = LogNormalTimes(mean, 1.0, stratified=True), 1000
+    t = distribution.sample(sde, n, generator()).sort().values
+    parts = truncated_normal(sde, distribution).cdf(log_level(sde, t))
     assert len(t.unique()) == n
     np.testing.assert_allclose(np.diff(parts), 1 / n, rtol=1e-5)
 
@@ -100,15 +102,15 @@ def test_log_normal_out_of_reach_is_refused(mean: float) -> None:
         LogNormalTimes(mean, 1.0).sample(sde, 3)
 
 
-LAWS = (LogSNRTimes, LogNormalTimes, ImportanceTimes)
+DISTRIBUTIONS = (LogSNRTimes, LogNormalTimes, ImportanceTimes)
 
 
 @SDES
-@pytest.mark.parametrize("law", LAWS)
-def test_the_ends_are_kept(law: type, sde: ss.LinearSDE) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_the_ends_are_kept(distribution: type, sde: ss.LinearSDE) -> None:
     """The first and the last number of [0, 1), which no seed is likely to draw."""
     ends = torch.tensor([0.0, 1 - 2.0**-53], dtype=torch.float64)
-    first, last = law().quantile(sde, ends).tolist()
+    first, last = distribution().quantile(sde, ends).tolist()
     assert sde.t_min <= first <= sde.t_min + 1e-6 * sde.T
     assert first < last <= sde.T
 
@@ -120,30 +122,32 @@ def test_log_normal_reaches_where_the_normal_underflows() -> None:
     assert first == 0 and 0.55 < last <= 1  # Φ(8) is the last that differs from 1
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_stratified_times_keep_their_distribution(law: type) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_stratified_times_keep_their_distribution(distribution: type) -> None:
     """The 4th time of a batch of 5 against independent times, two-sample KS, alpha = 1e-6."""
     sde, g = ss.VPSDE(), generator()
-    one = law(stratified=True)
+    one = distribution(stratified=True)
     t = torch.stack([one.sample(sde, 5, g)[3] for _ in range(4000)])
-    independent = law().sample(sde, 100_000, g)
+    independent = distribution().sample(sde, 100_000, g)
     assert scipy.stats.ks_2samp(t.numpy(), independent.numpy()).pvalue > 1e-6
 
 
-@pytest.mark.parametrize("law", LAWS)
-def test_stratified_times_reduce_the_variance(law: type) -> None:
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_stratified_times_reduce_the_variance(distribution: type) -> None:
     sde, g = ss.VPSDE(), generator()
     spread = [
-        torch.stack([law(stratified=s).sample(sde, 32, g).mean() for _ in range(100)]).std()
+        torch.stack(
+            [distribution(stratified=s).sample(sde, 32, g).mean() for _ in range(100)]
+        ).std()
         for s in (False, True)
     ]
     assert spread[1] < 0.3 * spread[0]
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 @pytest.mark.parametrize("stratified", [False, True])
-def test_a_generator_decides_the_times(law: type, stratified: bool) -> None:
-    sde, times = ss.VPSDE(), law(stratified=stratified)
+def test_a_generator_decides_the_times(distribution: type, stratified: bool) -> None:
+    sde, times = ss.VPSDE(), distribution(stratified=stratified)
     assert torch.equal(times.sample(sde, 6, generator(1)), times.sample(sde, 6, generator(1)))
     assert not torch.equal(times.sample(sde, 6, generator(1)), times.sample(sde, 6, generator(2)))
     assert times.sample(sde, 0).shape == (0,)
@@ -153,7 +157,9 @@ def test_on_a_geometric_ladder_uniform_is_uniform_in_log_snr() -> None:
     """VE's log σ is linear in t, so all three distributions are one and the weight is 1."""
     sde = ss.VESDE()
     t = ss.losses.UniformTimes().sample(sde, 100, generator())
-    for law in (LogSNRTimes(), ImportanceTimes()):
-        torch.testing.assert_close(law.sample(sde, 100, generator()), t, rtol=1e-9, atol=1e-12)
+    for distribution in (LogSNRTimes(), ImportanceTimes()):
+        torch.testing.assert_close(
+            distribution.sample(sde, 100, generator()), t, rtol=1e-9, atol=1e-12
+        )
     weight = ImportanceTimes().importance_weight(sde, t)
     torch.testing.assert_close(weight, torch.ones_like(t), rtol=1e-12, atol=0)

@@ -228,11 +228,11 @@ def test_bias_in_one_dimension() -> None:
 
 
 def test_bias_grows_with_the_dimension_and_falls_with_the_sizes() -> None:
-    def of_one_law(n: int, d: int) -> float:
+    def of_one_distribution(n: int, d: int) -> float:
         return frechet_distance(draw(n, d), draw(n, d, seed=1)) / d
 
-    assert of_one_law(40, 100) > 2 * of_one_law(40, 4) > 0
-    assert of_one_law(40, 100) > 2 * of_one_law(400, 100)
+    assert of_one_distribution(40, 100) > 2 * of_one_distribution(40, 4) > 0
+    assert of_one_distribution(40, 100) > 2 * of_one_distribution(400, 100)
 
 
 def test_beside_its_noise_floor() -> None:

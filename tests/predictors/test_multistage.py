@@ -41,10 +41,12 @@ def test_the_exact_distribution_is_the_loops(
     sampler = ss.PredictorCorrector(
         SDES[name], predictor=predictor, corrector=corrector, steps=5, denoise=denoise
     )
-    law, on = gaussian_error(sampler, VARIANCE, mean=MEAN), response(sampler)
-    torch.testing.assert_close(on[0], law.mean, rtol=1e-11, atol=1e-11)
-    torch.testing.assert_close(on[1:].square().sum(0), law.variance, rtol=1e-11, atol=1e-11)
-    assert law.evaluations == sampler.evaluations
+    distribution, on = gaussian_error(sampler, VARIANCE, mean=MEAN), response(sampler)
+    torch.testing.assert_close(on[0], distribution.mean, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(
+        on[1:].square().sum(0), distribution.variance, rtol=1e-11, atol=1e-11
+    )
+    assert distribution.evaluations == sampler.evaluations
 
 
 @pytest.mark.parametrize(
@@ -64,10 +66,10 @@ def test_simulated_chains_have_the_exact_distribution(predictor: ss.Predictor) -
     sampler, n = ss.PredictorCorrector(SDES["ve"], predictor=predictor, steps=6), 20_000
     score = GaussianScore(MEAN, VARIANCE, sampler.sde)
     x = sampler.sample(score, (n, 3), seed=21).double()
-    law, alpha = gaussian_error(sampler, VARIANCE, mean=MEAN), ALPHA / 6
-    off = (x.mean(0) - law.mean).abs() / (law.variance / n).sqrt()
+    distribution, alpha = gaussian_error(sampler, VARIANCE, mean=MEAN), ALPHA / 6
+    off = (x.mean(0) - distribution.mean).abs() / (distribution.variance / n).sqrt()
     assert (off < stats.norm.isf(alpha / 2)).all()
-    scaled = (x - law.mean).square().sum(0) / law.variance
+    scaled = (x - distribution.mean).square().sum(0) / distribution.variance
     low, high = stats.chi2.ppf([alpha / 2, 1 - alpha / 2], n)
     assert ((low < scaled) & (scaled < high)).all()
 

@@ -23,7 +23,7 @@ from tests.helpers.multistage import (
 )
 
 
-def error_of_law(sde: ss.LinearSDE, predictor: ss.Predictor, steps: int) -> float:
+def error_of_distribution(sde: ss.LinearSDE, predictor: ss.Predictor, steps: int) -> float:
     """W2 of the end distribution to the marginal there, from the marginal at T, on equal steps in
     λ."""
     sampler = chain(sde, predictor, ss.LogSNRGrid(), steps)
@@ -49,19 +49,19 @@ def test_every_predictor_has_its_declared_order(name: str, predictor: ss.Predict
     marginal."""
     # Below 73 steps this churn's γ is at its largest and does not shrink with the step.
     n = 128 if isinstance(predictor, Heun) and predictor.stochastic else 64
-    errors = [error_of_law(SHORT[name], predictor, n * k) for k in (1, 2, 4)]
+    errors = [error_of_distribution(SHORT[name], predictor, n * k) for k in (1, 2, 4)]
     assert extrapolated(errors) == pytest.approx(predictor.order, abs=0.05)
 
 
 def test_a_factor_on_the_churns_noise_leaves_an_error() -> None:
-    errors = [error_of_law(VP, Heun(s_churn=30.0, s_noise=1.05), n) for n in (200, 400)]
+    errors = [error_of_distribution(VP, Heun(s_churn=30.0, s_noise=1.05), n) for n in (200, 400)]
     assert errors[1] > 0.9 * errors[0] > 0.001
 
 
 def test_each_method_is_more_accurate_than_the_one_below_it_at_equal_cost() -> None:
     cost = 60
     errors = [
-        error_of_law(SDES["cosine"], predictor, cost // predictor.evaluations)
+        error_of_distribution(SDES["cosine"], predictor, cost // predictor.evaluations)
         for predictor in (ss.DDIM(), Heun(), RungeKutta4())
     ]
     assert errors[0] > 3 * errors[1] > 30 * errors[2]

@@ -182,9 +182,9 @@ def test_a_start_in_a_one_stage_method() -> None:
     numbers = ss.DDIM().tableau(VP, torch.tensor([0.8, 0.4]).double())
     seen = score(0.5 * x + 2.0 * z[1], torch.tensor(0.8).double())
     torch.testing.assert_close(got, numbers.a.item() * x + numbers.b.item() * seen)
-    law = gaussian_error(sampler, VARIANCE, mean=MEAN)
+    distribution = gaussian_error(sampler, VARIANCE, mean=MEAN)
     on = response(sampler)
-    torch.testing.assert_close(on[1:].square().sum(0), law.variance)
+    torch.testing.assert_close(on[1:].square().sum(0), distribution.variance)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.analysis.optimal_grid.optimal import POINTS
 from sdescore.predictors.multistep import shares
-from tests.helpers.affine import Modes, extrapolated, law
+from tests.helpers.affine import Modes, extrapolated, output_moments
 from tests.helpers.multisteps import ADAMS, F64, mixture, noise
 
 SDES = [ss.VPSDE(), ss.VESDE(sigma_max=20.0), ss.SubVPSDE(), ss.EDMSDE(sigma_max=20.0)]
@@ -62,7 +62,7 @@ def test_the_order_is_that_of_the_weights(adams: ss.Predictor | None, order: int
             sde, predictor=ss.predictors.Multistep(rows), grid=times, denoise=False
         )
         start = DATA.marginal(sde, sde.T)
-        mean, variance = law(sampler, DATA, start)
+        mean, variance = output_moments(sampler, DATA, start)
         exact_mean, exact_variance = DATA.marginal(sde, times[-1].item())
         errors.append(math.hypot(*(mean - exact_mean), *(variance**0.5 - exact_variance**0.5)))
     assert extrapolated(errors) == pytest.approx(order, abs=0.05)

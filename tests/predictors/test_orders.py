@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sdescore as ss
 from tests.helpers import methods
-from tests.helpers.affine import Modes, coefficients, law, order, slope
+from tests.helpers.affine import Modes, coefficients, order, output_moments, slope
 from tests.helpers.methods import Heun, Multistep
 
 pytestmark = pytest.mark.fast
@@ -171,7 +171,7 @@ def test_simulated_chains_have_the_exact_distribution(
     )
     x = sampler.sample(DATA.score(sde), (n, 3), seed=11).double().numpy()
     prior = np.zeros(3), np.full(3, sde.prior_std() ** 2)
-    mean, variance = law(sampler, DATA, prior)
+    mean, variance = output_moments(sampler, DATA, prior)
     alpha = 1e-6 / 6
     assert (abs(x.mean(0) - mean) < stats.norm.isf(alpha / 2) * np.sqrt(variance / n)).all()
     scaled = ((x - mean) ** 2).sum(0) / variance

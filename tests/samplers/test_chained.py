@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sdescore as ss
 from sdescore.noise.counter import Domain
 from sdescore.samplers.request import domain_at
-from tests.helpers.affine import Modes, law
+from tests.helpers.affine import Modes, output_moments
 
 ALPHA = 1e-6
 VP = ss.VPSDE()
@@ -42,7 +42,7 @@ def require_variance(x: Tensor, variance: float) -> None:
 def variance_after(sampler: ss.PredictorCorrector, variance: float) -> float:
     """The exact variance after a chain of independent noise, from that before it."""
     start = np.array([0.0]), np.array([variance])
-    return float(law(sampler, Modes.of((0.0, 1.0)), start)[1][0])
+    return float(output_moments(sampler, Modes.of((0.0, 1.0)), start)[1][0])
 
 
 class Peak(TorchDispatchMode):

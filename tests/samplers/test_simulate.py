@@ -34,7 +34,7 @@ class DoubleWell(ss.SDE):
         return 1.0
 
 
-def affine_law(sde: ss.SDE, times: list[float], method: str) -> tuple[float, float]:
+def affine_moments(sde: ss.SDE, times: list[float], method: str) -> tuple[float, float]:
     """Factor on ``x0`` and variance of the end state, without sampling: feed a basis.
 
     Sample 0 starts from 1 without noise; sample n starts from 0 and feels draw n alone.
@@ -52,7 +52,7 @@ def affine_law(sde: ss.SDE, times: list[float], method: str) -> tuple[float, flo
 def test_exact_reproduces_the_kernel_on_a_rough_grid(name: str) -> None:
     sde = REPRESENTATIVES[name]
     times = [0.0, *(sde.T * u for u in (0.03, 0.2, 0.55, 0.9, 1.0))]
-    factor, variance = affine_law(sde, times, "exact")
+    factor, variance = affine_moments(sde, times, "exact")
     alpha, sigma = (v.tolist() for v in sde.marginal(torch.tensor([0.0, sde.T], dtype=F64)))
     a = alpha[1] / alpha[0]
     expected = sigma[1] ** 2 - (a * sigma[0]) ** 2
@@ -62,7 +62,7 @@ def test_exact_reproduces_the_kernel_on_a_rough_grid(name: str) -> None:
 
 def test_the_state_at_zero_is_not_the_clean_datum_on_ve() -> None:
     sde = ss.VESDE(sigma_min=0.5, sigma_max=2.0)
-    _, variance = affine_law(sde, [0.0, 1.0], "exact")
+    _, variance = affine_moments(sde, [0.0, 1.0], "exact")
     assert variance == pytest.approx(4.0 - 0.25, rel=1e-13)
 
 
@@ -77,7 +77,7 @@ def test_euler_has_weak_order_one(name: str) -> None:
     errors = []
     for n in (512, 1024):
         times = torch.linspace(0, end, n + 1, dtype=F64).tolist()
-        factor, variance = affine_law(sde, times, "euler")
+        factor, variance = affine_moments(sde, times, "euler")
         errors.append((abs(factor - kernel.scale.item()), abs(variance - kernel.variance.item())))
     for coarse, fine in zip(*errors, strict=True):
         if coarse > 1e-12:  # the factor of VE is 1, exactly
@@ -153,7 +153,7 @@ def test_a_reversal_has_the_forward_marginals(eta: float, start: float, end: flo
     errors = []
     for n in (256, 512):
         times = torch.linspace(start, end, n + 1, dtype=F64).tolist()
-        factor, noise = affine_law(reverse, times, "euler")
+        factor, noise = affine_moments(reverse, times, "euler")
         got = factor**2 * variance_at(sde, start) + noise
         errors.append(abs(got / variance_at(sde, end) - 1))
     assert errors[1] < 0.02

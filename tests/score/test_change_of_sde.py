@@ -55,9 +55,11 @@ def test_any_score_under_any_sde_is_the_exact_score_there(
     alpha, sigma = (v.reshape(-1, *(1,) * len(event)) for v in other.marginal(t))
     x = alpha * (mean + states(shape, DOUBLE, 5, 1)[0]) + sigma * states(shape, DOUBLE, 6, 1)[0]
     variance = 0.1 + spread.square()
-    law = ss.MixtureScore([0.3, 0.7], torch.stack([mean, -mean]), torch.stack([variance] * 2), own)
-    exact = ss.MixtureScore(law.weights, law.means, torch.stack([variance] * 2), other)
-    wrapped = under(plain(law), other, own=own)
+    original = ss.MixtureScore(
+        [0.3, 0.7], torch.stack([mean, -mean]), torch.stack([variance] * 2), own
+    )
+    exact = ss.MixtureScore(original.weights, original.means, torch.stack([variance] * 2), other)
+    wrapped = under(plain(original), other, own=own)
     if not bool(covered(own, other, t, 1e-3).all()):
         with pytest.raises(ss.errors.TimeError, match=type(own).__name__):
             wrapped(x, t)
@@ -67,7 +69,7 @@ def test_any_score_under_any_sde_is_the_exact_score_there(
     torch.testing.assert_close(wrapped(x, t), exact(x, t), rtol=1e-8, atol=1e-10)
     one = wrapped(x[:1], t[0])  # one time for all samples, and a float
     torch.testing.assert_close(one, exact(x[:1], t[0].item()), rtol=1e-8, atol=1e-10)
-    density = ScoreUnderSDE(law, own, other).log_density(x, t)
+    density = ScoreUnderSDE(original, own, other).log_density(x, t)
     torch.testing.assert_close(density, exact.log_prob(x, t), rtol=1e-8, atol=1e-8)
 
 
@@ -82,16 +84,16 @@ def test_exact_scores_are_rebuilt(name: str) -> None:
     ]
     t = 0.6 * other.T
     for make in makers:
-        law = make(VP)
-        moved, exact = law.under(other), make(other)
-        assert type(moved) is type(law) and moved.sde == other and law.sde == VP
+        original = make(VP)
+        moved, exact = original.under(other), make(other)
+        assert type(moved) is type(original) and moved.sde == other and original.sde == VP
         assert torch.equal(moved(x, t), exact(x, t))
         assert torch.equal(moved.denoise(x, t), exact.denoise(x, t))
         assert torch.equal(moved.log_prob(x, t), exact.log_prob(x, t))
-        assert torch.equal(moved.sample(4, seed=3), law.sample(4, seed=3))
-        assert under(law, other)(x, t).equal(exact(x, t))
+        assert torch.equal(moved.sample(4, seed=3), original.sample(4, seed=3))
+        assert under(original, other)(x, t).equal(exact(x, t))
     with pytest.raises(ss.errors.IncompatibleError, match="marginal"):
-        law.under(ss.VPSDE)
+        original.under(ss.VPSDE)
 
 
 @pytest.mark.parametrize("unit", [False, True])
@@ -242,11 +244,11 @@ def test_a_range_that_is_not_covered_is_refused_before_the_first_call() -> None:
 def test_ends_that_match_survive_times_in_float32() -> None:
     """EDM's σ_min = 0.01 rounds down in float32, below what a VE score of the same range covers."""
     edm = ss.EDMSDE(sigma_min=0.01, sigma_max=50.0)
-    law = ss.GaussianScore([0.3], 0.2, VE)
+    original = ss.GaussianScore([0.3], 0.2, VE)
     sampler = ss.PredictorCorrector(edm, ss.DDIM(), steps=8)
     assert float(torch.tensor(0.01)) < 0.01
-    x = sampler.sample(under(plain(law), edm, own=VE), shape=(5, 1))
+    x = sampler.sample(under(plain(original), edm, own=VE), shape=(5, 1))
     assert x.dtype == torch.float32
-    torch.testing.assert_close(x, sampler.sample(law.under(edm), shape=(5, 1)))
+    torch.testing.assert_close(x, sampler.sample(original.under(edm), shape=(5, 1)))
     with pytest.raises(ss.errors.TimeError, match="covers"):
-        under(plain(law), edm, own=VE)(torch.ones(1, 1), 0.00999)
+        under(plain(original), edm, own=VE)(torch.ones(1, 1), 0.00999)

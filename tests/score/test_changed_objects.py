@@ -38,13 +38,13 @@ def test_round_trips() -> None:
     again = moved.under(EDM)
     assert again.net is model.net and again.sde == EDM
     assert again.convention == model.under(EDM).convention
-    law = plain(ss.GaussianScore([0.0], 1.0, VP))
-    wrapped = under(law, VE, own=VP)
+    original = plain(ss.GaussianScore([0.0], 1.0, VP))
+    wrapped = under(original, VE, own=VP)
     assert isinstance(wrapped, ScoreUnderSDE)
-    assert under(wrapped, EDM).score is law and under(wrapped, EDM).own_sde == VP
+    assert under(wrapped, EDM).score is original and under(wrapped, EDM).own_sde == VP
     back = under(wrapped, VP)
     x = torch.ones(1, 1, dtype=DOUBLE)
-    torch.testing.assert_close(back(x, 0.3), law(x, 0.3), rtol=1e-13, atol=0)
+    torch.testing.assert_close(back(x, 0.3), original(x, 0.3), rtol=1e-13, atol=0)
     # A narrower SDE on the way costs no range.
     assert model.under(SMALL).under(VE)(x.expand(1, 2), 1.0).isfinite().all()
 
@@ -135,10 +135,10 @@ def test_densities() -> None:
         silent.log_density(x, t)
     # Metropolis' test asks for it, also of what is folded.
     sampler = ss.PredictorCorrector(VE, ss.DDIM(), ss.correctors.MALA(snr=0.1), grid=[0.6, 0.4])
-    law = ss.GaussianScore([0.1, 0.2], 0.5, VP)
+    original = ss.GaussianScore([0.1, 0.2], 0.5, VP)
     got, expected = (
         sampler.sample(score, shape=(9, 2), dtype=DOUBLE)
-        for score in (ScoreUnderSDE(law, VP, VE), law.under(VE))
+        for score in (ScoreUnderSDE(original, VP, VE), original.under(VE))
     )
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
@@ -178,13 +178,13 @@ class Doubling(ss.SDE):
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    law, model = ss.GaussianScore([0.0], 1.0, VP), exact_model("v", VP)
+    original, model = ss.GaussianScore([0.0], 1.0, VP), exact_model("v", VP)
     for score in (3, Exact, None):
         with pytest.raises(ss.errors.IncompatibleError, match="callable"):
             under(score, VE, own=VP)
     with pytest.raises(ss.errors.IncompatibleError, match="own="):
-        under(plain(law), VE)
-    for score in (law, model):
+        under(plain(original), VE)
+    for score in (original, model):
         with pytest.raises(ss.errors.IncompatibleError, match="VPSDE"):
             under(score, VE, own=EDM)
         under(score, VE, own=VP)
@@ -192,9 +192,9 @@ def test_what_does_not_fit_is_refused() -> None:
         with pytest.raises(ss.errors.IncompatibleError, match="linear"):
             model.under(bad)
         with pytest.raises(ss.errors.IncompatibleError, match="linear"):
-            under(plain(law), bad, own=VP)
+            under(plain(original), bad, own=VP)
     with pytest.raises(ss.errors.IncompatibleError, match="linear"):
-        under(plain(law), VP, own=Doubling())
+        under(plain(original), VP, own=Doubling())
     with pytest.raises(ss.errors.IncompatibleError, match="VESDE"):
         ss.PredictorCorrector(VP, ss.DDIM(), steps=4).sample(model.under(VE), shape=(1, 2))
 

@@ -160,17 +160,17 @@ def test_three_forms_of_the_bridge_agree(
 def test_bridge_at_its_own_end_is_the_state(data: st.DataObject, sde: ss.LinearSDE) -> None:
     (t,) = data.draw(ordered_times(sde, 1))
     x0, x = states((2, 3), torch.float64, 6, 2)
-    law = sde.bridge(t, t)(x, x0=x0)
-    torch.testing.assert_close(law.mean, x, rtol=1e-13, atol=1e-15)
-    assert bool((law.variance == 0).all())
+    distribution = sde.bridge(t, t)(x, x0=x0)
+    torch.testing.assert_close(distribution.mean, x, rtol=1e-13, atol=1e-15)
+    assert bool((distribution.variance == 0).all())
 
 
 @pytest.mark.guards("T09")
 def test_bridge_to_time_zero_is_the_datum() -> None:
     x0, x = states((2, 3), torch.float64, 7, 2)
-    law = ss.VPSDE().bridge(0.0, 0.5)(x, x0=x0)
-    torch.testing.assert_close(law.mean, x0, rtol=1e-14, atol=0)
-    assert bool((law.variance == 0).all())
+    distribution = ss.VPSDE().bridge(0.0, 0.5)(x, x0=x0)
+    torch.testing.assert_close(distribution.mean, x0, rtol=1e-14, atol=0)
+    assert bool((distribution.variance == 0).all())
 
 
 def test_ddpm_posterior_equations_6_and_7() -> None:
@@ -201,16 +201,16 @@ def test_log_prob_and_score(data: st.DataObject, sde: ss.LinearSDE, shape: tuple
     times = data.draw(st.lists(st.floats(0.01, 1.0), min_size=shape[0], max_size=shape[0]))
     t = torch.tensor(times, dtype=torch.float64) * sde.T
     x0, noise = states(shape, torch.float64, 8, 2)
-    law = sde.kernel(t)(x0)
-    x = law.sample(noise).requires_grad_()
-    log_prob = law.log_prob(x)
+    distribution = sde.kernel(t)(x0)
+    x = distribution.sample(noise).requires_grad_()
+    log_prob = distribution.log_prob(x)
     alpha, sigma = (v.reshape(-1, *(1,) * (len(shape) - 1)) for v in sde.marginal(t))
     expected = stats.norm(alpha * x0, sigma).logpdf(x.detach().numpy())
     expected = torch.as_tensor(expected).reshape(shape[0], -1).sum(1)
     torch.testing.assert_close(log_prob.detach(), expected, rtol=1e-9, atol=1e-9)
     (gradient,) = torch.autograd.grad(log_prob.sum(), x)
-    torch.testing.assert_close(law.score(x).detach(), gradient, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(law.std.square(), law.variance)
+    torch.testing.assert_close(distribution.score(x).detach(), gradient, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(distribution.std.square(), distribution.variance)
 
 
 @given(dtypes(), st.sampled_from(["ve", "vp", "edm", "flow"]), st.floats(0.002, 1.0))
@@ -220,14 +220,14 @@ def test_kernels_keep_dtype_and_do_not_underflow(dtype: torch.dtype, name: str, 
     t = u * sde.T
     alpha, sigma = (v.item() for v in sde.marginal(t))
     x0, noise = states((3, 2), dtype, 9, 2)
-    law = sde.kernel(t)(x0)
-    x = law.sample(noise)
-    assert x.dtype == law.mean.dtype == law.score(x).dtype == dtype
+    distribution = sde.kernel(t)(x0)
+    x = distribution.sample(noise)
+    assert x.dtype == distribution.mean.dtype == distribution.score(x).dtype == dtype
     expected = alpha * x0.double() + sigma * noise.double()
     scale = alpha * x0.double().abs() + sigma * noise.double().abs()
     bound = 3 * torch.finfo(dtype).eps * scale + torch.finfo(dtype).tiny
     assert bool(((x.double() - expected).abs() <= bound).all())
-    log_prob = law.log_prob(x)
+    log_prob = distribution.log_prob(x)
     assert bool(log_prob.isfinite().all())
     assert log_prob.dtype == torch.promote_types(dtype, torch.float32)
 
@@ -236,12 +236,14 @@ def test_batch_of_times_and_batch_zero() -> None:
     sde = ss.VPSDE()
     s, t = torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4])
     x0, x = states((2, 3), torch.float64, 10, 2)
-    law, step = sde.bridge(s, t)(x, x0=x0), sde.transition(s, t)(x)
+    distribution, step = sde.bridge(s, t)(x, x0=x0), sde.transition(s, t)(x)
     mixed = sde.transition(0.1, t)(x)
     for i in range(2):
         one = sde.bridge(s[i], t[i])(x[i : i + 1], x0=x0[i : i + 1])
-        torch.testing.assert_close(law.mean[i : i + 1], one.mean)
-        torch.testing.assert_close(law.variance[i], one.variance.expand_as(law.variance[i]))
+        torch.testing.assert_close(distribution.mean[i : i + 1], one.mean)
+        torch.testing.assert_close(
+            distribution.variance[i], one.variance.expand_as(distribution.variance[i])
+        )
         alone = sde.transition(s[i], t[i])(x[i : i + 1])
         torch.testing.assert_close(step.mean[i : i + 1], alone.mean)
         torch.testing.assert_close(
@@ -287,8 +289,8 @@ def test_bridge_takes_exactly_one_prediction() -> None:
 
 def test_bad_states_are_shape_errors() -> None:
     sde, x = ss.VPSDE(), torch.ones(2, 3)
-    law = sde.kernel(0.5)(x)
-    for call in (law.sample, law.log_prob, law.score):
+    distribution = sde.kernel(0.5)(x)
+    for call in (distribution.sample, distribution.log_prob, distribution.score):
         with pytest.raises(ss.errors.ShapeError, match=r"\(2, 3\), got \(2, 1\)"):
             call(torch.ones(2, 1))
     for bad in (torch.ones(2, dtype=torch.int64), torch.tensor(1.0), [1.0, 2.0]):

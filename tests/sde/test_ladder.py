@@ -20,7 +20,7 @@ from sdescore.sde.ladder import (
     shell_overlap,
     variance_ratio,
 )
-from tests.helpers.affine import Modes, law
+from tests.helpers.affine import Modes, output_moments
 from tests.helpers.ladders import INF, NAN, true_diameter
 from tests.helpers.strategies import log_uniform
 
@@ -278,7 +278,9 @@ def test_the_corrector_does_it_at_every_level(ratio: float, steps: int) -> None:
         corrector_first=True,
         denoise=False,
     )
-    mean, variance = law(sampler, Modes.of((0.7, 0.0)), (np.array([0.7]), np.array([4.0])))
+    mean, variance = output_moments(
+        sampler, Modes.of((0.7, 0.0)), (np.array([0.7]), np.array([4.0]))
+    )
     chain = level_by_level(tau, sde.sigmas, steps, 4.0)
     assert mean == pytest.approx(0.7)
     assert variance / sde.sigmas[-1] ** 2 == pytest.approx(chain[-1], rel=1e-9)

@@ -25,7 +25,7 @@ def gaussian_score(sde: ss.LinearSDE):
     return score
 
 
-def law(sde: ss.LinearSDE, t: float) -> np.ndarray:
+def distribution(sde: ss.LinearSDE, t: float) -> np.ndarray:
     alpha, sigma = (v.item() for v in sde.marginal(t))
     return np.array([alpha * MEAN, alpha**2 * STD**2 + sigma**2])
 
@@ -45,12 +45,12 @@ def test_reverse_marginals_are_the_forward_ones(name: str, eta: float) -> None:
         return [A * y[0] + b, 2 * A * y[1] - reverse.diffusion(t).item() ** 2]
 
     end = 0.02 * sde.T
-    y, now = law(sde, sde.T), sde.T
+    y, now = distribution(sde, sde.T), sde.T
     knots = sde.level_times().tolist() if hasattr(sde, "level_times") else []
     for t in sorted({end, 0.3 * sde.T, *(k for k in knots if end < k < sde.T)}, reverse=True):
         y = solve_ivp(field, (now, t), y, method="DOP853", rtol=1e-8, atol=1e-12).y[:, -1]
         now = t
-        np.testing.assert_allclose(y, law(sde, t), rtol=1e-6)
+        np.testing.assert_allclose(y, distribution(sde, t), rtol=1e-6)
 
 
 @given(st.data(), linear_sdes(), st.floats(0.0, 1.0))

@@ -151,9 +151,9 @@ def test_it_bounds_the_distributions_distance(
     made, of = STOCHASTIC[predictor], SDES[sde]
     times = torch.tensor([1.0, *sorted(shares, reverse=True)], dtype=F64) * of.T
     sampler = ss.PredictorCorrector(of, predictor=made, grid=ss.CustomGrid(times))
-    law = ss.analysis.gaussian_error(sampler, VARIANCE, mean=MEAN)
-    apart = (law.started_variance.sqrt() - VARIANCE.sqrt()).square()
-    apart = apart + (law.started_mean - MEAN).square()
+    distribution = ss.analysis.gaussian_error(sampler, VARIANCE, mean=MEAN)
+    apart = (distribution.started_variance.sqrt() - VARIANCE.sqrt()).square()
+    apart = apart + (distribution.started_mean - MEAN).square()
     found = errors(made, of, times)
     assert (apart <= found * (1 + 1e-9) + 1e-12).all()
 
@@ -162,9 +162,9 @@ def test_it_bounds_the_distributions_distance(
 def test_a_models_errors_add_up(predictor: Predictor) -> None:
     sde, times = ss.VPSDE(), torch.tensor([1.0, 0.5, 0.2, 0.05], dtype=F64)
     sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=ss.CustomGrid(times))
-    law = ss.analysis.gaussian_error(sampler, VARIANCE, mean=MEAN, score_error=0.3)
+    distribution = ss.analysis.gaussian_error(sampler, VARIANCE, mean=MEAN, score_error=0.3)
     added = errors(predictor, sde, times, 0.3) - errors(predictor, sde, times)
-    torch.testing.assert_close(added, law.variance - law.exact_variance)
+    torch.testing.assert_close(added, distribution.variance - distribution.exact_variance)
     assert (added > 0.01 * VARIANCE).all()
 
 

@@ -83,7 +83,7 @@ def linear_steps(
     return attempt(pair, sde, eta, x, t, s, denoise(x, t), denoise, noise)
 
 
-def error_of_law(node: float, sde: ss.LinearSDE, eta: float, steps: int) -> float:
+def error_of_distribution(node: float, sde: ss.LinearSDE, eta: float, steps: int) -> float:
     """Relative error of the standard deviation, from the right one at λ = −3 to λ = 3."""
     pair = EmbeddedPair((0.0, node), NOISY.through, NOISY.embedded, NOISY.order)
     lam = torch.linspace(-3, 3, steps + 1, dtype=F64)
@@ -98,7 +98,7 @@ def error_of_law(node: float, sde: ss.LinearSDE, eta: float, steps: int) -> floa
 @pytest.mark.parametrize("eta", [0.5, 1.0])
 def test_the_distribution_is_of_order_two_at_any_node(eta: float, node: float) -> None:
     steps = [200, 400, 800] if node == 0.4 else [50, 100, 200]
-    errors = [error_of_law(node, VP, eta, n) for n in steps]
+    errors = [error_of_distribution(node, VP, eta, n) for n in steps]
     assert slope(steps, errors) == pytest.approx(2.0, abs=0.25), errors
 
 
@@ -106,7 +106,7 @@ def test_the_distribution_is_of_order_two_at_any_node(eta: float, node: float) -
 def test_the_node_of_the_noisy_pair_makes_the_distribution_right(sde: ss.LinearSDE) -> None:
     """At η = 1, far below what the nodes 1/2 and 1 leave."""
     for steps in (12, 20, 30):
-        ours, half, end = (error_of_law(c, sde, 1.0, steps) for c in (0.4, 0.5, 1 - 1e-9))
+        ours, half, end = (error_of_distribution(c, sde, 1.0, steps) for c in (0.4, 0.5, 1 - 1e-9))
         assert ours < half / 5 and ours < end / 15
     assert NOISY.nodes == (0.0, 0.4)
 

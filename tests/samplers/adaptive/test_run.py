@@ -65,7 +65,7 @@ def test_the_distribution_on_gaussian_data(name: str, eta: float) -> None:
 WEIGHTS, MEANS, VARIANCES = [0.5, 0.5], [[0.0], [0.0]], [1.0, 0.001]
 
 
-def distance_of_law(tol: float, n: int, eta: float = 1.0) -> tuple[float, AdaptiveResult]:
+def distance_of_distribution(tol: float, n: int, eta: float = 1.0) -> tuple[float, AdaptiveResult]:
     """√n times Kolmogorov's distance to a wide and a narrow mode in one place, at t_min."""
     score = ss.MixtureScore(WEIGHTS, MEANS, VARIANCES, VP)
     alpha, sigma = (v.item() for v in VP.marginal(VP.t_min))
@@ -90,7 +90,7 @@ def test_rejected_steps_leave_no_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     that forgets at each trial what it had drawn beyond the step's start, 3 in 20 trials are
     refused and the wide mode loses half of its samples.
     """
-    right, result = distance_of_law(0.03, 6000)
+    right, result = distance_of_distribution(0.03, 6000)
     assert (result.rejected.sum() / (result.accepted + result.rejected).sum()).item() > 0.1
     assert right < BOUND
     honest, calls = NoisePath.normal, [0]
@@ -102,7 +102,7 @@ def test_rejected_steps_leave_no_bias(monkeypatch: pytest.MonkeyPatch) -> None:
         return honest(self, t, s)
 
     monkeypatch.setattr(NoisePath, "normal", forgetful)
-    wrong, other = distance_of_law(0.03, 6000)
+    wrong, other = distance_of_distribution(0.03, 6000)
     assert wrong > 1.3 * BOUND
     # 0.505 is right, of standard error 0.012.
     assert result.x.var().item() > 0.4 > 0.35 > other.x.var().item()

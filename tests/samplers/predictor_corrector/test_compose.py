@@ -13,7 +13,7 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.score.mixture import GaussianScore
-from tests.helpers.affine import Modes, coefficients, law
+from tests.helpers.affine import Modes, coefficients, output_moments
 from tests.helpers.methods import Heun, Multistep
 from tests.helpers.strategies import REPRESENTATIVES, grids, linear_sdes, log_uniform
 
@@ -166,7 +166,7 @@ def test_every_pair_samples_the_data(name: str, predictor: ss.Predictor) -> None
         sampler = ss.PredictorCorrector(
             sde, predictor=predictor, corrector=corrector, steps=fine, grid=grid
         )
-        reached, spread = law(sampler, data)
+        reached, spread = output_moments(sampler, data)
         np.testing.assert_allclose(reached, [1.0, -2.0], atol=0.1)
         np.testing.assert_allclose(np.sqrt(spread), 0.5, atol=0.1)
         x = sampler.sample(data.score(sde), init=init)
@@ -267,7 +267,7 @@ def test_a_small_sigma_max_needs_the_datas_own_spread() -> None:
     for data_std in (0.0, 2.0):
         sampler = ss.PredictorCorrector(sde, predictor=ss.DDIM(), steps=200, data_std=data_std)
         start = [0.0], [sde.prior_std(data_std) ** 2]
-        std[data_std] = math.sqrt(law(sampler, data, start)[1][0])
+        std[data_std] = math.sqrt(output_moments(sampler, data, start)[1][0])
         x = sampler.sample(data.score(sde), (4000, 1))
         assert x.std().item() == pytest.approx(std[data_std], rel=0.08)
     assert std[2.0] == pytest.approx(2.0, rel=0.01)

@@ -42,7 +42,7 @@ VARIANCE = {
 }
 
 
-def traces(n: int, probes: int, law: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def traces(n: int, probes: int, distribution: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """``n`` estimates of tr A and their reported standard errors."""
     flow = ss.ProbabilityFlow(ss.VESDE(), method="euler", steps=1)
 
@@ -56,21 +56,21 @@ def traces(n: int, probes: int, law: str, seed: int = 0) -> tuple[np.ndarray, np
         torch.zeros(n, 3, dtype=F64),
         divergence="hutchinson",
         probes=probes,
-        probe_distribution=law,
+        probe_distribution=distribution,
         seed=seed,
     )
     return (got.log_det * scale).numpy(), (got.standard_error * abs(scale)).numpy()
 
 
 @pytest.mark.guards("T12")
-@pytest.mark.parametrize("law", VARIANCE)
+@pytest.mark.parametrize("distribution", VARIANCE)
 @pytest.mark.parametrize("probes", [1, 4])
-def test_hutchinson_variance(law: str, probes: int) -> None:
+def test_hutchinson_variance(distribution: str, probes: int) -> None:
     """Mean and variance of 40,000 estimates, two-sided at alpha = 1e-6 each (CLT; the variance's
     standard error from the fourth moment)."""
     n = 40_000
-    estimates, _ = traces(n, probes, law)
-    z, variance = stats.norm.isf(ALPHA / 2), VARIANCE[law] / probes
+    estimates, _ = traces(n, probes, distribution)
+    z, variance = stats.norm.isf(ALPHA / 2), VARIANCE[distribution] / probes
     assert abs(estimates.mean() - A.trace().item()) < z * math.sqrt(variance / n)
     fourth = ((estimates - estimates.mean()) ** 4).mean()
     error = math.sqrt((fourth - estimates.var() ** 2) / n)
@@ -79,15 +79,15 @@ def test_hutchinson_variance(law: str, probes: int) -> None:
 
 
 @pytest.mark.guards("T12")
-@pytest.mark.parametrize("law", VARIANCE)
-def test_the_standard_error_is_that_of_the_mean(law: str) -> None:
+@pytest.mark.parametrize("distribution", VARIANCE)
+def test_the_standard_error_is_that_of_the_mean(distribution: str) -> None:
     """E[se²] is the variance of the mean over K probes; alpha = 1e-6 by the CLT."""
-    _, errors = traces(20_000, 5, law)
+    _, errors = traces(20_000, 5, distribution)
     squares = np.nan_to_num(errors) ** 2  # NaN where all five coincide: their spread is 0
     slack = stats.norm.isf(ALPHA / 2) * squares.std() / math.sqrt(len(squares))
-    assert abs(squares.mean() - VARIANCE[law] / 5) < slack
-    assert slack < 0.1 * VARIANCE[law] / 5
-    assert np.isnan(traces(2, 1, law)[1]).all()
+    assert abs(squares.mean() - VARIANCE[distribution] / 5) < slack
+    assert slack < 0.1 * VARIANCE[distribution] / 5
+    assert np.isnan(traces(2, 1, distribution)[1]).all()
 
 
 def test_probes_follow_the_seed() -> None:
