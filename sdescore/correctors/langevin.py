@@ -44,8 +44,7 @@ class Langevin(Corrector):
     of :math:`p_t` is then crossed in the same number of steps; C = 0 is the step above. No table
     of scalars describes such a step, so the corrector is not affine.
 
-    In the other convention, :math:`x + \tfrac{\epsilon}{2} s + \sqrt{\epsilon} z`, the step is
-    :math:`\epsilon = 2\tau`.
+    In the other convention, :math:`x + \tfrac{\epsilon}{2} s + \sqrt{\epsilon} z`, ε is 2τ.
 
     Parameters
     ----------
@@ -65,10 +64,8 @@ class Langevin(Corrector):
 
     Raises
     ------
-    ParameterError
-        ``snr`` or ``steps`` out of range.
-    IncompatibleError
-        An unknown norm, or a preconditioner of another type.
+    ParameterError, IncompatibleError
+        A number out of range; an unknown norm or a preconditioner of another type.
     """
 
     snr: float = 0.16
