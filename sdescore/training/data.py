@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from sdescore import checks
@@ -299,33 +300,31 @@ def name_of(data: object) -> str:
     return f"{type(data).__module__}.{type(data).__qualname__}"
 
 
-def classes_of(net: nn.Module) -> int | None:
-    """The number of classes that a network says it has, which is also its null label."""
-    config: Any = getattr(net, "config", None)
-    classes = config.get("classes") if isinstance(config, Mapping) else None
-    return classes if isinstance(classes, int) else None
-
-
-def check_labels(source: Source, label_dropout: float, net: nn.Module) -> None:
-    """Refuse labels that the network does not have, or dropout of what is not there."""
-    if not source.labelled:
-        expected = f"labels=, or data with labels, for label_dropout={label_dropout}"
-        checks.that(label_dropout == 0, expected, "no labels", IncompatibleError)
-        return
-    classes, labels = classes_of(net), getattr(source, "labels", None)
-    if labels is not None:
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or (classes is not None and high > classes):
-            last = "" if classes is None else f" {classes}"
-            got = f"{low} … {high}; relabel the classes"
-            checks.refuse(f"labels in 0 …{last}", got, ShapeError)
-    if label_dropout > 0 and classes is None:
-        expected = 'a network whose config["classes"] is its null label, for label_dropout'
-        checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
-
-
-def dropped(label: Tensor, share: float, net: nn.Module, generator: torch.Generator) -> Tensor:
-    """Labels ``(B,)``, of which a share is the network's null label."""
-    draw = torch.rand(len(label), generator=generator, dtype=torch.float32, device="cpu")
-    null: Any = classes_of(net)  # which check_labels has asked for
-    return label.masked_fill((draw < share).to(label.device), null)
+def draw_batch(
+    source: Source,
+    n: int,
+    label_dropout: float,
+    null: int | None,
+    transform: Callable[[Tensor], Tensor] | None,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Batch | None:
+    """A step's batch on ``device``, augmented, some labels dropped; None where the data ended."""
+    drawn = source.draw(generator, n)
+    if drawn is None:
+        got = "a stream that ended; pass one that can begin again, such as a list or a DataLoader"
+        warnings.warn(f"expected a batch for every step, got {got}", RuntimeWarning, stacklevel=3)
+        return None
+    x, label, indices = drawn.to(device)
+    same, got = source.labelled == (label is not None), "batches with and without"
+    checks.that(same, "a label in every batch or in none", got, IncompatibleError)
+    if transform is not None:
+        changed = transform(x)
+        checks.state(changed, "what transform returns")
+        got = f"{len(changed)} for {len(x)}"
+        checks.that(len(changed) == len(x), "transform to keep all samples", got, ShapeError)
+        x = changed
+    if label is not None and null is not None:
+        draw = torch.rand(len(x), generator=generator, dtype=torch.float32, device="cpu")
+        label = label.masked_fill((draw < label_dropout).to(device), null)
+    return Batch(x, label, indices)

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError, ParameterError
+from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting
 from sdescore.score.model import ScoreModel
+from sdescore.training.data import Source
 
 SCHEDULES = ("constant", "cosine")
 
@@ -41,6 +42,27 @@ def check_model(model: object) -> nn.Module:
     return net
 
 
+def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | None:
+    """The label that means "no label", or None without dropout; refuses labels that do not fit."""
+    config: Any = getattr(net, "config", None)
+    classes = config.get("classes") if isinstance(config, Mapping) else None
+    labels = getattr(source, "labels", None)
+    if labels is not None:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or (isinstance(classes, int) and high > classes):
+            last = f" {classes}" if isinstance(classes, int) else ""
+            got = f"{low} … {high}; relabel the classes"
+            checks.refuse(f"labels in 0 …{last}", got, ShapeError)
+    if label_dropout == 0:
+        return None
+    expected = f"labels=, or data with labels, for label_dropout={label_dropout}"
+    checks.that(source.labelled, expected, "no labels", IncompatibleError)
+    if not isinstance(classes, int):
+        expected = 'a network whose config["classes"] is its null label, for label_dropout'
+        checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
+    return classes
+
+
 def check_objective(objective: Any, weighting: str | Weighting) -> None:
     """Refuse an objective that training cannot call, or a weighting that it would not look at."""
     expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
@@ -54,18 +76,22 @@ def check_objective(objective: Any, weighting: str | Weighting) -> None:
     checks.that(weighting == "sigma2", expected, got, IncompatibleError)
 
 
-def trainable(loss: object, samples: int, objective: str) -> Loss:
-    """What an objective returned, refused unless a training step can use it."""
+def usable(loss: object, samples: int) -> Loss:
+    """What an objective returned, refused unless it is a loss of so many samples."""
     parts = loss if isinstance(loss, Loss) else ()
     shapes = [part.shape if isinstance(part, Tensor) else None for part in parts]
     if not isinstance(loss, Loss) or shapes != [(samples,), ()]:
         expected = f"the objective to return a Loss with per_sample ({samples},) and a 0-dim mean"
         got = f"{type(loss).__name__}; use Loss.of(per_sample)"
         checks.refuse(expected, got, IncompatibleError)
+    return loss
+
+
+def require_gradient(loss: Tensor, objective: str) -> None:
+    """Refuse a loss that no training step can use."""
     expected = "a loss that autograd can differentiate in the model's weights"
     got = f"one of {objective} without a gradient; compute it without detach() or no_grad()"
-    checks.that(loss.mean.requires_grad, expected, got, IncompatibleError)
-    return loss
+    checks.that(loss.requires_grad, expected, got, IncompatibleError)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

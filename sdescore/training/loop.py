@@ -11,9 +11,7 @@ import copy
 import functools
 import math
 import os
-import signal
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -23,27 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checkpoint.container import header
-from sdescore.checkpoint.store import TrainingRecord, contents, save
-from sdescore.errors import CheckpointError, IncompatibleError, ShapeError
+from sdescore.errors import IncompatibleError
 from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
 from sdescore.losses.levels import Objective
+from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import EMA
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.score.model import ScoreModel
 from sdescore.training import guards
-from sdescore.training.data import (
-    BATCH_SIZE,
-    Batch,
-    Data,
-    Rows,
-    Source,
-    check_labels,
-    dropped,
-    source_of,
-)
-from sdescore.training.state import TrainingResult, divergence, optimizer_tensors, resume_run
+from sdescore.training.data import BATCH_SIZE, Data, Rows, draw_batch, source_of
+from sdescore.training.state import Saver, TrainingResult, divergence
+from sdescore.training.watch import Validation, Watch, least_informed
 
 __all__ = ["train"]
 
@@ -76,7 +65,9 @@ def train(
     resume: bool = False,
     info: Mapping[str, Any] | None = None,
     progress: bool = True,
-    callback: Callable[[int, float], None] | None = None,
+    callback: Callable[[dict[str, Any]], object] | None = None,
+    validation: Data | None = None,
+    validate_every: int = 1000,
 ) -> TrainingResult:
     """Fit ``model`` in place by :func:`sdescore.denoising_loss`, or another objective, and AdamW.
 
@@ -147,9 +138,20 @@ def train(
     info : dict, optional
         Notes for the checkpoint, JSON.
     progress : bool
-        Show a bar with the running mean of the loss.
+        Show a bar with the running mean of the relative loss: 1 is a predictor that only scales its
+        input, 0 one that always knows x₀ (:mod:`sdescore.training.watch`). The data's scale is
+        measured on 64 samples. With an ``objective`` it is the loss itself.
     callback : callable, optional
-        Called as ``callback(steps_done, loss)`` after every step.
+        Called after every step with a dict of ``step`` (steps done), ``loss``, ``relative_loss``
+        (None with an ``objective``), ``validation_loss`` (None at the steps without) and ``lr``.
+    validation : optional
+        Held-out data of any kind that ``data`` may have, but finite; with labels if ``data`` has
+        them, such as a ``TensorDataset(x, labels)``. Its loss is that of the averaged weights in
+        evaluation mode, always at the same times and noises. The weights with the lowest one are
+        ``result.best``, and at ``….best.safetensors`` beside ``path``. A resume goes on from that
+        file where it is of this run and of the same held-out data.
+    validate_every : int
+        Steps between; it is also done after the last step.
 
     Raises
     ------
@@ -172,8 +174,6 @@ def train(
     >>> result.step, len(result.losses), result.finished
     (3, 3, True)
     """
-    from tqdm.auto import tqdm
-
     net = guards.check_model(model)
     times = default_times(model.sde) if times is None else times
     guards.check_times(times, model)
@@ -193,6 +193,7 @@ def train(
         seed=seed,
     )
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
+    validate_every = checks.count("validate_every", validate_every)
     if max_seconds is not None:
         max_seconds = checks.number("max_seconds", max_seconds, above=0)
     for name, function in (("callback", callback), ("transform", transform)):
@@ -202,12 +203,18 @@ def train(
     device = model.device if device is None else checks.device(device)
     with borrowed_generator(step_seed(recipe.seed, 0, domain=1), device):
         source = source_of(data, labels, batch_size, "data")
-    check_labels(source, recipe.label_dropout, net)
+        held_out = None if validation is None else source_of(validation, None, None, "validation")
+    if held_out is not None:
+        same, got = held_out.labelled == source.labelled, "labels in one of the two"
+        checks.that(same, "labels in data and validation, or in none", got, IncompatibleError)
+    null = guards.null_label(source, recipe.label_dropout, net)
 
-    began = time.monotonic()
+    began, watched = time.monotonic(), progress or callback is not None
     options: dict[str, Any] = asdict(recipe)
-    objective_name = "the denoising loss"
+    objective_name, unit = "the denoising loss", None
     if objective is None:
+        if watched:
+            unit = least_informed(model.sde, times, weighting, source.sample())
         objective = functools.partial(denoising_loss, weighting=weighting)
     else:  # a file without the entry is a run of the denoising loss
         guards.check_objective(objective, weighting)
@@ -215,64 +222,60 @@ def train(
     if recipe.schedule == "cosine":
         options["steps"] = steps
     model.to(device)
+    evaluate = functools.partial(loss_at, objective, times)
     named = {name: p for name, p in net.named_parameters() if p.requires_grad}
     weights = list(named.values())
     optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
     ema = EMA(net, recipe.ema_decay)
-    step = 0
+    step, saver = 0, None
     if path is not None:
         options |= source.record()
-        # What cannot be saved is refused now, and not at the first save.
-        header(*contents(model, ema=ema, training=TrainingRecord(0, options, {}), info=info))
-        if resume and os.path.exists(path):
-            step = resume_run(path, model, ema, optimizer, named, options)
+        saver = Saver(path, model, ema, optimizer, named, options, info)
+        step = saver.resume() if resume else 0
     # Without dropout no step trains what the network does without a label.
     model.label_required = source.labelled and recipe.label_dropout == 0
-    saved = step
-    unsaved: CheckpointError | None = None
+    checked: Validation | None = None
+    if held_out is not None:
+        seed_of = functools.partial(step_seed, recipe.seed, domain=2)
+        checked = Validation(
+            held_out, recipe.batch_size, model, evaluate, times, seed_of, path, info, options
+        )
+        if resume:
+            checked.resume()
     losses: list[float] = []
     # AdamW counts its steps in tensors that it makes on the default device.
     elsewhere = torch.get_default_device().type != "cpu"
     on_cpu = torch.device("cpu") if elsewhere else nullcontext()
 
-    def checkpoint() -> None:
-        nonlocal saved, unsaved
-        if path is None or saved == step:
-            return
-        record = TrainingRecord(step, options, optimizer_tensors(optimizer, named))
-        try:
-            save(path, model, ema=ema, training=record, info=info)
-            saved, unsaved = step, None
-        except CheckpointError as error:  # a full disk, say: the next save may succeed
-            unsaved = error
-            warnings.warn(f"step {step} was not saved: {error}", RuntimeWarning, stacklevel=3)
-
     with (
         guards.training_mode(net),
         guards.deferred_signals() as interrupt,
-        tqdm(total=steps, initial=step, disable=not progress, desc="training") as bar,
+        Watch(steps, step, progress, callback, unit, interrupt)
+        if watched
+        else nullcontext() as watch,
     ):
         while step < steps and interrupt.number is None:
             generator = torch.Generator("cpu").manual_seed(step_seed(recipe.seed, step))
             # Dropout and what a user's code draws are the global generator's, all else the step's.
             with borrowed_generator(step_seed(recipe.seed, step, domain=1), device):
-                batch = draw_batch(source, recipe, transform, net, generator, device)
+                batch = draw_batch(
+                    source, recipe.batch_size, recipe.label_dropout, null, transform, generator,
+                    device,
+                )  # fmt: skip
                 if batch is None:
                     break
                 x0, label, indices = batch
                 t = times.sample(model.sde, len(x0), generator, device)
-                found = objective(model, x0, t=t, label=label, generator=generator)
-                found = guards.trainable(found, len(t), objective_name)
-                importance = times.importance_weight(model.sde, t)
-                if importance is not None:
-                    found = found.weighted(one_per_time("importance weight", importance, t))
+                found = evaluate(model, x0, label, t, generator)
+                guards.require_gradient(found.mean, objective_name)
                 optimizer.zero_grad(set_to_none=True)
                 found.mean.backward()  # type: ignore[no-untyped-call]
             largest = math.inf if recipe.clip is None else recipe.clip
             norm = nn.utils.clip_grad_norm_(weights, largest)
             loss = found.mean.item()
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
-                raise divergence(step, loss, found.per_sample, t, indices, path if saved else None)
+                file = None if saver is None or not saver.saved else path
+                raise divergence(step, loss, found.per_sample, t, indices, file)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate(step, steps)
             with on_cpu:
@@ -281,65 +284,53 @@ def train(
             step += 1
             losses.append(loss)
 
-            recent = losses[-100:]
-            bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
-            bar.update()
-            if step % save_every == 0:
-                checkpoint()
-            if callback is not None:
-                try:
-                    callback(step, loss)
-                except KeyboardInterrupt:
-                    interrupt.number = signal.SIGINT
+            held_out_loss = None
+            if checked is not None and (step % validate_every == 0 or step == steps):
+                held_out_loss = checked.loss(ema, step)
+            if saver is not None and step % save_every == 0:
+                saver.save(step)
+            if watch is not None:
+                watch.step(step, losses, optimizer.param_groups[0]["lr"], held_out_loss)
             if max_seconds is not None and time.monotonic() - began > max_seconds:
                 break
-        checkpoint()
+        if saver is not None:
+            saver.save(step)
+    unsaved = None if saver is None else saver.error
     if unsaved is None:
         interrupt.deliver()
     averaged = copy.deepcopy(model)
     ema.copy_to(averaged.net)
     seconds = time.monotonic() - began
-    result = TrainingResult(averaged.eval(), ema, step, tuple(losses), seconds, step >= steps)
+    best = None if checked is None else checked.best
+    result = TrainingResult(averaged.eval(), ema, step, tuple(losses), seconds, step >= steps, best)
     if unsaved is not None:
         unsaved.result = result
         raise unsaved
     return result
 
 
+def loss_at(
+    objective: Objective,
+    times: TimeDistribution,
+    model: ScoreModel,
+    x0: Tensor,
+    label: Tensor | None,
+    t: Tensor,
+    generator: torch.Generator,
+) -> Loss:
+    """An objective at the times ``t`` ``(B,)``, a proposal's importance weight included."""
+    found = guards.usable(objective(model, x0, t=t, label=label, generator=generator), len(t))
+    importance = times.importance_weight(model.sde, t)
+    if importance is None:
+        return found
+    return found.weighted(one_per_time("importance weight", importance, t))
+
+
 def step_seed(seed: int, step: int, domain: int = 0) -> int:
     """A generator's seed for one step; of 32 bits, all that a CPU generator looks at.
 
     Knuth's multiplicative hash spreads the starts of runs whose seeds are small numbers, so that
-    they share none within a million steps; the domains sit half the range apart.
+    they share none within a million steps. Domain 0 is the step's own generator, 1 torch's global
+    one, 2 that of the held-out batch of this number; their distance keeps that promise.
     """
-    return (seed * 0x9E3779B1 + step + domain * 2**31) % 2**32
-
-
-def draw_batch(
-    source: Source,
-    recipe: guards.Recipe,
-    transform: Callable[[Tensor], Tensor] | None,
-    net: nn.Module,
-    generator: torch.Generator,
-    device: torch.device,
-) -> Batch | None:
-    """A step's batch on ``device``, augmented, some labels dropped; None where the data ended."""
-    drawn = source.draw(generator, recipe.batch_size)
-    if drawn is None:
-        got = "a stream that ended; pass one that can begin again, such as a list or a DataLoader"
-        warnings.warn(f"expected a batch for every step, got {got}", RuntimeWarning, stacklevel=3)
-        return None
-    x, label, indices = drawn.to(device)
-    labelled, got = label is not None, "one without; give every batch the same parts"
-    checks.that(labelled or not source.labelled, "a label in every batch", got, IncompatibleError)
-    got = "a label after batches without; give every batch the same parts"
-    checks.that(source.labelled or not labelled, "no label", got, IncompatibleError)
-    if transform is not None:
-        changed = transform(x)
-        checks.state(changed, "what transform returns")
-        got = f"{len(changed)} for {len(x)}"
-        checks.that(len(changed) == len(x), "transform to keep all samples", got, ShapeError)
-        x = changed
-    if label is not None and recipe.label_dropout > 0:
-        label = dropped(label, recipe.label_dropout, net, generator)
-    return Batch(x, label, indices)
+    return (seed * 0x9E3779B1 + step + domain * 0x33300000) % 2**32

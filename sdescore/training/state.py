@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checkpoint.container import opened
-from sdescore.checkpoint.store import read_ema, read_net, training_record
+from sdescore.checkpoint.container import header, opened
+from sdescore.checkpoint.store import (
+    TrainingRecord,
+    contents,
+    read_ema,
+    read_net,
+    save,
+    training_record,
+)
 from sdescore.errors import CheckpointError, DivergenceError
 from sdescore.nets.ema import EMA
 from sdescore.score.model import ScoreModel
@@ -48,6 +56,8 @@ class TrainingResult:
         What this call took.
     finished : bool
         False if ``max_seconds`` ran out before the last step, or the data did.
+    best : ScoreModel or None
+        A copy with the averaged weights at the lowest validation loss; None without validation.
     """
 
     model: ScoreModel = field(repr=False)
@@ -56,6 +66,7 @@ class TrainingResult:
     losses: tuple[float, ...] = field(repr=False)
     seconds: float
     finished: bool
+    best: ScoreModel | None = field(default=None, repr=False)
 
 
 def optimizer_tensors(
@@ -111,6 +122,51 @@ def resume_run(
                     home = "cpu" if what == "step" else parameter.device
                     optimizer.state[parameter][what] = value.to(home)
     return record.step
+
+
+class Saver:
+    """Writes a run's checkpoint, and knows whether its last state is on disk.
+
+    What cannot be saved is refused when it is made, and not at the first save.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        model: ScoreModel,
+        ema: EMA,
+        optimizer: torch.optim.Optimizer,
+        named: Mapping[str, nn.Parameter],
+        options: dict[str, Any],
+        info: Mapping[str, Any] | None,
+    ) -> None:
+        self.path, self.model, self.ema = path, model, ema
+        self.optimizer, self.named = optimizer, named
+        self.options, self.info = options, info
+        self.saved = 0
+        self.error: CheckpointError | None = None
+        header(*contents(model, ema=ema, training=TrainingRecord(0, options, {}), info=info))
+
+    def resume(self) -> int:
+        """Go on from the file, if there is one; the number of steps done."""
+        if os.path.exists(self.path):
+            self.saved = resume_run(
+                self.path, self.model, self.ema, self.optimizer, self.named, self.options
+            )
+        return self.saved
+
+    def save(self, step: int) -> None:
+        """Save the run after ``step`` steps, or warn why that did not work."""
+        if self.saved == step:
+            return
+        tensors = optimizer_tensors(self.optimizer, self.named)
+        record = TrainingRecord(step, self.options, tensors)
+        try:
+            save(self.path, self.model, ema=self.ema, training=record, info=self.info)
+            self.saved, self.error = step, None
+        except CheckpointError as error:  # a full disk, say: the next save may succeed
+            self.error = error
+            warnings.warn(f"step {step} was not saved: {error}", RuntimeWarning, stacklevel=3)
 
 
 def _check_options(

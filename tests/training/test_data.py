@@ -383,7 +383,7 @@ def test_options_refused_beside_a_stream(options: dict[str, Any], match: str) ->
 @pytest.mark.parametrize(
     ("data", "match"),
     [
-        ([cloud(), (cloud(), LABELS)], "no label"),
+        ([cloud(), (cloud(), LABELS)], "or in none"),
         ([(cloud(), LABELS), cloud()], "a label in every batch"),
         ([cloud(), cloud() * torch.nan], "finite x0"),
         (Growing(), "one shape"),

@@ -35,8 +35,8 @@ def ctrl_c() -> Iterator[None]:
 def test_resume_is_exact(tmp_path: Path, stop: int) -> None:
     run(make(), tmp_path / "whole.safetensors")
 
-    def interrupt(step: int, loss: float) -> None:
-        if step == stop:
+    def interrupt(seen: dict[str, Any]) -> None:
+        if seen["step"] == stop:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -65,7 +65,7 @@ def test_resume_again_and_again(tmp_path: Path, labels: bool) -> None:
 
     run(model(), tmp_path / "whole.safetensors", steps=5, **options)
 
-    def interrupt(step: int, loss: float) -> None:
+    def interrupt(seen: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
     for _ in range(5):

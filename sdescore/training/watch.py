@@ -1,0 +1,184 @@
+r"""What one sees of a run: its loss in a unit of its own, and its loss on held-out data.
+
+**The relative loss** divides the loss by that of a predictor which knows nothing of the data but
+their size: :math:`\hat x_0 = c_t x_t` with the best factor :math:`c_t`, which is
+:math:`E[x_0 | x_t]` for data from :math:`N(0, m I)`. Its denoising loss is, per element,
+
+.. math::
+   E_{t \sim \pi}\, \tfrac12 \frac{w(t)}{\sigma_t^2} \frac{\alpha_t^2 m}{\alpha_t^2 m + \sigma_t^2},
+   \qquad m = E\, x_0^2 ,
+
+for any data of mean square m. So 1 is a network that does no more than scale its input, whatever
+it predicts, and 0 a network that always knows :math:`x_0`. (A network that returns 0 would be
+another predictor for each prediction.)
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import signal
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdescore import checks
+from sdescore.checkpoint.container import opened
+from sdescore.checkpoint.store import TrainingRecord, read_net, save
+from sdescore.errors import CheckpointError, IncompatibleError
+from sdescore.losses.denoising import TimeDistribution
+from sdescore.losses.loss import Loss
+from sdescore.losses.weighting import Weighting, named_weighting
+from sdescore.nets.ema import EMA
+from sdescore.noise.torch_global import borrowed_generator
+from sdescore.score.model import ScoreModel
+from sdescore.sde.linear import LinearSDE
+from sdescore.training.data import Source
+from sdescore.training.guards import Interrupt
+
+POINTS = 1000  # of the integral over the training times
+RECENT = 100  # steps whose mean the bar shows
+
+
+def least_informed(
+    sde: LinearSDE, times: TimeDistribution, weighting: str | Weighting, sample: Tensor
+) -> float | None:
+    """The loss of the predictor that scales its input; ``sample`` ``(n, *E)`` tells m.
+
+    None where it is no positive number.
+    """
+    u = (torch.arange(POINTS, dtype=torch.float64, device="cpu") + 0.5) / POINTS
+    t = times.quantile(sde, u)
+    alpha, sigma = sde.marginal(t)
+    signal = alpha.square() * sample.to("cpu", torch.float64).square().mean()
+    factor = named_weighting(weighting)(sde, t) / sigma.square()
+    importance = times.importance_weight(sde, t)
+    factor = factor if importance is None else factor * importance
+    loss = 0.5 * (factor * signal / (signal + sigma.square())).mean().item() * sample[0].numel()
+    return loss if math.isfinite(loss) and loss > 0 else None
+
+
+class Watch:
+    """The bar and the callback of a run.
+
+    ``unit`` is the loss that counts as 1, if there is one.
+    """
+
+    def __init__(
+        self,
+        steps: int,
+        step: int,
+        progress: bool,
+        callback: Callable[[dict[str, Any]], object] | None,
+        unit: float | None,
+        interrupt: Interrupt,
+    ) -> None:
+        from tqdm.auto import tqdm
+
+        self.bar = tqdm(total=steps, initial=step, disable=not progress, desc="training")
+        self.callback, self.unit, self.interrupt = callback, unit, interrupt
+        self.shown: dict[str, str] = {}
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
+
+    def step(self, step: int, losses: list[float], lr: float, validation: float | None) -> None:
+        """After a step, to which the last of ``losses`` belongs."""
+        name = "loss" if self.unit is None else "relative_loss"
+        unit, recent = self.unit or 1.0, losses[-RECENT:]
+        self.shown[name] = f"{sum(recent) / len(recent) / unit:.4f}"
+        if validation is not None:
+            self.shown[f"validation_{name}"] = f"{validation / unit:.4f}"
+        self.bar.set_postfix(self.shown, refresh=False)
+        self.bar.update()
+        if self.callback is None:
+            return
+        relative = None if self.unit is None else losses[-1] / self.unit
+        seen = {"step": step, "loss": losses[-1], "relative_loss": relative}
+        seen |= {"validation_loss": validation, "lr": lr}
+        try:
+            self.callback(seen)
+        except KeyboardInterrupt:
+            self.interrupt.number = signal.SIGINT
+
+
+class Validation:
+    """The loss on held-out data, always at the same times and noises, and the best weights."""
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        model: ScoreModel,
+        evaluate: Callable[[ScoreModel, Tensor, Tensor | None, Tensor, torch.Generator], Loss],
+        times: TimeDistribution,
+        seed: Callable[[int], int],
+        path: str | os.PathLike[str] | None,
+        info: Mapping[str, Any] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        advice = "an iterator that ends; pass a list or a DataLoader"
+        again = getattr(source, "again", True)
+        checks.that(again, "validation= that can be read many times", advice, IncompatibleError)
+        self.source, self.batch_size, self.evaluate = source, batch_size, evaluate
+        self.times, self.seed, self.options = times, seed, dict(options)
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.best: ScoreModel | None = None
+        self.lowest = math.inf
+        self.path = None if path is None else best_path(path)
+        self.info = {**(info or {}), "validation": None if path is None else source.record()}
+
+    def resume(self) -> None:
+        """Go on from the best weights of the same run on the same held-out data, if there are."""
+        if self.path is None or not self.path.exists():
+            return
+        with opened(self.path) as file:
+            file.verify()
+            info, record = file.manifest.get("info", {}), file.manifest.get("training") or {}
+            same = record.get("options") == self.options
+            if same and info.get("validation") == self.info["validation"]:
+                read_net(file, self.model.net)
+                self.best, self.lowest = copy.deepcopy(self.model), info["validation_loss"]
+
+    def loss(self, ema: EMA, step: int) -> float:
+        """The mean loss of the averaged weights; the lowest so far are kept."""
+        ema.copy_to(self.model.net)
+        device, total, samples = self.model.device, 0.0, 0
+        with borrowed_generator(self.seed(0), device):
+            for number, drawn in enumerate(self.source.once(self.batch_size)):
+                x0, label, _ = drawn.to(device)
+                generator = torch.Generator("cpu").manual_seed(self.seed(number))
+                t = self.times.sample(self.model.sde, len(x0), generator, device)
+                found = self.evaluate(self.model, x0, label, t, generator)
+                total += found.per_sample.detach().double().sum().item()
+                samples += len(x0)
+        loss = total / samples
+        if loss < self.lowest:
+            self.lowest, self.best = loss, copy.deepcopy(self.model)
+            self._save(step)
+        return loss
+
+    def _save(self, step: int) -> None:
+        if self.path is None:
+            return
+        record = TrainingRecord(step, self.options, {})
+        try:
+            info = {**self.info, "validation_loss": self.lowest}
+            save(self.path, self.model, training=record, info=info)
+        except CheckpointError as error:
+            message = f"the best weights, of step {step}, were not saved: {error}"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+
+
+def best_path(path: str | os.PathLike[str]) -> Path:
+    """Where the weights of the lowest validation loss are kept: ``vp.best.safetensors``."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.best{path.suffix}")
