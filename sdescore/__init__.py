@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from sdescore.predictors.runge_kutta import Heun as Heun
     from sdescore.predictors.stochastic_heun import StochasticHeun as StochasticHeun
     from sdescore.samplers.adaptive.sampler import AdaptiveSampler as AdaptiveSampler
+    from sdescore.samplers.distributed import sample_distributed as sample_distributed
     from sdescore.samplers.predictor_corrector.sampler import (
         PredictorCorrector as PredictorCorrector,
     )
@@ -98,7 +99,8 @@ _NAMES = {
     "ExponentialAdams ExponentialRungeKutta NoPredictor",
     "correctors": "Langevin AnnealedLangevin NoCorrector",
     "guidance": "classifier_free classifier_guidance",
-    "samplers": "PredictorCorrector AdaptiveSampler ProbabilityFlow simulate bits_per_dim",
+    "samplers": "PredictorCorrector AdaptiveSampler ProbabilityFlow sample_distributed simulate "
+    "bits_per_dim",
     "nets": "MLP UNet EMA EnergyModel",
     "losses": "denoising_loss",
     "training": "train",

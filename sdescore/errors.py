@@ -18,6 +18,7 @@ __all__ = [
     "DivergenceError",
     "IncompatibleError",
     "ParameterError",
+    "RankError",
     "SDEScoreError",
     "ScheduleError",
     "ShapeError",
@@ -49,8 +50,13 @@ class IncompatibleError(SDEScoreError, TypeError):
     """Two parts do not fit together."""
 
 
+class RankError(SDEScoreError, RuntimeError):
+    """Another process of the group failed, so this one ends as well."""
+
+
 class CheckpointError(SDEScoreError, ValueError):
-    """A checkpoint is damaged, foreign, lacks something that loading needs, or cannot be written.
+    """A checkpoint, or a folder of samples, is damaged, foreign, lacks something that is needed, or
+    cannot be written.
 
     Attributes
     ----------

@@ -10,7 +10,7 @@ safetensors alone does not notice a flipped bit in the data. Here the metadata h
     64 hex digits, SHA-256 over every byte of the file with these 64 written as ``0``.
 
 Neither writing nor reading holds the file in memory: tensors go to the disk one at a time, and
-digests are computed in blocks. How the file gets its name is :mod:`sdescore.checkpoint.replace`'s
+digests are computed in blocks. How the file gets its name is :mod:`sdescore.files`'s
 matter.
 """
 
@@ -31,8 +31,8 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.checkpoint.manifest import from_json, to_json
-from sdescore.checkpoint.replace import previous_path, replacing
 from sdescore.errors import CheckpointError
+from sdescore.files import previous_path, replacing
 
 # safetensors' names of the dtypes that a checkpoint may hold.
 DTYPES = {

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -18,6 +19,15 @@ from tests.helpers.checkpoints import forge, read, seal
 from tests.helpers.stored import same_weights, small
 
 Tensors = dict[str, Tensor]
+
+
+def test_the_file_is_plain_safetensors(tmp_path: Path, intact: bytes) -> None:
+    """Others can read the weights without this library, and there is no pickle in it."""
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(intact)
+    with safetensors.safe_open(path, "pt") as file:
+        names = set(file.keys())
+    assert {"net/last.bias", "ema/shadow.last.bias", "optim/last.bias/exp_avg"} <= names
 
 
 @pytest.mark.guards("B13")

@@ -14,7 +14,8 @@ import pytest
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.checkpoint import container, replace
+from sdescore import files
+from sdescore.checkpoint import container
 from tests.helpers import ROOT
 from tests.helpers.files import is_model, posix, python, small
 
@@ -30,7 +31,7 @@ def test_a_planted_link_is_not_written_through(
     (tmp_path / ".m.safetensors.new").symlink_to(victim)
     ss.save(path, small())
     assert is_model(path, 0) and not path.is_symlink()
-    monkeypatch.setattr(replace.secrets, "token_hex", lambda n: "guessed")
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "guessed")
     planted = tmp_path / ".m.safetensors.guessed.new"
     planted.symlink_to(victim)
     with pytest.raises(ss.errors.CheckpointError, match="FileExistsError"):
@@ -160,7 +161,7 @@ def test_an_error_of_the_system_is_typed(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, function, fail)
-        patch.setattr(replace.shutil, "copy", fail)
+        patch.setattr(files.shutil, "copy", fail)
         with pytest.raises(ss.errors.CheckpointError, match="No space left") as caught:
             ss.save(path, small(1))
     assert isinstance(caught.value.__cause__, OSError) and is_model(path, 0)
@@ -175,7 +176,7 @@ def test_what_a_killed_save_left_is_swept_and_a_live_one_is_not(tmp_path: Path) 
     (tmp_path / ".m.safetensors.0123456789abcdef.link").write_bytes(b"half")
     other = tmp_path / ".n.safetensors.0123456789abcdef.new"
     other.write_bytes(b"another file's")
-    with replace.replacing(path) as file:  # a save under way while another one begins and ends
+    with files.replacing(path) as file:  # a save under way while another one begins and ends
         file.write(b"first")
         ss.save(path, small())
         live = set(tmp_path.glob(".m.*"))

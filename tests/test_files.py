@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors
 
 import sdescore as ss
 from tests.helpers.stored import same_weights, small
@@ -76,12 +75,3 @@ def test_everything_is_synced_before_it_gets_its_name(
         )
     ss.save(tmp_path / "m.safetensors", small())
     assert events == ["fsync", "replace", "fsync"]  # the file, its name, the directory
-
-
-def test_the_file_is_plain_safetensors(tmp_path: Path, intact: bytes) -> None:
-    """Others can read the weights without this library, and there is no pickle in it."""
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(intact)
-    with safetensors.safe_open(path, "pt") as file:
-        names = set(file.keys())
-    assert {"net/last.bias", "ema/shadow.last.bias", "optim/last.bias/exp_avg"} <= names

@@ -1,0 +1,208 @@
+"""Two processes draw what one draws, agree on what that is, and end together."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+
+import sdescore as ss
+from tests.helpers.ranks import run_ranks
+
+VP = ss.VPSDE()
+B = 23
+SAMPLERS: dict[str, Any] = {
+    "chain": ss.PredictorCorrector(VP, corrector=ss.Langevin(0.15), steps=5),
+    "adaptive": ss.AdaptiveSampler(VP),
+    "flow": ss.ProbabilityFlow(VP, method="heun3", steps=4),
+}
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "seed": {},
+    "label": {"label": torch.arange(B)},
+    "init": {"init": torch.linspace(-2, 2, 3 * B, dtype=torch.float64).view(B, 3)},
+    "max_batch": {"max_batch": 4},
+}
+
+
+class Elementwise:
+    """Not affine, and each element on its own; ``spoil`` is called with the label's samples."""
+
+    def __init__(self, spoil: Any = None) -> None:
+        self.spoil = spoil
+
+    def __call__(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.spoil is not None:
+            self.spoil(label)
+        shift = 0.0 if label is None else 0.1 * label.to(x)[:, None]
+        return -torch.tanh(x - shift) / (0.1 + t.expand(len(x))[:, None])
+
+    def __repr__(self) -> str:
+        return "Elementwise()"
+
+
+def network() -> ss.ScoreModel:
+    torch.manual_seed(3)
+    net = ss.MLP(3)
+    for p in net.parameters():  # the last layer is zero when made
+        torch.nn.init.normal_(p, std=0.1)
+    return ss.ScoreModel(net, VP)
+
+
+def outcome(call: Any) -> str:
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def fail_on(sample: int) -> Any:
+    def spoil(label: Tensor) -> None:
+        if sample in label.tolist():
+            raise ArithmeticError("no score here")
+
+    return spoil
+
+
+# What each rank does; it writes its results to a folder of its own.
+ON_A_RANK = """
+import json, os
+import sdescore as ss
+from tests.samplers.test_distributed import *
+
+own = folder / str(rank)
+own.mkdir()
+for name, sampler in SAMPLERS.items():
+    for what, arguments in ARGUMENTS.items():
+        x = ss.sample_distributed(sampler, Elementwise(), (B, 3), seed=4, **arguments)
+        torch.save(x, own / f"{name}-{what}")
+chain, draw, said = SAMPLERS["chain"], ss.sample_distributed, {}
+torch.save(draw(chain, network(), (B, 3), max_batch=5), own / "network")
+torch.save(draw(chain, Elementwise(), (1, 3)), own / "one")
+write = ss.samplers.sample_to_folder
+paths = write(chain, Elementwise(), (B, 3), folder / "whole", shard=5)
+said["paths"] = [path.name for path in paths]
+said["seed"] = outcome(lambda: draw(chain, Elementwise(), (B, 3), seed=rank))
+model = network()
+model.net.last.bias.data += rank
+said["weights"] = outcome(lambda: draw(chain, model, (B, 3)))
+said["door"] = outcome(lambda: draw(chain, Elementwise(), (B, 3), label=torch.arange(B - rank)))
+label, broken = {"label": torch.arange(B)}, Elementwise(fail_on(13))
+said["failure"] = outcome(lambda: draw(chain, broken, (B, 3), max_batch=3, **label))
+said["shard"] = outcome(lambda: write(chain, broken, (B, 3), folder / "part", shard=3, **label))
+said["after"] = outcome(lambda: draw(chain, Elementwise(), (B, 3)))
+(own / "said.json").write_text(json.dumps(said))
+killed = Elementwise(lambda label: os._exit(3) if 17 in label.tolist() else None)
+end = outcome(lambda: write(chain, killed, (B, 3), folder / "killed", shard=3, **label))
+(own / "end").write_text(end)
+"""
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    (status, err), (other, other_err) = run_ranks(ON_A_RANK, 2, folder)
+    assert (status, other) == (0, 3), err + other_err
+    return folder
+
+
+def said(ranks: Path, what: str) -> list[str]:
+    return [json.loads((ranks / str(rank) / "said.json").read_text())[what] for rank in range(2)]
+
+
+@pytest.mark.guards("B10")
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("what", ARGUMENTS)
+def test_two_processes_draw_the_bits_of_one(ranks: Path, name: str, what: str) -> None:
+    one = SAMPLERS[name].sample(Elementwise(), (B, 3), seed=4, **ARGUMENTS[what])
+    for rank in range(2):
+        assert torch.equal(torch.load(ranks / f"{rank}/{name}-{what}"), one)
+
+
+def test_a_network_rounds_otherwise_and_no_more(ranks: Path) -> None:
+    one = SAMPLERS["chain"].sample(network(), (B, 3))
+    for rank in range(2):
+        x = torch.load(ranks / f"{rank}/network")
+        assert (x - one).abs().max() <= 1e-5 * one.abs().max()
+
+
+def test_a_rank_without_work_gets_the_samples_too(ranks: Path) -> None:
+    one = SAMPLERS["chain"].sample(Elementwise(), (1, 3))
+    assert all(torch.equal(torch.load(ranks / f"{rank}/one"), one) for rank in range(2))
+
+
+def test_the_shards_of_two_processes_are_the_samples(ranks: Path) -> None:
+    paths = sorted((ranks / "whole").glob("*.npy"))
+    assert said(ranks, "paths") == [[path.name for path in paths]] * 2
+    x = numpy.concatenate([numpy.load(path) for path in paths])
+    one = SAMPLERS["chain"].sample(Elementwise(), (B, 3))
+    assert numpy.array_equal(x, one.numpy())
+
+
+@pytest.mark.parametrize(("what", "named"), [("seed", "seed"), ("weights", "model")])
+def test_ranks_that_ask_for_different_samples_are_refused(
+    ranks: Path, what: str, named: str
+) -> None:
+    got = f"got another {named} on rank 1 than on rank 0"
+    for message in said(ranks, what):
+        assert message.startswith("IncompatibleError: expected the same request") and got in message
+
+
+def test_a_bad_argument_of_one_rank_ends_both(ranks: Path) -> None:
+    assert all("another label on rank 1" in message for message in said(ranks, "door"))
+
+
+@pytest.mark.parametrize("what", ["failure", "shard"])
+def test_a_failing_rank_ends_both_with_its_error(ranks: Path, what: str) -> None:
+    """Parts of 3 go to the ranks by turns, so that of sample 13 is rank 0's."""
+    own, other = said(ranks, what)
+    assert own == "ArithmeticError: no score here"
+    assert other == "RankError: rank 0 of 2 failed: ArithmeticError: no score here"
+    assert said(ranks, "after") == ["done", "done"]
+
+
+def test_a_killed_rank_ends_the_other(ranks: Path) -> None:
+    end = (ranks / "0" / "end").read_text()
+    assert end != "done" and not (ranks / "1" / "end").exists()
+
+
+@pytest.mark.parametrize("name", ["part", "killed"])
+def test_a_run_that_ended_early_goes_on(ranks: Path, name: str) -> None:
+    """On one process where it was on two: the shards that are there stay, and are not drawn."""
+    left = sorted((ranks / name).glob("*.npy"))
+    before = {path: path.stat().st_mtime_ns for path in left}
+    drawn: list[int] = []
+    score = Elementwise(lambda label: drawn.extend(label.tolist()))
+    label = torch.arange(B)
+    paths = ss.samplers.sample_to_folder(
+        SAMPLERS["chain"], score, (B, 3), ranks / name, shard=3, label=label
+    )
+    assert 4 <= len(left) < len(paths) == 8
+    assert {path: path.stat().st_mtime_ns for path in left} == before
+    assert set(drawn) == {
+        i for k, path in enumerate(paths) if path not in before for i in range(B)[3 * k :][:3]
+    }
+    x = numpy.concatenate([numpy.load(path) for path in paths])
+    one = SAMPLERS["chain"].sample(Elementwise(), (B, 3), label=label)
+    assert numpy.array_equal(x, one.numpy())
+    assert {path.suffix for path in (ranks / name).iterdir()} == {".npy", ".json"}
+
+
+def test_without_a_group_one_process_draws_all() -> None:
+    chain = SAMPLERS["chain"]
+    x = ss.sample_distributed(chain, Elementwise(), (B, 3), seed=2, max_batch=4)
+    assert torch.equal(x, chain.sample(Elementwise(), (B, 3), seed=2))
+    with pytest.raises(ArithmeticError):  # the error itself, as it was raised
+        ss.sample_distributed(chain, Elementwise(fail_on(2)), (B, 3), label=torch.arange(B))
+
+
+def test_what_is_no_sampler_is_refused() -> None:
+    score = ss.GaussianScore(torch.zeros(3), 1.0, VP)
+    for sampler in (score, ss.PredictorCorrector):
+        with pytest.raises(ss.errors.IncompatibleError, match="sampler to be a PredictorCorrector"):
+            ss.sample_distributed(sampler, score, (B, 3))  # type: ignore[arg-type]
