@@ -33,6 +33,7 @@ from sdescore.errors import CheckpointError
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.rooms import members
 from sdescore.score.model import ScoreModel
+from sdescore.score.scale import DataScale
 from sdescore.sde.linear import LinearSDE, MarginalSDE
 
 FORMAT = 1
@@ -89,7 +90,17 @@ def build_model(
     expected = {"prediction": str, "time_input": str, "input_scaling": str, "sigma_data": float}
     for key, kind in {**expected, "label_required": bool}.items():
         get(options, key, kind)
+    read_scale(options)
     return _attempt("convention", lambda: ScoreModel(network, built, **options))
+
+
+def read_scale(convention: Mapping[str, Any]) -> DataScale:
+    """The data's mean and standard deviation in a manifest's ``convention``."""
+    found: dict[str, Any] = {}
+    for key in ("data_mean", "data_std"):
+        value = convention.get(key)
+        found[key] = value if isinstance(value, list) else get(convention, key, float)
+    return _attempt("convention", lambda: DataScale(found["data_mean"], found["data_std"]))
 
 
 def _build_sde(entry: Mapping[str, Any], own: LinearSDE | None) -> LinearSDE:

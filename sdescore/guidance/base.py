@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.score.interface import require_third_argument, require_times, sde_of
+from sdescore.score.scale import DataScale, one_scale
 from sdescore.sde.base import SDE
 from sdescore.typing import Score
 
@@ -49,7 +50,8 @@ class GuidedScore(nn.Module):
     Raises
     ------
     IncompatibleError
-        A part is not callable, or two parts belong to different SDEs.
+        A part is not callable, or two parts belong to different SDEs or standardise their data
+        differently.
     """
 
     sde: SDE
@@ -63,6 +65,12 @@ class GuidedScore(nn.Module):
         if sdes:
             self.sde = sdes[0]
         self._parts = tuple(parts)  # a tuple registers no module twice
+        one_scale(parts)
+
+    @property
+    def data_scale(self) -> DataScale | None:
+        """That of the parts, which training may have changed since; None where none has one."""
+        return one_scale(self._parts)
 
     def require_times(self, t: Tensor) -> None:
         """Refuse times ``(n,)`` that a part does not cover, in the part's own words."""

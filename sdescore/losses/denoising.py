@@ -51,6 +51,7 @@ from sdescore.losses.weighting import Weighting, named_weighting, one_per_time, 
 from sdescore.score.convention import pair
 from sdescore.score.interface import knows_density, require_label, sde_of
 from sdescore.score.model import ScoreModel
+from sdescore.score.scale import states_of
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Score, Time
@@ -81,7 +82,7 @@ def denoising_loss(
     model : ScoreModel or callable
         Or any score ``score(x, t)``, called ``score(x, t, label)`` where a label is passed.
     x0 : Tensor
-        Clean data ``(B, *E)``, B >= 1, finite.
+        Clean data ``(B, *E)``, B >= 1, finite; the model's ``from_data`` makes them states.
     t : float or Tensor, optional
         The times themselves, ``()`` or ``(B,)``, in place of ``times``; σ_t > 0. They carry no
         importance weight.
@@ -95,7 +96,7 @@ def denoising_loss(
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
     label, noise : Tensor, optional
-        ``(B,)`` int64, handed to the network; and ε itself, like ``x0``.
+        ``(B,)`` int64, handed to the network; and ε itself, of the states, like ``x0``.
     generator : torch.Generator, optional
         Draws the times, then the noise; the global generator by default.
     sde : LinearSDE, optional
@@ -174,9 +175,8 @@ def add_noise(
         sde = model.convention.sde  # which was checked when the model was made
     else:
         own = sde_of(model)
-        if own is not None and sde is not None and own != sde:
-            got = f"sde={sde!r}; leave sde= out"
-            checks.refuse(f"the model's own SDE, {own!r}", got, IncompatibleError)
+        same, got = own is None or sde is None or own == sde, f"sde={sde!r}; leave sde= out"
+        checks.that(same, f"the model's own SDE, {own!r}", got, IncompatibleError)
         sde = checks.linear(sde if own is None else own, type(model).__name__, "pass sde=")
     if label is not None:
         checks.label(label, len(x0))
@@ -210,14 +210,15 @@ def add_noise(
     if weight is not None:
         factor = factor * per_sample_number("weight", weight, x0)
     clean = x0.to(torch.promote_types(x0.dtype, torch.float32))
+    if not (isinstance(model, ScoreModel) and model.data_scale.plain):
+        clean = states_of(model, clean)
     if noise is None:
         # Made where the generator lives, so that a seed means the same noise on every device.
         device = clean.device if generator is None else generator.device
         noise = torch.randn(clean.shape, generator=generator, device=device, dtype=clean.dtype)
     else:
         checks.same_shape(noise, x0, "noise", "x0")
-        if not bool(noise.isfinite().all()):
-            checks.refuse("finite noise", "NaN or infinity; remove those samples")
+        checks.finite_tensor("noise", noise)
     noise = noise.to(clean)
     a, b = (number.to(clean).reshape(-1, *(1,) * (x0.ndim - 1)) for number in (alpha, sigma))
     return Noised(t64, a * clean + b * noise, clean, noise, alpha, sigma, factor)
@@ -334,9 +335,8 @@ class LevelTimes(TimeDistribution):
         IncompatibleError
             The SDE has no levels.
         """
-        if default_times(sde) is not LEVELS:
-            got = f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or UniformTimes()"
-            checks.refuse("a discrete SDE for LevelTimes", got, IncompatibleError)
+        own, got = default_times(sde), f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE"
+        checks.that(own is LEVELS, "a discrete SDE for LevelTimes", got, IncompatibleError)
         # A ladder of noise levels may be listed from the largest down; a quantile rises.
         levels: Tensor = sde.level_times().to(u.device).sort().values  # type: ignore[attr-defined]
         return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]

@@ -23,6 +23,7 @@ from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
 from sdescore.score.interface import require_label, sde_of
 from sdescore.score.model import ScoreModel
+from sdescore.score.scale import PLAIN, scale_of
 from sdescore.sde.base import SDE
 from sdescore.shapes import flat
 from sdescore.typing import Score
@@ -57,9 +58,10 @@ class Request:
     ) -> None:
         checks.function("model", model)
         if isinstance(model, ScoreModel):
-            own, takes = model.sde, model.require_label
+            own, takes, scale = model.sde, model.require_label, model.data_scale
         else:  # it may be wrapped, or not know
             own, takes = sde_of(model), partial(require_label, model)
+            scale = scale_of(model) or PLAIN
         if own is not None and own != sde:
             expected = f"a model on the sampler's SDE {sde!r:.200}"
             checks.refuse(expected, f"one on {own!r:.200}", IncompatibleError)
@@ -83,6 +85,9 @@ class Request:
             expected = f"label to be a tensor of shape {sizes[:1]}"
             checks.that(size == sizes[:1], expected, size, ShapeError)
         takes(label)
+        if not scale.plain:
+            scale.check_event(sizes[1:])
+        self.scale = scale
         self.seed = checks.seed(seed)
         if noise is not None:
             checks.instance("noise", noise, NoiseSource)  # type: ignore[type-abstract]
@@ -129,9 +134,11 @@ class Request:
         max_batch: int | None,
         progress: bool,
         ticks: int = 0,
+        data: bool = True,
     ) -> tuple[Tensor, ...]:
         """What ``run(samples, tick)`` makes of the samples, ``max_batch`` at a time.
 
+        Its first tensor holds states. They become data, unless ``data`` is False.
         ``ticks`` says how often a part calls ``tick``; 0 where it ticks once a sample. All parts
         are written into tensors ``(B, …)`` that are there from the first part on: to join them at
         the end would take the memory twice. If a part diverges, ``error.finished`` holds the
@@ -150,6 +157,8 @@ class Request:
                 except DivergenceError as error:
                     error.finished = whole[0][: samples.start - first] if whole else None
                     raise
+                if data and not self.scale.plain:
+                    done = (self.scale.to_data(done[0]), *done[1:])
                 if len(parts) == 1:
                     return done
                 whole = whole or tuple(part.new_empty(B, *part.shape[1:]) for part in done)

@@ -23,6 +23,7 @@ from sdescore.score.interface import (
     sde_of,
 )
 from sdescore.score.model import ScoreModel
+from sdescore.score.scale import DataScale, scale_of
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Score, Time
@@ -116,6 +117,11 @@ class ScoreUnderSDE(nn.Module):
         r""":math:`\nabla_x \log p_t(x)`, like ``x`` ``(B, *E)``."""
         arguments, k = self._arguments(x, t, label)
         return align(k.to(x), x) * checks.score_output(self.score(*arguments), x)
+
+    @property
+    def data_scale(self) -> DataScale | None:
+        """The score's own, or None."""
+        return scale_of(self.score)
 
     @property
     def has_log_density(self) -> bool:

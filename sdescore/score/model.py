@@ -17,6 +17,7 @@ from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention
 from sdescore.score.interface import require_label, require_third_argument
 from sdescore.score.parameterization import combine
+from sdescore.score.scale import DataScale, Number, Numbers
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Time
@@ -55,13 +56,19 @@ class ScoreModel(nn.Module):
         Whether the network was trained with labels and never without. Then a call without a label
         would use weights that no training step has touched, and it is refused.
         :func:`sdescore.train` sets it, and a checkpoint keeps it.
+    data_mean, data_std : float or sequence of float
+        The model's states are standardised data, ``(x0 − data_mean)/data_std``: numbers, or one an
+        entry of the event's first axis (a vector's features, an image's channels). Samplers,
+        losses and likelihoods take and give data; ``x`` of ``model(x, t)``, ``init=`` and the
+        states of ``iterate`` are states. :func:`sdescore.train` measures both.
 
     Raises
     ------
     IncompatibleError
         An unknown option, an SDE without kernels, or levels asked of a continuous SDE.
     ParameterError
-        ``sigma_data`` is not a finite number > 0, or ``label_required`` is neither True nor False.
+        ``sigma_data`` or a ``data_std`` is not a finite number > 0, ``data_mean`` is not finite or
+        has another length, or ``label_required`` is neither True nor False.
 
     Examples
     --------
@@ -84,11 +91,14 @@ class ScoreModel(nn.Module):
         input_scaling: str = "none",
         sigma_data: float = 0.5,
         label_required: bool = False,
+        data_mean: Numbers = 0.0,
+        data_std: Numbers = 1.0,
     ) -> None:
         super().__init__()
         self.net = checks.function("net", net)
         self._convention = Convention(sde, prediction, time_input, input_scaling, sigma_data)
         self.label_required = checks.flag("label_required", label_required)
+        self.data_scale = DataScale(data_mean, data_std)  # type: ignore[arg-type]
 
     @property
     def convention(self) -> Convention | None:
@@ -112,7 +122,7 @@ class ScoreModel(nn.Module):
         return self._convention.prediction
 
     @property
-    def options(self) -> dict[str, str | float | bool]:
+    def options(self) -> dict[str, str | bool | Number]:
         """The keyword arguments that rebuild the model from its network and its SDE.
 
         Raises
@@ -126,10 +136,11 @@ class ScoreModel(nn.Module):
         checks.that(self.sde == own, expected, f"one under {now}; {advice}", IncompatibleError)
         return self._options()
 
-    def _options(self) -> dict[str, str | float | bool]:
+    def _options(self) -> dict[str, str | bool | Number]:
         names = ("prediction", "time_input", "input_scaling", "sigma_data")
         options = {name: getattr(self._convention, name) for name in names}
-        return {**options, "label_required": self.label_required}
+        scale = {"data_mean": self.data_scale.mean, "data_std": self.data_scale.std}
+        return {**options, "label_required": self.label_required, **scale}
 
     def extra_repr(self) -> str:
         """Shown inside the module's repr."""
@@ -148,6 +159,33 @@ class ScoreModel(nn.Module):
     def device(self) -> torch.device:
         """The network's device (CPU for a plain function)."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    def from_data(self, x0: Tensor) -> Tensor:
+        """Data ``(B, *E)`` as states at t = 0, ``(x0 − data_mean)/data_std``, at least float32.
+
+        Raises
+        ------
+        ShapeError
+            The event's first axis has another length than ``data_mean`` or ``data_std``.
+
+        Examples
+        --------
+        >>> import torch, sdescore as ss
+        >>> model = ss.ScoreModel(
+        ...     ss.MLP(2), ss.VPSDE(), data_mean=[0.0, 50.0], data_std=[0.1, 10.0]
+        ... )
+        >>> model.from_data(torch.tensor([[0.2, 40.0]]))
+        tensor([[ 2., -1.]])
+        >>> model.to_data(torch.tensor([[2.0, -1.0]]))
+        tensor([[ 0.2000, 40.0000]])
+        """
+        checks.state(x0, "x0")
+        return x0 if self.data_scale.plain else self.data_scale.to_state(x0)
+
+    def to_data(self, x: Tensor) -> Tensor:
+        """States ``(B, *E)`` at t = 0 as data, the inverse of :meth:`from_data`; errors alike."""
+        checks.state(x)
+        return self.data_scale.to_data(x)
 
     def network_time(self, time_value: Tensor) -> Tensor:
         """Time values in the network's dtype; int64 levels stay."""

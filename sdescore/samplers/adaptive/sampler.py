@@ -211,8 +211,9 @@ class AdaptiveSampler:
     ) -> Iterator[AdaptiveResult]:
         """The samples after each trial step; arguments and errors as in :meth:`solve`.
 
-        The last is what :meth:`solve` returns. Each is a copy: it does not change, and a change of
-        it does not steer.
+        The last is what :meth:`solve` returns, but for ``x``, which holds states: of a model that
+        standardises its data ``model.to_data(x)`` is what it returns. Each is a copy: it does not
+        change, and a change of it does not steer.
         """
         request = Request(
             self.sde, self._spans, model, shape, samples, seed, noise, init, label, dtype, device

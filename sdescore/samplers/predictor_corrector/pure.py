@@ -82,7 +82,7 @@ def pure_function(
         x, outputs = sampler.start_std * noise.draw(0), []  # type: tuple[Tensor, list[Tensor]]
         for step in steps:
             x = advance(step, x, outputs, bound, noise)
-        return x
+        return request.scale.to_data(x)
 
     draw.draws = len(program.spans)  # type: ignore[attr-defined]
     return draw

@@ -232,7 +232,8 @@ class PredictorCorrector:
         noise : NoiseSource, optional
             Replaces the seeded noise.
         init : Tensor, optional
-            ``(B, *E)``, the state at ``t_0`` in place of a draw from the prior.
+            ``(B, *E)``, the state at ``t_0`` in place of a draw from the prior. Of a model that
+            standardises its data ``model.from_data(x)`` is the state of a sample.
         label : Tensor, optional
             ``(B,)``, handed to the model as its third argument.
         max_batch : int, optional
@@ -245,7 +246,7 @@ class PredictorCorrector:
         Returns
         -------
         Tensor
-            ``(B, *E)``, or ``(len(samples), *E)``.
+            ``(B, *E)``, or ``(len(samples), *E)``; in the units of the data.
 
         Raises
         ------
@@ -294,7 +295,7 @@ class PredictorCorrector:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Iterator[SamplerState]:
-        """The chain one sampler step at a time; arguments as in :meth:`sample`.
+        """The chain's states, one sampler step at a time; arguments as in :meth:`sample`.
 
         A step is a predictor's move with the corrections that go with it. Assign to ``state.x`` to
         steer. ``start`` continues an earlier run with the same seed and its own ``samples``. From
@@ -304,7 +305,8 @@ class PredictorCorrector:
         Yields
         ------
         SamplerState
-            After each step; the last one is what :meth:`sample` returns.
+            After each step. The last ``x`` is what :meth:`sample` returns, of a model that
+            standardises its data after ``model.to_data(x)``.
 
         Raises
         ------

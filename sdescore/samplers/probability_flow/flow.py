@@ -170,12 +170,12 @@ class ProbabilityFlow:
         max_batch: int | None = None,
         progress: bool = False,
     ) -> Tensor:
-        """Follow the flow from data ``x0`` ``(B, *E)``, taken for states at t_min, up to T.
+        """Follow the flow from data ``x0`` ``(B, *E)``, taken for those at t_min, up to T.
 
         Arguments, errors and what comes back are as in :meth:`sample`; the state keeps the
         dtype of ``x0``, float32 or float64.
         """
-        request = self._request(model, x0, "x0", label)
+        request = self._request(model, x0, "x0", label, data=True)
         return self._follow(request, self.interval, max_batch, progress)[0]
 
     def decode(
@@ -189,7 +189,8 @@ class ProbabilityFlow:
     ) -> Tensor:
         """Follow the flow from ``xT`` ``(B, *E)`` at T down to t_min, the inverse of encoding.
 
-        Nothing is denoised at the end. Arguments and errors as in :meth:`encode`.
+        What comes back are data. Nothing is denoised at the end. Arguments and errors as in
+        :meth:`encode`.
         """
         request = self._request(model, xT, "xT", label)
         return self._follow(request, self.interval[::-1], max_batch, progress)[0]
@@ -207,7 +208,7 @@ class ProbabilityFlow:
         max_batch: int | None = None,
         progress: bool = False,
     ) -> LogLikelihood:
-        """Log density of ``x`` at t_min under the flow that ends in the prior.
+        """Log density of data ``x`` at t_min under the flow that ends in the prior.
 
         That prior, ``N(0, prior_std(data_std)² I)``, is part of the model: even with the exact
         score of the data the result differs from the data's log density by the prior's
@@ -218,7 +219,7 @@ class ProbabilityFlow:
         model : ScoreModel or callable
             A score that autograd can differentiate in ``x``, each sample on its own.
         x : Tensor
-            ``(B, *E)``, float32 or float64, taken for states at t_min.
+            ``(B, *E)``, float32 or float64: data, and the density is in their units.
         divergence : {"exact", "hutchinson"}
             Exact, from d derivatives per evaluation, or estimated, from ``probes`` of them.
         probes : int
@@ -244,21 +245,28 @@ class ProbabilityFlow:
             complete.
         """
         trace = Trace(divergence, probes, probe_distribution, seed)
-        request = self._request(model, x, "x", label)
+        request = self._request(model, x, "x", label, data=True)
         latent, integrals, calls = self._follow(request, self.interval, max_batch, progress, trace)
         std = self.sde.prior_std(self.data_std)
-        return trace.likelihood(latent, integrals, std, int(calls.sum()))
+        scale, event = request.scale, request.shape[1:]
+        log_volume = 0.0 if scale.plain else scale.log_volume(event)
+        return trace.likelihood(latent, integrals, std, log_volume, int(calls.sum()))
 
-    def _request(self, model: Score, x: Tensor, name: str, label: Tensor | None) -> Request:
-        """A request that starts from ``x`` in its own dtype and on its own device."""
+    def _request(
+        self, model: Score, x: Tensor, name: str, label: Tensor | None, data: bool = False
+    ) -> Request:
+        """A request that starts from states ``x``, or from data, in its dtype and on its device."""
         require_init(x, name)
         if isinstance(model, nn.Module):
             home = next((p.device for p in model.parameters()), x.device)
             expected = f"{name} on the model's device {home}"
             checks.that(home == x.device, expected, x.device, ShapeError)
-        return Request(
+        request = Request(
             self.sde, [], model, init=x, label=label, dtype=x.dtype, device=x.device, name=name
         )
+        if data and not request.scale.plain:
+            request.init = request.scale.to_state(x)
+        return request
 
     def _follow(
         self,
@@ -269,8 +277,8 @@ class ProbabilityFlow:
         trace: Trace | None = None,
         denoise: bool = False,
     ) -> tuple[Tensor, ...]:
-        """The states at the path's end, the integrals ``(B, K)``, and ``(B,)`` model calls, which
-        stand beside the first sample of each part that was solved together."""
+        """Data or states at T, at the path's end; integrals ``(B, K)``; and ``(B,)`` model calls,
+        which stand beside the first sample of each part that was solved together."""
         std = self.sde.prior_std(self.data_std)
 
         def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
@@ -288,4 +296,4 @@ class ProbabilityFlow:
             calls[:1] = ode.evaluations
             return x, integrals, calls
 
-        return request.fill(part, max_batch, progress)
+        return request.fill(part, max_batch, progress, data=path[0] > path[1])

@@ -74,10 +74,16 @@ class Trace:
         return lambda s, x: probe_traces(s, x, probes, chunk_size=chunk)
 
     def likelihood(
-        self, latent: Tensor, integrals: Tensor, prior_std: float, evaluations: int
+        self,
+        latent: Tensor,
+        integrals: Tensor,
+        prior_std: float,
+        log_volume: float,
+        evaluations: int,
     ) -> LogLikelihood:
-        """What the states at T ``(B, *E)`` and the K integrals ``(B, K)`` say."""
-        log_det = integrals.mean(1)
+        """What the states at T ``(B, *E)`` and the K integrals ``(B, K)`` say of the data, whose
+        unit has ``log_volume`` nats among states."""
+        log_det = integrals.mean(1) - log_volume
         numel = math.prod(latent.shape[1:])
         squares = latent.reshape(len(latent), numel).div(prior_std).square().sum(1)
         prior = -0.5 * squares - numel * (math.log(prior_std) + 0.5 * math.log(2 * math.pi))
