@@ -30,6 +30,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sdescore import checks
 from sdescore.errors import CheckpointError
+from sdescore.nets.ema import plain_network
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.rooms import members
 from sdescore.score.model import ScoreModel
@@ -52,7 +53,7 @@ T = TypeVar("T")
 
 def describe_model(model: ScoreModel) -> dict[str, Any]:
     """The manifest's ``sde``, ``convention`` and ``net``."""
-    sde, net = model.sde, model.net
+    sde, net = model.sde, plain_network(model.net)
     name, known = _entry(sde, SDES)
     net_name, known_net = _entry(net, NETS)
     fields = {f.name: getattr(sde, f.name) for f in dataclasses.fields(sde)} if known else None  # type: ignore[arg-type]

@@ -22,7 +22,15 @@ from sdescore.checkpoint.manifest import (
     to_json,
 )
 from sdescore.errors import CheckpointError, IncompatibleError, ParameterError
-from sdescore.nets.ema import COUNT, EMA, PREFIX, averaged_dtype, network_tensors
+from sdescore.nets.ema import (
+    COUNT,
+    EMA,
+    PREFIX,
+    averaged_dtype,
+    network_tensors,
+    plain_name,
+    plain_network,
+)
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 
@@ -103,7 +111,7 @@ def contents(
         checks.refuse("a ScoreModel around an nn.Module", got, IncompatibleError)
     if info is not None and not isinstance(info, Mapping):
         checks.refuse('info as a dict, such as {"epochs": 3}', f"{info!r:.100}", IncompatibleError)
-    tensors = {f"net/{name}": value for name, value in model.net.state_dict().items()}
+    tensors = {f"net/{name}": value for name, value in plain_state(model.net).items()}
     manifest = {
         "format": FORMAT,
         "library": __version__,
@@ -160,7 +168,7 @@ def load(
         file.verify()
         parts = _parts(file.tensors)
         model = build_model(file.manifest, parts["net/"], net=net, sde=sde)
-        require_tensors(model.net.state_dict(), parts["net/"], "net/")
+        require_tensors(plain_state(model.net), parts["net/"], "net/")
         averaged = _has_average(file, parts["ema/"], model.net)
         # The file is whole and fits: from here on nothing is refused, and a net= may change.
         read_net(file, model.net)
@@ -216,13 +224,14 @@ def training_record(file: Container, model: ScoreModel, ema: EMA) -> TrainingRec
         checks.refuse(expected, f"{got}; start anew with resume=False", CheckpointError)
     step = checks.count("step", training.get("step"), at_least=0, error=CheckpointError)
     options = get(training, "options", dict)
-    require_tensors(model.net.state_dict(), parts["net/"], "net/")
+    require_tensors(plain_state(model.net), parts["net/"], "net/")
     _has_average(file, parts["ema/"], model.net)
     return TrainingRecord(step, options, parts["optim/"])
 
 
 def read_net(file: Container, net: nn.Module) -> None:
     """Load a network's raw weights from the file, one at a time where the network allows it."""
+    net = plain_network(net)
     state = net.state_dict()
     parameters = net.named_parameters(remove_duplicate=False)
     own = {**dict(parameters), **dict(net.named_buffers(remove_duplicate=False))}
@@ -230,9 +239,15 @@ def read_net(file: Container, net: nn.Module) -> None:
     if all(type(module)._load_from_state_dict is plain for module in net.modules()) and all(
         name in own and value.data_ptr() == own[name].data_ptr() for name, value in state.items()
     ):
-        read_into(file, "net/", state)
+        read_into(file, "net/", {plain_name(name): value for name, value in state.items()})
     else:  # it loads in a way of its own
-        net.load_state_dict({name: file.read(f"net/{name}") for name in state})
+        net.load_state_dict({name: file.read(f"net/{plain_name(name)}") for name in state})
+
+
+def plain_state(net: nn.Module) -> dict[str, Any]:
+    """A network's ``state_dict``, without the prefixes of wrappers."""
+    state = plain_network(net).state_dict()
+    return {plain_name(name): value for name, value in state.items()}
 
 
 def read_into(file: Container, prefix: str, targets: Mapping[str, Tensor]) -> None:

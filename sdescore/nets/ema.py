@@ -12,6 +12,7 @@ few updates, so that it forgets the random start.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -21,6 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sdescore import checks
 from sdescore.errors import CheckpointError, IncompatibleError
+from sdescore.score.model import ScoreModel
 
 __all__ = ["EMA"]
 
@@ -92,11 +94,11 @@ class EMA:
         self.num_updates += 1
         n = self.num_updates
         decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
-        averaged = [name for name, _ in net.named_parameters()]
+        averaged = [name for name, value in current.items() if isinstance(value, nn.Parameter)]
         shadow = [self.shadow[name] for name in averaged]
         _average(decay)(shadow, [current[name].to(self.shadow[name]) for name in averaged], n)
-        for name, buffer in net.named_buffers():
-            self.shadow[name].copy_(buffer)
+        for name in current.keys() - set(averaged):
+            self.shadow[name].copy_(current[name])
 
     @torch.no_grad()
     def copy_to(self, net: nn.Module) -> None:
@@ -131,9 +133,32 @@ class EMA:
         self.num_updates = int(count)
 
 
+def plain_network(net: nn.Module) -> nn.Module:
+    """The network inside the wrappers of ``torch.compile`` and of torch's parallel modules."""
+    while True:
+        if isinstance(getattr(net, "_orig_mod", None), nn.Module):
+            net = cast(nn.Module, net._orig_mod)
+        elif isinstance(net, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            net = net.module
+        else:
+            return net
+
+
+def plain_copy(model: ScoreModel) -> ScoreModel:
+    """A copy of a model whose network is in no wrapper."""
+    return copy.deepcopy(model, {id(model.net): copy.deepcopy(plain_network(model.net))})
+
+
+def plain_name(name: str) -> str:
+    """A tensor's name without the prefix of a part that ``torch.compile`` wraps."""
+    return name.replace("_orig_mod.", "")
+
+
 def network_tensors(net: nn.Module) -> dict[str, Tensor]:
-    """The tensors that an average follows: parameters and buffers, by name."""
-    return {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    """The tensors that an average follows: parameters and buffers, by plain name."""
+    net = plain_network(net)
+    named = (*net.named_parameters(), *net.named_buffers())
+    return {plain_name(name): value for name, value in named}
 
 
 def averaged_dtype(value: Tensor) -> torch.dtype:

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.losses.denoising import TimeDistribution
+from sdescore.losses.levels import Objective
 from sdescore.losses.loss import Loss
-from sdescore.losses.weighting import Weighting
+from sdescore.losses.weighting import Weighting, one_per_time
+from sdescore.nets.ema import plain_network
 from sdescore.score.model import ScoreModel
-from sdescore.training.data import Source
+from sdescore.training.data import Batch, Source
 
 SCHEDULES = ("constant", "cosine")
+PRECISIONS = (None, "bf16")
 
 
 def check_model(model: object) -> nn.Module:
@@ -32,14 +35,15 @@ def check_model(model: object) -> nn.Module:
     if not isinstance(model, ScoreModel):
         got = f"{type(model).__name__}; wrap the network: ScoreModel(net, sde)"
         checks.refuse("a ScoreModel", got, IncompatibleError)
-    net, kind = model.net, type(model.net).__name__
-    if not isinstance(net, nn.Module) or not any(p.requires_grad for p in net.parameters()):
+    kind = type(model.net).__name__
+    net: Any = plain_network(model.net) if isinstance(model.net, nn.Module) else None
+    if net is None or not any(p.requires_grad for p in net.parameters()):
         expected = "an nn.Module with parameters to train"
         checks.refuse(expected, f"{kind} without", IncompatibleError)
     if any(value.is_inference() for value in (*net.parameters(), *net.buffers())):
         got = f"{kind} made under torch.inference_mode(); make it outside"
         checks.refuse("a network that autograd can follow", got, IncompatibleError)
-    return net
+    return net  # type: ignore[no-any-return]
 
 
 def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | None:
@@ -87,25 +91,69 @@ def usable(loss: object, samples: int) -> Loss:
     return loss
 
 
-def require_gradient(loss: Tensor, objective: str) -> None:
-    """Refuse a loss that no training step can use."""
-    expected = "a loss that autograd can differentiate in the model's weights"
-    got = f"one of {objective} without a gradient; compute it without detach() or no_grad()"
-    checks.that(loss.requires_grad, expected, got, IncompatibleError)
+def loss_at(
+    objective: Objective,
+    times: TimeDistribution,
+    model: ScoreModel,
+    x0: Tensor,
+    label: Tensor | None,
+    t: Tensor,
+    generator: torch.Generator,
+) -> Loss:
+    """An objective at the times ``t`` ``(B,)``, a proposal's importance weight included."""
+    found = usable(objective(model, x0, t=t, label=label, generator=generator), len(t))
+    importance = times.importance_weight(model.sde, t)
+    if importance is None:
+        return found
+    return found.weighted(one_per_time("importance weight", importance, t))
+
+
+def add_gradient(
+    evaluate: Callable[..., Loss],
+    model: ScoreModel,
+    batch: Batch,
+    t: Tensor,
+    generator: torch.Generator,
+    parts: int,
+    objective: str,
+) -> Loss:
+    """Add the gradient of a batch's loss to the weights', computed in parts; its value, detached.
+
+    Refuses a loss that no training step can use.
+    """
+    size, found = -(-len(t) // parts), []
+    mean = torch.zeros((), dtype=torch.float32, device=t.device)
+    for start in range(0, len(t), size):
+        own = slice(start, start + size)
+        label = None if batch.label is None else batch.label[own]
+        loss = evaluate(model, batch.x[own], label, t[own], generator)
+        expected = "a loss that autograd can differentiate in the model's weights"
+        got = f"one of {objective} without a gradient; compute it without detach() or no_grad()"
+        checks.that(loss.mean.requires_grad, expected, got, IncompatibleError)
+        share = loss.mean * (len(t[own]) / len(t))
+        share.backward()  # type: ignore[no-untyped-call]
+        mean = mean + share.detach()
+        found.append(loss.per_sample.detach())
+    return Loss(torch.cat(found), mean)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a step does, as numbers and names that are the same in every process."""
+    """What a step does, as numbers and names that are the same in every process.
+
+    Those with a default are not for a run with an optimiser or a schedule of its own.
+    """
 
     label_dropout: float
     weighting: str
     times: str
     batch_size: int
-    lr: float
-    schedule: str
-    warmup: int
-    weight_decay: float
+    lr: float = 2e-3
+    schedule: str = "cosine"
+    warmup: int = 100
+    weight_decay: float = 0.0
+    accumulate: int = 1
+    precision: str | None = None
     clip: float | None
     ema_decay: float
     seed: int
@@ -113,22 +161,31 @@ class Recipe:
     def __post_init__(self) -> None:
         number, count = checks.number, checks.count
         checks.choice("schedule", self.schedule, SCHEDULES, ParameterError)
+        checks.choice("precision", self.precision, PRECISIONS, ParameterError)
         vars(self).update(
             label_dropout=number("label_dropout", self.label_dropout, at_least=0, at_most=1),
             batch_size=count("batch_size", self.batch_size),
             lr=number("lr", self.lr, above=0),
             warmup=count("warmup", self.warmup, at_least=0),
             weight_decay=number("weight_decay", self.weight_decay, at_least=0),
+            accumulate=count("accumulate", self.accumulate),
             clip=None if self.clip is None else number("clip", self.clip, above=0),
             ema_decay=number("ema_decay", self.ema_decay, at_least=0, below=1),
             seed=checks.seed(self.seed),
         )
 
-    def learning_rate(self, step: int, steps: int) -> float:
-        """The rate of step 0 … steps − 1."""
+    def leave_out(self, argument: str, *names: str) -> None:
+        """Refuse options beside ``argument``, which brings its own."""
+        for name in names:
+            expected = f"{name} left out beside {argument}, which has its own"
+            value = getattr(self, name)
+            checks.that(value == getattr(type(self), name), expected, value, IncompatibleError)
+
+    def learning_rate(self, highest: float, step: int, steps: int) -> float:
+        """The rate of step 0 … steps − 1, of which ``highest`` is the highest."""
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if self.schedule == "cosine" else 1.0
-        return self.lr * rise * fall
+        return highest * rise * fall
 
 
 def check_times(times: TimeDistribution, model: ScoreModel) -> None:

@@ -7,7 +7,6 @@ that was never interrupted.
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 import os
@@ -24,13 +23,20 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
 from sdescore.losses.levels import Objective
-from sdescore.losses.loss import Loss
-from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
-from sdescore.nets.ema import EMA
-from sdescore.noise.torch_global import borrowed_generator
+from sdescore.losses.weighting import Weighting, named_weighting
+from sdescore.nets.ema import EMA, plain_copy, plain_name
+from sdescore.noise.torch_global import borrowed_generator, step_seed
 from sdescore.score.model import ScoreModel
 from sdescore.training import guards
 from sdescore.training.data import BATCH_SIZE, Data, Rows, draw_batch, source_of
+from sdescore.training.run_as import (
+    MakeOptimizer,
+    MakeScheduler,
+    made_optimizer,
+    made_scheduler,
+    replay,
+    running,
+)
 from sdescore.training.state import Saver, TrainingResult, divergence
 from sdescore.training.watch import Validation, Watch, least_informed
 
@@ -55,6 +61,11 @@ def train(
     schedule: str = "cosine",
     warmup: int = 100,
     weight_decay: float = 0.0,
+    optimizer: MakeOptimizer | None = None,
+    lr_scheduler: MakeScheduler | None = None,
+    accumulate: int = 1,
+    precision: str | None = None,
+    compile: bool = False,
     clip: float | None = 1.0,
     ema_decay: float = 0.999,
     seed: int = 0,
@@ -82,12 +93,10 @@ def train(
         Trained in place: it holds the raw weights afterwards.
     data : Tensor, array, Dataset, DataLoader or iterable of batches
         A tensor or a numpy array ``(N, *E)``, such as a memmap; a map-style
-        ``torch.utils.data.Dataset`` of single samples; a ``DataLoader``, or another iterable of
-        batches, which begins again when it ends. A batch, and a sample of a Dataset, is ``x``,
-        ``(x, label)`` or ``{"x": x, "label": label}``. Values are finite floating point, or bytes:
-        these become x/127.5 − 1, in [−1, 1], batch by batch. A memmap is not looked at as a whole
-        before the first step. Of tensors, arrays and Datasets a batch is drawn uniformly with
-        replacement, by seed and step alone. An iterable has an order of its own.
+        ``torch.utils.data.Dataset``; or batches, which begin again when they end. A batch, and a
+        sample of a Dataset, is ``x``, ``(x, label)`` or ``{"x": x, "label": label}``, finite
+        floating point, or bytes, which become x/127.5 − 1. Batches of tensors, arrays and Datasets
+        are drawn with replacement, by seed and step alone.
     steps : int
         Optimiser steps of the whole run, those before a resume included.
     labels : Tensor or array, optional
@@ -115,6 +124,21 @@ def train(
         (``"constant"``) or falls to 0 at ``steps`` along half a cosine (``"cosine"``).
     weight_decay : float
         AdamW's (Loshchilov & Hutter 2019, arXiv:1711.05101).
+    optimizer : callable, optional
+        ``optimizer(parameters)`` returns any ``torch.optim.Optimizer`` in place of AdamW, such as
+        ``lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)``. Its own rates are the highest of the
+        schedule; leave ``lr`` and ``weight_decay`` out. A file keeps the tensors of its state.
+    lr_scheduler : callable, optional
+        ``lr_scheduler(optimizer)`` returns one of torch's schedules, stepped after every step, in
+        place of ``schedule`` and ``warmup``. A resume steps a fresh one as often.
+    accumulate : int
+        The batch goes through the network in so many parts, one after another, which takes less
+        memory. The gradient is that of the whole batch, for a loss that is a mean over samples.
+    precision : {None, "bf16"}
+        ``"bf16"`` runs the network, and nothing else, under ``torch.autocast`` in bfloat16. The
+        weights, their average and the optimiser stay in float32.
+    compile : bool
+        Run the network through ``torch.compile``.
     clip : float, optional
         Largest norm of the gradient; None leaves it.
     ema_decay : float
@@ -188,6 +212,8 @@ def train(
         schedule=schedule,
         warmup=warmup,
         weight_decay=weight_decay,
+        accumulate=accumulate,
+        precision=precision,
         clip=clip,
         ema_decay=ema_decay,
         seed=seed,
@@ -200,6 +226,7 @@ def train(
         if function is not None:
             checks.function(name, function)
     guards.check_path(path, resume)
+    checks.flag("compile", compile)
     device = model.device if device is None else checks.device(device)
     with borrowed_generator(step_seed(recipe.seed, 0, domain=1), device):
         source = source_of(data, labels, batch_size, "data")
@@ -219,19 +246,31 @@ def train(
     else:  # a file without the entry is a run of the denoising loss
         guards.check_objective(objective, weighting)
         objective_name = options["objective"] = checks.part_name(objective)
-    if recipe.schedule == "cosine":
+    if recipe.schedule == "cosine" and lr_scheduler is None:
         options["steps"] = steps
     model.to(device)
-    evaluate = functools.partial(loss_at, objective, times)
-    named = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    evaluate = functools.partial(guards.loss_at, objective, times)
+    called = running(model, precision, compile, device) if precision or compile else model
+    named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
     weights = list(named.values())
-    optimizer = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    adamw = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    descent: torch.optim.Optimizer = adamw
+    if optimizer is not None:
+        recipe.leave_out("optimizer=", "lr", "weight_decay")
+        descent = made_optimizer(optimizer, weights, options)
+    rates = [group["lr"] for group in descent.param_groups]
+    scheduler = None
+    if lr_scheduler is not None:
+        recipe.leave_out("lr_scheduler=", "schedule", "warmup")
+        scheduler = made_scheduler(lr_scheduler, descent, options)
     ema = EMA(net, recipe.ema_decay)
     step, saver = 0, None
     if path is not None:
         options |= source.record()
-        saver = Saver(path, model, ema, optimizer, named, options, info)
+        saver = Saver(path, model, ema, descent, named, options, info)
         step = saver.resume() if resume else 0
+    if scheduler is not None:
+        replay(scheduler, step)
     # Without dropout no step trains what the network does without a label.
     model.label_required = source.labelled and recipe.label_dropout == 0
     checked: Validation | None = None
@@ -264,33 +303,35 @@ def train(
                 )  # fmt: skip
                 if batch is None:
                     break
-                x0, label, indices = batch
-                t = times.sample(model.sde, len(x0), generator, device)
-                found = evaluate(model, x0, label, t, generator)
-                guards.require_gradient(found.mean, objective_name)
-                optimizer.zero_grad(set_to_none=True)
-                found.mean.backward()  # type: ignore[no-untyped-call]
+                t = times.sample(model.sde, len(batch.x), generator, device)
+                descent.zero_grad(set_to_none=True)
+                found = guards.add_gradient(
+                    evaluate, called, batch, t, generator, recipe.accumulate, objective_name
+                )
             largest = math.inf if recipe.clip is None else recipe.clip
             norm = nn.utils.clip_grad_norm_(weights, largest)
             loss = found.mean.item()
             if not (math.isfinite(loss) and math.isfinite(norm.item())):
                 file = None if saver is None or not saver.saved else path
-                raise divergence(step, loss, found.per_sample, t, indices, file)
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate(step, steps)
+                raise divergence(step, loss, found.per_sample, t, batch.indices, file)
+            if scheduler is None:
+                for group, rate in zip(descent.param_groups, rates, strict=True):
+                    group["lr"] = recipe.learning_rate(rate, step, steps)
+            lr = descent.param_groups[0]["lr"]
             with on_cpu:
-                optimizer.step()
+                descent.step()
+            if scheduler is not None:
+                scheduler.step()
             ema.update(net)
             step += 1
             losses.append(loss)
-
             held_out_loss = None
             if checked is not None and (step % validate_every == 0 or step == steps):
                 held_out_loss = checked.loss(ema, step)
             if saver is not None and step % save_every == 0:
                 saver.save(step)
             if watch is not None:
-                watch.step(step, losses, optimizer.param_groups[0]["lr"], held_out_loss)
+                watch.step(step, losses, float(lr), held_out_loss)
             if max_seconds is not None and time.monotonic() - began > max_seconds:
                 break
         if saver is not None:
@@ -298,7 +339,7 @@ def train(
     unsaved = None if saver is None else saver.error
     if unsaved is None:
         interrupt.deliver()
-    averaged = copy.deepcopy(model)
+    averaged = plain_copy(model)
     ema.copy_to(averaged.net)
     seconds = time.monotonic() - began
     best = None if checked is None else checked.best
@@ -307,30 +348,3 @@ def train(
         unsaved.result = result
         raise unsaved
     return result
-
-
-def loss_at(
-    objective: Objective,
-    times: TimeDistribution,
-    model: ScoreModel,
-    x0: Tensor,
-    label: Tensor | None,
-    t: Tensor,
-    generator: torch.Generator,
-) -> Loss:
-    """An objective at the times ``t`` ``(B,)``, a proposal's importance weight included."""
-    found = guards.usable(objective(model, x0, t=t, label=label, generator=generator), len(t))
-    importance = times.importance_weight(model.sde, t)
-    if importance is None:
-        return found
-    return found.weighted(one_per_time("importance weight", importance, t))
-
-
-def step_seed(seed: int, step: int, domain: int = 0) -> int:
-    """A generator's seed for one step; of 32 bits, all that a CPU generator looks at.
-
-    Knuth's multiplicative hash spreads the starts of runs whose seeds are small numbers, so that
-    they share none within a million steps. Domain 0 is the step's own generator, 1 torch's global
-    one, 2 that of the held-out batch of this number; their distance keeps that promise.
-    """
-    return (seed * 0x9E3779B1 + step + domain * 0x33300000) % 2**32

@@ -72,15 +72,16 @@ class TrainingResult:
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """AdamW's state as ``<parameter>/<what>``; parameters that never had a gradient have none."""
+    """Its state as ``<parameter>/<what>``; parameters that never had a gradient have none."""
     return {
         f"{name}/{what}": value
         for name, parameter in named.items()
         for what, value in optimizer.state.get(parameter, {}).items()
+        if value is not None
     }
 
 
-def check_optimizer(named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+def check_adam(named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors that are not AdamW's for these parameters, and name the first."""
     left, foreign = dict(tensors), []
     for name, parameter in named.items():
@@ -111,16 +112,18 @@ def resume_run(
     with opened(path) as file:
         record = training_record(file, model, ema)
         _check_options(path, options, record.options)
-        check_optimizer(named, record.optimizer)
+        if "optimizer" not in options:
+            check_adam(named, record.optimizer)
+        elif foreign := [what for what in record.optimizer if what.rpartition("/")[0] not in named]:
+            got = f"optim/{foreign[0]}; start anew with resume=False"
+            checks.refuse("tensors of this network's optimiser", got, CheckpointError)
         # The file is whole and fits: from here on nothing is refused.
         read_net(file, model.net)
         read_ema(file, ema)
-        for name, parameter in named.items():
-            for what in ADAM:
-                if f"{name}/{what}" in record.optimizer:
-                    value = file.read(f"optim/{name}/{what}")
-                    home = "cpu" if what == "step" else parameter.device
-                    optimizer.state[parameter][what] = value.to(home)
+        for entry in record.optimizer:
+            name, _, what = entry.rpartition("/")
+            home = "cpu" if what == "step" else named[name].device
+            optimizer.state[named[name]][what] = file.read(f"optim/{entry}").to(home)
     return record.step
 
 

@@ -34,7 +34,7 @@ from sdescore.errors import CheckpointError, IncompatibleError
 from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting, named_weighting
-from sdescore.nets.ema import EMA
+from sdescore.nets.ema import EMA, plain_copy
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
@@ -130,7 +130,7 @@ class Validation:
         checks.that(again, "validation= that can be read many times", advice, IncompatibleError)
         self.source, self.batch_size, self.evaluate = source, batch_size, evaluate
         self.times, self.seed, self.options = times, seed, dict(options)
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model = plain_copy(model).requires_grad_(False).eval()
         self.best: ScoreModel | None = None
         self.lowest = math.inf
         self.path = None if path is None else best_path(path)

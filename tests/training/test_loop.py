@@ -12,8 +12,8 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.checkpoint.store import read_manifest
+from sdescore.noise.torch_global import step_seed
 from sdescore.training.guards import Recipe
-from sdescore.training.loop import step_seed
 from tests.helpers.training import Dropping, cloud, make, run
 
 
@@ -123,9 +123,9 @@ def recipe(**options: Any) -> Recipe:
 
 
 def test_learning_rate() -> None:
-    constant = [recipe(warmup=3).learning_rate(n, 10) for n in range(10)]
+    constant = [recipe(warmup=3).learning_rate(1.0, n, 10) for n in range(10)]
     assert constant == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 7)
-    cosine = [recipe(lr=2.0, schedule="cosine").learning_rate(n, 10) for n in range(10)]
+    cosine = [recipe(schedule="cosine").learning_rate(2.0, n, 10) for n in range(10)]
     assert cosine == pytest.approx([1 + math.cos(math.pi * n / 10) for n in range(10)])
 
 
