@@ -1,16 +1,22 @@
-"""The command line: ``python -m sdescore demo`` and ``python -m sdescore sample FILE``."""
+"""The command line: ``python -m sdescore demo`` and ``python -m sdescore sample FILE``.
+
+Under ``torchrun`` all processes sample together.
+"""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+from torch import distributed
 
 from sdescore import checks
 from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES, make_sampler
@@ -19,6 +25,8 @@ from sdescore.errors import CheckpointError, SDEScoreError, ShapeError
 
 __all__ = ["main"]
 
+# What torchrun, and others like it, tell the processes that they start.
+GROUP = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 MOST_NUMBERS = 2**31  # a file cannot ask for more memory than samples of this size take
 
 
@@ -31,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             asked = {k: v for k, v in vars(arguments).items() if k != "command"}
             run_demo(DemoOptions(**asked))
         else:
-            _sample(arguments)
+            with _process_group():
+                _sample(arguments)
     except (SDEScoreError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -72,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--predictor", choices=PREDICTORS, default="reverse-diffusion")
     sample.add_argument("--corrector", choices=CORRECTORS, default="langevin")
     sample.add_argument("--steps", type=_positive, default=DemoOptions.steps)
-    sample.add_argument("--out", type=Path, help="a picture or .npy; by default a .png beside it")
+    sample.add_argument("--max-batch", type=_positive, default=256, help="samples at a time")
+    out = "a picture, a .npy file, or a folder of .npy shards; by default a .png beside it"
+    sample.add_argument("--out", type=Path, help=out)
 
     demo.set_defaults(**vars(DemoOptions()))
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -85,19 +96,42 @@ def _parser() -> argparse.ArgumentParser:
 def _sample(arguments: argparse.Namespace) -> None:
     from sdescore.checkpoint.store import load
     from sdescore.plotting import plot_samples
+    from sdescore.samplers.distributed import sample_distributed
+    from sdescore.samplers.folder import sample_to_folder
 
-    model = load(arguments.checkpoint, device=checks.device(arguments.device))
+    device, first = arguments.device, int(os.environ.get("RANK", 0)) == 0
+    if device == "cuda" and distributed.is_initialized():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    model = load(arguments.checkpoint, device=checks.device(device))
     sampler = make_sampler(model.sde, arguments.predictor, arguments.corrector, arguments.steps)
     event_shape = arguments.shape or _event_shape(arguments.checkpoint)
     shape = (arguments.n, *event_shape)
     out = arguments.out or arguments.checkpoint.with_suffix(".samples.png")
-    _check_out(out, event_shape)
-    x = sampler.sample(model, shape, seed=arguments.seed, max_batch=256, progress=True).cpu()
-    if out.suffix == ".npy":
-        numpy.save(out, x.numpy())
+    seed, max_batch = arguments.seed, arguments.max_batch
+    if out.is_dir() or not out.suffix:
+        sample_to_folder(sampler, model, shape, out, seed=seed, max_batch=max_batch, progress=True)
     else:
-        plot_samples(x).savefig(out, dpi=110)
-    print(f"{arguments.n} samples in {out}")
+        _check_out(out, event_shape)
+        x = sample_distributed(sampler, model, shape, seed=seed, max_batch=max_batch, progress=True)
+        if first and out.suffix == ".npy":
+            numpy.save(out, x.cpu().numpy())
+        elif first:
+            plot_samples(x.cpu()).savefig(out, dpi=110)
+    if first:
+        print(f"{arguments.n} samples in {out}")
+
+
+@contextmanager
+def _process_group() -> Iterator[None]:
+    """The group of the processes that torchrun has started; none for one that stands alone."""
+    if not os.environ.keys() >= GROUP:
+        yield
+        return
+    distributed.init_process_group("gloo")  # what samplers say to each other goes over the CPU
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
 
 
 def _event_shape(path: Path) -> tuple[int, ...]:
