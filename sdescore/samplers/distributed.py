@@ -6,12 +6,13 @@ The noise of a sample depends on its seed and its index alone, so each process c
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
 from sdescore import checks
-from sdescore.samplers.chunks import Sampler
+from sdescore.samplers.chunks import Sampler, require_sampler
 from sdescore.samplers.description import described
 from sdescore.samplers.ranks import all_ranks, bar
 from sdescore.samplers.request import home
@@ -60,7 +61,8 @@ def sample_distributed(
     Raises
     ------
     IncompatibleError
-        The ranks ask for different samples, or have models with different weights.
+        The ranks ask for different samples, have models with different weights, or another
+        ``max_batch``.
     RankError
         Another rank failed; that one raises its own error.
     ShapeError, ParameterError, TimeError, DivergenceError
@@ -76,14 +78,20 @@ def sample_distributed(
     True
     """
     with all_ranks() as ranks:
-        request = partial(described, sampler, model, shape, seed, init, label, dtype)
-        B, *event = ranks.require_equal(request)["shape"]
+        ranks.agree(partial(require_sampler, sampler))
         draw = partial(sampler.sample, model, shape, seed=seed, init=init, label=label)
         draw = partial(draw, dtype=dtype, device=device)
         if ranks.group is None:
             return draw(max_batch=max_batch, progress=progress)
-        size = -(-B // ranks.size)
-        size = size if max_batch is None else checks.count("max_batch", max_batch)
+
+        def request() -> dict[str, Any]:
+            found = described(sampler, model, shape, seed, init, label, dtype)
+            share = max(1, -(-found["shape"][0] // ranks.size))
+            size = share if max_batch is None else checks.count("max_batch", max_batch)
+            return found | {"max_batch": size}
+
+        agreed = ranks.require_equal(request)
+        (B, *event), size = agreed["shape"], agreed["max_batch"]
         own_device, own_dtype = home(model)
         whole = torch.empty(B, *event, dtype=dtype or own_dtype, device="cpu")
 
@@ -92,7 +100,7 @@ def sample_distributed(
                 whole[rows.start : rows.stop] = draw(samples=rows)
 
         with bar(progress and ranks.rank == 0, B) as tick:
-            for first in range(0, B, max(1, size * ranks.size)):
+            for first in range(0, B, size * ranks.size):
                 parts = [range(B)[first + r * size :][:size] for r in range(ranks.size)]
                 ranks.agree(partial(fill, parts[ranks.rank]))
                 for rank, rows in enumerate(parts):

@@ -77,7 +77,8 @@ def sample_to_folder(
     CheckpointError
         The folder holds other samples or a damaged shard, or cannot be written.
     IncompatibleError
-        The ranks ask for different samples, or have models with different weights.
+        The ranks ask for different samples, have models with different weights, or another
+        folder.
     RankError
         Another rank failed; that one raises its own error.
     ShapeError, ParameterError, TimeError, DivergenceError
@@ -102,11 +103,11 @@ def sample_to_folder(
             found = described(sampler, model, shape, seed, init, label, dtype)
             B, *event = found["shape"]
             usual = min(max(256, -(-B // 64)), max(1, 2**24 // max(1, math.prod(event))))
-            return found | {"shard": usual if shard is None else checks.count("shard", shard)}
+            size = usual if shard is None else checks.count("shard", shard)
+            return found | {"shard": size, "out": os.fspath(out)}
 
         manifest = ranks.require_equal(request)
-        B, size = manifest["shape"][0], manifest["shard"]
-        folder = Path(out)
+        folder, B, size = Path(manifest.pop("out")), manifest["shape"][0], manifest["shard"]
         shards = {
             folder / f"samples-{first:012}.npy": range(B)[first : first + size]
             for first in range(0, B, size)

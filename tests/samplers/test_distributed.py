@@ -91,6 +91,10 @@ said["seed"] = outcome(lambda: draw(chain, Elementwise(), (B, 3), seed=rank))
 model = network()
 model.net.last.bias.data += rank
 said["weights"] = outcome(lambda: draw(chain, model, (B, 3)))
+said["max_batch"] = outcome(lambda: draw(chain, network(), (B, 3), max_batch=2 + rank))
+said["none"] = outcome(lambda: draw(chain, network(), (B, 3), max_batch=rank))
+said["no sampler"] = outcome(lambda: draw((chain, ss.DDIM())[rank], network(), (B, 3)))
+said["out"] = outcome(lambda: write(chain, Elementwise(), (B, 3), folder / f"whole{rank}"))
 said["door"] = outcome(lambda: draw(chain, Elementwise(), (B, 3), label=torch.arange(B - rank)))
 label, broken = {"label": torch.arange(B)}, Elementwise(fail_on(13))
 said["failure"] = outcome(lambda: draw(chain, broken, (B, 3), max_batch=3, **label))
@@ -144,7 +148,10 @@ def test_the_shards_of_two_processes_are_the_samples(ranks: Path) -> None:
     assert numpy.array_equal(x, one.numpy())
 
 
-@pytest.mark.parametrize(("what", "named"), [("seed", "seed"), ("weights", "model")])
+@pytest.mark.parametrize(
+    ("what", "named"),
+    [("seed", "seed"), ("weights", "model"), ("max_batch", "max_batch"), ("out", "out")],
+)
 def test_ranks_that_ask_for_different_samples_are_refused(
     ranks: Path, what: str, named: str
 ) -> None:
@@ -155,6 +162,12 @@ def test_ranks_that_ask_for_different_samples_are_refused(
 
 def test_a_bad_argument_of_one_rank_ends_both(ranks: Path) -> None:
     assert all("another label on rank 1" in message for message in said(ranks, "door"))
+    one, other = said(ranks, "none")
+    assert one.startswith("ParameterError") and "max_batch >= 1; got max_batch=0" in one
+    assert other == f"RankError: rank 0 of 2 failed: {one}"
+    one, other = said(ranks, "no sampler")
+    assert other.startswith("IncompatibleError: expected sampler to be")
+    assert one == f"RankError: rank 1 of 2 failed: {other}"
 
 
 @pytest.mark.parametrize("what", ["failure", "shard"])
