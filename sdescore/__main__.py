@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--shape", type=_positive, nargs="+", help="shape of a sample; by default the data's"
     )
-    sample.add_argument("--predictor", choices=PREDICTORS, default="reverse-diffusion")
-    sample.add_argument("--corrector", choices=CORRECTORS, default="langevin")
+    sample.add_argument("--predictor", choices=PREDICTORS, default="exponential-adams")
+    sample.add_argument("--corrector", choices=CORRECTORS, default="none")
     sample.add_argument("--steps", type=_positive, default=DemoOptions.steps)
     sample.add_argument("--max-batch", type=_positive, default=256, help="samples at a time")
     out = "a picture, a .npy file, or a folder of .npy shards; by default a .png beside it"

@@ -22,6 +22,7 @@ __all__ = [
     "SDEScoreError",
     "ScheduleError",
     "ShapeError",
+    "StepsWarning",
     "TimeError",
 ]
 
@@ -65,6 +66,10 @@ class CheckpointError(SDEScoreError, ValueError):
     """
 
     result: object = None
+
+
+class StepsWarning(UserWarning):
+    """A sampler has too few steps for its method; its exact gain on Gaussian data says so."""
 
 
 class DivergenceError(SDEScoreError, RuntimeError):

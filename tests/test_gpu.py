@@ -34,7 +34,9 @@ def test_samples_agree_with_the_cpu(predictor: ss.Predictor, corrector: ss.Corre
 
 
 def test_chunks_do_not_change_a_bit_with_an_elementwise_score() -> None:
-    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=20)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(snr=0.1), steps=20
+    )
 
     def draw(max_batch: int | None) -> torch.Tensor:
         return sampler.sample(
@@ -51,7 +53,7 @@ def test_training_and_a_half_precision_network() -> None:
     data = torch.randn(256, 1, 8, 8)
     trained = ss.train(model, data, steps=5, batch_size=32, progress=False).model
     assert trained.device.type == "cuda"
-    sampler = ss.PredictorCorrector(SDE, steps=4)
+    sampler = ss.PredictorCorrector(SDE, predictor=ss.ReverseDiffusion(), steps=4)
     full = sampler.sample(trained, (4, 1, 8, 8), seed=0)
     half = sampler.sample(trained.to(torch.bfloat16), (4, 1, 8, 8), seed=0)
     assert half.dtype == torch.float32
@@ -62,7 +64,7 @@ def test_a_nan_names_its_step() -> None:
     def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.where(t < 0.5, torch.full_like(x, torch.nan), -x)
 
-    sampler = ss.PredictorCorrector(SDE, grid=[1.0, 0.6, 0.4, 0.2])
+    sampler = ss.PredictorCorrector(SDE, predictor=ss.ReverseDiffusion(), grid=[1.0, 0.6, 0.4, 0.2])
     with pytest.raises(ss.errors.DivergenceError) as error:
         sampler.sample(score, (3, 2), device="cuda")
     assert error.value.step == 2

@@ -42,14 +42,16 @@ MODEL = ss.ScoreModel(ss.MLP(2), SDE)
 
 def test_a_sample() -> None:
     """Of a network, by a sampler with a corrector that was made before."""
-    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(), steps=100)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(), steps=100
+    )
     files, functions = way(lambda: sampler.sample(MODEL, (4, 2)))
     assert len(files) <= 12, sorted(files)
     assert len(functions) <= 60, sorted(functions)
 
 
 def test_a_sample_from_nothing() -> None:
-    """As above, the sampler's making and its parts included."""
+    """As above, the sampler's making and its parts included, and the check of its steps."""
     ReverseDiffusion, Langevin = ss.ReverseDiffusion, ss.Langevin  # their rooms are loaded before
 
     def call() -> None:
@@ -59,8 +61,8 @@ def test_a_sample_from_nothing() -> None:
         sampler.sample(MODEL, (4, 2))
 
     files, functions = way(call)
-    assert len(files) <= 17, sorted(files)
-    assert len(functions) <= 85, sorted(functions)
+    assert len(files) <= 21, sorted(files)
+    assert len(functions) <= 105, sorted(functions)
 
 
 def test_a_loss() -> None:

@@ -1,7 +1,8 @@
 r"""The exact distribution of a sampler's output on Gaussian data, and its distance from the data.
 
-The chain's numbers act on the spectrum of the data's covariance (:mod:`sdescore.analysis.chain`). A
-sampler errs for three reasons, each the distance between two known distributions:
+The chain's numbers act on the spectrum of the data's covariance
+(:mod:`sdescore.samplers.predictor_corrector.exact`). A sampler errs for three reasons, each the
+distance between two known distributions:
 
 1. the prior: the chain starts from N(0, σ_T²) in place of the diffused data,
 2. the steps: a chain that starts from the diffused data does not end in the diffused data at the
@@ -19,11 +20,11 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.analysis.chain import AffineMap, AffineRows, Spectrum
 from sdescore.analysis.model_error import constant_error
 from sdescore.analysis.pca import data_rows, decomposed, mean_of
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.samplers.predictor_corrector.chain import Move
+from sdescore.samplers.predictor_corrector.exact import AffineMap, AffineRows, Spectrum
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.tableau.tableau import flow_ending, mean_ending
 
@@ -151,7 +152,7 @@ def gaussian_error(
     >>> sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.DDIM(), steps=50)
     >>> error = ss.analysis.gaussian_error(sampler, torch.tensor([1.0, 0.01]))
     >>> [round(e, 3) for e in error.relative_std.tolist()]
-    [-0.037, -0.221]
+    [-0.048, -0.052]
     """
     sde = checks.linear(sampler.sde, "an exact error", "simulate the sampler instead")
     score_error = checks.number("score_error", score_error, at_least=0)

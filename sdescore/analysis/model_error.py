@@ -13,13 +13,10 @@ A grid can do something about the first only. The error to assume for it is
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-ModelError = Callable[[Tensor], Tensor]
-"""``σ²/α² (…) -> standard deviation of ε's error (…)``."""
+from sdescore.samplers.predictor_corrector.exact import ModelError
 
 
 def constant_error(error: float) -> ModelError | None:

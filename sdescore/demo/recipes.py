@@ -52,6 +52,7 @@ RECIPES = {
 }
 
 PREDICTORS: dict[str, Predictor] = {
+    "exponential-adams": predictors.ExponentialAdams(midpoint=True),  # as samplers have by default
     "euler-maruyama": predictors.EulerMaruyama(),
     "reverse-diffusion": predictors.ReverseDiffusion(),
     "ancestral": predictors.Ancestral(),

@@ -137,7 +137,7 @@ def _samplers(name: str, model: ScoreModel, options: DemoOptions) -> dict[str, P
 
 def _trajectory(name: str, model: ScoreModel, options: DemoOptions, columns: int = 12) -> None:
     """A strip of eight samples on their way from noise to data."""
-    sampler = make_sampler(model.sde, "reverse-diffusion", "none", options.steps)
+    sampler = make_sampler(model.sde, "exponential-adams", "none", options.steps)
     run = sampler.iterate(model, (8, 1, 8, 8), seed=options.seed)
     states = [(state.t, state.x.cpu().clone()) for state in run]
     shown = min(columns, len(states))

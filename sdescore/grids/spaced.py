@@ -39,7 +39,9 @@ def spaced(
     values = linear(sde, grid).log_snr(ends)
     if not bool(values.isfinite().all()):
         expected = f"finite log-SNR at T and t_min for {type(grid).__name__}"
-        checks.refuse(expected, f"{values.tolist()}; raise t_min above 0", ScheduleError)
+        checks.refuse(
+            expected, f"{values.tolist()}; raise t_min above 0, or use UniformGrid()", ScheduleError
+        )
     low, high = values[0].item(), values[-1].item()
     steps = torch.linspace(forth(low), forth(high), n, dtype=torch.float64, device="cpu")
     times = linear(sde, grid).time_at_log_snr(back(steps).clamp(low, high))

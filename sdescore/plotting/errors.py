@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.error import GaussianError, gaussian_error, requested
 from sdescore.errors import ShapeError
 from sdescore.plotting import _style
+from sdescore.samplers.predictor_corrector.exact import Spectrum
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 
 if TYPE_CHECKING:

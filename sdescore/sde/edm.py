@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sdescore.grids.spaced import KarrasGrid
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.ve import sigma_range
 
@@ -24,15 +23,12 @@ class EDMSDE(LinearSDE):
     ----------
     sigma_min, sigma_max : float
         ``1e-15 <= sigma_min < sigma_max <= 1e15`` (or ``ScheduleError``), in the units of the
-        data; sampling runs from ``T = sigma_max`` to ``t_min = sigma_min``, by default on Karras'
-        grid (eq. 5).
+        data; sampling runs from ``T = sigma_max`` to ``t_min = sigma_min``. The paper's grid
+        (eq. 5) is ``ss.KarrasGrid()``.
     """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-
-    # Equal steps in σ would spend nearly all of them on pure noise.
-    default_grid = KarrasGrid()
 
     def __post_init__(self) -> None:
         ends = sigma_range(self.sigma_min, self.sigma_max)

@@ -24,6 +24,8 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ScheduleError, ShapeError, TimeError
+from sdescore.grids.base import Grid
+from sdescore.grids.spaced import LogSNRGrid
 from sdescore.noise.counter import Domain, standard_normal
 from sdescore.sde.base import SDE
 from sdescore.sde.kernel import AffineKernel, Bridge, Gaussian
@@ -39,6 +41,8 @@ class LinearSDE(SDE):
     Times may be floats, 0-dim tensors or ``(B,)``; one outside [0, T] raises ``TimeError``.
     Scalars are computed and returned in float64, with the shape of ``t``.
     """
+
+    default_grid: Grid = LogSNRGrid()
 
     # Hooks: float64 tensors in, float64 tensors out, times already checked.
 

@@ -122,7 +122,9 @@ def test_one_zero_score_among_others_with_sample_norms() -> None:
 @pytest.mark.parametrize("norm", ["expected", "sample", "batch"])
 def test_any_shape(norm: str, batch: int, event: tuple[int, ...]) -> None:
     sde = ss.VPSDE()
-    sampler = ss.PredictorCorrector(sde, corrector=ss.Langevin(0.1, norm=norm), steps=3)
+    sampler = ss.PredictorCorrector(
+        sde, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(0.1, norm=norm), steps=3
+    )
     x = sampler.sample(lambda x, t: -x, (batch, *event))
     assert x.shape == (batch, *event) and x.isfinite().all()
 
@@ -133,7 +135,9 @@ def test_any_shape(norm: str, batch: int, event: tuple[int, ...]) -> None:
 )
 def test_who_depends_on_companions(norm: str, alone: bool) -> None:
     sde = ss.VESDE(sigma_min=0.1, sigma_max=4.0)
-    sampler = ss.PredictorCorrector(sde, corrector=ss.Langevin(0.2, norm=norm), steps=6)
+    sampler = ss.PredictorCorrector(
+        sde, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(0.2, norm=norm), steps=6
+    )
 
     def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return -x / (0.5 + t)
@@ -210,7 +214,9 @@ def test_both_orders_against_a_loop(name: str, corrector_first: bool) -> None:
 
     sampler = ss.PredictorCorrector(
         sde,
+        predictor=ss.ReverseDiffusion(),
         corrector=ss.Langevin(snr=snr, steps=inner),
+        grid=ss.UniformGrid(),
         steps=n,
         corrector_first=corrector_first,
     )

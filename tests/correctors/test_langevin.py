@@ -74,7 +74,10 @@ def test_a_preconditioner_in_a_sampler() -> None:
     C = Preconditioner.full([[0.5, 0.4], [0.4, 0.5]])
     score = MixtureScore([1.0], [[0.0, 0.0]], [[[0.5, 0.4], [0.4, 0.5]]], SDE)
     sampler = ss.PredictorCorrector(
-        SDE, corrector=ss.Langevin(snr=0.2, steps=2, preconditioner=C), steps=100
+        SDE,
+        predictor=ss.ReverseDiffusion(),
+        corrector=ss.Langevin(snr=0.2, steps=2, preconditioner=C),
+        steps=100,
     )
     x = sampler.sample(score, (20_000, 2))
     got = torch.cov(x.T)
@@ -99,7 +102,13 @@ def test_a_preconditioner_of_another_shape_is_refused(first: bool) -> None:
         corrector = ss.Langevin(preconditioner=P)
         with pytest.raises(ss.errors.ShapeError, match="preconditioner"):
             corrector.check_event((3,))
-        sampler = ss.PredictorCorrector(SDE, corrector=corrector, steps=4, corrector_first=first)
+        sampler = ss.PredictorCorrector(
+            SDE,
+            predictor=ss.ReverseDiffusion(),
+            corrector=corrector,
+            steps=4,
+            corrector_first=first,
+        )
         with pytest.raises(ss.errors.ShapeError, match="preconditioner"):
             sampler.sample(lambda x, t: calls.append(1) or -x, (2, 3))  # type: ignore[func-returns-value]
     assert not calls
@@ -124,9 +133,16 @@ def test_a_preconditioner_of_another_shape_is_refused(first: bool) -> None:
         (lambda: Underdamped(length=0), ss.errors.ParameterError),
         (lambda: Underdamped(length=2.0), ss.errors.ParameterError),  # type: ignore[arg-type]
         (lambda: Underdamped(length=True), ss.errors.ParameterError),
-        (lambda: ss.PredictorCorrector(NonLinear(), corrector=MALA()), ss.errors.IncompatibleError),
         (
-            lambda: ss.PredictorCorrector(NonLinear(), corrector=Underdamped()),
+            lambda: ss.PredictorCorrector(
+                NonLinear(), predictor=ss.ReverseDiffusion(), corrector=MALA()
+            ),
+            ss.errors.IncompatibleError,
+        ),
+        (
+            lambda: ss.PredictorCorrector(
+                NonLinear(), predictor=ss.ReverseDiffusion(), corrector=Underdamped()
+            ),
             ss.errors.IncompatibleError,
         ),
     ],

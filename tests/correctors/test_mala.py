@@ -25,7 +25,9 @@ from tests.helpers.correctors import SDE, Counted, at_one_time, mixture
 def test_what_mala_costs(inner: int) -> None:
     """``steps + 1`` scores and densities a time, and two draws a step."""
     score = Counted(mixture())
-    sampler = ss.PredictorCorrector(SDE, corrector=MALA(snr=0.5, steps=inner), steps=5)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=MALA(snr=0.5, steps=inner), steps=5
+    )
     sampler.sample(score, (3, 1))
     assert sampler.evaluations == score.calls.count("score") == 5 + 4 * (inner + 1)
     assert score.calls.count("density") == 4 * (inner + 1)
@@ -92,7 +94,9 @@ def test_an_energys_constant_costs_mala_no_precision() -> None:
         if wrapped:
             score = ss.ScoreModel(score, SDE, prediction="score")
             assert score.log_density(torch.zeros(2, 1), 0.5).dtype == torch.float64
-        sampler = ss.PredictorCorrector(SDE, corrector=MALA(snr=0.7, steps=5), steps=10)
+        sampler = ss.PredictorCorrector(
+            SDE, predictor=ss.ReverseDiffusion(), corrector=MALA(snr=0.7, steps=5), steps=10
+        )
         return sampler.sample(score, (200, 1))
 
     for wrapped in (False, True):
@@ -107,7 +111,9 @@ def test_acceptance_falls_with_the_step() -> None:
     def mean(snr: float) -> float:
         seen = rates.setdefault(snr, [])
         corrector = MALA(snr=snr, steps=2, report=lambda t, a: seen.append(a))
-        sampler = ss.PredictorCorrector(SDE, corrector=corrector, steps=20)
+        sampler = ss.PredictorCorrector(
+            SDE, predictor=ss.ReverseDiffusion(), corrector=corrector, steps=20
+        )
         sampler.sample(mixture(), (500, 1))
         assert len(seen) == 19 and all(a.shape == (500,) for a in seen)
         return torch.cat(seen).mean().item()
@@ -127,7 +133,9 @@ def test_acceptance_falls_with_the_step() -> None:
     ids=lambda c: type(c).__name__,
 )
 def test_a_sample_does_not_know_its_companions(corrector: ss.Corrector) -> None:
-    sampler = ss.PredictorCorrector(SDE, corrector=corrector, steps=8)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=corrector, steps=8
+    )
 
     class Elementwise:
         """Each number by itself, so that no sum over a batch can differ in its last bit."""
@@ -150,7 +158,9 @@ def test_reports_come_chunk_by_chunk() -> None:
     parts: list[tuple[float, Tensor]] = []
     for seen, max_batch in ((whole, None), (parts, 3)):
         corrector = MALA(snr=0.8, report=lambda t, a, seen=seen: seen.append((t, a)))
-        sampler = ss.PredictorCorrector(SDE, corrector=corrector, steps=4)
+        sampler = ss.PredictorCorrector(
+            SDE, predictor=ss.ReverseDiffusion(), corrector=corrector, steps=4
+        )
         sampler.sample(mixture(), (7, 1), max_batch=max_batch)
     assert [len(a) for _, a in parts] == [3] * 3 + [3] * 3 + [1] * 3
     for k, (t, a) in enumerate(whole):
@@ -167,14 +177,16 @@ def test_a_model_without_a_density_is_refused_before_it_is_called() -> None:
 
     net = ss.ScoreModel(lambda x, c: calls.append(1) or -x, SDE, prediction="score")  # type: ignore[arg-type, func-returns-value]
     guided = ss.classifier_free(mixture(), mixture(), 2.0)
-    sampler = ss.PredictorCorrector(SDE, corrector=MALA(), steps=4)
+    sampler = ss.PredictorCorrector(SDE, predictor=ss.ReverseDiffusion(), corrector=MALA(), steps=4)
     for model in (score, net, guided):
         with pytest.raises(ss.errors.IncompatibleError, match="log density"):
             sampler.sample(model, (2, 1))
         with pytest.raises(ss.errors.IncompatibleError, match="log density"):
             next(iter(sampler.iterate(model, (2, 1))))
     assert not calls
-    ss.PredictorCorrector(SDE, corrector=ss.Langevin(), steps=4).sample(score, (2, 1))
+    ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(), steps=4
+    ).sample(score, (2, 1))
 
 
 @pytest.mark.parametrize("prediction", ["score", "epsilon"])
@@ -191,7 +203,9 @@ def test_an_energy_model_runs_as_the_exact_score_does(prediction: str) -> None:
     net = ss.EnergyModel(f).double()
     model = ss.ScoreModel(net, sde, prediction=prediction, time_input="sigma").double()
     exact = ss.GaussianScore([0.0, 0.0], S0, sde)
-    sampler = ss.PredictorCorrector(sde, corrector=MALA(snr=0.7, steps=2), steps=8)
+    sampler = ss.PredictorCorrector(
+        sde, predictor=ss.ReverseDiffusion(), corrector=MALA(snr=0.7, steps=2), steps=8
+    )
     options: dict[str, Any] = {"shape": (50, 2), "dtype": torch.float64}
     expected = sampler.sample(exact, **options)
     # The network is given σ in float32.
@@ -211,7 +225,7 @@ def test_the_label_reaches_the_density() -> None:
             seen.append(label)
             return -0.5 * x.square().sum(1)
 
-    sampler = ss.PredictorCorrector(SDE, corrector=MALA(), steps=3)
+    sampler = ss.PredictorCorrector(SDE, predictor=ss.ReverseDiffusion(), corrector=MALA(), steps=3)
     label = torch.tensor([4, 5, 6])
     sampler.sample(Labelled(), (3, 2), label=label)
     assert len(seen) == 4 and all(torch.equal(one, label) for one in seen)
@@ -222,7 +236,9 @@ def test_a_density_of_nan_stops_the_run() -> None:
         def log_density(self, x: Tensor, t: Tensor) -> Tensor:
             return torch.where(t < 0.5, torch.nan, 0.0) + 0 * x[:, 0]
 
-    sampler = ss.PredictorCorrector(SDE, corrector=MALA(), steps=6)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=MALA(), grid=ss.UniformGrid(), steps=6
+    )
     with pytest.raises(ss.errors.DivergenceError, match=r"t = 0\.4"):
         sampler.sample(Broken(mixture()), (3, 1))
 
@@ -246,5 +262,7 @@ def test_any_shape(corrector: ss.Corrector, batch: int, event: tuple[int, ...]) 
         def log_density(self, x: Tensor, t: Tensor) -> Tensor:
             return -0.5 * x.square().reshape(len(x), math.prod(event)).sum(1)
 
-    x = ss.PredictorCorrector(SDE, corrector=corrector, steps=3).sample(Normal(), (batch, *event))
+    x = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=corrector, steps=3
+    ).sample(Normal(), (batch, *event))
     assert x.shape == (batch, *event) and x.isfinite().all()

@@ -44,7 +44,9 @@ class Midpoint(ss.Corrector):
 
 def test_a_corrector_may_evaluate_and_draw_as_it_says() -> None:
     corrector, score = Midpoint(), Counted(mixture())
-    sampler = ss.PredictorCorrector(SDE, corrector=corrector, steps=5)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=corrector, steps=5
+    )
     noise = torch.randn(len(sampler.program.spans), 2, 1)
     sampler.sample(score, (2, 1), noise=ss.noise.ReplayNoise(noise))
     assert sampler.evaluations == score.calls.count("score") == 5 + 4 * 2 * 2
@@ -61,7 +63,9 @@ def test_a_corrector_that_did_not_ask_for_densities_gets_none() -> None:
         ) -> Tensor:
             return x + 0 * score.log_density(x)[:, None]
 
-    sampler = ss.PredictorCorrector(SDE, corrector=Undeclared(), steps=3)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=Undeclared(), steps=3
+    )
     with pytest.raises(ss.errors.IncompatibleError, match="needs_log_density = True"):
         sampler.sample(mixture(), (2, 1))
 

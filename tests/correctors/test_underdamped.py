@@ -99,7 +99,9 @@ def test_the_exact_distribution_of_trajectories() -> None:
 def test_trajectories_sample_in_a_sampler() -> None:
     """Mean and width of 20,000 samples of a Gaussian, each within its 1e-6 band and 2 % of bias."""
     score = ss.GaussianScore([1.0, -2.0], 0.25, SDE)
-    sampler = ss.PredictorCorrector(SDE, corrector=Underdamped(snr=0.15, steps=1), steps=60)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=Underdamped(snr=0.15, steps=1), steps=60
+    )
     x = sampler.sample(score, (20_000, 2), seed=3)
     assert sampler.evaluations == 60 + 59 * 5
     assert bool(((x.mean(0) - torch.tensor([1.0, -2.0])).abs() < 0.02 + 5.1 * 0.5 / 2e4**0.5).all())

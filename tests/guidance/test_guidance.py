@@ -137,7 +137,7 @@ def test_one_network_serves_as_both_scores() -> None:
 def test_chunks_slice_labels_and_modules_are_in_eval_mode() -> None:
     model = Labelled().train()
     guided = ss.classifier_free(model, ss.guidance.condition(model, 7), 1.5)
-    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=5)
+    sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=5)
     label = torch.arange(10) % 4
     whole = sampler.sample(guided, (10, 3), label=label, seed=2)
     model.seen.clear()
@@ -190,7 +190,7 @@ def test_guidance_knows_its_sde() -> None:
     assert ss.guidance.condition(model, 1).sde == sde
     assert not hasattr(ss.guidance.condition(Labelled(), 1), "sde")
     with pytest.raises(ss.errors.IncompatibleError, match="SDE"):
-        ss.PredictorCorrector(ss.VESDE(), steps=3).sample(
+        ss.PredictorCorrector(ss.VESDE(), predictor=ss.ReverseDiffusion(), steps=3).sample(
             ss.classifier_free(score, score, 2.0), (2, 2)
         )
 
@@ -248,7 +248,10 @@ class Alone(nn.Module):
 
 def test_a_label_that_no_part_takes_is_refused_before_the_first_call() -> None:
     model = ss.ScoreModel(Alone(), ss.VPSDE())
-    sampler, label = ss.PredictorCorrector(ss.VPSDE(), steps=2), torch.zeros(2, dtype=torch.int64)
+    sampler, label = (
+        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=2),
+        torch.zeros(2, dtype=torch.int64),
+    )
     for score in (
         ss.classifier_free(model, model, 2.0),
         ss.classifier_guidance(model, lambda x, t: x.sum(1)),
@@ -268,14 +271,19 @@ def test_a_network_that_never_went_without_a_label_is_not_asked_without() -> Non
     """Nothing trained the row of its null label."""
     model = ss.ScoreModel(ss.MLP(1, hidden=4, classes=2), ss.VPSDE(), label_required=True)
     label = torch.zeros(2, dtype=torch.int64)
-    sampler, x = ss.PredictorCorrector(ss.VPSDE(), steps=2), torch.ones(2, 1)
+    sampler, x = (
+        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=2),
+        torch.ones(2, 1),
+    )
     flow = ss.ProbabilityFlow(ss.VPSDE(), method="euler", steps=2)
     moved = model.under(ss.VESDE())
     calls = [lambda: ss.classifier_free(model, model, 2.0), lambda: model(x, 0.5)]
     calls += [lambda: moved.denoise(x, 0.5), lambda: flow.log_likelihood(model, x)]
     calls += [lambda: ss.classifier_guidance(model, lambda x, t: x.sum(1))]
     calls += [
-        lambda score=score: ss.PredictorCorrector(score.sde, steps=2).sample(score, (2, 1))
+        lambda score=score: ss.PredictorCorrector(
+            score.sde, predictor=ss.ReverseDiffusion(), steps=2
+        ).sample(score, (2, 1))
         for score in (model, moved, ss.under(nn.DataParallel(model), ss.VESDE()))
     ]
     calls += [lambda: sampler.sample(nn.DataParallel(model), (2, 1))]
@@ -297,11 +305,13 @@ def test_a_wrapper_does_not_hide_the_sde(wrap: type) -> None:
     model = ss.ScoreModel(ss.MLP(1, hidden=4), ss.VPSDE())
     wrapped = wrap(wrap(model))
     with pytest.raises(ss.errors.IncompatibleError, match="VPSDE"):
-        ss.PredictorCorrector(ss.VESDE(), steps=2).sample(wrapped, (2, 1))
+        ss.PredictorCorrector(ss.VESDE(), predictor=ss.ReverseDiffusion(), steps=2).sample(
+            wrapped, (2, 1)
+        )
     with pytest.raises(ss.errors.IncompatibleError, match="one SDE"):
         ss.classifier_free(wrapped, ss.GaussianScore([0.0], 1.0, ss.VESDE()), 2.0)
     assert ss.under(wrapped, ss.VESDE()).own_sde == ss.VPSDE()
-    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=5)
+    sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=5)
     torch.testing.assert_close(sampler.sample(wrapped, (4, 1)), sampler.sample(model, (4, 1)))
 
 

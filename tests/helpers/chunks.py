@@ -16,5 +16,6 @@ def elementwise(x: Tensor, t: Tensor) -> Tensor:
 
 
 def pc(**options: object) -> ss.PredictorCorrector:
-    options = {"corrector": ss.Langevin(0.15, steps=2), "steps": 7} | options
+    parts = {"predictor": ss.ReverseDiffusion(), "corrector": ss.Langevin(0.15, steps=2)}
+    options = parts | {"steps": 7} | options
     return ss.PredictorCorrector(VP, **options)

@@ -14,7 +14,7 @@ VP = ss.VPSDE()
 TABLE = ss.DiscreteVPSDE.linear(10)
 
 
-SAMPLER = ss.PredictorCorrector(VP, steps=5)
+SAMPLER = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=5)
 
 
 X = torch.zeros(2, 3)

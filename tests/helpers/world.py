@@ -100,7 +100,10 @@ def samplers() -> list[Tensor]:
         {"predictor": ss.Heun(), "grid": ss.KarrasGrid()},
         {"predictor": ss.ExponentialAdams(points=2), "grid": ss.LogSNRGrid()},
         {"predictor": ss.ExponentialRungeKutta(stages=2, eta=1.0, output="epsilon")},
-        {"corrector": ss.AnnealedLangevin(epsilon=1e-3, steps=2)},
+        {
+            "predictor": ss.ReverseDiffusion(),
+            "corrector": ss.AnnealedLangevin(epsilon=1e-3, steps=2),
+        },
     )
     found = [
         ss.PredictorCorrector(VP, steps=20, **part).sample(score, (5, 2), seed=1)
@@ -153,7 +156,7 @@ def training() -> list[Tensor]:
         result = ss.train(model, data, steps=3, batch_size=8, progress=False, path=path)
         again = ss.load(path)
     weights = [p.detach() for p in (*result.model.parameters(), *again.parameters())]
-    sampler = ss.PredictorCorrector(VP, steps=9)
+    sampler = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=9)
     return [*weights, sampler.sample(result.model, (4, 2), seed=1)]
 
 

@@ -49,7 +49,9 @@ def test_an_energy_can_be_trained_by_its_score() -> None:
 
 def test_an_energy_composes_with_the_chain() -> None:
     model = ss.ScoreModel(ss.EnergyModel(Quadratic()), SDE, prediction="score")
-    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=8)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(snr=0.1), steps=8
+    )
     exact = sampler.sample(
         lambda x, t: -0.5 * x @ (model.net.net.A + model.net.net.A.T), (6, 2), seed=2
     )
@@ -87,7 +89,11 @@ def test_a_network_that_is_no_energy_has_no_log_density() -> None:
     assert not model.has_log_density
     with pytest.raises(ss.errors.IncompatibleError, match="EnergyModel"):
         model.log_density(torch.zeros(1, 2), 0.5)
-    for score in (model, lambda x, t: x, ss.PredictorCorrector(SDE, steps=3)):
+    for score in (
+        model,
+        lambda x, t: x,
+        ss.PredictorCorrector(SDE, predictor=ss.ReverseDiffusion(), steps=3),
+    ):
         with pytest.raises(ss.errors.IncompatibleError, match="log density"):
             log_density_of(score)
     assert log_density_of(ss.GaussianScore(torch.zeros(2), 1.0, SDE))(torch.zeros(3, 2), 0.5).ndim
@@ -193,7 +199,7 @@ def test_an_ensemble_is_trained_and_sampled_like_a_shared_network() -> None:
     nets = [ss.MLP(2, hidden=8, depth=1) for _ in range(4)]
     model = ss.ScoreModel(ss.nets.LevelEnsemble(nets), sde, prediction="x0", time_input="level")
     trained = ss.train(model, ring(128), steps=3, batch_size=16, progress=False).model
-    x = ss.PredictorCorrector(sde).sample(trained, (5, 2), seed=0)
+    x = ss.PredictorCorrector(sde, predictor=ss.ReverseDiffusion()).sample(trained, (5, 2), seed=0)
     assert x.shape == (5, 2)
     # The first step of the chain is at level 0, the largest σ, and uses its network alone.
     times = sde.level_times()

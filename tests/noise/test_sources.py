@@ -149,7 +149,7 @@ def test_neighbouring_streams_are_independent() -> None:
 
 def test_a_float64_state_sees_the_same_noise() -> None:
     sde = ss.VPSDE()
-    sampler = ss.PredictorCorrector(sde, steps=5)
+    sampler = ss.PredictorCorrector(sde, predictor=ss.ReverseDiffusion(), steps=5)
 
     def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return -x

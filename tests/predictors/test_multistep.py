@@ -185,4 +185,4 @@ def test_likelihood_of_many_stochastic_steps_is_right_with_the_flows_ending() ->
 
 def test_bad_endings() -> None:
     with pytest.raises(ss.errors.IncompatibleError, match="denoise among True, False, flow"):
-        ss.PredictorCorrector(ss.VPSDE(), steps=3, denoise="mean")
+        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=3, denoise="mean")

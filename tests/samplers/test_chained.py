@@ -146,7 +146,9 @@ def test_runs_from_init_differ_by_where_they_start() -> None:
 def test_one_tensor_takes_all_parts(way: str) -> None:
     """Parts of the batch change no bit, and more samples take the memory of these samples, once."""
     made = {
-        "predictor–corrector": ss.PredictorCorrector(VP, steps=6).sample,
+        "predictor–corrector": ss.PredictorCorrector(
+            VP, predictor=ss.ReverseDiffusion(), steps=6
+        ).sample,
         "adaptive": ss.AdaptiveSampler(VP, rtol=0.3, atol=0.3).sample,
         "flow": ss.ProbabilityFlow(VP, method="euler", steps=4).sample,
     }[way]

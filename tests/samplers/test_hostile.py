@@ -18,7 +18,9 @@ from sdescore.__main__ import main
 
 SDE = ss.VPSDE()
 X = torch.ones(1, 1)
-SAMPLER = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=6)
+SAMPLER = ss.PredictorCorrector(
+    SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(snr=0.1), steps=6
+)
 
 
 def last_row(x: Tensor, t: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ def test_a_score_that_changes_the_state_is_refused() -> None:
 
 
 def test_a_state_of_another_sampler_is_refused() -> None:
-    other = ss.PredictorCorrector(ss.VESDE(), steps=9)
+    other = ss.PredictorCorrector(ss.VESDE(), predictor=ss.ReverseDiffusion(), steps=9)
     state = next(other.iterate(lambda x, t: -x, (3, 2)))
     with pytest.raises(ss.SDEScoreError):
         list(SAMPLER.iterate(lambda x, t: -x, start=state))
@@ -93,7 +95,9 @@ def test_errors_and_samplers_survive_pickling_and_copying() -> None:
     for again in (pickle.loads(pickle.dumps(error)), copy.deepcopy(error)):
         assert (str(again), again.step, again.t, again.samples) == ("broke", 3, 0.5, [1])
         assert torch.equal(again.finished, error.finished)
-    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(norm="batch"), steps=4)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(norm="batch"), steps=4
+    )
     for again in (pickle.loads(pickle.dumps(sampler)), copy.deepcopy(sampler)):
         assert again == sampler
         assert torch.equal(

@@ -79,7 +79,7 @@ def test_starts_without_real_numbers(init: Tensor, match: str) -> None:
         pytest.fail("the model was called before the request was refused")
 
     for run in (
-        ss.PredictorCorrector(VP, steps=3).sample,
+        ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=3).sample,
         ss.AdaptiveSampler(VP).sample,
         ss.ProbabilityFlow(VP).sample,
     ):

@@ -154,13 +154,15 @@ def test_a_model_on_another_sde(other: ss.LinearSDE) -> None:
 
 def test_a_network_of_integer_levels_between_levels() -> None:
     model = ss.ScoreModel(Net(), TABLE, time_input="level")
-    sampler = ss.PredictorCorrector(TABLE, grid=ss.UniformGrid(), steps=7)
+    sampler = ss.PredictorCorrector(
+        TABLE, predictor=ss.ReverseDiffusion(), grid=ss.UniformGrid(), steps=7
+    )
     with pytest.raises(ss.errors.TimeError, match="LevelGrid"):
         sampler.sample(model, (2, 3))
 
 
 def test_a_convention_that_has_no_score_at_the_last_time() -> None:
-    sampler = ss.PredictorCorrector(VP, grid=[1.0, 0.5, 0.0])
+    sampler = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), grid=[1.0, 0.5, 0.0])
     with pytest.raises(ss.errors.TimeError, match="sigma_t > 0"):
         sampler.sample(MODEL, (2, 3))
 

@@ -16,7 +16,9 @@ import sdescore as ss
 VP = ss.VPSDE()
 B = 23
 SAMPLERS: dict[str, Any] = {
-    "chain": ss.PredictorCorrector(VP, corrector=ss.Langevin(0.15), steps=5),
+    "chain": ss.PredictorCorrector(
+        VP, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(0.15), steps=5
+    ),
     "multistep": ss.PredictorCorrector(VP, predictor=ss.ExponentialAdams(), steps=5),
     "adaptive": ss.AdaptiveSampler(VP),
     "flow": ss.ProbabilityFlow(VP, method="heun3", steps=4),

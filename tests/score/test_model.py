@@ -234,7 +234,9 @@ def test_labels_reach_the_network_as_they_are() -> None:
     model = ss.ScoreModel(net, sde, "score")
     x = torch.ones(3, 2)
     assert torch.equal(model(x, 0.5, label), x * label[:, None])
-    ss.PredictorCorrector(sde, steps=2).sample(model, (3, 2), label=label)
+    ss.PredictorCorrector(sde, predictor=ss.ReverseDiffusion(), steps=2).sample(
+        model, (3, 2), label=label
+    )
     assert all(torch.equal(s, label) and s.dtype == torch.int64 for s in seen)
 
 
@@ -250,7 +252,7 @@ def test_a_subclass_that_changes_the_score_is_obeyed() -> None:
             return torch.zeros_like(x)
 
     sde = ss.VPSDE()
-    sampler = ss.PredictorCorrector(sde, steps=5)
+    sampler = ss.PredictorCorrector(sde, predictor=ss.ReverseDiffusion(), steps=5)
     for kind, score in ((Doubled, lambda x, t: -2 * x), (Zero, lambda x, t: 0 * x)):
         model = kind(lambda x, c: -x, sde, "score")
         torch.testing.assert_close(sampler.sample(model, (3, 2)), sampler.sample(score, (3, 2)))
@@ -268,7 +270,7 @@ def test_the_score_at_small_times_keeps_its_digits() -> None:
 
 
 def test_modules_are_put_in_eval_mode_and_back() -> None:
-    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=3)
+    sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=3)
     net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
     seen = []
 

@@ -79,7 +79,7 @@ def test_a_score_at_sigma_zero_is_refused_and_its_denoiser_is_not() -> None:
 def test_complex_numbers_lose_nothing_silently() -> None:
     """Casting them to real would drop the imaginary part: refused, with advice that keeps it."""
     state = ss.ScoreModel(lambda x, c: x.to(torch.complex64) * 1j, ss.VPSDE())
-    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=2)
+    sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=2)
     for call in (
         lambda: state(X, 0.5),
         lambda: sampler.sample(state, (2, 3)),

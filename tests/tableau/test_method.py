@@ -92,7 +92,9 @@ def test_a_corrector_with_numbers_for_some_parameters_alone() -> None:
             return x + 0 * next(noises) + 0 * (score(x) + score(x) + score(x))
 
     assert [Sometimes(exact=exact).evaluations for exact in (True, False)] == [1, 3]
-    sampler = ss.PredictorCorrector(SDE, corrector=Sometimes(exact=False), steps=3)
+    sampler = ss.PredictorCorrector(
+        SDE, predictor=ss.ReverseDiffusion(), corrector=Sometimes(exact=False), steps=3
+    )
     assert sampler.evaluations == 3 + 2 * 3
 
 

@@ -89,7 +89,7 @@ def test_a_model_says_whether_it_was_trained_without_labels(tmp_path: Path, drop
     model, path = make(), tmp_path / "m.safetensors"
     labels = torch.arange(64) % 3
     run(model, path, steps=2, labels=labels, label_dropout=dropout)
-    sampler = ss.PredictorCorrector(model.sde, steps=2)
+    sampler = ss.PredictorCorrector(model.sde, predictor=ss.ReverseDiffusion(), steps=2)
     for trained in (model, ss.load(path, net=Dropping())):
         assert trained.label_required == (dropout == 0)
         assert sampler.sample(trained, (3, 2), label=labels[:3]).isfinite().all()

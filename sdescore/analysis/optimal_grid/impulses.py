@@ -26,11 +26,10 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.analysis.chain import Spectrum, step_matrices
-from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.optimal_grid.surrogate import Surrogate
 from sdescore.analysis.optimal_grid.trajectories import PLAIN, TrajectoryError
 from sdescore.errors import IncompatibleError
+from sdescore.samplers.predictor_corrector.exact import ModelError, Spectrum, step_matrices
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
@@ -94,8 +93,13 @@ def mode_errors(
 ) -> Tensor:
     """Mean square distance to the SDE's path from the diffused data, ``(M,)``."""
     past = max(tableau.b.shape[-1], ending.b.shape[-1]) - 1
-    rows = [*((tableau, n) for n in range(len(tableau))), (ending, 0)]
-    steps = [step_matrices(*row, sde, spectrum, past, error) for row in rows]
+    steps = [
+        row
+        for part in (tableau, ending)
+        for row in zip(
+            *step_matrices(part, [*range(len(part))], sde, spectrum, past, error), strict=True
+        )
+    ]
     exact = exact_impulses(tableau, sde, times, spectrum.variance, eta)
     # From the end to the start: the derivative of the sample by the state and the past outputs.
     derivative = spectrum.variance.new_zeros(len(spectrum.variance), 1 + past)

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.error import gaussian_error, requested
 from sdescore.analysis.model_error import error_beyond
 from sdescore.analysis.optimal_grid.impulses import impulse_error, require_driven, weighted_modes
@@ -33,6 +32,7 @@ from sdescore.analysis.pca import local_spectra, principal_axes
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.base import CustomGrid, Grid
 from sdescore.predictors.multistep import Multistep, shares
+from sdescore.samplers.predictor_corrector.exact import Spectrum
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.pca import data_rows, principal_axes
+from sdescore.samplers.predictor_corrector.exact import Spectrum
 
 RANK, COMPONENTS, LARGEST = 64, 16, 10_000
 ROUNDS = 60

@@ -21,9 +21,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sdescore.analysis.model_error import ModelError
 from sdescore.analysis.optimal_grid.surrogate import Surrogate
 from sdescore.predictors.adams import ExponentialAdams
+from sdescore.samplers.predictor_corrector.exact import ModelError
 from sdescore.score.convention import pair
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE

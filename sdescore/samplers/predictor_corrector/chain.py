@@ -2,7 +2,7 @@ r"""A predictor and a corrector on a grid, as one sequence of moves.
 
 :meth:`sdescore.PredictorCorrector.moves` says what happens in which order. Who wants numbers for a
 loop makes a :class:`Program` of it; who wants the chain's exact effect on Gaussian data reads the
-moves' tableaux as tensors (:mod:`sdescore.analysis.chain`).
+moves' tableaux as tensors (:mod:`sdescore.samplers.predictor_corrector.exact`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from scipy.integrate import quad
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.analysis.chain import Spectrum
 from sdescore.analysis.model_error import constant_error
 from sdescore.analysis.optimal_grid.impulses import (
     exact_impulses,
@@ -22,6 +21,7 @@ from sdescore.analysis.optimal_grid.impulses import (
 )
 from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
 from sdescore.metrics import sliced_wasserstein
+from sdescore.samplers.predictor_corrector.exact import Spectrum
 from sdescore.tableau.method import Predictor
 
 F64 = torch.float64

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.analysis.chain import output_errors
 from sdescore.analysis.model_error import constant_error, error_beyond
 from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
 from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, run
 from sdescore.checkpoint.store import read_manifest
+from sdescore.samplers.predictor_corrector.exact import output_errors
 from tests.helpers.spectra import F64, erring, two_blobs
 
 

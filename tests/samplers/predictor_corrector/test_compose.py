@@ -204,7 +204,9 @@ def test_a_step_knows_both_its_ends() -> None:
     sde = ss.LinearSDE.from_marginal(
         lambda t: torch.exp(-t), lambda t: torch.sqrt(-torch.expm1(-2 * t)), t_min=0.3
     )
-    sampler = ss.PredictorCorrector(sde, predictor=ss.EulerMaruyama(), steps=5)
+    sampler = ss.PredictorCorrector(
+        sde, predictor=ss.EulerMaruyama(), grid=ss.UniformGrid(), steps=5
+    )
     assert torch.equal(sampler.times, times)
     for row, h in zip(sampler.program.rows, -times.diff(), strict=False):
         assert row.a[0] == pytest.approx(1 + h.item(), rel=1e-12)  # f = −1
@@ -227,7 +229,9 @@ def test_parts_hash_compare_and_rebuild_by_repr() -> None:
     names = {name: getattr(ss, name) for name in ss.__all__}
     for part in (ss.DDIM(0.3), ss.Langevin(0.2, 3, "batch"), ss.AnnealedLangevin(1e-3, 2)):
         assert eval(repr(part), names) == part and hash(part) == hash(eval(repr(part), names))
-    one, two = (ss.PredictorCorrector(ss.VPSDE(), steps=n) for n in (5, 5))
+    one, two = (
+        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=n) for n in (5, 5)
+    )
     assert one == two and hash(one) == hash(two)
     assert eval(repr(one), names) == one
 

@@ -26,7 +26,7 @@ def breaks_at(t_break: float, rows: list[int]):
 @pytest.mark.parametrize("step", [0, 1, 15, 16, 17, 30, 39])
 @pytest.mark.parametrize("way", ["sample", "iterate"])
 def test_divergence_names_the_step_the_time_and_the_samples(step: int, way: str) -> None:
-    sampler = ss.PredictorCorrector(VP, steps=40)
+    sampler = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=40)
     t = sampler.times[step].item()
     with pytest.raises(ss.errors.DivergenceError, match=f"step {step} ") as caught:
         score = breaks_at(t, [1, 3])
@@ -60,19 +60,21 @@ def test_a_broken_score_stops_the_run_soon() -> None:
         return x * math.nan
 
     with pytest.raises(ss.errors.DivergenceError, match="step 0 "):
-        ss.PredictorCorrector(VP, steps=1000).sample(score, (2, 2))
+        ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=1000).sample(score, (2, 2))
     assert len(calls) <= 50
 
 
 def test_divergence_in_a_later_chunk_keeps_what_was_finished() -> None:
-    sampler = ss.PredictorCorrector(VP, steps=5)
+    sampler = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=5)
     calls = []
 
     def score(x: Tensor, t: Tensor) -> Tensor:
         calls.append(t)
         return x * math.inf if len(calls) > 10 else -x
 
-    whole = ss.PredictorCorrector(VP, steps=5).sample(lambda x, t: -x, (9, 2))
+    whole = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=5).sample(
+        lambda x, t: -x, (9, 2)
+    )
     with pytest.raises(ss.errors.DivergenceError) as caught:
         sampler.sample(score, (9, 2), max_batch=4)
     assert torch.equal(caught.value.finished, whole[:8])

@@ -76,7 +76,9 @@ def test_labels_and_draws() -> None:
 def test_what_is_refused() -> None:
     with pytest.raises(ss.errors.IncompatibleError, match="affine steps"):
         by_sample = ss.Langevin(norm="sample")
-        chain = ss.PredictorCorrector(SDE, corrector=by_sample, steps=30)
+        chain = ss.PredictorCorrector(
+            SDE, predictor=ss.ReverseDiffusion(), corrector=by_sample, steps=30
+        )
         ss.samplers.pure_function(chain, lambda x, t: -x, (4, 2))
     draw = ss.samplers.pure_function(sampler("Heun with churn"), lambda x, t: -x, (4, 2))
     with pytest.raises(ss.errors.ShapeError, match="replayed noise of shape"):

@@ -86,7 +86,9 @@ NAN, INF = math.nan, math.inf
 )
 def test_samplers(error: type, match: str, options: dict) -> None:
     with pytest.raises(error, match=match):
-        ss.PredictorCorrector(**({"sde": VP, "steps": 5} | options))
+        ss.PredictorCorrector(
+            **({"sde": VP, "predictor": ss.ReverseDiffusion(), "steps": 5} | options)
+        )
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,12 @@ def test_a_weight_on_an_output_that_does_not_exist_is_refused() -> None:
 
 def test_words_are_no_grid_and_nan_no_start() -> None:
     with pytest.raises(ss.errors.ScheduleError, match="uniform"):
-        ss.PredictorCorrector(ss.VPSDE(), grid="uniform")
+        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), grid="uniform")
     init = torch.tensor([[1.0, torch.nan]])
     with pytest.raises(ss.errors.ParameterError, match="NaN"):
-        ss.PredictorCorrector(ss.VPSDE(), steps=4).sample(lambda x, t: -x, init=init)
+        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=4).sample(
+            lambda x, t: -x, init=init
+        )
 
 
 def test_a_corrector_may_have_a_required_number_of_steps() -> None:
@@ -42,4 +44,9 @@ def test_a_corrector_may_have_a_required_number_of_steps() -> None:
         def tableau(self, sde: ss.LinearSDE, times: Tensor) -> ss.Tableau:
             return ss.Langevin(snr=0.1).tableau(sde, times)
 
-    assert ss.PredictorCorrector(ss.VPSDE(), corrector=Twice(2), steps=4).evaluations == 4 + 2 * 3
+    assert (
+        ss.PredictorCorrector(
+            ss.VPSDE(), predictor=ss.ReverseDiffusion(), corrector=Twice(2), steps=4
+        ).evaluations
+        == 4 + 2 * 3
+    )

@@ -99,7 +99,7 @@ def test_sampling_follows_the_flow_from_the_samplers_own_start() -> None:
     denoised = flow.sample(score, (6, 3), seed=11, dtype=F64)
     torch.testing.assert_close(denoised, clean, rtol=1e-6, atol=1e-6)
     # The sampler's chain of this seed starts at the same place.
-    sampler = ss.PredictorCorrector(sde, steps=2, data_std=1.5)
+    sampler = ss.PredictorCorrector(sde, predictor=ss.ReverseDiffusion(), steps=2, data_std=1.5)
     first = []
     sampler.sample(lambda x, t: first.append(x.clone()) or -x, (6, 3), seed=11, dtype=F64)
     torch.testing.assert_close(first[0], start)

@@ -16,21 +16,24 @@ to Q, each by what the conversion from ε to the output makes of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from sdescore.analysis.model_error import ModelError
 from sdescore.errors import IncompatibleError
 from sdescore.samplers.predictor_corrector.chain import Move
 from sdescore.score.convention import conversion, pair
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
-BLOCK = 32
+ModelError = Callable[[Tensor], Tensor]
+"""``σ²/α² (…) -> standard deviation of ε's error (…)``."""
+
+# Numbers of the rows that are taken at once: they fit into the cache.
+BLOCK = 2**17
 
 
 class AffineMap(NamedTuple):
@@ -128,8 +131,9 @@ class AffineRows:
         if error:
             added = added + (b * output_errors(sde, t, kinds, error)).square()
         transfer, offset, variance = a.new_tensor([1.0, 0.0, 0.0])
-        for start in range(0, len(order), BLOCK):
-            rows = slice(start, start + BLOCK)
+        block = max(BLOCK // (8 * len(spectrum.variance)), 8)
+        for start in range(0, len(order), block):
+            rows = slice(start, start + block)
             slopes, offsets = spectrum.outputs(sde, t[rows], kinds[rows])
             factor = torch.addcmul(a[rows, None], b[rows, None], slopes)
             # The derivative of the state after the block by the state before each row.
@@ -141,62 +145,100 @@ class AffineRows:
         return AffineMap(transfer, offset, variance)
 
     def _general(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None) -> AffineMap:
-        """Row by row, on the vector of the state and the past outputs."""
+        """Maps of the vector of the state and the past outputs, composed in pairs."""
         modes = len(spectrum.variance)
         past = max((T.b.shape[-1] - 1 for T, _, corrects in self.rows if not corrects), default=0)
-        zeros = torch.zeros(modes, 1 + past, dtype=torch.float64, device="cpu")
-        transfer = zeros.clone()
-        transfer[:, 0] = 1
-        offset, covariance = zeros, zeros[:, :, None] * zeros[:, None, :]
-        for tableau, n, corrects in self.rows:
-            row = step_matrices(tableau, n, sde, spectrum, past, error, corrects=corrects)
-            on_state, constant, on_noise = row
-            transfer = (on_state @ transfer[..., None])[..., 0]
-            offset = (on_state @ offset[..., None])[..., 0] + constant
-            covariance = on_state @ covariance @ on_state.mT + on_noise @ on_noise.mT
-        return AffineMap(transfer[:, 0], offset[:, 0], covariance[:, 0, 0])
+        eye = torch.eye(1 + past, dtype=torch.float64, device="cpu").expand(modes, -1, -1)
+        whole: VectorMap = eye, torch.zeros_like(eye[..., 0]), torch.zeros_like(eye)
+        block = max(BLOCK // (4 * modes * (1 + past) ** 2), 8)
+        for start in range(0, len(self.rows), block):
+            alike: dict[tuple[int, bool], list[int]] = {}
+            for r, (tableau, _, corrects) in enumerate(self.rows[start : start + block], start):
+                alike.setdefault((id(tableau), corrects), []).append(r)
+            parts = []
+            for (_, corrects), found in alike.items():
+                of = self.rows[found[0]][0], [self.rows[r][1] for r in found]
+                A, constant, on_noise = step_matrices(
+                    *of, sde, spectrum, past, error, corrects=corrects
+                )
+                parts.append((A, constant, on_noise @ on_noise.mT))
+            taken = [*itertools.chain(*alike.values())]
+            order = torch.tensor(taken, dtype=torch.int64, device="cpu").argsort()
+            A, constant, Q = (torch.cat(part)[order] for part in zip(*parts, strict=True))
+            while len(A) > 1:
+                odd = [v[-1:] for v in (A, constant, Q)] if len(A) % 2 else []
+                n = len(A) - len(A) % 2
+                pairs = [(v[:n:2], v[1:n:2]) for v in (A, constant, Q)]
+                first, second = zip(*pairs, strict=True)
+                joined = compose(first, second)
+                A, constant, Q = (
+                    (torch.cat(v) for v in zip(joined, odd, strict=True)) if odd else joined
+                )
+            whole = compose(whole, (A[0], constant[0], Q[0]))
+        return AffineMap(whole[0][:, 0, 0], whole[1][:, 0], whole[2][:, 0, 0])
+
+
+VectorMap = tuple[Tensor, Tensor, Tensor]
+
+
+def compose(first: VectorMap, second: VectorMap) -> VectorMap:
+    """``y ← A y + m + N(0, Q)`` of one map after another, ``(…, D, D)``, ``(…, D)``, as A."""
+    A, constant, Q = second
+    return (
+        A @ first[0],
+        (A @ first[1][..., None])[..., 0] + constant,
+        A @ first[2] @ A.mT + Q,
+    )
 
 
 def step_matrices(
     tableau: Tableau,
-    n: int,
+    n: list[int],
     sde: LinearSDE,
     spectrum: Spectrum,
     past: int,
     error: ModelError | None,
     *,
     corrects: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Row ``n`` on the vector (x, past outputs): matrix, constant and noise of each mode.
+) -> VectorMap:
+    """Rows ``n`` on the vector (x, past outputs): matrix, constant and noise, ``(R, M, …)``.
 
     A corrector's row neither uses nor changes the past outputs.
     """
     stages, width, noises = *tableau.b.shape[1:], tableau.c.shape[-1]
-    slopes, offsets = spectrum.output(sde, tableau.times[n], tableau.output)
+    times, rows, modes = tableau.times[n], len(n), len(spectrum.variance)
+    a, b, c = (v[n, ..., None, None] for v in (tableau.a, tableau.b, tableau.c))
+    slopes, offsets = (
+        v.reshape(*times.shape, -1, 1)
+        for v in spectrum.output(sde, times.flatten(), tableau.output)
+    )
     # Coordinates: the vector's entries, the constant 1, the noises, the outputs' errors.
     coordinates = 2 + past + noises + (stages if error else 0)
     eye = torch.eye(coordinates, dtype=torch.float64, device="cpu")
-    basis = eye[:, None, :].expand(-1, len(spectrum.variance), -1)
+    basis = eye[:, None, None, :].expand(-1, rows, modes, -1)
     x, constant, z = basis[0], basis[1 + past], basis[2 + past : 2 + past + noises]
     off = basis[2 + past + noises :]
     if error:
-        sizes = output_errors(sde, tableau.times[n], [tableau.output] * stages, error)
-        off = sizes[:, None, None] * off
+        kinds = [tableau.output] * times.numel()
+        sizes = output_errors(sde, times.flatten(), kinds, error).reshape(times.shape)
+        off = sizes.T[..., None, None] * off
     outputs = [] if corrects else list(basis[1 : 1 + past])
     y = x
     if tableau.start is not None:
-        start_a, start_c = (v[n] for v in tableau.start)
-        y = start_a * x + torch.einsum("k,kmv->mv", start_c, z)
+        start_a, start_c = (v[n, ..., None, None] for v in tableau.start)
+        y = start_a * x
+        for k in range(noises):
+            y = y + start_c[:, k] * z[k]
     for j in range(stages):
-        exact = slopes[j][:, None] * y + offsets[j][:, None] * constant
+        exact = slopes[:, j] * y + offsets[:, j] * constant
         outputs.insert(0, exact + off[j] if error else exact)
         del outputs[width:]
-        y = tableau.a[n, j] * x
-        for weight, o in zip(tableau.b[n, j], outputs, strict=False):
-            y = y + weight * o
-        for weight, z_k in zip(tableau.c[n, j], z, strict=True):
-            y = y + weight * z_k
+        y = a[:, j] * x
+        for h, o in enumerate(outputs):
+            y = y + b[:, j, h] * o
+        for k in range(noises):
+            y = y + c[:, j, k] * z[k]
     newest = list(basis[1 : 1 + past]) if corrects else outputs[:past]
     newest += list(basis[1 + len(newest) : 1 + past])  # a first step has fewer outputs than `past`
-    rows = torch.stack([y, *newest], 1)
-    return rows[..., : 1 + past], rows[..., 1 + past], rows[..., 2 + past :]
+    whole = torch.stack([y, *newest], 2)
+    return whole[..., : 1 + past], whole[..., 1 + past], whole[..., 2 + past :]
