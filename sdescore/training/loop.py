@@ -241,7 +241,7 @@ def train(
     objective_name, unit = "the denoising loss", None
     if objective is None:
         if watched:
-            unit = least_informed(model.sde, times, weighting, source.sample())
+            unit = least_informed(model, times, weighting, source.sample())
         objective = functools.partial(denoising_loss, weighting=weighting)
     else:  # a file without the entry is a run of the denoising loss
         guards.check_objective(objective, weighting)

@@ -37,7 +37,7 @@ from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.nets.ema import EMA, plain_copy
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.score.model import ScoreModel
-from sdescore.sde.linear import LinearSDE
+from sdescore.score.scale import states_of
 from sdescore.training.data import Source
 from sdescore.training.guards import Interrupt
 
@@ -46,16 +46,17 @@ RECENT = 100  # steps whose mean the bar shows
 
 
 def least_informed(
-    sde: LinearSDE, times: TimeDistribution, weighting: str | Weighting, sample: Tensor
+    model: ScoreModel, times: TimeDistribution, weighting: str | Weighting, sample: Tensor
 ) -> float | None:
-    """The loss of the predictor that scales its input; ``sample`` ``(n, *E)`` tells m.
+    """The loss of the predictor that scales its input; the states of ``sample`` tell m.
 
     None where it is no positive number.
     """
+    sde, sample = model.sde, states_of(model, sample.to("cpu", torch.float64))
     u = (torch.arange(POINTS, dtype=torch.float64, device="cpu") + 0.5) / POINTS
     t = times.quantile(sde, u)
     alpha, sigma = sde.marginal(t)
-    signal = alpha.square() * sample.to("cpu", torch.float64).square().mean()
+    signal = alpha.square() * sample.square().mean()
     factor = named_weighting(weighting)(sde, t) / sigma.square()
     importance = times.importance_weight(sde, t)
     factor = factor if importance is None else factor * importance

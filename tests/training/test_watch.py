@@ -65,6 +65,14 @@ def test_a_network_that_scales_its_input_has_a_relative_loss_of_one(
     assert abs(mean - 1) < 5 * error
 
 
+def test_the_relative_loss_is_that_of_standardised_states() -> None:
+    """Data around 300 with a spread of 60; five standard errors."""
+    scale: dict[str, Any] = {"data_mean": 300.0, "data_std": 40.0}
+    model = ss.ScoreModel(Constant(), ss.VPSDE(), prediction="F", sigma_data=1.5, **scale)
+    mean, error = relative(model, 300 + 40 * SIGNS)
+    assert abs(mean - 1) < 5 * error < 0.1
+
+
 def test_a_network_that_knows_the_data_has_a_relative_loss_of_zero() -> None:
     model = ss.ScoreModel(Constant(1.5), ss.VPSDE(), prediction="x0")
     mean, _ = relative(model, torch.full((8, 3), 1.5))
