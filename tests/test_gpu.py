@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 import sdescore as ss
 from sdescore.noise.counter import standard_normal
+from tests.helpers.ranks import run_ranks
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device; not run on a GPU here"
@@ -46,6 +49,26 @@ def test_chunks_do_not_change_a_bit_with_an_elementwise_score() -> None:
     whole = draw(None)
     for size in (1, 7, 64):
         assert torch.equal(whole, draw(size))
+
+
+def test_two_processes_on_one_gpu_draw_the_bits_of_one(tmp_path: Path) -> None:
+    """What they say to each other goes over the CPU; the samples are back on the GPU."""
+    done = run_ranks(
+        """
+import sdescore as ss
+sampler = ss.PredictorCorrector(ss.VPSDE(), corrector=ss.Langevin(snr=0.1), steps=20)
+x = ss.sample_distributed(sampler, lambda x, t: -x, (100, 3), seed=4, max_batch=7, device="cuda")
+torch.save(x, folder / str(rank))
+""",
+        2,
+        tmp_path,
+    )
+    assert [status for status, _ in done] == [0, 0], done
+    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=20)
+    one = sampler.sample(lambda x, t: -x, (100, 3), seed=4, device="cuda")
+    for rank in range(2):
+        x = torch.load(tmp_path / str(rank))
+        assert x.device.type == "cuda" and torch.equal(x, one)
 
 
 def test_training_and_a_half_precision_network() -> None:
