@@ -105,7 +105,7 @@ def test_errors_and_samplers_survive_pickling_and_copying() -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["picture.xyz", "missing/folder/x.png", ""])
+@pytest.mark.parametrize("name", ["picture.xyz", "missing/folder/x.png", "model.safetensors/below"])
 def test_the_command_line_refuses_an_unwritable_target_before_sampling(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
