@@ -133,6 +133,7 @@ def test_without_the_last_denoise_a_step_is_a_move() -> None:
     assert "; 2 leave" in message
     enough = int(re.search(r"take (\d+) steps", message)[1])
     assert warned(ss.VPSDE(), **parts, steps=enough) == []
+    assert len(warned(ss.VPSDE(), **parts, steps=enough - 1)) == 1
 
 
 def test_it_is_said_once_and_points_at_the_line_that_made_the_sampler() -> None:
