@@ -216,10 +216,15 @@ def generator(value: torch.Generator | None) -> torch.Generator | None:
     return None if value is None else instance("generator", value, torch.Generator, example)
 
 
-def label(value: Tensor, samples: int) -> Tensor:
-    """``value``, refused unless it is one int64 class index per sample."""
-    if isinstance(value, Tensor) and value.dtype == torch.int64 and value.shape == (samples,):
-        return value
+def label(value: Tensor, samples: int, classes: bool = False) -> Tensor:
+    """``value``, refused unless it is one int64 class index per sample.
+
+    Without ``classes`` it may also be another condition, ``(samples, *C)``.
+    """
+    if isinstance(value, Tensor) and value.shape[:1] == (samples,):
+        one_each = value.dtype == torch.int64 and value.ndim == 1
+        if one_each or (value.ndim > 1 and not classes and not value.is_complex()):
+            return value
     got, advice = type(value).__name__, "pass a tensor of class indices"
     if isinstance(value, Tensor):
         got = f"{value.dtype} of shape {tuple(value.shape)}"
@@ -227,7 +232,9 @@ def label(value: Tensor, samples: int) -> Tensor:
             advice = "number the classes from 0, as whole numbers"
         elif value.dtype != torch.int64:
             advice = "convert it with label.long()"
-    refuse(f"one label per sample, int64 of shape ({samples},)", f"{got}; {advice}", ShapeError)
+    others = "" if classes else f", or a condition of shape ({samples}, *C)"
+    expected = f"one label per sample, int64 of shape ({samples},){others}"
+    refuse(expected, f"{got}; {advice}", ShapeError)
 
 
 def accepts(

@@ -96,7 +96,7 @@ def denoising_loss(
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
     label, noise : Tensor, optional
-        ``(B,)`` int64, handed to the network; and ε itself, of the states, like ``x0``.
+        ``(B,)`` int64 or ``(B, *C)``, for the network; and ε itself, of the states, like ``x0``.
     generator : torch.Generator, optional
         Draws the times, then the noise; the global generator by default.
     sde : LinearSDE, optional

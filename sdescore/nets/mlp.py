@@ -335,7 +335,7 @@ class Conditioning(nn.Module):
 
 
 def _check_label(label: Tensor, x: Tensor, classes: int) -> None:
-    checks.label(label, len(x))
+    checks.label(label, len(x), classes=True)
     expected = f"labels on {x.device} with values in 0 … {classes} ({classes} means no label)"
     checks.that(label.device == x.device, expected, f"{label.device}", ShapeError)
     # Reading values would break a traced graph, or a CUDA graph under capture.

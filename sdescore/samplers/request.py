@@ -82,8 +82,8 @@ class Request:
             checks.finite_tensor(name, self.rows_of(init, samples))
         if label is not None:
             size = tuple(label.shape) if isinstance(label, Tensor) else type(label).__name__
-            expected = f"label to be a tensor of shape {sizes[:1]}"
-            checks.that(size == sizes[:1], expected, size, ShapeError)
+            expected = f"label to be a tensor of shape {sizes[:1]}, or ({sizes[0]}, *C)"
+            checks.that(size[:1] == sizes[:1], expected, size, ShapeError)
         takes(label)
         if not scale.plain:
             scale.check_event(sizes[1:])

@@ -304,7 +304,7 @@ def draw_batch(
     source: Source,
     n: int,
     label_dropout: float,
-    null: int | None,
+    null: int | Tensor | None,
     transform: Callable[[Tensor], Tensor] | None,
     generator: torch.Generator,
     device: torch.device,
@@ -326,5 +326,10 @@ def draw_batch(
         x = changed
     if label is not None and null is not None:
         draw = torch.rand(len(x), generator=generator, dtype=torch.float32, device="cpu")
-        label = label.masked_fill((draw < label_dropout).to(device), null)
+        null = torch.as_tensor(null, dtype=label.dtype, device=device)
+        got = f"{tuple(null.shape)} for {tuple(label.shape[1:])}"
+        same = null.shape == label.shape[1:]
+        checks.that(same, "the network's null label shaped like a condition", got, ShapeError)
+        missing = (draw < label_dropout).to(device).reshape(-1, *(1,) * null.ndim)
+        label = torch.where(missing, null, label)
     return Batch(x, label, indices)

@@ -46,12 +46,15 @@ def check_model(model: object) -> nn.Module:
     return net  # type: ignore[no-any-return]
 
 
-def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | None:
-    """The label that means "no label", or None without dropout; refuses labels that do not fit."""
+def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | Tensor | None:
+    """The label that means "no label", or None without dropout; refuses labels that do not fit.
+
+    It is the number of classes, or of other conditions the network's ``null_condition``.
+    """
     config: Any = getattr(net, "config", None)
     classes = config.get("classes") if isinstance(config, Mapping) else None
     labels = getattr(source, "labels", None)
-    if labels is not None:
+    if labels is not None and labels.ndim == 1:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or (isinstance(classes, int) and high > classes):
             last = f" {classes}" if isinstance(classes, int) else ""
@@ -61,8 +64,13 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | No
         return None
     expected = f"labels=, or data with labels, for label_dropout={label_dropout}"
     checks.that(source.labelled, expected, "no labels", IncompatibleError)
+    null: Any = getattr(net, "null_condition", None)
+    if isinstance(null, Tensor):
+        return null.detach()
     if not isinstance(classes, int):
-        expected = 'a network whose config["classes"] is its null label, for label_dropout'
+        expected = (
+            'a network with config["classes"] or null_condition, its null label, for label_dropout'
+        )
         checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
     return classes
 

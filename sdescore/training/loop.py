@@ -100,10 +100,10 @@ def train(
     steps : int
         Optimiser steps of the whole run, those before a resume included.
     labels : Tensor or array, optional
-        ``(N,)`` int64 beside a tensor or an array, passed to the network.
+        ``(N,)`` int64, or conditions ``(N, *C)``, beside a tensor or an array, for the network.
     label_dropout : float
-        Probability in [0, 1] of the null label ``net.config["classes"]`` instead, for
-        classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
+        Probability in [0, 1] of the null label instead, ``net.config["classes"]`` or, of shape C,
+        ``net.null_condition``, for guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
     transform : callable, optional
         Called as ``transform(x)`` on a batch ``(B, *E)``, in floating point on ``device``; it
         returns another of as many samples. What it draws from torch's global generator follows

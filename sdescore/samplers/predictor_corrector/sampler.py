@@ -241,7 +241,7 @@ class PredictorCorrector:
             ``(B, *E)``, the state at ``t_0`` in place of a draw from the prior. Of a model that
             standardises its data ``model.from_data(x)`` is the state of a sample.
         label : Tensor, optional
-            ``(B,)``, handed to the model as its third argument.
+            ``(B,)`` classes, or conditions ``(B, *C)``: the model's third argument.
         max_batch : int, optional
             Run at most so many samples at a time, >= 1.
         progress : bool
