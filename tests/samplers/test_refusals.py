@@ -49,7 +49,7 @@ MODEL = ss.ScoreModel(Net(), VP)
         (ss.errors.ShapeError, "init", {"init": [[0.0]]}),
         (ss.errors.ShapeError, "init", {"init": torch.zeros(3, 2)}),
         (ss.errors.ShapeError, "label", {"label": torch.zeros(3, dtype=torch.int64)}),
-        (ss.errors.ShapeError, "label", {"label": torch.zeros(2, 1, dtype=torch.int64)}),
+        (ss.errors.ShapeError, "label", {"label": torch.zeros(1, 2, dtype=torch.int64)}),
         (ss.errors.ShapeError, "label", {"label": torch.tensor(1)}),
         (ss.errors.ShapeError, "label", {"label": [0, 1]}),
         (ss.errors.ParameterError, "seed", {"seed": 1.5}),
