@@ -56,7 +56,11 @@ def trained(sde: ss.LinearSDE, data: Tensor) -> ss.ScoreModel:
     """A small network after a few hundred steps of the default loss."""
     torch.manual_seed(0)
     model = ss.ScoreModel(
-        ss.MLP(data.shape[1], hidden=64), sde, time_input="log_snr", input_scaling="unit"
+        ss.MLP(data.shape[1], hidden=64),
+        sde,
+        time_input="log_snr",
+        input_scaling="unit",
+        prediction="epsilon",
     )
     ss.train(
         model, data, steps=TRAINING_STEPS, batch_size=BATCH, schedule="constant", progress=False

@@ -72,7 +72,9 @@ torch.save(x, folder / str(rank))
 
 
 def test_training_and_a_half_precision_network() -> None:
-    model = ss.ScoreModel(ss.UNet(1, width=16, blocks=1), SDE, time_input="999t").cuda()
+    model = ss.ScoreModel(
+        ss.UNet(1, width=16, blocks=1), SDE, time_input="999t", prediction="epsilon"
+    ).cuda()
     data = torch.randn(256, 1, 8, 8)
     trained = ss.train(model, data, steps=5, batch_size=32, progress=False).model
     assert trained.device.type == "cuda"

@@ -37,7 +37,7 @@ def way(call: Callable[[], object]) -> tuple[set[str], set[tuple[str, int]]]:
 
 
 SDE = ss.VPSDE()
-MODEL = ss.ScoreModel(ss.MLP(2), SDE)
+MODEL = ss.ScoreModel(ss.MLP(2), SDE, prediction="epsilon")
 
 
 def test_a_sample() -> None:
@@ -77,7 +77,7 @@ def test_a_loss() -> None:
 def test_a_training_run() -> None:
     """Of a network, three steps with every option left at its default."""
     data = torch.ones(100, 2, dtype=torch.float32, device="cpu")
-    train, model = ss.train, ss.ScoreModel(ss.MLP(2), SDE)
+    train, model = ss.train, ss.ScoreModel(ss.MLP(2), SDE, prediction="epsilon")
     files, _ = way(lambda: train(model, data, steps=3, progress=False))
     assert len(files) <= 12, sorted(files)
 

@@ -47,7 +47,7 @@ class Odd(nn.Module):
 def test_tensors_that_the_format_cannot_hold(tmp_path: Path, value: Tensor) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(ss.errors.CheckpointError, match="net/odd"):
-        ss.save(path, ss.ScoreModel(Odd(value), ss.VPSDE()))
+        ss.save(path, ss.ScoreModel(Odd(value), ss.VPSDE(), prediction="epsilon"))
     assert not list(tmp_path.iterdir())
 
 
@@ -58,7 +58,7 @@ def test_what_is_no_tensor_is_refused(tmp_path: Path) -> None:
 
         def set_extra_state(self, state: object) -> None: ...
 
-    model = ss.ScoreModel(Extra(torch.ones(1)), ss.VPSDE())
+    model = ss.ScoreModel(Extra(torch.ones(1)), ss.VPSDE(), prediction="epsilon")
     with pytest.raises(ss.errors.CheckpointError, match="_extra_state"):
         ss.save(tmp_path / "m.safetensors", model)
 
@@ -77,7 +77,7 @@ def test_what_is_no_tensor_is_refused(tmp_path: Path) -> None:
 )
 def test_views_and_every_kind_of_item_come_back(tmp_path: Path, value: Tensor) -> None:
     path = tmp_path / "m.safetensors"
-    ss.save(path, ss.ScoreModel(Odd(value), ss.VPSDE()))
+    ss.save(path, ss.ScoreModel(Odd(value), ss.VPSDE(), prediction="epsilon"))
     again = ss.load(path, net=Odd(torch.zeros_like(value))).net.odd
     assert again.dtype == value.dtype and torch.equal(again, value.resolve_neg())
 
@@ -125,7 +125,7 @@ def test_a_network_that_loads_in_its_own_way(tmp_path: Path) -> None:
             state = super().state_dict(*args, **options)
             return {name: value.clone() for name, value in state.items()}
 
-    model, other = (ss.ScoreModel(Copies(), ss.VPSDE()) for _ in range(2))
+    model, other = (ss.ScoreModel(Copies(), ss.VPSDE(), prediction="epsilon") for _ in range(2))
     nn.init.normal_(model.net.norm.running_mean)
     ss.save(tmp_path / "m.safetensors", model)
     again = ss.load(tmp_path / "m.safetensors", net=other.net)
@@ -240,7 +240,7 @@ else:
 print(before, peak())
 """
     ss.save(f"{path}-", small())
-    big = ss.ScoreModel(ss.MLP(2, hidden=1672, depth=3), ss.VPSDE())
+    big = ss.ScoreModel(ss.MLP(2, hidden=1672, depth=3), ss.VPSDE(), prediction="epsilon")
     size = sum(p.numel() for p in big.parameters()) * 4 / 1e6
     if call != "save":
         ss.save(path, big, ema=ss.EMA(big.net))

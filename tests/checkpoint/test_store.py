@@ -67,7 +67,7 @@ def test_every_discrete_sde_comes_back(sde: ss.LinearSDE) -> None:
 def check_sde(sde: ss.LinearSDE) -> None:
     from sdescore.checkpoint.manifest import build_model, describe_model, from_json, to_json
 
-    model = ss.ScoreModel(ss.MLP(1, hidden=2, depth=1, embedding_dim=2), sde)
+    model = ss.ScoreModel(ss.MLP(1, hidden=2, depth=1, embedding_dim=2), sde, prediction="epsilon")
     manifest = from_json(to_json({"format": 1, **describe_model(model)}))
     given_sde = None if type(sde).__name__ in SDES else sde
     again = build_model(manifest, model.net.state_dict(), net=None, sde=given_sde)
@@ -85,7 +85,9 @@ def test_a_unet_comes_back_with_its_configuration(tmp_path: Path) -> None:
         1, width=8, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.1, classes=10,
         embedding="fourier",
     )  # fmt: skip
-    model = ss.ScoreModel(net, ss.DiscreteVPSDE.linear(20), time_input="continuous_level")
+    model = ss.ScoreModel(
+        net, ss.DiscreteVPSDE.linear(20), time_input="continuous_level", prediction="epsilon"
+    )
     ss.save(tmp_path / "m.safetensors", model, info={"seed": 3})
     again = ss.load(tmp_path / "m.safetensors")
     assert isinstance(again.net, ss.UNet) and again.net.config == net.config
@@ -129,7 +131,7 @@ def test_loading_needs_nothing_but_the_path(tmp_path: Path) -> None:
 def test_foreign_parts_are_named_and_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     sde = ss.LinearSDE.from_marginal(torch.ones_like, lambda t: t + 0.01)
-    model = ss.ScoreModel(Foreign(), sde)
+    model = ss.ScoreModel(Foreign(), sde, prediction="epsilon")
     ss.save(path, model)
     assert read_manifest(path)["net"]["class"].endswith("Foreign")
     with pytest.raises(ss.errors.CheckpointError, match="sde="):
@@ -148,7 +150,7 @@ def test_a_subclass_is_foreign(tmp_path: Path) -> None:
     class MLP(ss.MLP):
         pass
 
-    model = ss.ScoreModel(MLP(2, hidden=8, depth=1), ss.VPSDE())
+    model = ss.ScoreModel(MLP(2, hidden=8, depth=1), ss.VPSDE(), prediction="epsilon")
     ss.save(tmp_path / "m.safetensors", model)
     with pytest.raises(ss.errors.CheckpointError, match="net="):
         ss.load(tmp_path / "m.safetensors")
@@ -175,6 +177,6 @@ def test_notes_cannot_imitate_the_digest(tmp_path: Path) -> None:
 
 
 def test_only_models_are_saved(tmp_path: Path) -> None:
-    for model in (ss.MLP(2), ss.ScoreModel(lambda x, c: x, ss.VPSDE())):
+    for model in (ss.MLP(2), ss.ScoreModel(lambda x, c: x, ss.VPSDE(), prediction="epsilon")):
         with pytest.raises(ss.errors.IncompatibleError, match="ScoreModel"):
             ss.save(tmp_path / "m.safetensors", model)

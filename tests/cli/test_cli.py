@@ -92,7 +92,11 @@ def test_a_shape_in_a_file_is_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], event_shape: object
 ) -> None:
     path = tmp_path / "m.safetensors"
-    ss.save(path, ss.ScoreModel(ss.MLP(2, hidden=4), ss.VPSDE()), info={"event_shape": event_shape})
+    ss.save(
+        path,
+        ss.ScoreModel(ss.MLP(2, hidden=4), ss.VPSDE(), prediction="epsilon"),
+        info={"event_shape": event_shape},
+    )
     assert main(["sample", str(path), "-n", "4", "--steps", "2"]) == 2
     assert "expected event_shape in the info" in capsys.readouterr().err
     out = str(tmp_path / "x.npy")

@@ -40,7 +40,10 @@ def test_langevin_without_temperature_is_the_gradient_flow() -> None:
     [
         (ss.errors.IncompatibleError, {"score": 3.0}),
         (ss.errors.IncompatibleError, {"score": ss.EnergyModel}),
-        (ss.errors.IncompatibleError, {"score": ss.ScoreModel(torch.nn.Identity(), ss.VPSDE())}),
+        (
+            ss.errors.IncompatibleError,
+            {"score": ss.ScoreModel(torch.nn.Identity(), ss.VPSDE(), prediction="epsilon")},
+        ),
         (ss.errors.IncompatibleError, {"score": ss.GaussianScore([0.0], 1.0, ss.VPSDE())}),
         (ss.errors.ScheduleError, {"temperature": torch.tensor(1.0)}),
         (ss.errors.ScheduleError, {"temperature": -0.1}),

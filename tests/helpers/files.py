@@ -21,7 +21,7 @@ def small(seed: int = 0) -> ss.ScoreModel:
     torch.manual_seed(seed)
     net = ss.MLP(2, hidden=8, depth=1, embedding_dim=4)
     nn.init.normal_(net.last.weight)
-    return ss.ScoreModel(net, ss.VPSDE())
+    return ss.ScoreModel(net, ss.VPSDE(), prediction="epsilon")
 
 
 def is_model(path: Path, *seeds: int) -> bool:

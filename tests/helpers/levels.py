@@ -20,4 +20,4 @@ def level_model(seed: int = 0, kind: str = "mlp") -> ss.ScoreModel:
     net = ss.MLP(2, hidden=8, depth=1, classes=2)
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
-    return ss.ScoreModel(net, ss.VPSDE(), time_input="log_snr")
+    return ss.ScoreModel(net, ss.VPSDE(), time_input="log_snr", prediction="epsilon")

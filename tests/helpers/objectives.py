@@ -135,8 +135,12 @@ def networks() -> dict[str, tuple[nn.Module, Tensor, float | None]]:
     unet = ss.UNet(1, width=8, multipliers=(1, 2), blocks=1, attention=(1,))
     sde = ss.VPSDE()
     return {
-        "mlp": (ss.ScoreModel(randomised(ss.MLP(3, hidden=8, depth=1)), sde), draw(4, 3), 0.4),
-        "unet": (ss.ScoreModel(randomised(unet), sde), draw(2, 1, 4, 4), 0.6),
+        "mlp": (
+            ss.ScoreModel(randomised(ss.MLP(3, hidden=8, depth=1)), sde, prediction="epsilon"),
+            draw(4, 3),
+            0.4,
+        ),
+        "unet": (ss.ScoreModel(randomised(unet), sde, prediction="epsilon"), draw(2, 1, 4, 4), 0.6),
         "energy": (ss.EnergyModel(Soft(6)), draw(3, 2, 3), None),
         "energy-model": (
             ss.ScoreModel(ss.EnergyModel(Soft(4)), sde, prediction="epsilon"),

@@ -37,7 +37,7 @@ class Dropping(nn.Module):
 
 def make(seed: int = 0) -> ss.ScoreModel:
     torch.manual_seed(seed)
-    return ss.ScoreModel(Dropping(), ss.VPSDE())
+    return ss.ScoreModel(Dropping(), ss.VPSDE(), prediction="epsilon")
 
 
 def run(

@@ -53,7 +53,7 @@ class Elementwise(nn.Module):
         return torch.tanh(x) * c[:, None]
 
 
-MODEL = ss.ScoreModel(Elementwise(), VP)
+MODEL = ss.ScoreModel(Elementwise(), VP, prediction="epsilon")
 
 
 def generator() -> torch.Generator:
@@ -150,7 +150,7 @@ def training() -> list[Tensor]:
     """A network's arithmetic: the same in every world but autocast's."""
     data = torch.sin(torch.arange(60, **F32)).reshape(30, 2)
     with torch.inference_mode(False):  # a copy made within could not be trained
-        model = ss.ScoreModel(copy.deepcopy(NET), VP)
+        model = ss.ScoreModel(copy.deepcopy(NET), VP, prediction="epsilon")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         result = ss.train(model, data, steps=3, batch_size=8, progress=False, path=path)

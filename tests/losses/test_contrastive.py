@@ -148,7 +148,11 @@ TIMED = ss.ScoreModel(ss.EnergyModel(lambda x, c: c * x.sum(-1)), ss.VPSDE(), pr
         ((ss.MLP(2), torch.zeros(3, 2), torch.zeros(3, 2)), {}, ss.errors.IncompatibleError),
         ((lambda x: -x, torch.zeros(3, 2), torch.zeros(3, 2)), {}, ss.errors.IncompatibleError),
         (
-            (ss.ScoreModel(ss.MLP(2), ss.VPSDE()), torch.zeros(3, 2), torch.zeros(3, 2)),
+            (
+                ss.ScoreModel(ss.MLP(2), ss.VPSDE(), prediction="epsilon"),
+                torch.zeros(3, 2),
+                torch.zeros(3, 2),
+            ),
             {"t": 0.5},
             ss.errors.IncompatibleError,
         ),

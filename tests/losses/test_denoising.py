@@ -99,7 +99,7 @@ def test_ddpm_simple_loss() -> None:
             seen.append(i)
             return x * (1 + i[:, None].double() / 1000).sin()
 
-    model = ss.ScoreModel(Net(), sde, time_input="level")
+    model = ss.ScoreModel(Net(), sde, time_input="level", prediction="epsilon")
     index = torch.tensor([0, 1, 17, 500, 998, 999])
     x0, epsilon = draw(6, 3), draw(6, 3, seed=1)
     t = sde.level_times()[index]
@@ -186,7 +186,7 @@ def test_gradient_vanishes_at_the_truth(weighting: object, t: float) -> None:
 
 def test_weightings_are_exact_ratios() -> None:
     sde = ss.SubVPSDE()
-    model = ss.ScoreModel(Affine(2, torch.float64), sde)
+    model = ss.ScoreModel(Affine(2, torch.float64), sde, prediction="epsilon")
     t = torch.linspace(0.01, 1.0, 9, dtype=torch.float64)
     x0, noise = draw(9, 2), draw(9, 2, seed=1)
     base = ss.denoising_loss(model, x0, t=t, noise=noise).per_sample
@@ -230,7 +230,7 @@ def test_samples_are_independent() -> None:
 
 
 def test_a_generator_decides_everything() -> None:
-    model = ss.ScoreModel(Affine(3), ss.VPSDE())
+    model = ss.ScoreModel(Affine(3), ss.VPSDE(), prediction="epsilon")
     x0 = draw(8, 3).float()
 
     def loss(seed: int) -> Tensor:
@@ -245,7 +245,7 @@ def test_labels_reach_network_and_score() -> None:
     x0, noise, label = draw(3, 2), draw(3, 2, seed=1), torch.tensor([0, 1, 2])
     sde = ss.VESDE()
     net = Affine(2, torch.float64)
-    model = ss.ScoreModel(net, sde)
+    model = ss.ScoreModel(net, sde, prediction="epsilon")
     given_label = ss.denoising_loss(model, x0, t=0.5, noise=noise, label=label)
     x_t = x0 + 0.01 * math.sqrt(5000) * noise
     output = net(x_t, torch.full((3,), 0.5, dtype=torch.float64), label)
@@ -300,7 +300,7 @@ def test_v_and_epsilon_need_no_slack_at_small_sigma() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_at_least_float32(dtype: torch.dtype) -> None:
-    model = ss.ScoreModel(Affine(3).to(torch.float32), ss.VPSDE())
+    model = ss.ScoreModel(Affine(3).to(torch.float32), ss.VPSDE(), prediction="epsilon")
     x0, noise = draw(4, 3).to(dtype), draw(4, 3, seed=1).to(dtype)
     loss = ss.denoising_loss(model, x0, t=0.3, noise=noise)
     wanted = torch.promote_types(dtype, torch.float32)
@@ -312,7 +312,7 @@ def test_at_least_float32(dtype: torch.dtype) -> None:
 def test_a_half_precision_network_is_judged_in_float32() -> None:
     """4096² overflows float16; the loss does not."""
     net = lambda x, c: torch.full_like(x, 4096.0)  # noqa: E731
-    model = ss.ScoreModel(net, ss.VPSDE())
+    model = ss.ScoreModel(net, ss.VPSDE(), prediction="epsilon")
     model.register_buffer("half_precision", torch.zeros((), dtype=torch.float16))
     loss = ss.denoising_loss(model, torch.zeros(1, 2, dtype=torch.float16))
     assert loss.mean.item() == pytest.approx(4096.0**2, rel=1e-2)

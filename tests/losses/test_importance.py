@@ -170,7 +170,7 @@ def test_training_keeps_the_weight() -> None:
 
     def first_loss(times: TimeDistribution) -> float:
         torch.manual_seed(0)
-        model = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE())
+        model = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE(), prediction="epsilon")
         result = ss.train(
             model, draw(20, 2).float(), steps=1, times=times, batch_size=16, progress=False
         )
@@ -193,7 +193,7 @@ def test_a_resumed_run_keeps_its_parameters(
     tmp_path: Path, first: dict[str, object], then: dict[str, object], agree: bool
 ) -> None:
     def run(steps: int, options: dict[str, object], resume: bool) -> None:
-        model = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE())
+        model = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE(), prediction="epsilon")
         ss.train(
             model, draw(20, 2).float(), steps=steps, batch_size=4, progress=False,
             path=tmp_path / "run.safetensors", resume=resume, schedule="constant", **options,

@@ -132,7 +132,7 @@ def test_labels_are_for_scores_that_take_them() -> None:
     ]
     for loss in losses:
         assert loss(exact, None).mean.isfinite()
-        for score in (exact, ss.ScoreModel(nn.Bilinear(2, 1, 2), sde)):
+        for score in (exact, ss.ScoreModel(nn.Bilinear(2, 1, 2), sde, prediction="epsilon")):
             with pytest.raises(ss.errors.IncompatibleError, match="leave the label out"):
                 loss(score, label)
         for bad in (label[:2], label.float(), [0, 0, 0], label[:, None]):

@@ -264,7 +264,9 @@ def test_an_output_in_half_precision_is_squared_in_float32() -> None:
         return torch.full_like(x, 1.0, dtype=torch.bfloat16)
 
     with torch.autocast("cpu", torch.bfloat16):
-        loss = ss.denoising_loss(ss.ScoreModel(net, ss.VPSDE()), x0, t=0.5, noise=0 * x0)
+        loss = ss.denoising_loss(
+            ss.ScoreModel(net, ss.VPSDE(), prediction="epsilon"), x0, t=0.5, noise=0 * x0
+        )
     assert loss.per_sample.tolist() == [150.0, 150.0]
 
 

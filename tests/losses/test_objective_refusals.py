@@ -58,11 +58,21 @@ from tests.helpers.objectives import (
         (ss.errors.ParameterError, {"weight": torch.tensor([1.0, math.inf, 0.0])}),
         (ss.errors.IncompatibleError, {"model": 3.0}),
         (ss.errors.IncompatibleError, {"model": nn.Linear}),
-        (ss.errors.IncompatibleError, {"model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE())}),
-        (ss.errors.TimeError, {"model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE()), "t": 2.0}),
         (
             ss.errors.IncompatibleError,
-            {"model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE()), "t": 0.5, "sde": ss.VESDE()},
+            {"model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE(), prediction="epsilon")},
+        ),
+        (
+            ss.errors.TimeError,
+            {"model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE(), prediction="epsilon"), "t": 2.0},
+        ),
+        (
+            ss.errors.IncompatibleError,
+            {
+                "model": ss.ScoreModel(nn.Linear(2, 2), ss.VPSDE(), prediction="epsilon"),
+                "t": 0.5,
+                "sde": ss.VESDE(),
+            },
         ),
         (ss.errors.ShapeError, {"model": nn.Linear(2, 2, device="meta")}),
     ],
@@ -190,11 +200,17 @@ def test_dropout_has_no_differences() -> None:
     net = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 2))
     with pytest.raises(ss.errors.IncompatibleError, match="dropout"):
         finite_difference_loss(net, X)
-    model, t, label = ss.ScoreModel(Conditional(net), ss.VPSDE()), torch.ones(3), torch.zeros(3)
+    model, t, label = (
+        ss.ScoreModel(Conditional(net), ss.VPSDE(), prediction="epsilon"),
+        torch.ones(3),
+        torch.zeros(3),
+    )
     for classes in (None, label.long()):
         with pytest.raises(ss.errors.IncompatibleError, match="dropout"):
             finite_difference_loss(model, X, t=t, label=classes)
-    far = ss.ScoreModel(Conditional(nn.Linear(2, 2, device="meta")), ss.VPSDE())
+    far = ss.ScoreModel(
+        Conditional(nn.Linear(2, 2, device="meta")), ss.VPSDE(), prediction="epsilon"
+    )
     with pytest.raises(ss.errors.ShapeError, match="device"):
         sliced_loss(far, X, t=t, label=label.long())
     assert finite_difference_loss(net.eval(), X).mean.isfinite()

@@ -131,7 +131,9 @@ def test_objectives_the_loop_cannot_use_are_refused() -> None:
 def test_training_by_implicit_score_matching_finds_a_gaussian() -> None:
     """No noise is ever compared: the learned score at t is −(x − αm)/(α²s² + σ²)."""
     torch.manual_seed(0)
-    model = ss.ScoreModel(ss.MLP(2, hidden=16, depth=1), ss.VPSDE(), time_input="log_snr")
+    model = ss.ScoreModel(
+        ss.MLP(2, hidden=16, depth=1), ss.VPSDE(), time_input="log_snr", prediction="epsilon"
+    )
     data = 1.0 + 0.5 * draw(2000, 2, seed=1, dtype=torch.float32)
     options = {"steps": 250, "lr": 1e-2, "ema_decay": 0.97, "progress": False}
     trained = ss.train(model, data, objective=implicit_loss, **options).model

@@ -85,7 +85,7 @@ def test_the_log_density_of_a_model_is_what_its_score_is_the_gradient_of(
 
 
 def test_a_network_that_is_no_energy_has_no_log_density() -> None:
-    model = ss.ScoreModel(ss.MLP(2), SDE)
+    model = ss.ScoreModel(ss.MLP(2), SDE, prediction="epsilon")
     assert not model.has_log_density
     with pytest.raises(ss.errors.IncompatibleError, match="EnergyModel"):
         model.log_density(torch.zeros(1, 2), 0.5)

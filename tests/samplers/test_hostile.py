@@ -111,7 +111,7 @@ def test_the_command_line_refuses_an_unwritable_target_before_sampling(
 ) -> None:
     path = tmp_path / "model.safetensors"
     net = ss.UNet(1, width=8, multipliers=(1,), blocks=1)
-    ss.save(path, ss.ScoreModel(net, SDE), info={"event_shape": [1, 4, 4]})
+    ss.save(path, ss.ScoreModel(net, SDE, prediction="epsilon"), info={"event_shape": [1, 4, 4]})
     monkeypatch.setattr(
         ss.PredictorCorrector, "sample", lambda *_, **__: pytest.fail("sampled first")
     )

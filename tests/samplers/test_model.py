@@ -31,7 +31,7 @@ class Dropping(nn.Module):
 @pytest.mark.guards("W04")
 def test_eight_threads_sample_one_network_in_train_mode() -> None:
     torch.manual_seed(0)
-    model = ss.ScoreModel(Dropping(), VP)
+    model = ss.ScoreModel(Dropping(), VP, prediction="epsilon")
     model.net.layers[0].eval()  # a part that its owner has frozen
     modes = [m.training for m in model.modules()]
     sampler = ss.PredictorCorrector(VP, predictor=ss.DDIM(), steps=30)

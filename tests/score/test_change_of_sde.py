@@ -214,7 +214,7 @@ class Never(nn.Module):
 
 
 def test_a_range_that_is_not_covered_is_refused_before_the_first_call() -> None:
-    model = ss.ScoreModel(Never(), SMALL)
+    model = ss.ScoreModel(Never(), SMALL, prediction="epsilon")
     wide = under(Never(), VE, own=SMALL)
     scores = (
         model.under(VE),

@@ -62,7 +62,7 @@ def test_a_moved_model_shares_the_network_and_registers_it_once() -> None:
 
 
 def test_a_moved_model_is_not_saved_as_if_it_were_on_its_own_sde(tmp_path) -> None:
-    moved = ss.ScoreModel(ss.MLP(1, hidden=4), VP).under(VE)
+    moved = ss.ScoreModel(ss.MLP(1, hidden=4), VP, prediction="epsilon").under(VE)
     with pytest.raises(ss.errors.IncompatibleError, match="trained_on"):
         ss.save(tmp_path / "model.safetensors", moved)
 

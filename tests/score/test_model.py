@@ -170,7 +170,7 @@ def test_a_half_precision_network_and_a_float32_state(dtype: torch.dtype) -> Non
 
     net = Net(2, 2).to(dtype)
     sde = ss.VPSDE()
-    model = ss.ScoreModel(net, sde)
+    model = ss.ScoreModel(net, sde, prediction="epsilon")
     sampler = ss.PredictorCorrector(sde, predictor=ss.DDIM(), steps=20)
     x = sampler.sample(model, (4, 2))
     assert x.dtype == torch.float32 and set(seen) == {(dtype, dtype)}
@@ -213,7 +213,7 @@ def test_levels_are_integers_exactly_on_every_level() -> None:
             seen.append(c[0].item())
             return torch.zeros_like(x)
 
-        model = ss.ScoreModel(net, sde, time_input="level")
+        model = ss.ScoreModel(net, sde, time_input="level", prediction="epsilon")
         sampler = ss.PredictorCorrector(sde, predictor=ss.DDIM())
         sampler.sample(model, (1, 1))
         rising = list(range(sde.levels))
@@ -262,7 +262,7 @@ def test_a_subclass_that_changes_the_score_is_obeyed() -> None:
 def test_the_score_at_small_times_keeps_its_digits() -> None:
     """σ from ``1 − exp(−B)`` is 1.6 % off below t = 1e-3 in float32, and 0 at 1e-7."""
     sde = ss.VPSDE()
-    model = ss.ScoreModel(lambda x, c: torch.ones_like(x), sde)
+    model = ss.ScoreModel(lambda x, c: torch.ones_like(x), sde, prediction="epsilon")
     for t in (1e-3, 1e-5, 1e-7):
         B = t * (0.1 + 0.5 * 19.9 * t)
         score = model(torch.zeros(1, 1), torch.tensor(t, dtype=torch.float32)).item()
@@ -283,7 +283,7 @@ def test_modules_are_put_in_eval_mode_and_back() -> None:
             seen.append((self.training, net[1].training, torch.is_grad_enabled()))
             return self.inner(x)
 
-    model = ss.ScoreModel(Net(), ss.VPSDE())
+    model = ss.ScoreModel(Net(), ss.VPSDE(), prediction="epsilon")
     net[0].eval()
     sampler.sample(model, (2, 2))
     for _ in sampler.iterate(model, (2, 2)):
@@ -291,7 +291,9 @@ def test_modules_are_put_in_eval_mode_and_back() -> None:
     assert set(seen) == {(False, False, False)}
     assert model.training and net[1].training and not net[0].training
     with pytest.raises(ZeroDivisionError):
-        sampler.sample(ss.ScoreModel(Net(), ss.VPSDE()), (2, 2), noise=Broken())
+        sampler.sample(
+            ss.ScoreModel(Net(), ss.VPSDE(), prediction="epsilon"), (2, 2), noise=Broken()
+        )
     assert model.training
 
 

@@ -37,7 +37,7 @@ class Seen(Dropping):
 
 def watched() -> ss.ScoreModel:
     torch.manual_seed(0)
-    return ss.ScoreModel(Seen(), ss.VESDE(sigma_min=1e-4, sigma_max=1e-3))
+    return ss.ScoreModel(Seen(), ss.VESDE(sigma_min=1e-4, sigma_max=1e-3), prediction="epsilon")
 
 
 class Pairs(Dataset[Any]):

@@ -63,7 +63,7 @@ def test_numpy_scalars_are_numbers(tmp_path: Path) -> None:
 
 def test_a_model_of_numpy_numbers_is_saved(tmp_path: Path) -> None:
     sde = ss.VPSDE(beta_min=np.float32(0.125), beta_max=np.int64(20))
-    model = ss.ScoreModel(Dropping(), sde, sigma_data=np.float32(0.5))
+    model = ss.ScoreModel(Dropping(), sde, sigma_data=np.float32(0.5), prediction="epsilon")
     run(model, tmp_path / "m.safetensors", steps=1)
     assert ss.load(tmp_path / "m.safetensors", net=Dropping()).sde == sde
 

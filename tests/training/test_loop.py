@@ -20,7 +20,9 @@ from tests.helpers.training import Dropping, cloud, make, run
 def test_finds_the_score_of_a_gaussian() -> None:
     """A linear network's optimum is known; the loss nears its closed-form minimum."""
     sde, mean, std = ss.VPSDE(), 1.0, 0.5
-    model = ss.ScoreModel(ss.MLP(2, hidden=32, depth=2), sde, time_input="log_snr")
+    model = ss.ScoreModel(
+        ss.MLP(2, hidden=32, depth=2), sde, time_input="log_snr", prediction="epsilon"
+    )
     data = mean + std * torch.randn(4000, 2, generator=torch.Generator().manual_seed(1))
     result = ss.train(model, data, steps=800, progress=False, lr=5e-3, ema_decay=0.99)
     exact = ss.GaussianScore(torch.full((2,), mean), std**2 * torch.eye(2), sde)
@@ -146,7 +148,7 @@ def test_runs_repeat_and_seeds_differ() -> None:
 
 
 def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
-    model = ss.ScoreModel(ss.MLP(2, hidden=8, depth=1), ss.VPSDE())
+    model = ss.ScoreModel(ss.MLP(2, hidden=8, depth=1), ss.VPSDE(), prediction="epsilon")
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
@@ -170,7 +172,7 @@ def test_dropout_is_seeded_apart_from_the_noise() -> None:
             seeds.add(torch.initial_seed())  # of the generator that dropout draws from
             return super().forward(x, c, label)
 
-    run(ss.ScoreModel(Net(), ss.VPSDE()))
+    run(ss.ScoreModel(Net(), ss.VPSDE(), prediction="epsilon"))
     assert len(seeds) == 30
     assert not seeds & {step_seed(0, step) for step in range(30)}
 
@@ -197,7 +199,7 @@ def test_labels_go_with_their_data() -> None:
 
     labels = torch.arange(64) % 2
     data = (200.0 * labels - 100.0)[:, None].expand(64, 2).clone()
-    model = ss.ScoreModel(Net(), ss.VESDE(sigma_max=1.0))
+    model = ss.ScoreModel(Net(), ss.VESDE(sigma_max=1.0), prediction="epsilon")
     ss.train(model, data, labels=labels, steps=3, progress=False)
 
 
@@ -221,7 +223,7 @@ class Exploding(Dropping):
 @pytest.mark.parametrize("gradient", [False, True])
 def test_divergence_keeps_the_last_good_weights(tmp_path: Path, gradient: bool) -> None:
     path = tmp_path / "m.safetensors"
-    model = ss.ScoreModel(Exploding(), ss.VPSDE())
+    model = ss.ScoreModel(Exploding(), ss.VPSDE(), prediction="epsilon")
     model.net.gradient = gradient
     torch.manual_seed(123)
     state = torch.random.get_rng_state()
@@ -237,7 +239,7 @@ def test_divergence_keeps_the_last_good_weights(tmp_path: Path, gradient: bool) 
 
 def test_divergence_without_a_file() -> None:
     with pytest.raises(ss.errors.DivergenceError, match="no checkpoint was written"):
-        run(ss.ScoreModel(Exploding(), ss.VPSDE()))
+        run(ss.ScoreModel(Exploding(), ss.VPSDE(), prediction="epsilon"))
 
 
 # Watching.

@@ -67,8 +67,8 @@ def test_bad_input_is_refused_before_the_network(
     "model",
     [
         lambda x, t: x,
-        ss.ScoreModel(lambda x, c: x, ss.VPSDE()),
-        ss.ScoreModel(nn.Identity(), ss.VPSDE()),
+        ss.ScoreModel(lambda x, c: x, ss.VPSDE(), prediction="epsilon"),
+        ss.ScoreModel(nn.Identity(), ss.VPSDE(), prediction="epsilon"),
     ],
 )
 def test_only_trainable_models_are_trained(model: Any) -> None:
@@ -77,7 +77,7 @@ def test_only_trainable_models_are_trained(model: Any) -> None:
 
 
 def test_label_dropout_needs_a_null_label() -> None:
-    model = ss.ScoreModel(ss.MLP(2), ss.VPSDE())
+    model = ss.ScoreModel(ss.MLP(2), ss.VPSDE(), prediction="epsilon")
     labels = torch.zeros(64, dtype=torch.int64)
     with pytest.raises(ss.errors.IncompatibleError, match="null label"):
         ss.train(model, cloud(), labels=labels, label_dropout=0.1, steps=1, progress=False)

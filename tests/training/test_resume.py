@@ -61,7 +61,7 @@ def test_resume_again_and_again(tmp_path: Path, labels: bool) -> None:
 
     def model() -> ss.ScoreModel:
         torch.manual_seed(0)
-        return ss.ScoreModel(Dropping(), sde)
+        return ss.ScoreModel(Dropping(), sde, prediction="epsilon")
 
     run(model(), tmp_path / "whole.safetensors", steps=5, **options)
 
@@ -161,7 +161,7 @@ def test_ctrl_c_ends_the_step_and_saves(tmp_path: Path) -> None:
                 os.kill(os.getpid(), signal.SIGINT)
             return super().forward(x, c, label)
 
-    model = ss.ScoreModel(Net(), ss.VPSDE())
+    model = ss.ScoreModel(Net(), ss.VPSDE(), prediction="epsilon")
     with pytest.raises(KeyboardInterrupt):
         run(model, path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -179,7 +179,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path: Path) -> None:
             return super().forward(x, c, label)
 
     with pytest.raises(KeyboardInterrupt):
-        run(ss.ScoreModel(Net(), ss.VPSDE()), tmp_path / "m.safetensors")
+        run(ss.ScoreModel(Net(), ss.VPSDE(), prediction="epsilon"), tmp_path / "m.safetensors")
     assert read_manifest(tmp_path / "m.safetensors")["training"]["step"] == 7
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -250,9 +250,9 @@ def test_resume_refuses_another_model_or_no_training(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     run(make(), path, steps=3)
     for model in (
-        ss.ScoreModel(Dropping(), ss.VESDE()),
+        ss.ScoreModel(Dropping(), ss.VESDE(), prediction="epsilon"),
         ss.ScoreModel(Dropping(), ss.VPSDE(), prediction="v"),
-        ss.ScoreModel(ss.MLP(2), ss.VPSDE()),
+        ss.ScoreModel(ss.MLP(2), ss.VPSDE(), prediction="epsilon"),
     ):
         with pytest.raises(ss.errors.CheckpointError, match="of this model"):
             run(model, path, resume=True)

@@ -141,7 +141,9 @@ def test_data_made_under_inference_mode() -> None:
         net = Dropping()
     assert ss.train(make(), data, steps=2, progress=False).step == 2
     with pytest.raises(ss.errors.IncompatibleError, match="inference_mode"):
-        ss.train(ss.ScoreModel(net, ss.VPSDE()), data, steps=2, progress=False)
+        ss.train(
+            ss.ScoreModel(net, ss.VPSDE(), prediction="epsilon"), data, steps=2, progress=False
+        )
 
 
 def test_threads_leave_the_global_generator_and_each_other_alone() -> None:

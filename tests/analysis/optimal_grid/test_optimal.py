@@ -113,7 +113,7 @@ def test_a_grid_is_deterministic_and_rebuilds_from_its_repr() -> None:
 def test_a_checkpoint_holds_a_grid(tmp_path: Path) -> None:
     sde = ss.VPSDE()
     grid = ss.optimal_grid(sde, ss.DDIM(), 3, spectrum=torch.tensor([1.0, 0.1]))
-    model = ss.ScoreModel(ss.MLP(2, hidden=4), sde)
+    model = ss.ScoreModel(ss.MLP(2, hidden=4), sde, prediction="epsilon")
     ss.save(tmp_path / "m.safetensors", model, info={"grid": dataclasses.asdict(grid)})
     info = read_manifest(tmp_path / "m.safetensors")["info"]
     assert ss.analysis.OptimalGrid(**info["grid"]) == grid

@@ -197,7 +197,7 @@ def test_bad_requests(way: str, error: type[Exception], options: dict[str, objec
 
 def test_models_that_do_not_fit_are_refused_uncalled() -> None:
     table = ss.DiscreteVPSDE.linear(9)  # with a level in the middle of its times
-    levels = ss.ScoreModel(untouched, table, time_input="level")
+    levels = ss.ScoreModel(untouched, table, time_input="level", prediction="epsilon")
     with pytest.raises(ss.errors.TimeError, match="level"):
         AdaptiveSampler(table).sample(levels, (2, 2))
     narrow = ss.VESDE(sigma_min=0.1, sigma_max=1.0)

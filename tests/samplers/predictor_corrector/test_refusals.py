@@ -187,7 +187,7 @@ def test_two_noises_on_one_brownian_path_are_refused() -> None:
     ],
 )
 def test_networks_and_scores_that_answer_something_else(error: type, answer: Callable) -> None:
-    model = ss.ScoreModel(lambda x, c: answer(x), VP)
+    model = ss.ScoreModel(lambda x, c: answer(x), VP, prediction="epsilon")
     for run in (lambda: model(X, 0.5), lambda: SAMPLER.sample(model, (2, 3))):
         with pytest.raises(error, match="network"):
             run()
@@ -209,7 +209,7 @@ def test_errors_are_the_built_in_ones_a_caller_would_expect() -> None:
 @pytest.mark.guards("B15")
 @pytest.mark.parametrize("event", [(), (3,), (1, 2, 2)])
 def test_a_request_for_nothing_gives_nothing(event: tuple[int, ...]) -> None:
-    for model in (lambda x, t: -x, ss.ScoreModel(lambda x, c: -x, VP)):
+    for model in (lambda x, t: -x, ss.ScoreModel(lambda x, c: -x, VP, prediction="epsilon")):
         for options in ({}, {"max_batch": 4}, {"init": torch.zeros(0, *event)}):
             x = SAMPLER.sample(model, (0, *event), **options)
             assert x.shape == (0, *event) and x.dtype == torch.float32

@@ -39,7 +39,7 @@ def test_chunks_with_a_network(dtype: torch.dtype, atol: float) -> None:
     net = ss.UNet(1, width=8, multipliers=(1, 2), blocks=1)
     for p in net.parameters():  # the last layer is zero when made
         torch.nn.init.normal_(p, std=0.1)
-    model = ss.ScoreModel(net.to(dtype), VP)
+    model = ss.ScoreModel(net.to(dtype), VP, prediction="epsilon")
     sampler = pc(
         corrector=ss.NoCorrector(), predictor=ss.DDIM(0.5), steps=None, grid=[0.4, 0.2, 0.1]
     )

@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 def test_a_network_with_labels() -> None:
-    model = ss.ScoreModel(Net(), ss.VPSDE())
+    model = ss.ScoreModel(Net(), ss.VPSDE(), prediction="epsilon")
     flow = ss.ProbabilityFlow(ss.VPSDE(), rtol=1e-9, atol=1e-9, t_min=0.1)
     x, label = torch.randn(5, 2, dtype=F64), torch.tensor([0, 1, 2, 1, 0])
     latent = flow.encode(model, x, label=label, max_batch=2)

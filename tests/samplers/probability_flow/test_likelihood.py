@@ -196,7 +196,7 @@ def test_a_likelihood_under_autocast(divergence: str) -> None:
     """The network rounds to bfloat16, 8 bits; the flow's own arithmetic does not."""
     torch.manual_seed(0)
     sde = ss.VPSDE()
-    model, x = ss.ScoreModel(ss.MLP(2), sde), torch.randn(5, 2)
+    model, x = ss.ScoreModel(ss.MLP(2), sde, prediction="epsilon"), torch.randn(5, 2)
     for p in model.parameters():
         nn.init.normal_(p, std=0.2)
     flow = ss.ProbabilityFlow(sde, method="rk4", steps=20)
