@@ -20,7 +20,7 @@ likelihood, arXiv:2101.09258, thm 1   g²                            uniform    
 ====================================  ============================  ==========  ==============
 
 (DDPM's sum over its N levels, :math:`\sum_i (1-\bar\alpha_i) E\|s - \nabla\log p\|^2`, is 2N ×
-ours.) A constant factor leaves the optimum and Adam's steps unchanged.
+ours.) A constant factor changes neither the optimum nor Adam's steps.
 
 **Precision.** A network that estimates :math:`y = p x_0 + q \epsilon` has
 :math:`\hat\epsilon - \epsilon = c\,(y - p x_0 - q \epsilon)` with
@@ -65,7 +65,7 @@ def denoising_loss(
     *,
     t: Time | None = None,
     times: TimeDistribution | None = None,
-    weighting: str | Weighting = "sigma2",
+    weighting: str | Weighting | None = None,
     weight: float | Tensor | None = None,
     label: Tensor | None = None,
     noise: Tensor | None = None,
@@ -84,15 +84,15 @@ def denoising_loss(
     x0 : Tensor
         Clean data ``(B, *E)``, B >= 1, finite; the model's ``from_data`` makes them states.
     t : float or Tensor, optional
-        The times themselves, ``()`` or ``(B,)``, in place of ``times``; σ_t > 0. They carry no
-        importance weight.
+        The times themselves, ``()`` or ``(B,)``, in place of ``times``, unweighted; σ_t > 0.
     times : TimeDistribution, optional
         By default the levels of a discrete SDE, else uniform on [t_min, T]. w is multiplied by the
         weight of a proposal (:class:`sdescore.losses.ImportanceTimes`).
-    weighting : str or callable
+    weighting : str or callable, optional
         ``"sigma2"``, ``"likelihood"`` (g²), :class:`sdescore.losses.MinSNR`,
-        :class:`sdescore.losses.EDMWeighting`, or a function ``(sde, t) -> w`` of float64 times
-        ``(B,)``; ``lambda sde, t: torch.ones_like(t)`` is Vincent's.
+        :class:`sdescore.losses.EDMWeighting`, or ``(sde, t) -> w`` of float64 times ``(B,)``;
+        ``lambda sde, t: torch.ones_like(t)`` is Vincent's. By default ``"sigma2"``, and EDM's for
+        a model that predicts F, where the loss is then ``½ ‖y − F‖²``.
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
     label, noise : Tensor, optional
@@ -105,33 +105,33 @@ def denoising_loss(
     Raises
     ------
     ShapeError
-        ``x0`` is not ``(B, *E)`` in floating point with B >= 1 on the network's device, or another
-        argument, w or the score's output does not fit it.
+        ``x0`` is not floating point, empty or not on the network's device; a part does not fit it.
     TimeError
         A time lies outside [0, T], or σ_t = 0 there.
     ParameterError
         NaN or infinity in ``x0`` or ``noise``; w or ``weight`` is negative or not finite.
     IncompatibleError
-        No SDE, two different ones, both ``t`` and ``times``, an unknown weighting, a label for a
-        score that takes none, or a part of another kind than its parameter.
+        No SDE, two SDEs, both ``t`` and ``times``, an unknown option, a label nobody takes.
 
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> model = ss.ScoreModel(ss.MLP(2), ss.VPSDE())  # starts from ε̂ = 0, so the loss is ½‖ε‖²
+    >>> model = ss.ScoreModel(ss.MLP(2), ss.VPSDE(), "epsilon")  # starts from ε̂ = 0: ½‖ε‖²
     >>> ss.denoising_loss(model, torch.zeros(4, 2), noise=torch.ones(4, 2)).mean.item()
     1.0
     """
+    default, weighting = (True, "sigma2") if weighting is None else (False, weighting)
     noised = add_noise(model, x0, t, times, weighting, weight, label, noise, generator, sde)
-    x = noised.x
+    x, plain = noised.x, False
     if isinstance(model, ScoreModel) and model.convention is not None:
+        plain = default and model.prediction == "F"  # EDM's weight: 1 on the network's own error
         numbers = model.convention.at(noised.t, marginal=(noised.alpha, noised.sigma))
         y, (p, q) = model.output_at(x, numbers, label), numbers.pair
     else:
         y = checks.score_output(model(x, *noised.arguments(model, label)), x)
         p, q = pair("score", noised.alpha, noised.sigma)
     # ε̂ − ε = c (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.
-    c = noised.alpha / (noised.alpha * q - noised.sigma * p)
+    c = torch.ones_like(q) if plain else noised.alpha / (noised.alpha * q - noised.sigma * p)
     p, q, c = (number.to(x).reshape(-1, *(1,) * (x.ndim - 1)) for number in (p, q, c))
     error = c * (y.to(x) - (p * noised.x0 + q * noised.noise))
     per_sample = 0.5 * noised.weight.to(x) * error.square().reshape(len(x), -1).sum(-1)

@@ -17,8 +17,9 @@ velocity  (α̇, σ̇)             Lipman et al. 2023, arXiv:2210.02747, eq. 15
 F         below              Karras et al. 2022, arXiv:2206.00364, eq. 7
 ========  =================  ==========================================================
 
-EDM's F has, with :math:`r = \sigma/\alpha` and :math:`n^2 = r^2 + \sigma_{data}^2`, the pair
-:math:`(r/(\sigma_{data} n),\, -\sigma_{data}/n)`.
+EDM's F has, with :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2`, the pair
+:math:`(\sigma/(\sigma_{data} n),\, -\sigma_{data} \alpha/n)`, which is that of v for
+:math:`\alpha^2 + \sigma^2 = \sigma_{data} = 1`, with the sign changed.
 
 **One network, any linear SDE.** Under a linear SDE
 :math:`x_t/\alpha_t = x_0 + (\sigma_t/\alpha_t)\,\epsilon`, so two SDEs, the network's own (a prime)
@@ -120,14 +121,16 @@ class Convention:
     """
 
     trained_on: LinearSDE
-    prediction: str = "epsilon"
-    time_input: str = "t"
+    prediction: str = "F"
+    time_input: str | None = None
     input_scaling: str = "none"
-    sigma_data: float = 0.5
+    sigma_data: float = 1.0
     sde: LinearSDE = None  # type: ignore[assignment]  # never None after __post_init__
 
     def __post_init__(self) -> None:
         checks.choice("prediction", self.prediction, PREDICTIONS)
+        if self.time_input is None:
+            vars(self).update(time_input="quarter_log_sigma" if self.prediction == "F" else "t")
         checks.choice("time_input", self.time_input, TIME_INPUTS)
         checks.choice("input_scaling", self.input_scaling, INPUT_SCALINGS)
         checks.linear(self.trained_on, "ScoreModel")
@@ -186,9 +189,8 @@ class Convention:
             # α̇ = f α and σ̇ = f σ + g²/(2σ), from d(σ²)/dt = 2 f σ² + g².
             f, g2 = self.trained_on.rates(t)
             return f * alpha_t, f * sigma_t + g2 / (2 * sigma_t)
-        noise_ratio = sigma_t / alpha_t
-        norm = noise_ratio.square().add(self.sigma_data**2).sqrt()
-        return noise_ratio / (self.sigma_data * norm), -self.sigma_data / norm
+        norm = sigma_t.hypot(alpha_t * self.sigma_data)
+        return sigma_t / (self.sigma_data * norm), -self.sigma_data * alpha_t / norm
 
     def time_value(self, t: Tensor) -> Tensor:
         """What the network is given at float64 times of the SDE that it was trained on, like ``t``.

@@ -39,13 +39,15 @@ class ScoreModel(nn.Module):
     sde : LinearSDE
         The SDE it was trained on.
     prediction : str
-        ``"score"``, ``"epsilon"``, ``"x0"``, ``"v"`` (:math:`\alpha\epsilon - \sigma x_0`),
-        ``"velocity"`` (:math:`\dot\alpha x_0 + \dot\sigma\epsilon`) or ``"F"`` (Karras et al.
-        2022, arXiv:2206.00364, eq. 7: :math:`D = c_{skip} x + c_{out} F`).
-    time_input : str
+        ``"F"`` (Karras et al. 2022, arXiv:2206.00364, eq. 7: :math:`D = c_{skip} x + c_{out} F`),
+        which trains best on every SDE of benchmarks/defaults.py; or a paper's own: ``"score"``,
+        ``"epsilon"``, ``"x0"``, ``"v"`` (:math:`\alpha\epsilon - \sigma x_0`), ``"velocity"``
+        (:math:`\dot\alpha x_0 + \dot\sigma\epsilon`).
+    time_input : str, optional
         ``"t"``; ``"999t"`` (Song et al. 2021's code); ``"level"``, the integer index of a
         discrete SDE; ``"continuous_level"``, the same between levels; ``"sigma"``,
-        ``"log_sigma"``; ``"log_snr"``; ``"quarter_log_sigma"``, EDM's ¼ log(σ/α).
+        ``"log_sigma"``; ``"log_snr"``; ``"quarter_log_sigma"``, EDM's ¼ log(σ/α). By default the
+        last for ``"F"``, and ``"t"`` for other predictions.
     input_scaling : str
         ``"none"``, or ``"unit"``: the network is given
         :math:`x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2}`, EDM's :math:`c_{in}`. ``"F"``
@@ -85,11 +87,11 @@ class ScoreModel(nn.Module):
         self,
         net: nn.Module,
         sde: LinearSDE,
-        prediction: str = "epsilon",
-        time_input: str = "t",
+        prediction: str = "F",
+        time_input: str | None = None,
         *,
         input_scaling: str = "none",
-        sigma_data: float = 0.5,
+        sigma_data: float = 1.0,
         label_required: bool = False,
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
@@ -120,6 +122,11 @@ class ScoreModel(nn.Module):
     def prediction(self) -> str:
         """What the network predicts, under the SDE that it was trained on."""
         return self._convention.prediction
+
+    @property
+    def sigma_data(self) -> float:
+        """Standard deviation of the data, in the units of the states."""
+        return self._convention.sigma_data
 
     @property
     def options(self) -> dict[str, str | bool | Number]:

@@ -75,7 +75,7 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | Te
     return classes
 
 
-def check_objective(objective: Any, weighting: str | Weighting) -> None:
+def check_objective(objective: Any, weighting: str | Weighting | None) -> None:
     """Refuse an objective that training cannot call, or a weighting that it would not look at."""
     expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
     if isinstance(objective, type) or not callable(objective):
@@ -85,7 +85,7 @@ def check_objective(objective: Any, weighting: str | Weighting) -> None:
     checks.accepts(objective, ("model", "x0"), keywords, expected, checks.part_name(objective))
     expected = "no weighting= beside objective=, which has its own"
     got = f"{weighting!r}; bind it with functools.partial(objective, weighting=…)"
-    checks.that(weighting == "sigma2", expected, got, IncompatibleError)
+    checks.that(weighting is None, expected, got, IncompatibleError)
 
 
 def usable(loss: object, samples: int) -> Loss:

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
+from sdescore.losses.denoising import TimeDistribution, denoising_loss
 from sdescore.losses.levels import Objective
-from sdescore.losses.weighting import Weighting, named_weighting
+from sdescore.losses.times import training_times
+from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting
 from sdescore.nets.ema import EMA, plain_copy, plain_name
 from sdescore.noise.torch_global import borrowed_generator, step_seed
 from sdescore.score.model import ScoreModel
@@ -53,7 +54,7 @@ def train(
     labels: Rows | None = None,
     label_dropout: float = 0.0,
     transform: Callable[[Tensor], Tensor] | None = None,
-    weighting: str | Weighting = "sigma2",
+    weighting: str | Weighting | None = None,
     times: TimeDistribution | None = None,
     objective: Objective | None = None,
     batch_size: int | None = None,
@@ -108,8 +109,12 @@ def train(
         Called as ``transform(x)`` on a batch ``(B, *E)``, in floating point on ``device``; it
         returns another of as many samples. What it draws from torch's global generator follows
         from seed and step.
-    weighting, times
+    weighting
         As in :func:`sdescore.denoising_loss`.
+    times : TimeDistribution, optional
+        By default :class:`sdescore.losses.LogNormalTimes` for a model that predicts F, centred on
+        0.3 ``sigma_data`` with a standard deviation of 1.4 in log(σ/α); else the levels of a
+        discrete SDE, or uniform times.
     objective : callable, optional
         Called as ``objective(model, x0, t=t, label=label, generator=generator)`` for a
         :class:`sdescore.losses.Loss` in place of the denoising loss: any objective of
@@ -199,13 +204,14 @@ def train(
     (3, 3, True)
     """
     net = guards.check_model(model)
-    times = default_times(model.sde) if times is None else times
+    times = training_times(model) if times is None else times
     guards.check_times(times, model)
-    if not (isinstance(weighting, str) and weighting == "sigma2"):
+    if weighting is not None:
         named_weighting(weighting)  # refuses an unknown one now
+    default = EDMWeighting(model.sigma_data) if model.prediction == "F" else "sigma2"
     recipe = guards.Recipe(
         label_dropout=label_dropout,
-        weighting=guards.option_name(weighting),
+        weighting=guards.option_name(default if weighting is None else weighting),
         times=guards.option_name(times),
         batch_size=BATCH_SIZE if batch_size is None else batch_size,
         lr=lr,

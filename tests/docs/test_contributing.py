@@ -39,7 +39,7 @@ found = {name: [row[0].split("(")[0] for row in table] for name, table in rows.i
 sde = ss.sde.TrigonometricSDE(T=0.9)
 f, g2 = sde.rates(0.3)
 torch.manual_seed(0)
-model = ss.ScoreModel(ss.nets.AffineNet(2), sde)  # a network that its config alone builds again
+model = ss.ScoreModel(ss.nets.AffineNet(2), sde, "epsilon")  # a network that its config alone builds again
 ss.save("model.safetensors", model)
 loaded = ss.load("model.safetensors")
 loaded = getattr(loaded, "model", loaded)
@@ -53,7 +53,7 @@ S = (0.5 * sde.marginal(times)[0]) ** 2 + sde.marginal(times)[1] ** 2
 after = (numbers.a[:, 0] - numbers.b[:, 0, 0] / S) ** 2 * S + numbers.c[:, 0, 0] ** 2
 # The loss: at x0 = 0 the exact noise is x_t/σ, and a model of no noise errs by ‖ε‖.
 zero, noise = torch.zeros(4, 2), torch.ones(4, 2)
-fresh = ss.ScoreModel(ss.MLP(2), ss.VPSDE())
+fresh = ss.ScoreModel(ss.MLP(2), ss.VPSDE(), "epsilon")
 loss = ss.losses.huber_loss(fresh, zero, t=0.5, noise=noise, c=1.0)
 trained = ss.train(
     model, torch.zeros(64, 2), steps=3, objective=ss.losses.huber_loss, progress=False

@@ -72,6 +72,7 @@ def exact_model(
         Exact(own, prediction, unit, dtype),
         own,
         prediction,
+        "t",
         input_scaling="unit" if unit else "none",
         sigma_data=SIGMA_DATA,
     )

@@ -87,7 +87,7 @@ def test_a_subclass_with_its_own_score_is_called() -> None:
             return 2 * super().forward(x, t, label)
 
     base = exact_model("epsilon", VP)
-    model = Doubled(base.net, VP)
+    model = Doubled(base.net, VP, "epsilon")
     x, t = torch.ones(3, 2, dtype=DOUBLE), torch.tensor(0.4, dtype=DOUBLE)
     with pytest.raises(ss.errors.IncompatibleError, match="Doubled"):
         model.under(VE)
@@ -99,8 +99,8 @@ def test_a_subclass_with_its_own_score_is_called() -> None:
 
     class Late(ss.ScoreModel):
         def __init__(self, net: nn.Module, sde: ss.LinearSDE) -> None:
-            super().__init__(net, sde)
-            self._convention = Halved(sde)
+            super().__init__(net, sde, "epsilon")
+            self._convention = Halved(sde, "epsilon")
 
         def network_time(self, value: Tensor) -> Tensor:
             return super().network_time(2 * value)

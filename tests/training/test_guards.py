@@ -191,7 +191,7 @@ class Net(Dropping):
         return super().forward(x, c, label)
 
 torch.manual_seed(0)
-model = ss.ScoreModel(Net(), ss.VPSDE())
+model = ss.ScoreModel(Net(), ss.VPSDE(), "epsilon")
 Net.__module__, Net.__qualname__ = Dropping.__module__, Dropping.__qualname__
 run(model, Path(sys.argv[1]))
 print("went on")
