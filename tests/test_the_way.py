@@ -66,7 +66,7 @@ def test_a_sample_from_nothing() -> None:
 
 
 def test_a_loss() -> None:
-    """Of a network, with every option left at its default."""
+    """Of a network that predicts ε, with every option left at its default; F takes 27 functions."""
     x0 = torch.ones(8, 2, dtype=torch.float32, device="cpu")
     loss = ss.denoising_loss  # its room is loaded before, not on the way
     files, functions = way(lambda: loss(MODEL, x0))

@@ -120,12 +120,12 @@ def denoising_loss(
     >>> ss.denoising_loss(model, torch.zeros(4, 2), noise=torch.ones(4, 2)).mean.item()
     1.0
     """
-    default, weighting = (True, "sigma2") if weighting is None else (False, weighting)
-    noised = add_noise(model, x0, t, times, weighting, weight, label, noise, generator, sde)
+    named = "sigma2" if weighting is None else weighting
+    noised = add_noise(model, x0, t, times, named, weight, label, noise, generator, sde)
     x, plain = noised.x, False
-    if isinstance(model, ScoreModel) and model.convention is not None:
-        plain = default and model.prediction == "F"  # EDM's weight: 1 on the network's own error
-        numbers = model.convention.at(noised.t, marginal=(noised.alpha, noised.sigma))
+    if isinstance(model, ScoreModel) and (convention := model.convention) is not None:
+        plain = weighting is None and convention.prediction == "F"  # 1 on the network's own error
+        numbers = convention.at(noised.t, marginal=(noised.alpha, noised.sigma))
         y, (p, q) = model.output_at(x, numbers, label), numbers.pair
     else:
         y = checks.score_output(model(x, *noised.arguments(model, label)), x)

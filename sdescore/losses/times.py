@@ -25,8 +25,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ScheduleError
-from sdescore.losses.denoising import TimeDistribution, default_times
-from sdescore.score.model import ScoreModel
+from sdescore.losses.denoising import TimeDistribution
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["ImportanceTimes", "LogNormalTimes", "LogSNRTimes"]
@@ -157,18 +156,6 @@ class LogNormalTimes(TimeDistribution):
         share = 1 - u if reflected else u
         score = torch.special.ndtri(below + (upto - below) * share).clamp(a, b)
         return times_at(sde, -2 * (self.mean + self.std * (-score if reflected else score)))
-
-
-def training_times(model: ScoreModel) -> TimeDistribution:
-    """What :func:`sdescore.train` draws by default.
-
-    :class:`LogNormalTimes` around 0.3 ``sigma_data`` for a model that predicts F, where
-    the SDE has a finite log-SNR; else the levels of a discrete SDE, or uniform times.
-    """
-    ends = torch.tensor([model.sde.t_min, model.sde.T], dtype=torch.float64, device="cpu")
-    if model.prediction != "F" or not bool(model.sde.log_snr(ends).isfinite().all()):
-        return default_times(model.sde)
-    return LogNormalTimes(math.log(model.sigma_data) - 1.2, 1.4)
 
 
 def log_snr_range(sde: LinearSDE) -> tuple[float, float]:

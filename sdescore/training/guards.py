@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
-from sdescore.losses.denoising import TimeDistribution
+from sdescore.losses.denoising import TimeDistribution, default_times
 from sdescore.losses.levels import Objective
 from sdescore.losses.loss import Loss
+from sdescore.losses.times import LogNormalTimes
 from sdescore.losses.weighting import Weighting, one_per_time
 from sdescore.nets.ema import plain_network
 from sdescore.score.model import ScoreModel
@@ -194,6 +195,18 @@ class Recipe:
         rise = min(1.0, (step + 1) / (self.warmup + 1))
         fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if self.schedule == "cosine" else 1.0
         return highest * rise * fall
+
+
+def training_times(model: ScoreModel) -> TimeDistribution:
+    """What :func:`sdescore.train` draws by default.
+
+    :class:`LogNormalTimes` around 0.3 ``sigma_data`` for a model that predicts F, where
+    the SDE has a finite log-SNR; else the levels of a discrete SDE, or uniform times.
+    """
+    ends = torch.tensor([model.sde.t_min, model.sde.T], dtype=torch.float64, device="cpu")
+    if model.prediction != "F" or not bool(model.sde.log_snr(ends).isfinite().all()):
+        return default_times(model.sde)
+    return LogNormalTimes(math.log(model.sigma_data) - 1.2, 1.4)
 
 
 def check_times(times: TimeDistribution, model: ScoreModel) -> None:

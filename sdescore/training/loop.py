@@ -23,7 +23,6 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.losses.denoising import TimeDistribution, denoising_loss
 from sdescore.losses.levels import Objective
-from sdescore.losses.times import training_times
 from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting
 from sdescore.nets.ema import EMA, plain_copy, plain_name
 from sdescore.noise.torch_global import borrowed_generator, step_seed
@@ -204,14 +203,15 @@ def train(
     (3, 3, True)
     """
     net = guards.check_model(model)
-    times = training_times(model) if times is None else times
+    times = guards.training_times(model) if times is None else times
     guards.check_times(times, model)
     if weighting is not None:
         named_weighting(weighting)  # refuses an unknown one now
-    default = EDMWeighting(model.sigma_data) if model.prediction == "F" else "sigma2"
+    known: Weighting | str = EDMWeighting(model.sigma_data) if model.prediction == "F" else "sigma2"
+    known = known if weighting is None else weighting
     recipe = guards.Recipe(
         label_dropout=label_dropout,
-        weighting=guards.option_name(default if weighting is None else weighting),
+        weighting=guards.option_name(known),
         times=guards.option_name(times),
         batch_size=BATCH_SIZE if batch_size is None else batch_size,
         lr=lr,
@@ -247,7 +247,7 @@ def train(
     objective_name, unit = "the denoising loss", None
     if objective is None:
         if watched:
-            unit = least_informed(model, times, weighting, source.sample())
+            unit = least_informed(model, times, known, source.sample())
         objective = functools.partial(denoising_loss, weighting=weighting)
     else:  # a file without the entry is a run of the denoising loss
         guards.check_objective(objective, weighting)

@@ -39,7 +39,7 @@ found = {name: [row[0].split("(")[0] for row in table] for name, table in rows.i
 sde = ss.sde.TrigonometricSDE(T=0.9)
 f, g2 = sde.rates(0.3)
 torch.manual_seed(0)
-model = ss.ScoreModel(ss.nets.AffineNet(2), sde, "epsilon")  # a network that its config alone builds again
+model = ss.ScoreModel(ss.nets.AffineNet(2), sde, "epsilon")  # its config alone builds it
 ss.save("model.safetensors", model)
 loaded = ss.load("model.safetensors")
 loaded = getattr(loaded, "model", loaded)

@@ -74,7 +74,7 @@ def test_a_loss_of_a_moved_model_is_that_of_its_score(prediction: str) -> None:
     t = torch.linspace(0.1, 1.0, 6, dtype=DOUBLE)
     losses = [
         ss.denoising_loss(
-            score, x0, sde=sde, t=t, generator=torch.Generator().manual_seed(0)
+            score, x0, sde=sde, t=t, weighting="sigma2", generator=torch.Generator().manual_seed(0)
         ).per_sample
         for score, sde in ((moved, None), (plain(moved), VE))
     ]
