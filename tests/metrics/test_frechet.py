@@ -320,7 +320,9 @@ def test_the_page_shows_the_saved_results(benchmark: SimpleNamespace) -> None:
     report = json.loads((ROOT / "benchmarks" / "results" / "mnist-cpu.json").read_text())
     page = (ROOT / "docs" / "howto" / "mnist.md").read_text(encoding="utf-8")
     assert benchmark.mnist.table(report) in page
-    assert benchmark.mnist.table(report) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert benchmark.mnist.table(report) in (ROOT / "docs" / "results.md").read_text(
+        encoding="utf-8"
+    )
     assert benchmark.mnist.costs(report) in page
     for sentence in benchmark.mnist.sentences(report):
         assert sentence in " ".join(page.split())
