@@ -22,7 +22,7 @@ from sdescore.losses.denoising import TimeDistribution, default_times
 from sdescore.losses.levels import Objective
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import LogNormalTimes
-from sdescore.losses.weighting import Weighting, one_per_time
+from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import plain_network
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import Batch, Source
@@ -197,23 +197,29 @@ class Recipe:
         return highest * rise * fall
 
 
-def training_times(model: ScoreModel) -> TimeDistribution:
-    """What :func:`sdescore.train` draws by default.
+def training_times(times: TimeDistribution | None, model: ScoreModel) -> TimeDistribution:
+    """The times, or the default; refuses levels of an SDE that has none.
 
-    :class:`LogNormalTimes` around 0.3 ``sigma_data`` for a model that predicts F, where
+    By default :class:`LogNormalTimes` around 0.3 ``sigma_data`` for a model that predicts F, where
     the SDE has a finite log-SNR; else the levels of a discrete SDE, or uniform times.
     """
-    ends = torch.tensor([model.sde.t_min, model.sde.T], dtype=torch.float64, device="cpu")
-    if model.prediction != "F" or not bool(model.sde.log_snr(ends).isfinite().all()):
-        return default_times(model.sde)
-    return LogNormalTimes(math.log(model.sigma_data) - 1.2, 1.4)
-
-
-def check_times(times: TimeDistribution, model: ScoreModel) -> None:
-    """Refuse what draws no times for this model's SDE, such as levels of one that has none."""
+    if times is None:
+        ends = torch.tensor([model.sde.t_min, model.sde.T], dtype=torch.float64, device="cpu")
+        if model.prediction != "F" or not bool(model.sde.log_snr(ends).isfinite().all()):
+            return default_times(model.sde)
+        return LogNormalTimes(math.log(model.sigma_data) - 1.2, 1.4)
     kind: Any = TimeDistribution
     checks.instance("times", times, kind, "UniformTimes()")
     times.sample(model.sde, 1, torch.Generator("cpu").manual_seed(0))
+    return times
+
+
+def training_weighting(weighting: str | Weighting | None, model: ScoreModel) -> str | Weighting:
+    """The weighting, or what :func:`sdescore.denoising_loss` takes by default."""
+    if weighting is None:
+        return EDMWeighting(model.sigma_data) if model.prediction == "F" else "sigma2"
+    named_weighting(weighting)  # refuses an unknown one now
+    return weighting
 
 
 def option_name(part: object) -> str:

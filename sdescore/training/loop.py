@@ -23,7 +23,7 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.losses.denoising import TimeDistribution, denoising_loss
 from sdescore.losses.levels import Objective
-from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting
+from sdescore.losses.weighting import Weighting
 from sdescore.nets.ema import EMA, plain_copy, plain_name
 from sdescore.noise.torch_global import borrowed_generator, step_seed
 from sdescore.score.model import ScoreModel
@@ -108,12 +108,9 @@ def train(
         Called as ``transform(x)`` on a batch ``(B, *E)``, in floating point on ``device``; it
         returns another of as many samples. What it draws from torch's global generator follows
         from seed and step.
-    weighting
-        As in :func:`sdescore.denoising_loss`.
-    times : TimeDistribution, optional
-        By default :class:`sdescore.losses.LogNormalTimes` for a model that predicts F, centred on
-        0.3 ``sigma_data`` with a standard deviation of 1.4 in log(σ/α); else the levels of a
-        discrete SDE, or uniform times.
+    weighting, times
+        As in :func:`sdescore.denoising_loss`; but for a model that predicts F the times are by
+        default :class:`sdescore.losses.LogNormalTimes`.
     objective : callable, optional
         Called as ``objective(model, x0, t=t, label=label, generator=generator)`` for a
         :class:`sdescore.losses.Loss` in place of the denoising loss: any objective of
@@ -203,12 +200,8 @@ def train(
     (3, 3, True)
     """
     net = guards.check_model(model)
-    times = guards.training_times(model) if times is None else times
-    guards.check_times(times, model)
-    if weighting is not None:
-        named_weighting(weighting)  # refuses an unknown one now
-    known: Weighting | str = EDMWeighting(model.sigma_data) if model.prediction == "F" else "sigma2"
-    known = known if weighting is None else weighting
+    times = guards.training_times(times, model)
+    known = guards.training_weighting(weighting, model)
     recipe = guards.Recipe(
         label_dropout=label_dropout,
         weighting=guards.option_name(known),
