@@ -26,7 +26,7 @@ def checkpoint(tmp_path: Path) -> Path:
     for p in net.parameters():  # the last layer is zero when made
         torch.nn.init.normal_(p, std=0.1)
     path = tmp_path / "m.safetensors"
-    ss.save(path, ss.ScoreModel(net, ss.VPSDE()), info={"event_shape": [2]})
+    ss.save(path, ss.ScoreModel(net, ss.VPSDE(), prediction="epsilon"), info={"event_shape": [2]})
     return path
 
 

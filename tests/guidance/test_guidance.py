@@ -186,7 +186,7 @@ def test_guidance_knows_its_sde() -> None:
     score = ss.GaussianScore(MEAN, COVARIANCE, sde)
     assert ss.classifier_free(score, score, 1.0).sde == sde
     assert ss.classifier_guidance(score, log_prob_y(sde)).sde == sde
-    model = ss.ScoreModel(ss.MLP(2, hidden=4, classes=2), sde)
+    model = ss.ScoreModel(ss.MLP(2, hidden=4, classes=2), sde, prediction="epsilon")
     assert ss.guidance.condition(model, 1).sde == sde
     assert not hasattr(ss.guidance.condition(Labelled(), 1), "sde")
     with pytest.raises(ss.errors.IncompatibleError, match="SDE"):
@@ -247,7 +247,7 @@ class Alone(nn.Module):
 
 
 def test_a_label_that_no_part_takes_is_refused_before_the_first_call() -> None:
-    model = ss.ScoreModel(Alone(), ss.VPSDE())
+    model = ss.ScoreModel(Alone(), ss.VPSDE(), prediction="epsilon")
     sampler, label = (
         ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=2),
         torch.zeros(2, dtype=torch.int64),
@@ -269,7 +269,9 @@ def test_a_label_that_no_part_takes_is_refused_before_the_first_call() -> None:
 @pytest.mark.guards("W08")
 def test_a_network_that_never_went_without_a_label_is_not_asked_without() -> None:
     """Nothing trained the row of its null label."""
-    model = ss.ScoreModel(ss.MLP(1, hidden=4, classes=2), ss.VPSDE(), label_required=True)
+    model = ss.ScoreModel(
+        ss.MLP(1, hidden=4, classes=2), ss.VPSDE(), label_required=True, prediction="epsilon"
+    )
     label = torch.zeros(2, dtype=torch.int64)
     sampler, x = (
         ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=2),
@@ -302,7 +304,7 @@ def test_a_network_that_never_went_without_a_label_is_not_asked_without() -> Non
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.optim.swa_utils.AveragedModel])
 def test_a_wrapper_does_not_hide_the_sde(wrap: type) -> None:
     """A model sampled on another SDE than its own came out 0.25 wide for 0.316."""
-    model = ss.ScoreModel(ss.MLP(1, hidden=4), ss.VPSDE())
+    model = ss.ScoreModel(ss.MLP(1, hidden=4), ss.VPSDE(), prediction="epsilon")
     wrapped = wrap(wrap(model))
     with pytest.raises(ss.errors.IncompatibleError, match="VPSDE"):
         ss.PredictorCorrector(ss.VESDE(), predictor=ss.ReverseDiffusion(), steps=2).sample(

@@ -30,8 +30,8 @@ def pair() -> tuple[ss.ScoreModel, ss.ScoreModel]:
     net = ss.MLP(3, hidden=16).double()
     for weight in net.parameters():
         nn.init.normal_(weight, std=0.3)
-    with_scale = ss.ScoreModel(net, ss.VPSDE(), data_mean=MEAN, data_std=STD)
-    return with_scale, ss.ScoreModel(net, ss.VPSDE())
+    with_scale = ss.ScoreModel(net, ss.VPSDE(), data_mean=MEAN, data_std=STD, prediction="epsilon")
+    return with_scale, ss.ScoreModel(net, ss.VPSDE(), prediction="epsilon")
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -50,7 +50,7 @@ def test_the_loss_is_that_of_the_states(name: str, wrap: Any) -> None:
 
 def test_noise_is_that_of_the_states() -> None:
     """An ε-network that says 0 has the loss ½‖ε‖², whatever the data."""
-    model = ss.ScoreModel(ss.MLP(3), ss.VPSDE(), data_mean=MEAN, data_std=STD)
+    model = ss.ScoreModel(ss.MLP(3), ss.VPSDE(), data_mean=MEAN, data_std=STD, prediction="epsilon")
     x0 = by_hand(torch.randn(4, 3)).float()
     loss = ss.denoising_loss(model, x0, noise=torch.ones(4, 3))
     assert loss.mean.item() == pytest.approx(1.5)

@@ -117,7 +117,7 @@ def test_the_batch_length_is_checked_once_at_the_door(label: Any, match: str) ->
 
 
 def test_networks_of_classes_take_classes() -> None:
-    score = ss.ScoreModel(ss.MLP(2, classes=3), SDE)
+    score = ss.ScoreModel(ss.MLP(2, classes=3), SDE, prediction="epsilon")
     with pytest.raises(ss.errors.ShapeError, match="one label per sample"):
         score(torch.ones(6, 2), 0.5, conditions((2,)))
     with pytest.raises(ss.errors.ShapeError, match="shaped like a condition"):

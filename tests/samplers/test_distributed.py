@@ -50,7 +50,7 @@ def network() -> ss.ScoreModel:
     net = ss.MLP(3)
     for p in net.parameters():  # the last layer is zero when made
         torch.nn.init.normal_(p, std=0.1)
-    return ss.ScoreModel(net, VP)
+    return ss.ScoreModel(net, VP, prediction="epsilon")
 
 
 def outcome(call: Any) -> str:

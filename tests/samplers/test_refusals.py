@@ -21,7 +21,7 @@ class Net(nn.Module):
         pytest.fail("the network was called before the request was refused")
 
 
-MODEL = ss.ScoreModel(Net(), VP)
+MODEL = ss.ScoreModel(Net(), VP, prediction="epsilon")
 
 
 @pytest.mark.guards("B15")
@@ -99,7 +99,7 @@ def test_labels_for_a_score_that_takes_none(way: str) -> None:
         exact,
         unlabelled,
         Module(),
-        ss.ScoreModel(Module(), VP),
+        ss.ScoreModel(Module(), VP, prediction="epsilon"),
         ss.guidance.condition(MODEL, 1),
     ):
         with pytest.raises(ss.errors.IncompatibleError, match=r"takes .*label"):
@@ -120,8 +120,8 @@ def test_labels_for_a_score_that_takes_them_in_its_own_way() -> None:
         lambda *given: -given[0],
         partial(lambda scale, x, t, y: scale * x, -1.0),
         Module(),
-        ss.ScoreModel(Module(), VP),
-        ss.ScoreModel(lambda x, c, y: x, VP),
+        ss.ScoreModel(Module(), VP, prediction="epsilon"),
+        ss.ScoreModel(lambda x, c, y: x, VP, prediction="epsilon"),
     ):
         assert SAMPLER.sample(model, (2, 3), label=label).shape == (2, 3)
 
@@ -149,11 +149,11 @@ def test_models_that_are_not_callable(way: str, model: object) -> None:
 @pytest.mark.parametrize("other", [ss.VESDE(), ss.VPSDE(beta_max=19.0), TABLE], ids=repr)
 def test_a_model_on_another_sde(other: ss.LinearSDE) -> None:
     with pytest.raises(ss.errors.IncompatibleError, match="SDE"):
-        SAMPLER.sample(ss.ScoreModel(Net(), other), (2, 3))
+        SAMPLER.sample(ss.ScoreModel(Net(), other, prediction="epsilon"), (2, 3))
 
 
 def test_a_network_of_integer_levels_between_levels() -> None:
-    model = ss.ScoreModel(Net(), TABLE, time_input="level")
+    model = ss.ScoreModel(Net(), TABLE, time_input="level", prediction="epsilon")
     sampler = ss.PredictorCorrector(
         TABLE, predictor=ss.ReverseDiffusion(), grid=ss.UniformGrid(), steps=7
     )

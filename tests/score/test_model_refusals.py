@@ -20,7 +20,9 @@ NAN, INF = math.nan, math.inf
 X = torch.zeros(2, 3)
 
 
-REFUSING = ss.ScoreModel(lambda x, c: pytest.fail("called before it refused"), ss.VPSDE())
+REFUSING = ss.ScoreModel(
+    lambda x, c: pytest.fail("called before it refused"), ss.VPSDE(), prediction="epsilon"
+)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_score_model_calls(error: type, match: str, call: Callable) -> None:
 
 
 def test_a_score_at_sigma_zero_is_refused_and_its_denoiser_is_not() -> None:
-    model = ss.ScoreModel(lambda x, c: torch.ones_like(x), ss.VPSDE())
+    model = ss.ScoreModel(lambda x, c: torch.ones_like(x), ss.VPSDE(), prediction="epsilon")
     with pytest.raises(ss.errors.TimeError, match="sigma_t > 0"):
         model(X, 0.0)
     assert torch.equal(model.denoise(X + 2, 0.0), X + 2)
@@ -78,7 +80,7 @@ def test_a_score_at_sigma_zero_is_refused_and_its_denoiser_is_not() -> None:
 
 def test_complex_numbers_lose_nothing_silently() -> None:
     """Casting them to real would drop the imaginary part: refused, with advice that keeps it."""
-    state = ss.ScoreModel(lambda x, c: x.to(torch.complex64) * 1j, ss.VPSDE())
+    state = ss.ScoreModel(lambda x, c: x.to(torch.complex64) * 1j, ss.VPSDE(), prediction="epsilon")
     sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=2)
     for call in (
         lambda: state(X, 0.5),

@@ -25,7 +25,9 @@ def test_features_are_standardised_one_by_one() -> None:
 
 
 def test_channels_of_an_image_are() -> None:
-    model = ss.ScoreModel(lambda x, c: x, VP, data_mean=[1.0, 10.0], data_std=2)
+    model = ss.ScoreModel(
+        lambda x, c: x, VP, data_mean=[1.0, 10.0], data_std=2, prediction="epsilon"
+    )
     x = torch.tensor([1.0, 10.0]).reshape(1, 2, 1, 1) + torch.arange(6.0).reshape(1, 1, 2, 3)
     both = 0.5 * torch.arange(6.0).reshape(2, 3)
     assert torch.equal(model.from_data(x), both.expand(1, 2, 2, 3))
@@ -34,7 +36,7 @@ def test_channels_of_an_image_are() -> None:
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 4, 4, 4), (0, 2)])
 def test_one_number_fits_any_event(shape: tuple[int, ...]) -> None:
-    model = ss.ScoreModel(lambda x, c: x, VP, data_mean=4.0, data_std=0.5)
+    model = ss.ScoreModel(lambda x, c: x, VP, data_mean=4.0, data_std=0.5, prediction="epsilon")
     x = torch.full(shape, 5.0)
     assert torch.equal(model.from_data(x), torch.full(shape, 2.0))
     assert torch.equal(model.to_data(torch.full(shape, 2.0)), x)
@@ -63,9 +65,13 @@ def test_plain_states_are_the_data_themselves() -> None:
 
 def test_tensors_and_numpy_are_numbers() -> None:
     x = torch.tensor([[1.0, 2.0], [3.0, 8.0]], dtype=torch.float64)
-    one = ss.ScoreModel(lambda x, c: x, VP, data_mean=x.mean(0), data_std=x.numpy().std(0))
+    one = ss.ScoreModel(
+        lambda x, c: x, VP, data_mean=x.mean(0), data_std=x.numpy().std(0), prediction="epsilon"
+    )
     assert one.options["data_mean"] == (2.0, 5.0) and one.options["data_std"] == (1.0, 3.0)
-    two = ss.ScoreModel(lambda x, c: x, VP, data_mean=np.float64(2), data_std=x.mean())
+    two = ss.ScoreModel(
+        lambda x, c: x, VP, data_mean=np.float64(2), data_std=x.mean(), prediction="epsilon"
+    )
     assert two.options["data_mean"] == 2.0 and two.options["data_std"] == 3.5
 
 

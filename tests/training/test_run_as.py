@@ -39,7 +39,7 @@ class Plain(Dropping):
 
 def plain(seed: int = 0) -> ss.ScoreModel:
     torch.manual_seed(seed)
-    return ss.ScoreModel(Plain(), ss.VPSDE())
+    return ss.ScoreModel(Plain(), ss.VPSDE(), prediction="epsilon")
 
 
 def weights(model: ss.ScoreModel) -> Tensor:
@@ -107,7 +107,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def mlp(classes: int | None = None) -> ss.ScoreModel:
     torch.manual_seed(0)
     net = ss.MLP(2, hidden=8, depth=1, classes=classes)
-    return ss.ScoreModel(net, ss.VPSDE(), time_input="log_snr")
+    return ss.ScoreModel(net, ss.VPSDE(), time_input="log_snr", prediction="epsilon")
 
 
 @pytest.mark.usefixtures("eager")
@@ -184,7 +184,7 @@ def slope(model: Any, x0: Tensor, *, t: Any, label: Any = None, generator: Any =
 def descend(**options: Any) -> tuple[float, list[float]]:
     """p after 10 steps, and the learning rates."""
     rates: list[float] = []
-    model = ss.ScoreModel(Weight(), ss.VPSDE())
+    model = ss.ScoreModel(Weight(), ss.VPSDE(), prediction="epsilon")
     ss.train(
         model, cloud(), steps=10, objective=slope, progress=False, clip=None,
         callback=lambda seen: rates.append(seen["lr"]), **options,
@@ -326,7 +326,7 @@ def test_refused_before_the_network(options: dict[str, Any], match: str) -> None
 
 
 def test_bf16_needs_float32_weights() -> None:
-    model = ss.ScoreModel(Dropping().double(), ss.VPSDE())
+    model = ss.ScoreModel(Dropping().double(), ss.VPSDE(), prediction="epsilon")
     with pytest.raises(ss.errors.IncompatibleError, match="float32 network"):
         run(model, precision="bf16")
 

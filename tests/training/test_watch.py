@@ -115,7 +115,7 @@ def drift(path: Path | None = None, **options: Any) -> Any:
         "ema_decay": 0.0, "objective": drifting, "validation": cloud(5), "validate_every": 3,
         "progress": False, "path": path, "save_every": 5,
     }  # fmt: skip
-    model = ss.ScoreModel(Constant(-1.0), ss.VPSDE())
+    model = ss.ScoreModel(Constant(-1.0), ss.VPSDE(), prediction="epsilon")
     return ss.train(model, cloud(), **settings | options)
 
 
@@ -199,7 +199,7 @@ def test_held_out_data_change_no_bit_of_the_run(tmp_path: Path) -> None:
 def test_the_loss_of_a_linear_networks_optimum_is_known() -> None:
     """ε̂ = 0 has the loss d/2; 20,000 samples, five standard errors."""
     seen: list[dict[str, Any]] = []
-    model = ss.ScoreModel(Constant(), ss.VPSDE())
+    model = ss.ScoreModel(Constant(), ss.VPSDE(), prediction="epsilon")
     held_out = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(3))
     ss.train(
         model, cloud(), steps=1, lr=1e-12, progress=False, callback=seen.append, validation=held_out
@@ -225,5 +225,10 @@ def test_bad_held_out_data_are_refused_at_the_door(options: dict[str, Any], matc
 
 
 def test_the_bar_shows_the_held_out_loss(capsys: pytest.CaptureFixture[str]) -> None:
-    run(ss.ScoreModel(Dropping(), ss.VPSDE()), progress=True, validation=cloud(4), steps=2)
+    run(
+        ss.ScoreModel(Dropping(), ss.VPSDE(), prediction="epsilon"),
+        progress=True,
+        validation=cloud(4),
+        steps=2,
+    )
     assert "validation_relative_loss=" in capsys.readouterr().err
