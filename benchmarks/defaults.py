@@ -76,12 +76,12 @@ TARGETS: dict[str, Callable[[int, int], Tensor]] = {
 }
 
 
-def conventions(sigma_data: float) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+def conventions() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     """The arguments of the model and of training."""
     uniform = {"times": ss.losses.UniformTimes()}
     return {
-        "F": ({"sigma_data": sigma_data}, {}),
-        "F, uniform": ({"sigma_data": sigma_data}, uniform),
+        "F": ({}, {}),
+        "F, uniform": ({}, uniform),
         "ε": ({"prediction": "epsilon"}, uniform),
         "v": ({"prediction": "v"}, uniform),
         "x₀": (
@@ -128,7 +128,7 @@ def judge(target: str, x: Tensor) -> tuple[float, float]:
 def cell(target: str, sde_name: str, name: str, seed: int) -> dict[str, Any]:
     data = held_out_reach(target)[0]
     sde = SDES[sde_name]
-    model_options, train_options = conventions(data.std().item())[name]
+    model_options, train_options = conventions()[name]
     torch.manual_seed(seed)
     model = ss.ScoreModel(ss.MLP(data.shape[1]), sde, **model_options)
     began = time.process_time()
@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = [c for c in options.conventions.split(";") if c] or list(conventions(1.0))
+    names = [c for c in options.conventions.split(";") if c] or list(conventions())
     rows = []
     for target in options.targets.split(","):
         asked = options.sdes.split(",") if options.sdes else SDES if target == "moons" else FEWER

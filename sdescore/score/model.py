@@ -40,18 +40,17 @@ class ScoreModel(nn.Module):
         The SDE it was trained on.
     prediction : str
         ``"F"`` (Karras et al. 2022, arXiv:2206.00364, eq. 7: :math:`D = c_{skip} x + c_{out} F`),
-        which trains best on every SDE of benchmarks/defaults.py; or a paper's own: ``"score"``,
-        ``"epsilon"``, ``"x0"``, ``"v"`` (:math:`\alpha\epsilon - \sigma x_0`), ``"velocity"``
-        (:math:`\dot\alpha x_0 + \dot\sigma\epsilon`).
+        chosen by benchmarks/defaults.py; or a paper's own: ``"score"``, ``"epsilon"``, ``"x0"``,
+        ``"v"`` (:math:`\alpha\epsilon - \sigma x_0`), ``"velocity"`` (:math:`\dot\alpha x_0 +
+        \dot\sigma\epsilon`).
     time_input : str, optional
         ``"t"``; ``"999t"`` (Song et al. 2021's code); ``"level"``, the integer index of a
         discrete SDE; ``"continuous_level"``, the same between levels; ``"sigma"``,
-        ``"log_sigma"``; ``"log_snr"``; ``"quarter_log_sigma"``, EDM's ¼ log(σ/α). By default the
-        last for ``"F"``, and ``"t"`` for other predictions.
+        ``"log_sigma"``; ``"log_snr"``; ``"quarter_log_sigma"``, EDM's ¼ log(σ/α), the default
+        for ``"F"``; for others it is ``"t"``.
     input_scaling : str
         ``"none"``, or ``"unit"``: the network is given
-        :math:`x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2}`, EDM's :math:`c_{in}`. ``"F"``
-        implies it.
+        :math:`x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2}`, EDM's :math:`c_{in}`, as for ``"F"``.
     sigma_data : float
         Standard deviation of the data, > 0; used by ``"F"`` and ``"unit"``.
     label_required : bool
@@ -69,8 +68,7 @@ class ScoreModel(nn.Module):
     IncompatibleError
         An unknown option, an SDE without kernels, or levels asked of a continuous SDE.
     ParameterError
-        ``sigma_data`` or a ``data_std`` is not a finite number > 0, ``data_mean`` is not finite or
-        has another length, or ``label_required`` is neither True nor False.
+        ``sigma_data``, ``data_mean``, ``data_std`` or ``label_required`` out of range.
 
     Examples
     --------
