@@ -94,8 +94,9 @@ def steps_in(minutes: float, data: Tensor, budget: Budget, device: str, probe: i
     """How many training steps ``minutes`` hold, from the time that ``probe`` of them take."""
     model = new_model("ddpm", data, budget)
     trial = ss.train(
-        model, data, steps=probe, batch_size=budget.batch, device=device, progress=False
-    )
+        model, data, steps=probe, batch_size=budget.batch, device=device, progress=False,
+        standardize=False,
+    )  # fmt: skip
     return max(1, round(60 * minutes * probe / trial.seconds))
 
 
@@ -110,6 +111,7 @@ def fit(name: str, data: Tensor, budget: Budget, device: str, out: Path) -> dict
         lr=budget.lr,
         ema_decay=budget.ema_decay,
         seed=budget.seed,
+        standardize=False,
         device=device,
         path=out / f"{name}.safetensors",
         info={"event_shape": [1, 28, 28], "data": f"{len(data)} digits of MNIST in [−1, 1]"},

@@ -103,8 +103,9 @@ def ladder_model(data: Tensor, sde: ss.DiscreteVESDE, steps: int, seed: int) -> 
         ss.MLP(2), sde, prediction="F", time_input="log_sigma", sigma_data=data.std().item()
     )
     return ss.train(
-        model, data, steps=steps, batch_size=1024, lr=2e-3, seed=seed, progress=False
-    ).model
+        model, data, steps=steps, batch_size=1024, lr=2e-3, seed=seed, progress=False,
+        standardize=False,
+    ).model  # fmt: skip
 
 
 def annealed(sde: ss.DiscreteVESDE, inner_steps: int) -> ss.PredictorCorrector:

@@ -73,6 +73,7 @@ def train_digits(seen: Tensor, path: Path, recipe: str = "vp", steps: int = 1600
         lr=2e-3,
         ema_decay=0.998,
         seed=SEED,
+        standardize=False,
         progress=False,
         path=path,
         info={"event_shape": [1, 8, 8], "data": f"{len(seen)} of scikit-learn's 8×8 digits"},

@@ -63,8 +63,9 @@ def trained(sde: ss.LinearSDE, data: Tensor) -> ss.ScoreModel:
         prediction="epsilon",
     )
     ss.train(
-        model, data, steps=TRAINING_STEPS, batch_size=BATCH, schedule="constant", progress=False
-    )
+        model, data, steps=TRAINING_STEPS, batch_size=BATCH, schedule="constant", progress=False,
+        standardize=False,
+    )  # fmt: skip
     return model.eval()
 
 

@@ -87,6 +87,7 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
         lr=2e-3,
         ema_decay=0.998,
         seed=options.seed,
+        standardize=False,  # the recipes know the digits' scale
         device=options.device,
         path=path,
         info={"event_shape": [1, 8, 8], "data": "scikit-learn's 8×8 digits in [−1, 1]"},

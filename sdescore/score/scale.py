@@ -103,7 +103,8 @@ def states_of(score: object, x0: Tensor) -> Tensor:
 
 def scale_of(score: object) -> DataScale | None:
     """The scale that a score says its data have, through wrappers; None if it says none."""
-    found = getattr(unwrapped(score), "data_scale", None)
+    found = getattr(score, "data_scale", None)
+    found = getattr(unwrapped(score), "data_scale", None) if found is None else found
     return found if isinstance(found, DataScale) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,7 +25,7 @@ BATCH_SIZE = 128
 BLOCK = 2**22  # bytes of data looked at together
 HASHED_WHOLE = 2**28  # bytes: data up to this size are hashed in full
 PARTS, PART = 256, 2**20  # of larger data: so many parts, of so many bytes
-SAMPLE = 64  # samples of a data set from which its scale is measured
+READ_AHEAD = 2**28  # bytes of a stream that are held while its scale is measured
 CPU = torch.device("cpu")  # where a data set makes its tensors, whatever the default device is
 
 
@@ -65,8 +66,8 @@ class Source(ABC):
         """All samples in order, ``n`` at a time if the source has a choice."""
 
     @abstractmethod
-    def sample(self) -> Tensor:
-        """Some samples ``(n, *E)`` in floating point."""
+    def look(self, generator: torch.Generator) -> Iterator[Batch]:
+        """Some batches to measure the scale of; no later draw differs for it."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
@@ -77,6 +78,7 @@ class Indexed(Source):
     """A source with samples 0 … N − 1, of which a batch is drawn with replacement."""
 
     length: int
+    looked_at = 1000
 
     @abstractmethod
     def take(self, index: Tensor) -> Batch:
@@ -92,21 +94,23 @@ class Indexed(Source):
         order = torch.arange(self.length, dtype=torch.int64, device="cpu")
         return map(self.take, torch.split(order, n))
 
-    def sample(self) -> Tensor:
-        n = min(SAMPLE, self.length)
-        index = torch.arange(n, dtype=torch.int64, device="cpu") * self.length // n
-        return in_floating_point(self.take(index).x)
+    def look(self, generator: torch.Generator) -> Iterator[Batch]:
+        n, some = self.length, (self.looked_at,)
+        drawn = torch.randint(n, some, generator=generator, device="cpu").sort().values
+        order = torch.arange(n, device="cpu") if n <= self.looked_at else drawn
+        return map(self.take, torch.split(order, BATCH_SIZE))
 
 
 class Table(Indexed):
     """A tensor or an array ``(N, *E)``, and its labels."""
 
+    looked_at = 10_000
+
     def __init__(self, data: Rows, labels: Rows | None, name: str) -> None:
         x = part(data, 0, 1, name)
         require_samples(x, name)
-        checks.that(
-            len(data) > 0, "at least one sample", f"{name} of shape {tuple(data.shape)}", ShapeError
-        )
+        got = f"{name} of shape {tuple(data.shape)}"
+        checks.that(len(data) > 0, "at least one sample", got, ShapeError)
         looked_at = x.is_floating_point() and not isinstance(data, np.memmap)
         finite = not looked_at or all(bool(block.isfinite().all()) for block in blocks(data))
         checks.that(finite, f"finite {name}", "NaN or infinity; remove those samples")
@@ -136,9 +140,8 @@ class Items(Indexed):
             got = f"a {kind} without; add one, or make it an IterableDataset"
             checks.refuse("a Dataset with __len__", got, IncompatibleError)
         self.data, self.length = data, len(data)
-        checks.that(
-            self.length > 0, f"at least one sample in {name}", f"an empty {kind}", ShapeError
-        )
+        expected = f"at least one sample in {name}"
+        checks.that(self.length > 0, expected, f"an empty {kind}", ShapeError)
         self.labelled = self.take(torch.zeros(1, dtype=torch.int64, device="cpu")).label is not None
 
     def take(self, index: Tensor) -> Batch:
@@ -166,8 +169,7 @@ class Stream(Source):
         first = self._next()
         if first is None:
             checks.refuse("at least one batch", f"{name} without", ShapeError)
-        self.waiting: Batch | None = first
-        self.start = in_floating_point(first.x[:SAMPLE])
+        self.waiting = deque([first])
         self.labelled = first.label is not None
 
     def _begun(self) -> Iterator[Any]:
@@ -182,8 +184,7 @@ class Stream(Source):
                 return None
 
     def draw(self, generator: torch.Generator, n: int) -> Batch | None:
-        batch, self.waiting = self.waiting, None
-        batch = self._next() if batch is None else batch
+        batch = self.waiting.popleft() if self.waiting else self._next()
         if batch is None and self.again:
             self.batches = self._begun()
             batch = self._next()
@@ -192,8 +193,13 @@ class Stream(Source):
     def once(self, n: int) -> Iterator[Batch]:
         return map(unpacked, self._begun())
 
-    def sample(self) -> Tensor:
-        return self.start
+    def look(self, generator: torch.Generator) -> Iterator[Batch]:
+        read = self.waiting  # ahead, in order
+        while sum(len(b.x) for b in read) < 1000 and sum(b.x.nbytes for b in read) < READ_AHEAD:
+            if (batch := self._next()) is None:
+                break
+            read.append(batch)
+        return iter(list(read))
 
     def record(self) -> dict[str, Any]:
         about = {"stream": name_of(self.data), "resumes_exactly": False}

@@ -166,6 +166,7 @@ class Recipe:
     clip: float | None
     ema_decay: float
     seed: int
+    standardize: bool
 
     def __post_init__(self) -> None:
         number, count = checks.number, checks.count
@@ -181,6 +182,7 @@ class Recipe:
             clip=None if self.clip is None else number("clip", self.clip, above=0),
             ema_decay=number("ema_decay", self.ema_decay, at_least=0, below=1),
             seed=checks.seed(self.seed),
+            standardize=checks.flag("standardize", self.standardize),
         )
 
     def leave_out(self, argument: str, *names: str) -> None:

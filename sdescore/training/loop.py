@@ -27,16 +27,9 @@ from sdescore.losses.weighting import Weighting
 from sdescore.nets.ema import EMA, plain_copy, plain_name
 from sdescore.noise.torch_global import borrowed_generator, step_seed
 from sdescore.score.model import ScoreModel
-from sdescore.training import guards
+from sdescore.training import guards, run_as
 from sdescore.training.data import BATCH_SIZE, Data, Rows, draw_batch, source_of
-from sdescore.training.run_as import (
-    MakeOptimizer,
-    MakeScheduler,
-    made_optimizer,
-    made_scheduler,
-    replay,
-    running,
-)
+from sdescore.training.standardize import standardise
 from sdescore.training.state import Saver, TrainingResult, divergence
 from sdescore.training.watch import Validation, Watch, least_informed
 
@@ -53,6 +46,7 @@ def train(
     labels: Rows | None = None,
     label_dropout: float = 0.0,
     transform: Callable[[Tensor], Tensor] | None = None,
+    standardize: bool = True,
     weighting: str | Weighting | None = None,
     times: TimeDistribution | None = None,
     objective: Objective | None = None,
@@ -61,8 +55,8 @@ def train(
     schedule: str = "cosine",
     warmup: int = 100,
     weight_decay: float = 0.0,
-    optimizer: MakeOptimizer | None = None,
-    lr_scheduler: MakeScheduler | None = None,
+    optimizer: run_as.MakeOptimizer | None = None,
+    lr_scheduler: run_as.MakeScheduler | None = None,
     accumulate: int = 1,
     precision: str | None = None,
     compile: bool = False,
@@ -108,6 +102,10 @@ def train(
         Called as ``transform(x)`` on a batch ``(B, *E)``, in floating point on ``device``; it
         returns another of as many samples. What it draws from torch's global generator follows
         from seed and step.
+    standardize : bool
+        Measure ``data_mean`` and ``data_std`` of a model that has none, per feature or channel: its
+        states get mean 0, and standard deviation 1 or, where the network's input is scaled by it,
+        ``sigma_data``. If False the model stays as it is, and data of another scale earn a warning.
     weighting, times
         As in :func:`sdescore.denoising_loss`; but for a model that predicts F the times are by
         default :class:`sdescore.losses.LogNormalTimes`.
@@ -165,7 +163,7 @@ def train(
     progress : bool
         Show a bar with the running mean of the relative loss: 1 is a predictor that only scales its
         input, 0 one that always knows x₀ (:mod:`sdescore.training.watch`). The data's scale is
-        measured on 64 samples. With an ``objective`` it is the loss itself.
+        measured on some samples. With an ``objective`` it is the loss itself.
     callback : callable, optional
         Called after every step with a dict of ``step`` (steps done), ``loss``, ``relative_loss``
         (None with an ``objective``), ``validation_loss`` (None at the steps without) and ``lr``.
@@ -216,6 +214,7 @@ def train(
         clip=clip,
         ema_decay=ema_decay,
         seed=seed,
+        standardize=standardize,
     )
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
     validate_every = checks.count("validate_every", validate_every)
@@ -234,13 +233,14 @@ def train(
         same, got = held_out.labelled == source.labelled, "labels in one of the two"
         checks.that(same, "labels in data and validation, or in none", got, IncompatibleError)
     null = guards.null_label(source, recipe.label_dropout, net)
+    some = standardise(model, source, transform, recipe, device, path if resume else None)
 
     began, watched = time.monotonic(), progress or callback is not None
     options: dict[str, Any] = asdict(recipe)
     objective_name, unit = "the denoising loss", None
     if objective is None:
         if watched:
-            unit = least_informed(model, times, known, source.sample())
+            unit = least_informed(model, times, known, some)
         objective = functools.partial(denoising_loss, weighting=weighting)
     else:  # a file without the entry is a run of the denoising loss
         guards.check_objective(objective, weighting)
@@ -249,19 +249,19 @@ def train(
         options["steps"] = steps
     model.to(device)
     evaluate = functools.partial(guards.loss_at, objective, times)
-    called = running(model, precision, compile, device) if precision or compile else model
+    called = run_as.running(model, precision, compile, device) if precision or compile else model
     named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
     weights = list(named.values())
     adamw = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
     descent: torch.optim.Optimizer = adamw
     if optimizer is not None:
         recipe.leave_out("optimizer=", "lr", "weight_decay")
-        descent = made_optimizer(optimizer, weights, options)
+        descent = run_as.made_optimizer(optimizer, weights, options)
     rates = [group["lr"] for group in descent.param_groups]
     scheduler = None
     if lr_scheduler is not None:
         recipe.leave_out("lr_scheduler=", "schedule", "warmup")
-        scheduler = made_scheduler(lr_scheduler, descent, options)
+        scheduler = run_as.made_scheduler(lr_scheduler, descent, options)
     ema = EMA(net, recipe.ema_decay)
     step, saver = 0, None
     if path is not None:
@@ -269,7 +269,7 @@ def train(
         saver = Saver(path, model, ema, descent, named, options, info)
         step = saver.resume() if resume else 0
     if scheduler is not None:
-        replay(scheduler, step)
+        run_as.replay(scheduler, step)
     # Without dropout no step trains what the network does without a label.
     model.label_required = source.labelled and recipe.label_dropout == 0
     checked: Validation | None = None
