@@ -98,7 +98,7 @@ class Indexed(Source):
         n, some = self.length, (self.looked_at,)
         drawn = torch.randint(n, some, generator=generator, device="cpu").sort().values
         order = torch.arange(n, device="cpu") if n <= self.looked_at else drawn
-        return map(self.take, torch.split(order, BATCH_SIZE))
+        return map(self.take, torch.split(order, 32))  # a few: they become float64
 
 
 class Table(Indexed):
