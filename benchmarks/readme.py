@@ -104,7 +104,7 @@ def draw(names: dict[str, Any]) -> None:
         states = list(sampler.iterate(names["trained"], (2000, 2), seed=0))
         start = names["sde"].prior_sample((2000, 2), seed=0)
         for axes, state in zip(row, [None, *(states[i] for i in (2, 4, 6, 8, 9))], strict=True):
-            x = start if state is None else state.x
+            x = names["trained"].to_data(start if state is None else state.x)
             axes.scatter(*x.T, color="#1d4ed8" if state is not states[-1] else "#c2410c", **dots)
             frame(axes, 3.6)
         row[0].text(-0.02, 0.5, title, transform=row[0].transAxes, rotation=90, fontsize=9,

@@ -62,6 +62,16 @@ def test_the_saved_results_meet_the_bars(tables: ModuleType) -> None:
     assert large["ratio_to_randn"] <= 1.2 and small["ratio_to_randn"] <= 2.0
 
 
+def test_the_figures_of_the_ten_lines_are_the_saved_ones(tables: ModuleType) -> None:
+    rows = tables.load("readme-cpu")["rows"]
+    for name in {row["sampler"] for row in rows}:
+        mine = [row for row in rows if row["sampler"] == name]
+        far = ", ".join(f"{row['far']:.2f}" for row in mine)
+        largest = max(row["largest"] for row in mine)
+        assert f"| {name} | {mine[0]['evaluations']} | {far} | {largest:.2f} |" in RESULTS
+        assert largest < 5
+
+
 def test_every_picture_is_there() -> None:
     for line in README.splitlines():
         if line.startswith("!["):
