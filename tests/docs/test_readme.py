@@ -62,6 +62,11 @@ def test_the_saved_results_meet_the_bars(tables: ModuleType) -> None:
     assert large["ratio_to_randn"] <= 1.2 and small["ratio_to_randn"] <= 2.0
 
 
+def test_the_table_of_conventions_is_the_saved_one() -> None:
+    saved = (ROOT / "benchmarks" / "results" / "defaults-cpu.md").read_text(encoding="utf-8")
+    assert saved[saved.index("| SDE") :].strip() in RESULTS
+
+
 def test_the_figures_of_the_ten_lines_are_the_saved_ones(tables: ModuleType) -> None:
     rows = tables.load("readme-cpu")["rows"]
     for name in {row["sampler"] for row in rows}:
