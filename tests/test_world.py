@@ -18,16 +18,7 @@ import pytest
 import torch
 
 from tests.helpers import ROOT, world
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+from tests.helpers.callers import default_dtype
 
 
 @contextmanager

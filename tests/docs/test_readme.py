@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,13 @@ def tables(script: Callable[[str], ModuleType]) -> ModuleType:
 
 def test_the_example_is_the_one_that_the_documentation_runs() -> None:
     assert (ROOT / "docs" / "ten_lines.py").read_text() in README
+
+
+def test_the_loop_to_write_oneself_runs() -> None:
+    loop = README.split("```python\n")[2].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(compile(loop, "README.md", "exec", dont_inherit=True), names)
+    assert names["loss"].isfinite()
 
 
 def test_the_tables_are_those_of_the_saved_results(tables: ModuleType) -> None:

@@ -18,6 +18,7 @@ import torch
 import sdescore as ss
 from sdescore.checkpoint.store import read_manifest
 from sdescore.training import data as data_module
+from sdescore.training import guards
 from sdescore.training.data import blocks
 from tests.helpers import ROOT
 from tests.helpers.training import Dropping, assert_same_file, cloud, make, run
@@ -229,3 +230,28 @@ def test_handlers_are_put_back() -> None:
         assert seen == [mine] and signal.getsignal(signal.SIGTERM) is mine
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_with_nothing_else_said(tmp_path: Path) -> None:
+    """What a model predicts by default decides the weight and the times; ε keeps its paper's."""
+    wanted = {
+        "F": (
+            "EDMWeighting(sigma_data=1.0)",
+            "LogNormalTimes(stratified=False, mean=-1.2, std=1.4)",
+        ),
+        "epsilon": ("sigma2", "UniformTimes(stratified=False)"),
+    }
+    for prediction, (weighting, times) in wanted.items():
+        path = tmp_path / f"{prediction}.safetensors"
+        options = {} if prediction == "F" else {"prediction": prediction}
+        model = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE(), **options)
+        assert model.options["time_input"] == ("quarter_log_sigma" if not options else "t")
+        ss.train(model, cloud(), steps=1, path=path, progress=False)
+        recorded = read_manifest(path)["training"]["options"]
+        assert (recorded["weighting"], recorded["times"]) == (weighting, times)
+
+
+def test_times_of_an_sde_without_a_finite_log_snr_are_uniform() -> None:
+    sde = ss.LinearSDE.from_marginal(lambda t: 1 - 0.5 * t, torch.clone, T=1.0, t_min=0.0)
+    model = ss.ScoreModel(ss.MLP(2, hidden=8), sde)
+    assert isinstance(guards.training_times(None, model), ss.losses.UniformTimes)
