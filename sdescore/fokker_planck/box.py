@@ -7,8 +7,7 @@ those on the box's wall let nothing through and do not appear.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,8 +98,8 @@ class Box:
     def from_log_density(self, log_density: LogDensity) -> Tensor:
         """``exp(log_density)`` at the cells' centres, scaled to mass 1: ``(*cells,)`` float64."""
         points = self.centres.flatten(0, -2)
-        with torch.no_grad(), float64_states("a log density"):
-            values = log_density(points)
+        with torch.no_grad():
+            values = at_float64("a log density", log_density, points)
         fits = isinstance(values, Tensor) and values.shape == points.shape[:1]
         expected = f"a log density (N, d) -> (N,), with N = {len(points)} here"
         checks.that(fits, expected, _shape(values), ShapeError)
@@ -128,17 +127,20 @@ class Box:
         return p.double().flatten(-d)
 
 
-@contextmanager
-def float64_states(what: str) -> Iterator[None]:
-    """Say what to do where ``what``, called inside, holds a network that takes no float64."""
+def at_float64(what: str, function: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
+    """``function(points)`` of float64 ``points``; one that takes float32 alone is refused."""
     try:
-        yield
+        return function(points)
     except RuntimeError as error:
-        if isinstance(error, SDEScoreError) or "double" not in str(error).lower():
+        if isinstance(error, SDEScoreError):
             raise
+        try:
+            function(points.float())
+        except Exception:
+            raise error from None
         raise ShapeError(
-            f"expected {what} to take states in float64, got a network that does not ({error}); "
-            "use .double() on it"
+            f"expected {what} to take states in float64; got one that takes float32 alone "
+            f"({error}); use .double() on its network"
         ) from error
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import DivergenceError, ShapeError
-from sdescore.fokker_planck.box import Box, LogDensity, float64_states
+from sdescore.fokker_planck.box import Box, LogDensity, at_float64
 from sdescore.fokker_planck.evolve import Propagator, adaptive, equal_steps
 from sdescore.fokker_planck.generator import Array, Sparse, chain_generator
 from sdescore.fokker_planck.stationary import stationary_mass
@@ -276,9 +276,9 @@ class FokkerPlanck:
         time = checks.time(t, self.sde.T)
         faces = [self._box.faces(axis) for axis in range(len(self._box.cells))]
         points = torch.cat(faces)
-        with torch.no_grad(), float64_states("the SDE's drift"):
+        with torch.no_grad():
             g = torch.as_tensor(self.sde.diffusion(time), dtype=torch.float64, device="cpu")
-            drift = self.sde.drift(points, time)
+            drift = at_float64("the SDE's drift", lambda x: self.sde.drift(x, time), points)
         expected, got = "one number g(t) for one time", f"shape {tuple(g.shape)}"
         checks.that(g.numel() == 1, expected, got, ShapeError)
         checks.number(f"g(t) at t = {t:g}", g.item(), at_least=0)

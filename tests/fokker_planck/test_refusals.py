@@ -191,11 +191,24 @@ def test_a_float32_network_is_told_to_be_float64() -> None:
         with pytest.raises(ss.errors.ShapeError, match=r"expected .* float64.*use \.double\(\)"):
             run()
 
-    def broken(x: Tensor) -> Tensor:
-        raise RuntimeError("out of something")
-
-    with pytest.raises(RuntimeError, match="out of something") as caught:
-        FokkerPlanck(LangevinSDE(broken), LINE, (10,)).generator(0.5)
-    assert not isinstance(caught.value, ss.SDEScoreError)
     net.double()
     assert fp.generator(0.5).shape == (10, 10)
+
+
+def test_the_dtype_decides_and_not_the_words_of_an_error() -> None:
+    """A network may word its refusal of float64 in any way, and other errors may say "double"."""
+
+    def single(x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise RuntimeError("another number of bits")
+        return -x
+
+    with pytest.raises(ss.errors.ShapeError, match=r"expected the SDE's drift .* float64"):
+        FokkerPlanck(LangevinSDE(single), LINE, (10,)).generator(0.5)
+
+    def broken(x: Tensor) -> Tensor:
+        raise RuntimeError("the double well ran out of something")
+
+    with pytest.raises(RuntimeError, match="ran out of something") as caught:
+        FokkerPlanck(LangevinSDE(broken), LINE, (10,)).generator(0.5)
+    assert not isinstance(caught.value, ss.SDEScoreError)
