@@ -34,7 +34,7 @@ from sdescore.nets.ema import plain_network
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.rooms import members
 from sdescore.score.model import ScoreModel
-from sdescore.score.scale import DataScale
+from sdescore.score.scale import PLAIN, DataScale
 from sdescore.sde.linear import LinearSDE, MarginalSDE
 
 FORMAT = 1
@@ -96,9 +96,15 @@ def build_model(
 
 
 def read_scale(convention: Mapping[str, Any]) -> DataScale:
-    """The data's mean and standard deviation in a manifest's ``convention``."""
+    """The data's mean and standard deviation in a manifest's ``convention``.
+
+    A file older than these two entries holds neither: its states are the data.
+    """
+    keys = ("data_mean", "data_std")
+    if not any(key in convention for key in keys):
+        return PLAIN
     found: dict[str, Any] = {}
-    for key in ("data_mean", "data_std"):
+    for key in keys:
         value = convention.get(key)
         found[key] = value if isinstance(value, list) else get(convention, key, float)
     return _attempt("convention", lambda: DataScale(found["data_mean"], found["data_std"]))
@@ -199,7 +205,9 @@ def _attempt(what: str, make: Callable[[], T]) -> T:
 
 
 def _refuse(expected: str, got: object) -> NoReturn:
-    checks.refuse(f"{expected} in the checkpoint's manifest", f"{got!r:.80}", CheckpointError)
+    advice = "the file is forged, or of another version: save the model again"
+    expected = f"{expected} in the checkpoint's manifest"
+    checks.refuse(expected, f"{got!r:.80}; {advice}", CheckpointError)
 
 
 def _need(keyword: str, name: str, table: Mapping[str, type]) -> NoReturn:

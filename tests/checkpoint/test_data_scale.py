@@ -11,6 +11,7 @@ import torch
 import sdescore as ss
 from sdescore.checkpoint.manifest import build_model, describe_model, from_json, to_json
 from sdescore.errors import CheckpointError
+from tests.helpers.checkpoints import forge, read
 from tests.helpers.standardised import MEAN, STD
 
 
@@ -51,3 +52,31 @@ def test_forged_numbers_are_refused(forged: dict[str, Any]) -> None:
     manifest["convention"] |= forged
     with pytest.raises(CheckpointError):
         build_model(manifest, model.net.state_dict(), net=None, sde=None)
+
+
+def test_a_file_older_than_the_scale_loads(tmp_path: Path) -> None:
+    """Its states were the data. A file with one of the two entries would be loaded by guessing."""
+    model = mlp()
+    ss.save(tmp_path / "m.safetensors", model)
+    manifest, tensors = read(tmp_path / "m.safetensors")
+    del manifest["convention"]["data_mean"]
+    forge(tmp_path / "half.safetensors", manifest, tensors)
+    with pytest.raises(CheckpointError, match=r"'data_mean' as float .* save the model again"):
+        ss.load(tmp_path / "half.safetensors")
+    del manifest["convention"]["data_std"]
+    forge(tmp_path / "old.safetensors", manifest, tensors)
+    again = ss.load(tmp_path / "old.safetensors")
+    assert again.options == model.options
+    x = torch.linspace(-2, 2, 6).reshape(2, 3)
+    assert torch.equal(again(x, 0.3), model(x, 0.3))
+
+
+def test_a_file_older_than_the_label_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Whether its network was trained without labels is not known."""
+    ss.save(tmp_path / "m.safetensors", mlp())
+    manifest, tensors = read(tmp_path / "m.safetensors")
+    del manifest["convention"]["label_required"]
+    forge(tmp_path / "old.safetensors", manifest, tensors)
+    with pytest.raises(CheckpointError, match=r"'label_required' .* save the model") as error:
+        ss.load(tmp_path / "old.safetensors")
+    assert len(str(error.value).splitlines()) == 1
