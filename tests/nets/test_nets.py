@@ -19,6 +19,8 @@ NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "mlp": (lambda: MLP(3, hidden=16, depth=2), (3,)),
     "mlp-classes": (lambda: MLP(3, hidden=16, embedding="fourier", classes=4), (3,)),
     "unet": (lambda: UNet(1, **SMALL), (1, 8, 8)),
+    "unet-1d": (lambda: UNet(2, **SMALL, attention=(1,), classes=4, dimensions=1), (2, 9)),
+    "unet-3d": (lambda: UNet(1, **SMALL, attention=(1,), dimensions=3), (1, 5, 4, 3)),
     "unet-full": (
         lambda: UNet(
             3,
@@ -151,7 +153,7 @@ def test_wrong_inputs_are_refused(name: str) -> None:
     make, event = NETS[name]
     net, x, c = make(), torch.randn(5, *event), torch.rand(5)
     wrong_x = [x[0], x[:, :-1], torch.cat([x, x], 1), x[..., None], x.long(), x.tolist()]
-    if len(event) == 3:
+    if len(event) > 1:
         wrong_x.append(x[..., :0])
     for bad in wrong_x:
         with pytest.raises(ShapeError, match="expected x"):
