@@ -216,24 +216,24 @@ def generator(value: torch.Generator | None) -> torch.Generator | None:
     return None if value is None else instance("generator", value, torch.Generator, example)
 
 
-def label(value: Tensor, samples: int, classes: bool = False) -> Tensor:
-    """``value``, refused unless it is one int64 class index per sample.
+def label(value: object, samples: int, classes: bool = False, name: str = "label") -> None:
+    """Refuse what is not one int64 class index per sample.
 
     Without ``classes`` it may also be another condition, ``(samples, *C)``.
     """
     if isinstance(value, Tensor) and value.shape[:1] == (samples,):
         one_each = value.dtype == torch.int64 and value.ndim == 1
         if one_each or (value.ndim > 1 and not classes and not value.is_complex()):
-            return value
+            return
     got, advice = type(value).__name__, "pass a tensor of class indices"
     if isinstance(value, Tensor):
         got = f"{value.dtype} of shape {tuple(value.shape)}"
         if value.is_floating_point() or value.is_complex():
-            advice = "number the classes from 0, as whole numbers"
+            advice = f"number the classes from 0, as whole numbers, or pass {name}[:, None]"
         elif value.dtype != torch.int64:
             advice = "convert it with label.long()"
     others = "" if classes else f", or a condition of shape ({samples}, *C)"
-    expected = f"one label per sample, int64 of shape ({samples},){others}"
+    expected = f"{name} with one label per sample, int64 of shape ({samples},){others}"
     refuse(expected, f"{got}; {advice}", ShapeError)
 
 

@@ -29,7 +29,7 @@ from sdescore.errors import IncompatibleError
 from sdescore.score.interface import require_third_argument, require_times, sde_of
 from sdescore.score.scale import DataScale, one_scale
 from sdescore.sde.base import SDE
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["GuidedScore"]
 
@@ -83,6 +83,6 @@ class GuidedScore(nn.Module):
             require_third_argument(self)
 
 
-def call(score: Score, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+def call(score: Score, x: Tensor, t: Tensor, label: Condition | None) -> Tensor:
     """``score(x, t, label)``, or ``score(x, t)`` without a label."""
     return score(x, t) if label is None else score(x, t, label)

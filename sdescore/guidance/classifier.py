@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.conditions import each_tensor
 from sdescore.guidance.base import GuidedScore, call
 from sdescore.score.divergence import gradient
 from sdescore.score.interface import require_label, require_scalars
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["classifier_guidance"]
 
@@ -28,10 +29,10 @@ class _ClassifierGuidance(GuidedScore):
         if label is not None:
             require_label(self.log_prob_y, label)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, label: Condition | None = None) -> Tensor:
         return self.score(x, t) + self.scale * self._gradient(x, t, label).to(x.dtype)
 
-    def _gradient(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def _gradient(self, x: Tensor, t: Tensor, label: Condition | None) -> Tensor:
         """``∇ₓ log p(y | x_t)``, like ``x``; differentiable in turn where ``x`` asks for it."""
 
         def log_prob(y: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ class _ClassifierGuidance(GuidedScore):
             y = x.clone() if x.is_inference() else x
             tensor = isinstance(t, Tensor)
             time = t.clone() if tensor else torch.tensor(t, dtype=x.dtype, device=x.device)
-            own_label = None if label is None else label.clone()
+            own_label = each_tensor(torch.clone, label)
             return gradient(log_prob, y, "log_prob_y")
 
 

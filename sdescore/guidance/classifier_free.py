@@ -11,7 +11,7 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.guidance.base import GuidedScore, call
 from sdescore.score.interface import require_label
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["classifier_free", "condition"]
 
@@ -26,7 +26,7 @@ class _ClassifierFree(GuidedScore):
     def extra_repr(self) -> str:
         return f"weight={self.weight}"
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, label: Condition | None = None) -> Tensor:
         conditional = call(self.conditional, x, t, label)
         return self.weight * conditional + (1 - self.weight) * self.unconditional(x, t)
 

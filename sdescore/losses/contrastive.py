@@ -35,7 +35,7 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.matching import matching
 from sdescore.score.interface import log_density_of
 from sdescore.sde.linear import LinearSDE
-from sdescore.typing import Time
+from sdescore.typing import Condition, Time
 
 __all__ = ["contrastive_divergence_loss"]
 
@@ -47,7 +47,7 @@ def contrastive_divergence_loss(
     *,
     t: Time | None = None,
     weight: float | Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,

@@ -45,6 +45,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
+from sdescore.conditions import require_labels
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time, per_sample_number
@@ -54,7 +55,7 @@ from sdescore.score.model import ScoreModel
 from sdescore.score.scale import states_of
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
-from sdescore.typing import Score, Time
+from sdescore.typing import Condition, Score, Time
 
 __all__ = ["LevelTimes", "TimeDistribution", "UniformTimes", "denoising_loss"]
 
@@ -67,7 +68,7 @@ def denoising_loss(
     times: TimeDistribution | None = None,
     weighting: str | Weighting | None = None,
     weight: float | Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,
@@ -96,7 +97,7 @@ def denoising_loss(
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
     label, noise : Tensor, optional
-        ``(B,)`` int64 or ``(B, *C)``, for the network; and ε itself, of the states, like ``x0``.
+        ``(B,)`` int64, ``(B, *C)`` or a dict, for the network; ε itself, of states, like ``x0``.
     generator : torch.Generator, optional
         Draws the times, then the noise; the global generator by default.
     sde : LinearSDE, optional
@@ -149,7 +150,7 @@ class Noised(NamedTuple):
     sigma: Tensor
     weight: Tensor  # of the squared error of ε: w/σ², times the sample's own
 
-    def arguments(self, model: object, label: Tensor | None) -> tuple[Tensor, ...]:
+    def arguments(self, model: object, label: Condition | None) -> tuple[Condition, ...]:
         """The time, in ``x``'s dtype for a score without an SDE, and the label if there is one."""
         time = self.t if sde_of(model) is not None else self.t.to(self.x.dtype)
         return (time,) if label is None else (time, label)
@@ -162,15 +163,14 @@ def add_noise(
     times: TimeDistribution | None,
     weighting: str | Weighting,
     weight: float | Tensor | None,
-    label: Tensor | None,
+    label: Condition | None,
     noise: Tensor | None,
     generator: torch.Generator | None,
     sde: LinearSDE | None,
 ) -> Noised:
     """The noised data of an objective; refuses what :func:`denoising_loss` refuses."""
     check_data(model, x0)
-    if generator is not None:
-        checks.generator(generator)
+    checks.generator(generator)
     if sde is None and isinstance(model, ScoreModel) and model.convention is not None:
         sde = model.convention.sde  # which was checked when the model was made
     else:
@@ -179,7 +179,7 @@ def add_noise(
         checks.that(same, f"the model's own SDE, {own!r}", got, IncompatibleError)
         sde = checks.linear(sde if own is None else own, type(model).__name__, "pass sde=")
     if label is not None:
-        checks.label(label, len(x0))
+        require_labels(label, len(x0))
         require_label(model, label)
     importance = None
     if t is None:

@@ -39,7 +39,7 @@ from sdescore.score.empirical import EmpiricalScore
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import flat, sum_event
-from sdescore.typing import Time
+from sdescore.typing import Condition, Time
 
 __all__ = ["KernelDensityScore", "explicit_loss", "kernel_density_score"]
 
@@ -52,7 +52,7 @@ def explicit_loss(
     t: Time | None = None,
     weighting: str | Weighting = "sigma2",
     weight: float | Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,

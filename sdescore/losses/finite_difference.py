@@ -46,7 +46,7 @@ from sdescore.losses.matching import ScoreAt, check_probes, draw_probes, matchin
 from sdescore.losses.weighting import Weighting, per_sample_number
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
-from sdescore.typing import Time
+from sdescore.typing import Condition, Time
 
 __all__ = ["finite_difference_loss"]
 
@@ -68,7 +68,7 @@ def finite_difference_loss(
     t: Time | None = None,
     weighting: str | Weighting = "sigma2",
     weight: float | Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,

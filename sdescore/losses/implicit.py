@@ -37,7 +37,7 @@ from sdescore.losses.weighting import Weighting
 from sdescore.score.divergence import exact_trace, probe_traces
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import sum_event
-from sdescore.typing import Time
+from sdescore.typing import Condition, Time
 
 __all__ = ["implicit_loss", "sliced_loss"]
 
@@ -49,7 +49,7 @@ def implicit_loss(
     t: Time | None = None,
     weighting: str | Weighting = "sigma2",
     weight: float | Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,
@@ -129,7 +129,7 @@ def sliced_loss(
     t: Time | None = None,
     weighting: str | Weighting = "sigma2",
     weight: float | Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,

@@ -16,7 +16,7 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.matching import matching
 from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.sde.linear import LinearSDE
-from sdescore.typing import Time
+from sdescore.typing import Condition, Time
 
 __all__ = ["Objective", "at_levels"]
 
@@ -48,7 +48,7 @@ class AtLevels:
         *,
         t: Time,
         weight: float | Tensor | None = None,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
         sde: LinearSDE | None = None,

@@ -32,7 +32,7 @@ from sdescore.score.interface import (
     sde_of,
 )
 from sdescore.sde.linear import LinearSDE
-from sdescore.typing import Time
+from sdescore.typing import Condition, Time
 
 
 class ScoreAt(nn.Module):
@@ -44,7 +44,7 @@ class ScoreAt(nn.Module):
     """
 
     def __init__(
-        self, model: Any, arguments: tuple[Tensor, ...] = (), sigma: Tensor | None = None
+        self, model: Any, arguments: tuple[Condition, ...] = (), sigma: Tensor | None = None
     ) -> None:
         super().__init__()
         self.model, self.arguments, self.sigma = model, arguments, sigma
@@ -83,7 +83,7 @@ def matching(
     t: Time | None,
     weighting: str | Weighting,
     weight: float | Tensor | None,
-    label: Tensor | None,
+    label: Condition | None,
     noise: Tensor | None,
     generator: torch.Generator | None,
     sde: LinearSDE | None,

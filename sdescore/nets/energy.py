@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.score.divergence import gradient
 from sdescore.score.interface import require_label, require_scalars
+from sdescore.typing import Condition
 
 __all__ = ["EnergyModel"]
 
@@ -56,7 +57,7 @@ class EnergyModel(nn.Module):
         require_label(self.net, label)
 
     def log_density(
-        self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None
+        self, x: Tensor, c: Tensor | None = None, label: Condition | None = None
     ) -> Tensor:
         """``f(x, c)``, the log density up to a constant in ``x``: ``(B,)``; see :meth:`forward`."""
         checks.state(x)
@@ -65,7 +66,7 @@ class EnergyModel(nn.Module):
         require_scalars(f, x, "the energy network's output")
         return f
 
-    def forward(self, x: Tensor, c: Tensor | None = None, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c: Tensor | None = None, label: Condition | None = None) -> Tensor:
         """``∇ₓ f(x, c)``, like ``x`` ``(B, *E)``.
 
         Raises

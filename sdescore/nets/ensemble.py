@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
 from sdescore import checks
+from sdescore.conditions import each_tensor
 from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.typing import Condition
 
 __all__ = ["LevelEnsemble"]
 
@@ -45,7 +48,7 @@ class LevelEnsemble(nn.Module):
             checks.refuse("a sequence of torch.nn.Module, one a level", got, IncompatibleError)
         self.nets = nn.ModuleList(members)
 
-    def forward(self, x: Tensor, level: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, level: Tensor, label: Condition | None = None) -> Tensor:
         """Each sample through its level's network; ``x`` is ``(B, *E)``, ``level`` ``(B,)`` int64.
 
         Raises
@@ -73,7 +76,8 @@ class LevelEnsemble(nn.Module):
         for i in found:
             rows = (level == i).nonzero().flatten()
             arguments = (x[rows], level[rows].to(x.dtype))
-            y = self.nets[i](*arguments, *(() if label is None else (label[rows],)))
+            own = each_tensor(itemgetter(rows), label)
+            y = self.nets[i](*arguments, *(() if own is None else (own,)))
             checks.same_shape(y, arguments[0], f"the output of nets[{i}]", "its input")
             outputs.append(y)
             all_rows.append(rows)

@@ -14,7 +14,7 @@ from sdescore.noise.sources import NoiseSource
 from sdescore.samplers.adaptive.sampler import AdaptiveSampler
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.samplers.probability_flow.flow import ProbabilityFlow
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["iterate_chunks"]
 
@@ -31,7 +31,7 @@ def iterate_chunks(
     seed: int = 0,
     noise: NoiseSource | None = None,
     init: Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[tuple[range, Tensor]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sdescore import checks
+from sdescore.conditions import parts_of
 from sdescore.samplers.chunks import Sampler, require_sampler
 from sdescore.samplers.request import home
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 
 def described(
@@ -21,7 +23,7 @@ def described(
     shape: tuple[int, ...],
     seed: int,
     init: Tensor | None,
-    label: Tensor | None,
+    label: Condition | None,
     dtype: torch.dtype | None,
 ) -> dict[str, Any]:
     """What fixes the samples of a request, as JSON; ``model`` by its repr and its weights."""
@@ -35,9 +37,15 @@ def described(
         "shape": list(checks.shape(shape)),
         "seed": checks.seed(seed),
         "init": digest(init) if isinstance(init, Tensor) else None,
-        "label": digest(label) if isinstance(label, Tensor) else None,
+        "label": None if label is None else digest(*named(label)),
         "dtype": str(dtype or home(model)[1]).removeprefix("torch."),
     }
+
+
+def named(label: Condition) -> Iterator[str | Tensor]:
+    """The tensors of a condition, each after its name; anything else is refused by a sampler."""
+    for name, part in parts_of(label):
+        yield from (name, part if isinstance(part, Tensor) else plain(part))
 
 
 def plain(value: object) -> str:

@@ -16,7 +16,7 @@ from sdescore.samplers.chunks import Sampler, require_sampler
 from sdescore.samplers.description import described
 from sdescore.samplers.ranks import all_ranks, bar
 from sdescore.samplers.request import home
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["sample_distributed"]
 
@@ -28,7 +28,7 @@ def sample_distributed(
     *,
     seed: int = 0,
     init: Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     max_batch: int | None = None,
     progress: bool = False,
     dtype: torch.dtype | None = None,

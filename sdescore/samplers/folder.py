@@ -19,7 +19,7 @@ from sdescore.files import replacing
 from sdescore.samplers.chunks import Sampler
 from sdescore.samplers.description import described
 from sdescore.samplers.ranks import all_ranks, bar
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["sample_to_folder"]
 
@@ -35,7 +35,7 @@ def sample_to_folder(
     shard: int | None = None,
     seed: int = 0,
     init: Tensor | None = None,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     max_batch: int | None = None,
     progress: bool = False,
     dtype: torch.dtype | None = None,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from sdescore import checks
+from sdescore.conditions import each_tensor, require_rows
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
@@ -26,7 +27,7 @@ from sdescore.score.model import ScoreModel
 from sdescore.score.scale import PLAIN, scale_of
 from sdescore.sde.base import SDE
 from sdescore.shapes import flat
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 Tick = Callable[..., object]
 """Moves the progress bar by one, or by its argument."""
@@ -50,7 +51,7 @@ class Request:
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         resumed: bool = False,
@@ -81,9 +82,7 @@ class Request:
             )
             checks.finite_tensor(name, self.rows_of(init, samples))
         if label is not None:
-            size = tuple(label.shape) if isinstance(label, Tensor) else type(label).__name__
-            expected = f"label to be a tensor of shape {sizes[:1]}, or ({sizes[0]}, *C)"
-            checks.that(size[:1] == sizes[:1], expected, size, ShapeError)
+            require_rows(label, sizes[0])
         takes(label)
         if not scale.plain:
             scale.check_event(sizes[1:])
@@ -101,13 +100,14 @@ class Request:
         self.model, self.shape, self.noise = model, sizes, noise
         self.init, self.label = init, label
 
-    def labels(self, samples: range) -> tuple[Tensor, ...]:
+    def labels(self, samples: range) -> tuple[Condition, ...]:
         """The labels of these samples as the model's last arguments: one, or none."""
         if self.label is None:
             return ()
         # A network may save labels for a derivative, which tensors of inference mode forbid.
         with torch.inference_mode(False):
-            return (self.label[samples.start : samples.stop].clone().to(self.device),)
+            rows = slice(samples.start, samples.stop)
+            return (each_tensor(lambda part: part[rows].clone().to(self.device), self.label),)
 
     def open(self, samples: range, spans: Sequence[Span], domain: int) -> NoiseStream:
         """The noise of these samples, of a role's own domain."""
@@ -207,7 +207,9 @@ def progress_bar(total: int) -> Iterator[Tick]:
         yield bar.update
 
 
-def called(function: Callable[..., object], x: Tensor, *rest: Tensor, who: str) -> Tensor:
+def called(
+    function: Callable[..., object], x: Tensor, *rest: Tensor | Condition, who: str
+) -> Tensor:
     """``function(x, *rest)``, refused unless it is a tensor like ``x`` and leaves ``x`` alone.
 
     A loop that updates its state in place would give wrong samples, unnoticed, if the model changed

@@ -26,7 +26,7 @@ from sdescore.score.model import ScoreModel
 from sdescore.score.scale import DataScale, scale_of
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
-from sdescore.typing import Score, Time
+from sdescore.typing import Condition, Score, Time
 
 __all__ = ["under"]
 
@@ -104,7 +104,7 @@ class ScoreUnderSDE(nn.Module):
         return getattr(self.score, "device", "cpu")
 
     def _arguments(
-        self, x: Tensor, t: Time, label: Tensor | None
+        self, x: Tensor, t: Time, label: Condition | None
     ) -> tuple[tuple[Any, ...], Tensor]:
         """The arguments that the score is called with, t′ in at least float32, and k."""
         checks.state(x)
@@ -113,7 +113,7 @@ class ScoreUnderSDE(nn.Module):
         time = own_t.to(torch.promote_types(x.dtype, torch.float32))
         return (scaled, time) if label is None else (scaled, time, label), k
 
-    def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         r""":math:`\nabla_x \log p_t(x)`, like ``x`` ``(B, *E)``."""
         arguments, k = self._arguments(x, t, label)
         return align(k.to(x), x) * checks.score_output(self.score(*arguments), x)
@@ -128,7 +128,7 @@ class ScoreUnderSDE(nn.Module):
         """Whether the score knows its log density."""
         return knows_density(self.score)
 
-    def log_density(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def log_density(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         """``log p_t(x) = log p′_t′(k x) + d log k``, ``(B,)``, normalised where the score's is."""
         log_density = log_density_of(self.score)
         arguments, k = self._arguments(x, t, label)

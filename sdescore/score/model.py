@@ -20,7 +20,7 @@ from sdescore.score.parameterization import combine
 from sdescore.score.scale import DataScale, Number, Numbers
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
-from sdescore.typing import Time
+from sdescore.typing import Condition, Time
 
 __all__ = ["ScoreModel"]
 
@@ -239,13 +239,13 @@ class ScoreModel(nn.Module):
         return (scale * x).to(self.dtype), value
 
     def output(
-        self, x: Tensor, t: Time, label: Tensor | None = None
+        self, x: Tensor, t: Time, label: Condition | None = None
     ) -> tuple[Tensor, Coefficients]:
         """The network's own output and the convention's numbers at ``t``; see :meth:`predict`."""
         numbers = self._numbers(x, t)
         return self.output_at(x, numbers, label), numbers
 
-    def output_at(self, x: Tensor, numbers: Coefficients, label: Tensor | None = None) -> Tensor:
+    def output_at(self, x: Tensor, numbers: Coefficients, label: Condition | None = None) -> Tensor:
         """The network's own output, like ``x`` ``(B, *E)``; errors as :meth:`predict`.
 
         ``numbers`` is ``convention.at(t)`` of float64 times ``()`` or ``(B,)`` on ``x``'s device.
@@ -256,7 +256,7 @@ class ScoreModel(nn.Module):
         y = self.net(scaled, value) if label is None else self.net(scaled, value, label)
         return checks.score_output(y, scaled, "the network").to(x.dtype)
 
-    def predict(self, kind: str, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def predict(self, kind: str, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         """The prediction at ``x = x_t``, converted to ``kind``, like ``x``.
 
         Parameters
@@ -267,8 +267,8 @@ class ScoreModel(nn.Module):
             ``(B, *E)``.
         t : float or Tensor
             ``()`` or ``(B,)``, in [0, T]; σ_t > 0.
-        label : Tensor, optional
-            ``(B,)`` int64, handed to the network.
+        label : Tensor or dict, optional
+            ``(B,)`` int64, ``(B, *C)``, or a dict of them, handed to the network.
 
         Raises
         ------
@@ -285,7 +285,7 @@ class ScoreModel(nn.Module):
             checks.refuse(expected, f"sigma_t down to {numbers.sigma.min().item():g}", TimeError)
         return combine(x, y, u, w)
 
-    def forward(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         r"""The score :math:`\nabla_x \log p_t(x)`, like ``x``; see :meth:`predict`."""
         return self.predict("score", x, t, label)
 
@@ -294,7 +294,7 @@ class ScoreModel(nn.Module):
         """Whether the network is an energy's gradient, so that :meth:`log_density` works."""
         return callable(getattr(self.net, "log_density", None))
 
-    def log_density(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def log_density(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         r"""``log p_t(x)`` up to a constant in ``x``, for a network that is an energy's gradient.
 
         With the score :math:`u x + w \nabla f(k x)`, ``u, w`` those of the convention and k its
@@ -319,11 +319,11 @@ class ScoreModel(nn.Module):
         u, w = numbers.to("score")
         return combine(0.5 * sum_event(x.square()), f, u, w / numbers.input_scale)
 
-    def denoise(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def denoise(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         """``E[x_0 | x_t = x]``, like ``x``; see :meth:`predict`."""
         return self.predict("x0", x, t, label)
 
-    def epsilon(self, x: Tensor, t: Time, label: Tensor | None = None) -> Tensor:
+    def epsilon(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         """``E[ε | x_t = x]``, like ``x``; see :meth:`predict`."""
         return self.predict("epsilon", x, t, label)
 

@@ -16,9 +16,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, default_colla
 
 from sdescore import checks
 from sdescore.checkpoint.container import raw_bytes
+from sdescore.conditions import each_tensor, replaced, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.typing import Condition
 
 Rows: TypeAlias = "Tensor | np.ndarray[Any, Any]"
+Labels: TypeAlias = "Rows | Mapping[str, Labels | None]"
 Data: TypeAlias = "Rows | Dataset[Any] | Iterable[Any]"
 
 BATCH_SIZE = 128
@@ -30,17 +33,17 @@ CPU = torch.device("cpu")  # where a data set makes its tensors, whatever the de
 
 
 class Batch(NamedTuple):
-    """Samples ``(B, *E)``, one label each or None, and their indices in the data or None."""
+    """Samples ``(B, *E)``, one condition each or None, and their indices in the data or None."""
 
     x: Tensor
-    label: Tensor | None
+    label: Condition | None
     indices: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """On ``device``, in floating point: bytes go to [−1, 1]."""
         early = device.type != "cpu" and self.x.is_pinned()
         x = in_floating_point(self.x.to(device, non_blocking=early))
-        label = None if self.label is None else self.label.to(device, non_blocking=early)
+        label = each_tensor(lambda part: part.to(device, non_blocking=early), self.label)
         return Batch(x, label, self.indices)
 
 
@@ -102,11 +105,11 @@ class Indexed(Source):
 
 
 class Table(Indexed):
-    """A tensor or an array ``(N, *E)``, and its labels."""
+    """A tensor or an array ``(N, *E)``, and its labels or other conditions."""
 
     looked_at = 10_000
 
-    def __init__(self, data: Rows, labels: Rows | None, name: str) -> None:
+    def __init__(self, data: Rows, labels: Labels | None, name: str) -> None:
         x = part(data, 0, 1, name)
         require_samples(x, name)
         got = f"{name} of shape {tuple(data.shape)}"
@@ -114,21 +117,20 @@ class Table(Indexed):
         looked_at = x.is_floating_point() and not isinstance(data, np.memmap)
         finite = not looked_at or all(bool(block.isfinite().all()) for block in blocks(data))
         checks.that(finite, f"finite {name}", "NaN or infinity; remove those samples")
-        if labels is not None:
-            labels = checks.label(tensor_of(labels, "labels"), len(data))
+        self.labels: Condition | None = each_tensor(lambda part: tensor_of(part, "labels"), labels)
+        if self.labels is not None:
+            require_labels(self.labels, len(data))
         self.data, self.length = data, len(data)
-        self.labels: Tensor | None = labels
         self.labelled = labels is not None
 
     def take(self, index: Tensor) -> Batch:
         x = self.data
         samples = x[index.to(x.device)] if isinstance(x, Tensor) else tensor_of(x[index.numpy()])
-        label = None if self.labels is None else self.labels[index.to(self.labels.device)]
+        label = each_tensor(lambda part: part[index.to(part.device)], self.labels)
         return Batch(samples, label, index)
 
     def record(self) -> dict[str, Any]:
-        labels = None if self.labels is None else fingerprint(self.labels)
-        return {"data": fingerprint(self.data), "labels": labels}
+        return {"data": fingerprint(self.data), "labels": each_tensor(fingerprint, self.labels)}
 
 
 class Items(Indexed):
@@ -206,7 +208,7 @@ class Stream(Source):
         return {"data": about, "labels": "in the data" if self.labelled else None}
 
 
-def source_of(data: Data, labels: Rows | None, batch_size: int | None, name: str) -> Source:
+def source_of(data: Data, labels: Labels | None, batch_size: int | None, name: str) -> Source:
     """The source of what a user passed as ``name``, refused before the network is called."""
     if isinstance(data, np.ndarray | Tensor):
         return Table(data, labels, name)
@@ -236,10 +238,10 @@ def unpacked(batch: object) -> Batch:
     if not isinstance(batch, list | tuple):
         batch = (batch,)
     checks.that(1 <= len(batch) <= 2, expected, f"{len(batch)} parts", IncompatibleError)
-    x, label = (*map(tensor_of, batch), None)[:2]
+    x, label = (*(each_tensor(tensor_of, part) for part in batch), None)[:2]
     require_samples(x, "a batch's x")
     if label is not None:
-        checks.label(label, len(x))
+        require_labels(label, len(x))
     return Batch(x, label)
 
 
@@ -310,7 +312,7 @@ def draw_batch(
     source: Source,
     n: int,
     label_dropout: float,
-    null: int | Tensor | None,
+    null: Condition | None,
     transform: Callable[[Tensor], Tensor] | None,
     generator: torch.Generator,
     device: torch.device,
@@ -332,10 +334,5 @@ def draw_batch(
         x = changed
     if label is not None and null is not None:
         draw = torch.rand(len(x), generator=generator, dtype=torch.float32, device="cpu")
-        null = torch.as_tensor(null, dtype=label.dtype, device=device)
-        got = f"{tuple(null.shape)} for {tuple(label.shape[1:])}"
-        same = null.shape == label.shape[1:]
-        checks.that(same, "the network's null label shaped like a condition", got, ShapeError)
-        missing = (draw < label_dropout).to(device).reshape(-1, *(1,) * null.ndim)
-        label = torch.where(missing, null, label)
+        label = replaced(label, null, draw < label_dropout)
     return Batch(x, label, indices)

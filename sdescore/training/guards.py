@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
+from sdescore.conditions import each_tensor
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.losses.denoising import TimeDistribution, default_times
 from sdescore.losses.levels import Objective
@@ -26,6 +28,7 @@ from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting, 
 from sdescore.nets.ema import plain_network
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import Batch, Source
+from sdescore.typing import Condition
 
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = (None, "bf16")
@@ -47,7 +50,7 @@ def check_model(model: object) -> nn.Module:
     return net  # type: ignore[no-any-return]
 
 
-def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | Tensor | None:
+def null_label(source: Source, label_dropout: float, net: nn.Module) -> Condition | None:
     """The label that means "no label", or None without dropout; refuses labels that do not fit.
 
     It is the number of classes, or of other conditions the network's ``null_condition``.
@@ -55,7 +58,7 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | Te
     config: Any = getattr(net, "config", None)
     classes = config.get("classes") if isinstance(config, Mapping) else None
     labels = getattr(source, "labels", None)
-    if labels is not None and labels.ndim == 1:
+    if isinstance(labels, Tensor) and labels.ndim == 1:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or (isinstance(classes, int) and high > classes):
             last = f" {classes}" if isinstance(classes, int) else ""
@@ -66,14 +69,14 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> int | Te
     expected = f"labels=, or data with labels, for label_dropout={label_dropout}"
     checks.that(source.labelled, expected, "no labels", IncompatibleError)
     null: Any = getattr(net, "null_condition", None)
-    if isinstance(null, Tensor):
-        return null.detach()
+    if isinstance(null, Tensor | Mapping):
+        return null
     if not isinstance(classes, int):
         expected = (
             'a network with config["classes"] or null_condition, its null label, for label_dropout'
         )
         checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
-    return classes
+    return torch.tensor(classes, dtype=torch.int64, device="cpu")
 
 
 def check_objective(objective: Any, weighting: str | Weighting | None) -> None:
@@ -105,7 +108,7 @@ def loss_at(
     times: TimeDistribution,
     model: ScoreModel,
     x0: Tensor,
-    label: Tensor | None,
+    label: Condition | None,
     t: Tensor,
     generator: torch.Generator,
 ) -> Loss:
@@ -134,7 +137,7 @@ def add_gradient(
     mean = torch.zeros((), dtype=torch.float32, device=t.device)
     for start in range(0, len(t), size):
         own = slice(start, start + size)
-        label = None if batch.label is None else batch.label[own]
+        label = each_tensor(operator.itemgetter(own), batch.label)
         loss = evaluate(model, batch.x[own], label, t[own], generator)
         expected = "a loss that autograd can differentiate in the model's weights"
         got = f"one of {objective} without a gradient; compute it without detach() or no_grad()"

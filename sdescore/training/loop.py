@@ -28,7 +28,7 @@ from sdescore.nets.ema import EMA, plain_copy, plain_name
 from sdescore.noise.torch_global import borrowed_generator, step_seed
 from sdescore.score.model import ScoreModel
 from sdescore.training import guards, run_as
-from sdescore.training.data import BATCH_SIZE, Data, Rows, draw_batch, source_of
+from sdescore.training.data import BATCH_SIZE, Data, Labels, draw_batch, source_of
 from sdescore.training.standardize import standardise
 from sdescore.training.state import Saver, TrainingResult, divergence
 from sdescore.training.watch import Validation, Watch, least_informed
@@ -43,7 +43,7 @@ def train(
     data: Data,
     *,
     steps: int,
-    labels: Rows | None = None,
+    labels: Labels | None = None,
     label_dropout: float = 0.0,
     transform: Callable[[Tensor], Tensor] | None = None,
     standardize: bool = True,
@@ -93,11 +93,11 @@ def train(
         are drawn with replacement, by seed and step alone.
     steps : int
         Optimiser steps of the whole run, those before a resume included.
-    labels : Tensor or array, optional
-        ``(N,)`` int64, or conditions ``(N, *C)``, beside a tensor or an array, for the network.
+    labels : Tensor, array or dict, optional
+        ``(N,)`` int64, conditions ``(N, *C)``, or a dict of them, beside a tensor or an array.
     label_dropout : float
-        Probability in [0, 1] of the null label instead, ``net.config["classes"]`` or, of shape C,
-        ``net.null_condition``, for guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
+        Probability in [0, 1] of the null label instead, ``net.config["classes"]`` or, like the
+        condition of one sample, ``net.null_condition`` (Ho & Salimans 2022, arXiv:2207.12598).
     transform : callable, optional
         Called as ``transform(x)`` on a batch ``(B, *E)``, in floating point on ``device``; it
         returns another of as many samples. What it draws from torch's global generator follows

@@ -40,6 +40,7 @@ from sdescore.score.model import ScoreModel
 from sdescore.score.scale import states_of
 from sdescore.training.data import Source
 from sdescore.training.guards import Interrupt
+from sdescore.typing import Condition
 
 POINTS = 1000  # of the integral over the training times
 RECENT = 100  # steps whose mean the bar shows
@@ -119,7 +120,7 @@ class Validation:
         source: Source,
         batch_size: int,
         model: ScoreModel,
-        evaluate: Callable[[ScoreModel, Tensor, Tensor | None, Tensor, torch.Generator], Loss],
+        evaluate: Callable[[ScoreModel, Tensor, Condition | None, Tensor, torch.Generator], Loss],
         times: TimeDistribution,
         seed: Callable[[int], int],
         path: str | os.PathLike[str] | None,

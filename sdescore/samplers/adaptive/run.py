@@ -21,7 +21,7 @@ from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import convert
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, flat
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 if TYPE_CHECKING:
     from sdescore.samplers.adaptive.sampler import AdaptiveSampler
@@ -155,7 +155,7 @@ def try_step(
 
 
 def denoised(
-    model: Score, sde: LinearSDE, x: Tensor, t: Tensor, labels: tuple[Tensor, ...]
+    model: Score, sde: LinearSDE, x: Tensor, t: Tensor, labels: tuple[Condition, ...]
 ) -> Tensor:
     """x̂₀ at states ``(B, *E)`` and times ``(B,)`` float64, a fresh tensor like ``x``."""
     if isinstance(model, ScoreModel) and model.convention is not None:

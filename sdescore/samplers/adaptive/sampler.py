@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.conditions import each_tensor
 from sdescore.errors import ScheduleError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, Span
@@ -25,7 +26,7 @@ from sdescore.samplers.adaptive.run import AdaptiveResult, denoised, require_fin
 from sdescore.samplers.request import Request, Tick, domain_at, evaluating, require_mean_or_none
 from sdescore.score.interface import require_times
 from sdescore.sde.linear import LinearSDE
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["AdaptiveSampler"]
 
@@ -121,7 +122,7 @@ class AdaptiveSampler:
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
         dtype: torch.dtype | None = None,
@@ -142,7 +143,7 @@ class AdaptiveSampler:
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
         dtype: torch.dtype | None = None,
@@ -205,7 +206,7 @@ class AdaptiveSampler:
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Iterator[AdaptiveResult]:
@@ -261,7 +262,7 @@ class AdaptiveSampler:
         evaluations = torch.zeros(len(samples), dtype=torch.int64, device="cpu")
 
         def evaluate(x: Tensor, t: Tensor, rows: Tensor, trial: int) -> Tensor:
-            own = tuple(label[rows.to(label.device)] for label in labels)
+            own = tuple(each_tensor(lambda v: v[rows.to(v.device)], label) for label in labels)
             x0 = denoised(request.model, self.sde, x, t, own)
             require_finite(x0, t, numbers[rows], trial)
             evaluations[rows] += 1

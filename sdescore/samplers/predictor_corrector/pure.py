@@ -13,7 +13,7 @@ from sdescore.noise.sources import ReplayNoise
 from sdescore.samplers.predictor_corrector.loop import BoundModel, advance, fold
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.samplers.request import Request
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["pure_function"]
 
@@ -23,7 +23,7 @@ def pure_function(
     model: Score,
     shape: tuple[int, ...],
     *,
-    label: Tensor | None = None,
+    label: Condition | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Callable[[Tensor], Tensor]:

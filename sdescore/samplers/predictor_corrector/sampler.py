@@ -25,7 +25,7 @@ from sdescore.samplers.request import Request, Tick, domain_at
 from sdescore.sde.base import SDE
 from sdescore.tableau.method import Corrector, Predictor
 from sdescore.tableau.tableau import flow_ending
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["PredictorCorrector"]
 
@@ -209,7 +209,7 @@ class PredictorCorrector:
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
         dtype: torch.dtype | None = None,
@@ -240,8 +240,8 @@ class PredictorCorrector:
         init : Tensor, optional
             ``(B, *E)``, the state at ``t_0`` in place of a draw from the prior. Of a model that
             standardises its data ``model.from_data(x)`` is the state of a sample.
-        label : Tensor, optional
-            ``(B,)`` classes, or conditions ``(B, *C)``: the model's third argument.
+        label : Tensor or dict, optional
+            ``(B,)`` classes, conditions ``(B, *C)``, or a dict of them: the model's third argument.
         max_batch : int, optional
             Run at most so many samples at a time, >= 1.
         progress : bool
@@ -296,7 +296,7 @@ class PredictorCorrector:
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         start: SamplerState | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,

@@ -24,7 +24,7 @@ from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, BoundScore, 
 from sdescore.samplers.request import Request, Tick, require_init, require_mean_or_none
 from sdescore.score.parameterization import tweedie_mean
 from sdescore.sde.linear import LinearSDE
-from sdescore.typing import Score
+from sdescore.typing import Condition, Score
 
 __all__ = ["ProbabilityFlow"]
 
@@ -119,7 +119,7 @@ class ProbabilityFlow:
         seed: int = 0,
         noise: NoiseSource | None = None,
         init: Tensor | None = None,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
         denoise: bool = True,
@@ -166,7 +166,7 @@ class ProbabilityFlow:
         model: Score,
         x0: Tensor,
         *,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
     ) -> Tensor:
@@ -183,7 +183,7 @@ class ProbabilityFlow:
         model: Score,
         xT: Tensor,
         *,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
     ) -> Tensor:
@@ -204,7 +204,7 @@ class ProbabilityFlow:
         probes: int = 1,
         probe_distribution: str = "rademacher",
         seed: int = 0,
-        label: Tensor | None = None,
+        label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
     ) -> LogLikelihood:
@@ -253,7 +253,7 @@ class ProbabilityFlow:
         return trace.likelihood(latent, integrals, std, log_volume, int(calls.sum()))
 
     def _request(
-        self, model: Score, x: Tensor, name: str, label: Tensor | None, data: bool = False
+        self, model: Score, x: Tensor, name: str, label: Condition | None, data: bool = False
     ) -> Request:
         """A request that starts from states ``x``, or from data, in its dtype and on its device."""
         require_init(x, name)

@@ -1,0 +1,67 @@
+"""Conditions: a tensor with one row a sample, or a dict of such tensors, nested ones too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdescore import checks
+from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.typing import Condition
+
+
+def each_tensor(function: Callable[[Any], Any], condition: Any) -> Any:
+    """``function`` of a condition, or of each part of a dict; a part that is None stays None."""
+    if isinstance(condition, Mapping):
+        return {key: each_tensor(function, part) for key, part in condition.items()}
+    return None if condition is None else function(condition)
+
+
+def parts_of(condition: object, name: str = "label") -> Iterator[tuple[str, object]]:
+    """The parts of a condition that are no dict and not None, and their names."""
+    if isinstance(condition, Mapping):
+        for key in sorted(condition, key=str):
+            yield from parts_of(condition[key], f"{name}[{key!r}]")
+    elif condition is not None:
+        yield name, condition
+
+
+def require_rows(condition: object, samples: int) -> None:
+    """Refuse a condition unless each part has a row for each of so many samples."""
+    for name, part in _some(condition):
+        size = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+        expected = f"{name} to be a tensor of shape ({samples},), or ({samples}, *C)"
+        checks.that(size[:1] == (samples,), expected, size, ShapeError)
+
+
+def require_labels(condition: object, samples: int) -> None:
+    """Refuse a condition that no training takes; see :func:`sdescore.checks.label`."""
+    for name, part in _some(condition):
+        checks.label(part, samples, name=name)
+
+
+def _some(condition: object) -> list[tuple[str, object]]:
+    parts = list(parts_of(condition))
+    checks.that(bool(parts), "label to hold a tensor", f"{condition!r:.100}", ShapeError)
+    return parts
+
+
+def replaced(condition: Condition, null: object, missing: Tensor) -> Condition:
+    """``null``, which has one row and no batch, for the samples that ``missing`` ``(B,)`` says."""
+    if isinstance(condition, Mapping):
+        keys = set(null) if isinstance(null, Mapping) else type(null).__name__
+        expected = f"the network's null_condition with the keys {sorted(condition)}"
+        checks.that(keys == set(condition), expected, keys, IncompatibleError)
+        return {
+            key: None if part is None else replaced(part, null[key], missing)  # type: ignore[index]
+            for key, part in condition.items()
+        }
+    shape, own = getattr(null, "shape", type(null).__name__), tuple(condition.shape[1:])
+    expected = "the network's null label shaped like a condition"
+    checks.that(shape == own, expected, f"{tuple(shape)} for {own}", ShapeError)
+    value = torch.as_tensor(null, dtype=condition.dtype, device=condition.device).detach()
+    rows = missing.to(condition.device).reshape(-1, *(1,) * value.ndim)
+    return torch.where(rows, value, condition)
