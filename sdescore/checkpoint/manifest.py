@@ -33,8 +33,8 @@ from sdescore.errors import CheckpointError
 from sdescore.nets.ema import plain_network
 from sdescore.noise.torch_global import borrowed_generator
 from sdescore.rooms import members
+from sdescore.score.convention import PLAIN, DataScale
 from sdescore.score.model import ScoreModel
-from sdescore.score.scale import PLAIN, DataScale
 from sdescore.sde.linear import LinearSDE, MarginalSDE
 
 FORMAT = 1

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.score.interface import require_third_argument, require_times, sde_of
-from sdescore.score.scale import DataScale, one_scale
+from sdescore.score.convention import DataScale
+from sdescore.score.interface import one_scale, require_third_argument, require_times, sde_of
 from sdescore.sde.base import SDE
 from sdescore.typing import Condition, Score
 

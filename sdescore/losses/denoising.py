@@ -50,9 +50,8 @@ from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time, per_sample_number
 from sdescore.score.convention import pair
-from sdescore.score.interface import knows_density, require_label, sde_of
+from sdescore.score.interface import knows_density, require_label, sde_of, states_of, unwrapped
 from sdescore.score.model import ScoreModel
-from sdescore.score.scale import states_of
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Condition, Score, Time
@@ -131,6 +130,10 @@ def denoising_loss(
     else:
         y = checks.score_output(model(x, *noised.arguments(model, label)), x)
         p, q = pair("score", noised.alpha, noised.sigma)
+        inner = unwrapped(model)
+        if weighting is None and getattr(inner, "prediction", None) == "F":  # the same as above
+            ratio = noised.sigma / (inner.sigma_data * noised.alpha)
+            noised = noised._replace(weight=noised.weight * (1 + ratio.square()))
     # ε̂ − ε = c (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.
     c = torch.ones_like(q) if plain else noised.alpha / (noised.alpha * q - noised.sigma * p)
     p, q, c = (number.to(x).reshape(-1, *(1,) * (x.ndim - 1)) for number in (p, q, c))
@@ -170,7 +173,8 @@ def add_noise(
 ) -> Noised:
     """The noised data of an objective; refuses what :func:`denoising_loss` refuses."""
     check_data(model, x0)
-    checks.generator(generator)
+    if generator is not None:
+        checks.generator(generator)
     if sde is None and isinstance(model, ScoreModel) and model.convention is not None:
         sde = model.convention.sde  # which was checked when the model was made
     else:
@@ -197,10 +201,8 @@ def add_noise(
     t64 = t64.clone()  # what the caller holds stays the caller's
     alpha, sigma = sde.marginal(t64)
     if not bool((sigma > 0).all()):
-        raise TimeError(
-            f"expected times with σ_t > 0, got t = {t64[sigma <= 0][0].item():g} where the datum "
-            f"carries no noise and its score is undefined; start at t_min = {sde.t_min:g}"
-        )
+        got = f"t = {t64[sigma <= 0][0].item():g}, where the score of the datum is undefined"
+        checks.refuse("times with σ_t > 0", f"{got}; start at t_min = {sde.t_min:g}", TimeError)
     factor = torch.ones_like(t64)
     if not (isinstance(weighting, str) and weighting == "sigma2"):  # whose w/σ² is 1, exactly
         factor = one_per_time("weight w", named_weighting(weighting)(sde, t64), t64)
@@ -210,8 +212,10 @@ def add_noise(
     if weight is not None:
         factor = factor * per_sample_number("weight", weight, x0)
     clean = x0.to(torch.promote_types(x0.dtype, torch.float32))
-    if not (isinstance(model, ScoreModel) and model.data_scale.plain):
+    if not isinstance(model, ScoreModel):
         clean = states_of(model, clean)
+    elif not model.data_scale.plain:
+        clean = model.from_data(clean)
     if noise is None:
         # Made where the generator lives, so that a seed means the same noise on every device.
         device = clean.device if generator is None else generator.device
@@ -300,15 +304,7 @@ class TimeDistribution(ABC):
 
 
 class UniformTimes(TimeDistribution):
-    """Uniform on ``[sde.t_min, sde.T]`` (Song et al. 2021, arXiv:2011.13456, eq. 7).
-
-    Examples
-    --------
-    >>> import torch, sdescore as ss
-    >>> t = ss.losses.UniformTimes().sample(ss.VPSDE(), 1000, torch.Generator().manual_seed(0))
-    >>> bool((t >= 1e-3).all() and (t <= 1).all())
-    True
-    """
+    """Uniform on ``[sde.t_min, sde.T]`` (Song et al. 2021, arXiv:2011.13456, eq. 7)."""
 
     def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
         """``t_min + (T − t_min) u``."""

@@ -22,9 +22,9 @@ from sdescore.conditions import each_tensor, require_rows
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
-from sdescore.score.interface import require_label, sde_of
+from sdescore.score.convention import PLAIN
+from sdescore.score.interface import require_label, scale_of, sde_of
 from sdescore.score.model import ScoreModel
-from sdescore.score.scale import PLAIN, scale_of
 from sdescore.sde.base import SDE
 from sdescore.shapes import flat
 from sdescore.typing import Condition, Score

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.score.convention import matched, require_log_snr
+from sdescore.score.convention import DataScale, matched, require_log_snr
 from sdescore.score.exact import ExactScore
 from sdescore.score.interface import (
     knows_density,
     log_density_of,
     require_label,
     require_times,
+    scale_of,
     sde_of,
 )
 from sdescore.score.model import ScoreModel
-from sdescore.score.scale import DataScale, scale_of
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Condition, Score, Time

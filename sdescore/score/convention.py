@@ -34,18 +34,28 @@ and another, have the same distribution of :math:`x/\alpha` wherever their log-S
 with :math:`s = \alpha` and the VE SDE as the one in common). :math:`E[x_0 | x_t]` and
 :math:`E[\epsilon | x_t]` do not change. So a network under another SDE keeps the pair
 :math:`(p, q)` and the time input of t′, and its input is scaled by k.
+
+**Data of any scale.** A model may keep a mean m and a standard deviation s of its data. Its states
+are then those of
+
+.. math:: z_0 = (x_0 - m) / s, \qquad \log p(x_0) = \log p(z_0) - \sum_i \log s_i ,
+
+the sum over all elements of an event: the Jacobian of a change of variables. Samplers, losses and
+likelihoods take and give data; all between is states.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError, TimeError
+from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
 from sdescore.typing import Time
@@ -54,6 +64,9 @@ __all__ = ["Convention"]
 
 Pair = tuple[Tensor, Tensor]
 """``(p, q)`` of a prediction ``y = p x₀ + q ε``; float64, ``()`` or ``(B,)``."""
+
+Number = float | tuple[float, ...]
+Numbers = float | Sequence[float] | Tensor
 
 KINDS = ("score", "epsilon", "x0", "v")
 PREDICTIONS = (*KINDS, "velocity", "F")
@@ -260,3 +273,74 @@ def matched(own: LinearSDE, other: LinearSDE, t: Time) -> tuple[Tensor, Tensor]:
     # k = α′/α = σ′/σ = √(α′²+σ′²)/√(α²+σ²), which amplifies no rounding of t′ at small α′ or σ′.
     (own_alpha, own_sigma), (alpha, sigma) = own.marginal(own_t), other.marginal(t64)
     return own_t, own_alpha.hypot(own_sigma) / alpha.hypot(sigma)
+
+
+def _numbers(name: str, value: object) -> Number:
+    """A finite number or several, as floats."""
+    if checks.is_number(value):
+        return float(value)
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return checks.number(name, value.item())
+    return checks.numbers(name, value)
+
+
+@dataclass(frozen=True)
+class DataScale:
+    """``z = (x − mean)/std``: a number, or one an entry of the event's first axis.
+
+    ``plain`` says whether states are the data themselves.
+
+    Raises
+    ------
+    ParameterError
+        ``mean`` or ``std`` is not finite, a ``std`` is not > 0, or their lengths differ.
+    """
+
+    mean: Number = 0.0
+    std: Number = 1.0
+    plain: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        mean, std = _numbers("data_mean", self.mean), _numbers("data_std", self.std)
+        for value in std if isinstance(std, tuple) else (std,):
+            checks.number("data_std", value, above=0)
+        lengths = {len(value) for value in (mean, std) if isinstance(value, tuple)}
+        got = " and ".join(map(str, sorted(lengths)))
+        checks.that(len(lengths) <= 1, "as many numbers in data_mean as in data_std", got)
+        vars(self).update(mean=mean, std=std, plain=(mean, std) == (0.0, 1.0))
+
+    def check_event(self, event: Sequence[int]) -> None:
+        """Refuse an event ``*E`` that has another number of features or channels."""
+        for value in (self.mean, self.std):
+            if isinstance(value, tuple) and tuple(event[:1]) != (len(value),):
+                expected = f"an event with the {len(value)} features or channels of data_mean="
+                got = f"one of shape {tuple(event)}"
+                checks.refuse(f"{expected} and data_std=", got, ShapeError)
+
+    def to_state(self, x: Tensor) -> Tensor:
+        """The states of data ``(B, *E)``, in at least float32."""
+        x, mean, std = self._with(x)
+        return (x - mean) / std
+
+    def to_data(self, z: Tensor) -> Tensor:
+        """The data of states ``(B, *E)``, the inverse of :meth:`to_state`."""
+        z, mean, std = self._with(z)
+        return std * z + mean
+
+    def log_volume(self, event: Sequence[int]) -> float:
+        """``Σ log s`` over all elements of an event ``*E``, in nats."""
+        self.check_event(event)
+        if isinstance(self.std, tuple):
+            return math.prod(event[1:]) * math.fsum(map(math.log, self.std))
+        return math.prod(event) * math.log(self.std)
+
+    def _with(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``x`` in at least float32, and mean and std as what broadcasts over it."""
+        self.check_event(x.shape[1:])
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        numbers = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (self.mean, self.std))
+        mean, std = (v.reshape(-1, *(1,) * (x.ndim - 2)) if v.ndim else v for v in numbers)
+        return x, mean, std
+
+
+PLAIN = DataScale()

@@ -1,7 +1,8 @@
-"""What can be asked of any score: its SDE, its density, the times it covers, its labels.
+"""What can be asked of any score: its SDE, its density, its times, its labels, its data's scale.
 
 A score is any callable. One that knows more about itself says so by an attribute ``sde`` or by
-a method ``log_density`` or ``log_prob``, ``require_times`` or ``require_label``. PyTorch's
+a method ``log_density`` or ``log_prob``, ``require_times`` or ``require_label``, or by an attribute
+``data_scale``. PyTorch's
 wrappers (``DataParallel``, ``DistributedDataParallel``, ``torch.compile``) hide these, so the
 functions here look through the wrappers. What calls a score still calls the wrapper.
 """
@@ -9,13 +10,14 @@ functions here look through the wrappers. What calls a score still calls the wra
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.score.convention import PLAIN, DataScale
 
 
 def unwrapped(score: object) -> Any:
@@ -113,3 +115,24 @@ def require_third_argument(score: object) -> None:
             f"{type(score).__name__} with {signature}; leave the label out",
             IncompatibleError,
         )
+
+
+def states_of(score: object, x0: Tensor) -> Tensor:
+    """Data ``(B, *E)`` as a score's states."""
+    return (scale_of(score) or PLAIN).to_state(x0)
+
+
+def scale_of(score: object) -> DataScale | None:
+    """The scale that a score says its data have, through wrappers; None if it says none."""
+    found = getattr(score, "data_scale", None)
+    found = getattr(unwrapped(score), "data_scale", None) if found is None else found
+    return found if isinstance(found, DataScale) else None
+
+
+def one_scale(scores: Sequence[object]) -> DataScale | None:
+    """The scale that these scores share, or None; different ones are refused."""
+    scales = [scale for scale in map(scale_of, scores) if scale is not None]
+    got = " and ".join(f"{scale!r:.200}" for scale in scales)
+    same = all(scale == scales[0] for scale in scales)
+    checks.that(same, "scores with one data_mean and data_std", got, IncompatibleError)
+    return scales[0] if scales else None

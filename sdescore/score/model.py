@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, TimeError
-from sdescore.score.convention import Coefficients, Convention
+from sdescore.score.convention import Coefficients, Convention, DataScale, Number, Numbers
 from sdescore.score.interface import require_label, require_third_argument
 from sdescore.score.parameterization import combine
-from sdescore.score.scale import DataScale, Number, Numbers
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Condition, Time

@@ -1,23 +1,35 @@
-"""What a training step is given: a batch of a tensor, an array, a Dataset, or of any stream."""
+"""What a training step is given, and the scale that it has.
+
+A batch is drawn from samples with an index, such as a tensor's or an array's, or it is the next one
+of a stream (:mod:`sdescore.training.streams`). The scale is measured before the first step: on at
+most 10,000 samples of a tensor or an array, and on some 1,000 of a Dataset or a stream, in floating
+point and transformed, as training sees them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import warnings
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import Dataset
 
 from sdescore import checks
 from sdescore.checkpoint.container import raw_bytes
+from sdescore.checkpoint.manifest import get, read_scale
+from sdescore.checkpoint.store import read_manifest
 from sdescore.conditions import each_tensor, replaced, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.noise.torch_global import borrowed_generator, step_seed
+from sdescore.score.convention import DataScale
+from sdescore.score.model import ScoreModel
 from sdescore.typing import Condition
 
 Rows: TypeAlias = "Tensor | np.ndarray[Any, Any]"
@@ -28,8 +40,8 @@ BATCH_SIZE = 128
 BLOCK = 2**22  # bytes of data looked at together
 HASHED_WHOLE = 2**28  # bytes: data up to this size are hashed in full
 PARTS, PART = 256, 2**20  # of larger data: so many parts, of so many bytes
-READ_AHEAD = 2**28  # bytes of a stream that are held while its scale is measured
-CPU = torch.device("cpu")  # where a data set makes its tensors, whatever the default device is
+USUAL_STD, USUAL_MEAN = (0.2, 5.0), 2.0  # of states; the mean in standard deviations
+SPREAD = 1e-12  # of the mean: less is rounding, and a feature without spread
 
 
 class Batch(NamedTuple):
@@ -43,7 +55,9 @@ class Batch(NamedTuple):
         """On ``device``, in floating point: bytes go to [−1, 1]."""
         early = device.type != "cpu" and self.x.is_pinned()
         x = in_floating_point(self.x.to(device, non_blocking=early))
-        label = each_tensor(lambda part: part.to(device, non_blocking=early), self.label)
+        label = self.label
+        if label is not None:
+            label = each_tensor(lambda part: part.to(device, non_blocking=early), label)
         return Batch(x, label, self.indices)
 
 
@@ -117,8 +131,9 @@ class Table(Indexed):
         looked_at = x.is_floating_point() and not isinstance(data, np.memmap)
         finite = not looked_at or all(bool(block.isfinite().all()) for block in blocks(data))
         checks.that(finite, f"finite {name}", "NaN or infinity; remove those samples")
-        self.labels: Condition | None = each_tensor(lambda part: tensor_of(part, "labels"), labels)
-        if self.labels is not None:
+        self.labels: Condition | None = None
+        if labels is not None:
+            self.labels = each_tensor(lambda part: tensor_of(part, "labels"), labels)
             require_labels(self.labels, len(data))
         self.data, self.length = data, len(data)
         self.labelled = labels is not None
@@ -126,123 +141,13 @@ class Table(Indexed):
     def take(self, index: Tensor) -> Batch:
         x = self.data
         samples = x[index.to(x.device)] if isinstance(x, Tensor) else tensor_of(x[index.numpy()])
-        label = each_tensor(lambda part: part[index.to(part.device)], self.labels)
+        label = self.labels
+        if label is not None:
+            label = each_tensor(lambda part: part[index.to(part.device)], label)
         return Batch(samples, label, index)
 
     def record(self) -> dict[str, Any]:
         return {"data": fingerprint(self.data), "labels": each_tensor(fingerprint, self.labels)}
-
-
-class Items(Indexed):
-    """A map-style ``torch.utils.data.Dataset``."""
-
-    def __init__(self, data: Dataset[Any], name: str) -> None:
-        kind = type(data).__name__
-        if not hasattr(data, "__len__"):
-            got = f"a {kind} without; add one, or make it an IterableDataset"
-            checks.refuse("a Dataset with __len__", got, IncompatibleError)
-        self.data, self.length = data, len(data)
-        expected = f"at least one sample in {name}"
-        checks.that(self.length > 0, expected, f"an empty {kind}", ShapeError)
-        self.labelled = self.take(torch.zeros(1, dtype=torch.int64, device="cpu")).label is not None
-
-    def take(self, index: Tensor) -> Batch:
-        with CPU:
-            items = [self.data[i] for i in index.tolist()]
-            try:
-                batch = default_collate(items)
-            except (TypeError, RuntimeError) as error:
-                expected = f"{name_of(self.data)} to give tensors or arrays of one shape"
-                raise IncompatibleError(f"expected {expected}; got {error}") from error
-        return unpacked(batch)._replace(indices=index)
-
-    def record(self) -> dict[str, Any]:
-        about = {"dataset": name_of(self.data), "length": self.length}
-        return {"data": about, "labels": "in the data" if self.labelled else None}
-
-
-class Stream(Source):
-    """A ``DataLoader``, or any iterable of batches; its order is its own."""
-
-    def __init__(self, data: Iterable[Any], name: str) -> None:
-        self.data = data
-        self.batches = self._begun()
-        self.again = self.batches is not data  # an iterator cannot begin again
-        first = self._next()
-        if first is None:
-            checks.refuse("at least one batch", f"{name} without", ShapeError)
-        self.waiting = deque([first])
-        self.labelled = first.label is not None
-
-    def _begun(self) -> Iterator[Any]:
-        with CPU:
-            return iter(self.data)
-
-    def _next(self) -> Batch | None:
-        with CPU:
-            try:
-                return unpacked(next(self.batches))
-            except StopIteration:
-                return None
-
-    def draw(self, generator: torch.Generator, n: int) -> Batch | None:
-        batch = self.waiting.popleft() if self.waiting else self._next()
-        if batch is None and self.again:
-            self.batches = self._begun()
-            batch = self._next()
-        return batch
-
-    def once(self, n: int) -> Iterator[Batch]:
-        return map(unpacked, self._begun())
-
-    def look(self, generator: torch.Generator) -> Iterator[Batch]:
-        read = self.waiting  # ahead, in order
-        while sum(len(b.x) for b in read) < 1000 and sum(b.x.nbytes for b in read) < READ_AHEAD:
-            if (batch := self._next()) is None:
-                break
-            read.append(batch)
-        return iter(list(read))
-
-    def record(self) -> dict[str, Any]:
-        about = {"stream": name_of(self.data), "resumes_exactly": False}
-        return {"data": about, "labels": "in the data" if self.labelled else None}
-
-
-def source_of(data: Data, labels: Labels | None, batch_size: int | None, name: str) -> Source:
-    """The source of what a user passed as ``name``, refused before the network is called."""
-    if isinstance(data, np.ndarray | Tensor):
-        return Table(data, labels, name)
-    if labels is not None:
-        got = f"labels= beside a {type(data).__name__}; let it give (x, label)"
-        checks.refuse(f"labels= with {name} that is a tensor or an array", got, IncompatibleError)
-    if isinstance(data, IterableDataset):
-        return Stream(DataLoader(data, batch_size=batch_size or BATCH_SIZE), name)
-    if isinstance(data, Dataset):
-        return Items(data, name)
-    if isinstance(data, tuple | Mapping | str | bytes) or not isinstance(data, Iterable):
-        expected = f"{name} as a tensor, an array, a Dataset, a DataLoader or a list of batches"
-        got = f"{type(data).__name__}; pass labels as labels=, or torch.utils.data.TensorDataset"
-        checks.refuse(expected, got, IncompatibleError)
-    got = f"batch_size={batch_size}; set it in {name}, or leave it out"
-    checks.that(batch_size is None, f"{name}'s own batches", got, IncompatibleError)
-    return Stream(data, name)
-
-
-def unpacked(batch: object) -> Batch:
-    """A batch as ``x``, ``(x, label)`` or a dict of them; refused in any other form."""
-    expected = 'a batch as x, (x, label) or {"x": …, "label": …}'
-    if isinstance(batch, Mapping):
-        wrong = set(batch) - {"x", "label"} or {"x"} - set(batch)
-        checks.that(not wrong, expected, f"the keys {sorted(map(str, batch))}", IncompatibleError)
-        batch = [batch[key] for key in ("x", "label") if key in batch]
-    if not isinstance(batch, list | tuple):
-        batch = (batch,)
-    checks.that(1 <= len(batch) <= 2, expected, f"{len(batch)} parts", IncompatibleError)
-    x, label = (*(each_tensor(tensor_of, part) for part in batch), None)[:2]
-    require_samples(x, "a batch's x")
-    if label is not None:
-        require_labels(label, len(x))
-    return Batch(x, label)
 
 
 def tensor_of(value: Any, name: str = "a batch") -> Any:
@@ -303,11 +208,6 @@ def fingerprint(data: Rows) -> dict[str, Any]:
     return {"shape": list(data.shape), "dtype": dtype, "sha256": digest.hexdigest()}
 
 
-def name_of(data: object) -> str:
-    """A class's name, the same in every process."""
-    return f"{type(data).__module__}.{type(data).__qualname__}"
-
-
 def draw_batch(
     source: Source,
     n: int,
@@ -336,3 +236,95 @@ def draw_batch(
         draw = torch.rand(len(x), generator=generator, dtype=torch.float32, device="cpu")
         label = replaced(label, null, draw < label_dropout)
     return Batch(x, label, indices)
+
+
+def measured(
+    model: ScoreModel,
+    source: Source,
+    transform: Callable[[Tensor], Tensor] | None,
+    standardize: bool,
+    seed: int,
+    device: torch.device,
+    resumed: str | os.PathLike[str] | None,
+) -> tuple[DataScale, Tensor]:
+    """The scale of a model's data: its own, or that of the data if it has none.
+
+    A run that resumes has that of its file. States that are far from unit scale are warned about.
+    Also returns some samples ``(n, *E)``, as training sees them.
+    """
+    scale, known = model.data_scale, resumed is not None and os.path.exists(resumed)
+    if resumed is not None and known and scale.plain:
+        scale = read_scale(get(read_manifest(resumed), "convention", dict))
+
+    def seen(batch: Batch) -> Tensor:
+        x = batch.to(device).x
+        x = x if transform is None else transform(x)
+        checks.state(x, "what transform returns")
+        return checks.finite_tensor("x0", x)
+
+    generator = torch.Generator("cpu").manual_seed(step_seed(seed, 0, domain=2))
+    with borrowed_generator(step_seed(seed, 0, domain=1), device):
+        batches = source.look(generator)
+        first, found = seen(next(batches)), Moments()
+        if known:
+            return scale, first
+        found.add(model.from_data(first))
+        for batch in batches:
+            found.add(model.from_data(seen(batch)))
+    c = model.convention
+    unit = c.sigma_data if c is not None and c.input_scaling == "unit" else 1.0
+    if standardize and scale.plain:
+        return found.scale(unit), first
+    found.warn(unit)
+    return scale, first
+
+
+class Moments:
+    """Mean and variance of each feature or channel, in float64, block by block."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = self.squares = torch.zeros((), dtype=torch.float64, device="cpu")
+
+    def add(self, x: Tensor) -> None:
+        """Samples ``(n, *E)``; two means are merged as in Chan et al. 1979, eq. 2.1."""
+        if x.numel() == 0:
+            return
+        features = x.shape[1] if x.ndim > 1 else 1
+        block = x.detach().to("cpu", torch.float64).reshape(len(x), features, -1)
+        variance, mean = torch.var_mean(block, dim=(0, 2), correction=0)
+        n = block.numel() // features
+        total, apart = self.count + n, mean - self.mean
+        self.squares = self.squares + n * variance + apart.square() * (self.count * n / total)
+        self.mean, self.count = self.mean + apart * (n / total), total
+
+    def scale(self, unit: float) -> DataScale:
+        """That of states with mean 0 and standard deviation ``unit``.
+
+        Six digits: what the number of threads does to a sum is not among them.
+        """
+        if not self.count:
+            return DataScale()
+        means, stds = [], []
+        for mean, square in zip(self.mean.tolist(), self.squares.tolist(), strict=True):
+            std = math.sqrt(square / self.count)
+            spread = std > max(SPREAD * abs(mean), 1e-30)
+            digits = 5 - math.floor(math.log10(std)) if spread else 0
+            means.append(round(mean, digits) if spread else float(f"{mean:.12g}"))
+            stds.append(float(f"{std / unit:.6g}") if spread else 1.0)
+        one = len(means) == 1
+        return DataScale(means[0], stds[0]) if one else DataScale(tuple(means), tuple(stds))
+
+    def warn(self, unit: float) -> None:
+        """Say what to do about data for which no usual noise schedule is made."""
+        mean = self.mean.mean().item()
+        variance = (self.squares / max(1, self.count) + (self.mean - mean).square()).mean().item()
+        std, (low, high) = math.sqrt(variance), USUAL_STD
+        if std and not (low <= std / unit <= high and abs(mean) <= USUAL_MEAN * std):
+            warnings.warn(
+                f"expected data of mean near 0 and standard deviation near {unit:g}; got mean "
+                f"{mean:.3g} and standard deviation {std:.3g}; train with standardize=True and a "
+                "model without data_mean= and data_std=, or scale the data",
+                RuntimeWarning,
+                stacklevel=6,
+            )

@@ -8,14 +8,16 @@ import operator
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sdescore import checks
 from sdescore.conditions import each_tensor
@@ -26,8 +28,10 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.times import LogNormalTimes
 from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import plain_network
+from sdescore.score.interface import unwrapped
 from sdescore.score.model import ScoreModel
-from sdescore.training.data import Batch, Source
+from sdescore.training.data import BATCH_SIZE, Batch, Data, Labels, Source, Table
+from sdescore.training.streams import Items, Stream
 from sdescore.typing import Condition
 
 SCHEDULES = ("constant", "cosine")
@@ -37,8 +41,9 @@ PRECISIONS = (None, "bf16")
 def check_model(model: object) -> nn.Module:
     """The model's network, refused unless it can be trained."""
     if not isinstance(model, ScoreModel):
-        got = f"{type(model).__name__}; wrap the network: ScoreModel(net, sde)"
-        checks.refuse("a ScoreModel", got, IncompatibleError)
+        inside = isinstance(unwrapped(model), ScoreModel)
+        advice = "pass its .module" if inside else "wrap the network: ScoreModel(net, sde)"
+        checks.refuse("a ScoreModel", f"{type(model).__name__}; {advice}", IncompatibleError)
     kind = type(model.net).__name__
     net: Any = plain_network(model.net) if isinstance(model.net, nn.Module) else None
     if net is None or not any(p.requires_grad for p in net.parameters()):
@@ -48,6 +53,39 @@ def check_model(model: object) -> nn.Module:
         got = f"{kind} made under torch.inference_mode(); make it outside"
         checks.refuse("a network that autograd can follow", got, IncompatibleError)
     return net  # type: ignore[no-any-return]
+
+
+def source_of(data: Data, labels: Labels | None, batch_size: int | None, name: str) -> Source:
+    """The source of what a user passed as ``name``, refused before the network is called."""
+    if isinstance(data, np.ndarray | Tensor):
+        return Table(data, labels, name)
+    if labels is not None:
+        got = f"labels= beside a {type(data).__name__}; let it give (x, label)"
+        checks.refuse(f"labels= with {name} that is a tensor or an array", got, IncompatibleError)
+    if isinstance(data, IterableDataset):
+        return Stream(DataLoader(data, batch_size=batch_size or BATCH_SIZE), name)
+    if isinstance(data, Dataset):
+        return Items(data, name)
+    if isinstance(data, tuple | Mapping | str | bytes) or not isinstance(data, Iterable):
+        expected = f"{name} as a tensor, an array, a Dataset, a DataLoader or a list of batches"
+        got = f"{type(data).__name__}; pass labels as labels=, or torch.utils.data.TensorDataset"
+        checks.refuse(expected, got, IncompatibleError)
+    got = f"batch_size={batch_size}; set it in {name}, or leave it out"
+    checks.that(batch_size is None, f"{name}'s own batches", got, IncompatibleError)
+    return Stream(data, name)
+
+
+def sources(
+    data: Data, labels: Labels | None, batch_size: int | None, validation: Data | None
+) -> tuple[Source, Source | None]:
+    """The sources of the data and of held-out data; labels belong to both or to none."""
+    source = source_of(data, labels, batch_size, "data")
+    if validation is None:
+        return source, None
+    held_out = source_of(validation, None, None, "validation")
+    same, got = held_out.labelled == source.labelled, "labels in one of the two"
+    checks.that(same, "labels in data and validation, or in none", got, IncompatibleError)
+    return source, held_out
 
 
 def null_label(source: Source, label_dropout: float, net: nn.Module) -> Condition | None:
@@ -77,19 +115,6 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> Conditio
         )
         checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
     return torch.tensor(classes, dtype=torch.int64, device="cpu")
-
-
-def check_objective(objective: Any, weighting: str | Weighting | None) -> None:
-    """Refuse an objective that training cannot call, or a weighting that it would not look at."""
-    expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
-    if isinstance(objective, type) or not callable(objective):
-        checks.refuse(f"{expected}, such as sliced_loss", f"{objective!r:.200}", IncompatibleError)
-    expected += ", or at_levels(…) of one of (score, x)"
-    keywords = ("t", "label", "generator")
-    checks.accepts(objective, ("model", "x0"), keywords, expected, checks.part_name(objective))
-    expected = "no weighting= beside objective=, which has its own"
-    got = f"{weighting!r}; bind it with functools.partial(objective, weighting=…)"
-    checks.that(weighting is None, expected, got, IncompatibleError)
 
 
 def usable(loss: object, samples: int) -> Loss:
@@ -137,7 +162,9 @@ def add_gradient(
     mean = torch.zeros((), dtype=torch.float32, device=t.device)
     for start in range(0, len(t), size):
         own = slice(start, start + size)
-        label = each_tensor(operator.itemgetter(own), batch.label)
+        label = batch.label
+        if label is not None:
+            label = each_tensor(operator.itemgetter(own), label)
         loss = evaluate(model, batch.x[own], label, t[own], generator)
         expected = "a loss that autograd can differentiate in the model's weights"
         got = f"one of {objective} without a gradient; compute it without detach() or no_grad()"

@@ -7,6 +7,7 @@ that was never interrupted.
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import os
@@ -20,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError
 from sdescore.losses.denoising import TimeDistribution, denoising_loss
 from sdescore.losses.levels import Objective
 from sdescore.losses.weighting import Weighting
@@ -28,8 +28,7 @@ from sdescore.nets.ema import EMA, plain_copy, plain_name
 from sdescore.noise.torch_global import borrowed_generator, step_seed
 from sdescore.score.model import ScoreModel
 from sdescore.training import guards, run_as
-from sdescore.training.data import BATCH_SIZE, Data, Labels, draw_batch, source_of
-from sdescore.training.standardize import standardise
+from sdescore.training.data import BATCH_SIZE, Data, Labels, draw_batch, measured
 from sdescore.training.state import Saver, TrainingResult, divergence
 from sdescore.training.watch import Validation, Watch, least_informed
 
@@ -220,20 +219,20 @@ def train(
     validate_every = checks.count("validate_every", validate_every)
     if max_seconds is not None:
         max_seconds = checks.number("max_seconds", max_seconds, above=0)
-    for name, function in (("callback", callback), ("transform", transform)):
+    for name, function in {"callback": callback, "transform": transform}.items():
         if function is not None:
             checks.function(name, function)
     guards.check_path(path, resume)
     checks.flag("compile", compile)
     device = model.device if device is None else checks.device(device)
     with borrowed_generator(step_seed(recipe.seed, 0, domain=1), device):
-        source = source_of(data, labels, batch_size, "data")
-        held_out = None if validation is None else source_of(validation, None, None, "validation")
-    if held_out is not None:
-        same, got = held_out.labelled == source.labelled, "labels in one of the two"
-        checks.that(same, "labels in data and validation, or in none", got, IncompatibleError)
+        source, held_out = guards.sources(data, labels, batch_size, validation)
     null = guards.null_label(source, recipe.label_dropout, net)
-    some = standardise(model, source, transform, recipe, device, path if resume else None)
+    # The caller's model gets its scale when everything was accepted.
+    callers, model = model, copy.copy(model)  # of one network
+    model.data_scale, some = measured(
+        model, source, transform, recipe.standardize, recipe.seed, device, path if resume else None
+    )
 
     began, watched = time.monotonic(), progress or callback is not None
     options: dict[str, Any] = asdict(recipe)
@@ -243,7 +242,7 @@ def train(
             unit = least_informed(model, times, known, some)
         objective = functools.partial(denoising_loss, weighting=weighting)
     else:  # a file without the entry is a run of the denoising loss
-        guards.check_objective(objective, weighting)
+        run_as.check_objective(objective, weighting)
         objective_name = options["objective"] = checks.part_name(objective)
     if recipe.schedule == "cosine" and lr_scheduler is None:
         options["steps"] = steps
@@ -280,6 +279,7 @@ def train(
         )
         if resume:
             checked.resume()
+    callers.data_scale, callers.label_required = model.data_scale, model.label_required
     losses: list[float] = []
     # AdamW counts its steps in tensors that it makes on the default device.
     elsewhere = torch.get_default_device().type != "cpu"

@@ -1,4 +1,4 @@
-"""How a step is computed and applied: in which precision, compiled or not, by which optimiser."""
+"""What a user brings to a run: a precision, an optimiser, a schedule, an objective."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
+from sdescore.losses.weighting import Weighting
 from sdescore.score.model import ScoreModel
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
@@ -96,3 +97,16 @@ def _json(value: Any) -> Any:
         return [_json(part) for part in value]
     plain = value is None or isinstance(value, str | bool) or checks.is_number(value)
     return value if plain else checks.part_name(value)
+
+
+def check_objective(objective: Any, weighting: str | Weighting | None) -> None:
+    """Refuse an objective that training cannot call, or a weighting that it would not look at."""
+    expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
+    if isinstance(objective, type) or not callable(objective):
+        checks.refuse(f"{expected}, such as sliced_loss", f"{objective!r:.200}", IncompatibleError)
+    expected += ", or at_levels(…) of one of (score, x)"
+    keywords = ("t", "label", "generator")
+    checks.accepts(objective, ("model", "x0"), keywords, expected, checks.part_name(objective))
+    expected = "no weighting= beside objective=, which has its own"
+    got = f"{weighting!r}; bind it with functools.partial(objective, weighting=…)"
+    checks.that(weighting is None, expected, got, IncompatibleError)

@@ -36,8 +36,8 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.nets.ema import EMA, plain_copy
 from sdescore.noise.torch_global import borrowed_generator
+from sdescore.score.interface import states_of
 from sdescore.score.model import ScoreModel
-from sdescore.score.scale import states_of
 from sdescore.training.data import Source
 from sdescore.training.guards import Interrupt
 from sdescore.typing import Condition

@@ -336,3 +336,19 @@ def test_a_model_of_f_has_edms_weight_by_default(sde: ss.LinearSDE) -> None:
     target = (x0 - c_skip * (x0 + level * noise)) / c_out  # Karras et al. 2022, eq. 8
     expected = 0.5 * (y - target).square().sum(1)
     torch.testing.assert_close(loss.double(), expected.double(), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("prediction", ["F", "v", "epsilon"])
+def test_a_wrapper_changes_no_default(prediction: str) -> None:
+    """``DataParallel(model)`` is called as a score; its weighting is that of what is inside."""
+    torch.manual_seed(0)
+    net = ss.MLP(2, hidden=16)
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    model = ss.ScoreModel(net, ss.VPSDE(), prediction, sigma_data=0.7)
+    x0, t = torch.randn(64, 2), torch.linspace(0.01, 1.0, 64, dtype=torch.float64)
+    both = (
+        ss.denoising_loss(m, x0, t=t, generator=torch.Generator().manual_seed(1)).per_sample
+        for m in (model, torch.nn.DataParallel(model))
+    )
+    assert torch.allclose(*both, rtol=1e-3)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
-from sdescore.score.scale import DataScale, scale_of, states_of
+from sdescore.score.convention import DataScale
+from sdescore.score.interface import scale_of, states_of
 from tests.helpers.standardised import MEAN, STD, VP, exact, plain
 
 

@@ -95,7 +95,7 @@ def test_looking_at_the_data_takes_no_copy_of_it() -> None:
     """200 MB are looked at for NaN, and hashed, within 40 MB more."""
     code = """
 import resource, torch
-from sdescore.training.data import source_of
+from sdescore.training.guards import source_of
 data = torch.randn(50_000, 1000)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 source_of(data[:100], None, None, "data").record(); before = peak()

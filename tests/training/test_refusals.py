@@ -76,6 +76,29 @@ def test_only_trainable_models_are_trained(model: Any) -> None:
         ss.train(model, cloud(), steps=1, progress=False)
 
 
+def test_a_wrapped_model_is_refused_by_its_name() -> None:
+    with pytest.raises(ss.errors.IncompatibleError, match=r"got DataParallel; pass its \.module"):
+        ss.train(nn.DataParallel(make()), cloud(), steps=1, progress=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", ["objective", "optimizer", "path", "validation", "info"])
+def test_a_refused_run_leaves_the_model_without_a_scale(tmp_path: Path, bad: str) -> None:
+    """What was measured is set when everything was accepted, so that other data can follow."""
+    options: dict[str, Any] = {
+        "objective": {"objective": 3},
+        "optimizer": {"optimizer": lambda p: 3},
+        "path": {"path": tmp_path},
+        "validation": {"validation": iter([cloud()])},
+        "info": {"info": {"x": object()}, "path": tmp_path / "m.safetensors"},
+    }
+    model = make()
+    with pytest.raises(ss.errors.SDEScoreError):
+        ss.train(model, cloud(), steps=1, progress=False, **options[bad])
+    assert model.data_scale.plain and not model.label_required
+    ss.train(model, cloud() + 7, steps=1, progress=False)
+    assert model.data_scale.mean == pytest.approx((8, 8), abs=0.2)  # not the first data's 1
+
+
 def test_label_dropout_needs_a_null_label() -> None:
     model = ss.ScoreModel(ss.MLP(2), ss.VPSDE(), prediction="epsilon")
     labels = torch.zeros(64, dtype=torch.int64)

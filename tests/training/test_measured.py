@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import sdescore as ss
 from sdescore.__main__ import main
 from sdescore.errors import CheckpointError, ParameterError, ShapeError
-from sdescore.score.scale import DataScale
+from sdescore.score.convention import DataScale
 from tests.helpers.training import assert_same_file
 
 MEAN, STD = (5e-3, -3.0, 2e4), (1e-3, 1.0, 1e3)

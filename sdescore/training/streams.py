@@ -1,0 +1,116 @@
+"""Data that come item by item, or batch by batch: a ``Dataset``, a ``DataLoader``, any iterable."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from sdescore import checks
+from sdescore.conditions import each_tensor, require_labels
+from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.training.data import Batch, Indexed, Source, require_samples, tensor_of
+
+READ_AHEAD = 2**28  # bytes of a stream that are held while its scale is measured
+CPU = torch.device("cpu")  # where a data set makes its tensors, whatever the default device is
+
+
+class Items(Indexed):
+    """A map-style ``torch.utils.data.Dataset``."""
+
+    def __init__(self, data: Dataset[Any], name: str) -> None:
+        kind = type(data).__name__
+        if not hasattr(data, "__len__"):
+            got = f"a {kind} without; add one, or make it an IterableDataset"
+            checks.refuse("a Dataset with __len__", got, IncompatibleError)
+        self.data, self.length = data, len(data)
+        expected = f"at least one sample in {name}"
+        checks.that(self.length > 0, expected, f"an empty {kind}", ShapeError)
+        self.labelled = self.take(torch.zeros(1, dtype=torch.int64, device="cpu")).label is not None
+
+    def take(self, index: Tensor) -> Batch:
+        with CPU:
+            items = [self.data[i] for i in index.tolist()]
+            try:
+                batch = default_collate(items)
+            except (TypeError, RuntimeError) as error:
+                expected = f"{name_of(self.data)} to give tensors or arrays of one shape"
+                raise IncompatibleError(f"expected {expected}; got {error}") from error
+        return unpacked(batch)._replace(indices=index)
+
+    def record(self) -> dict[str, Any]:
+        about = {"dataset": name_of(self.data), "length": self.length}
+        return {"data": about, "labels": "in the data" if self.labelled else None}
+
+
+class Stream(Source):
+    """A ``DataLoader``, or any iterable of batches; its order is its own."""
+
+    def __init__(self, data: Iterable[Any], name: str) -> None:
+        self.data = data
+        self.batches = self._begun()
+        self.again = self.batches is not data  # an iterator cannot begin again
+        first = self._next()
+        if first is None:
+            checks.refuse("at least one batch", f"{name} without", ShapeError)
+        self.waiting = deque([first])
+        self.labelled = first.label is not None
+
+    def _begun(self) -> Iterator[Any]:
+        with CPU:
+            return iter(self.data)
+
+    def _next(self) -> Batch | None:
+        with CPU:
+            try:
+                return unpacked(next(self.batches))
+            except StopIteration:
+                return None
+
+    def draw(self, generator: torch.Generator, n: int) -> Batch | None:
+        batch = self.waiting.popleft() if self.waiting else self._next()
+        if batch is None and self.again:
+            self.batches = self._begun()
+            batch = self._next()
+        return batch
+
+    def once(self, n: int) -> Iterator[Batch]:
+        return map(unpacked, self._begun())
+
+    def look(self, generator: torch.Generator) -> Iterator[Batch]:
+        read = self.waiting  # ahead, in order
+        while sum(len(b.x) for b in read) < 1000 and sum(b.x.nbytes for b in read) < READ_AHEAD:
+            if (batch := self._next()) is None:
+                break
+            read.append(batch)
+        return iter(list(read))
+
+    def record(self) -> dict[str, Any]:
+        about = {"stream": name_of(self.data), "resumes_exactly": False}
+        return {"data": about, "labels": "in the data" if self.labelled else None}
+
+
+def unpacked(batch: object) -> Batch:
+    """A batch as ``x``, ``(x, label)`` or a dict of them; refused in any other form."""
+    expected = 'a batch as x, (x, label) or {"x": …, "label": …}'
+    if isinstance(batch, Mapping):
+        wrong = set(batch) - {"x", "label"} or {"x"} - set(batch)
+        checks.that(not wrong, expected, f"the keys {sorted(map(str, batch))}", IncompatibleError)
+        batch = [batch[key] for key in ("x", "label") if key in batch]
+    if not isinstance(batch, list | tuple):
+        batch = (batch,)
+    checks.that(1 <= len(batch) <= 2, expected, f"{len(batch)} parts", IncompatibleError)
+    x, label = (*(each_tensor(tensor_of, part) for part in batch), None)[:2]
+    require_samples(x, "a batch's x")
+    if label is not None:
+        require_labels(label, len(x))
+    return Batch(x, label)
+
+
+def name_of(data: object) -> str:
+    """A class's name, the same in every process."""
+    return f"{type(data).__module__}.{type(data).__qualname__}"
