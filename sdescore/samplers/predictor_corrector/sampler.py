@@ -226,7 +226,7 @@ class PredictorCorrector:
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x``. A module is in eval mode while a sampler runs on it.
+            A score ``(x, t) -> like x``. A module is put in eval mode; no thread may train it then.
         shape : tuple of int
             ``(B, *E)``; optional where ``init`` is passed.
         samples : range, optional
