@@ -1,5 +1,5 @@
-# make demo   trains and samples on real digits, figures in out/
-# make test   lint, types, docs, tests
+# make demo   trains and samples on real digits, figures in out/; installs what that needs
+# make test   lint, types, docs, tests; installs the tools too
 # Both make .venv when it is missing and install into it; unchanged requirements are not
 # installed again, so the second run needs no network. PYTHON=... picks the interpreter.
 
@@ -7,24 +7,33 @@ PYTHON ?= python3
 PY := .venv/bin/python
 # The scripts in .venv/bin hold an absolute path, which may have a space: always python -m.
 
-.PHONY: demo test install lint types docs pytest format clean
+.PHONY: demo test install install-demo lint types docs pytest format clean
 .NOTPARALLEL:
 
-demo: install
+demo: install-demo
 	$(PY) -m sdescore demo $(ARGS)
 
 test: lint types docs pytest
 
-# The stamp holds the checksum of what was installed, and is written last.
+# $(call installed,EXTRA,STAMPS): sdescore with an extra, unless one of the stamps says that it is
+# there. A stamp holds the checksum of what was installed, and is written last.
+define installed
+@wanted="$$(cat pyproject.toml constraints.txt | cksum)"; \
+if ! cat $(2) 2>/dev/null | grep -qxF "$$wanted"; then \
+	set -e; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sdescore needs Python 3.10 or newer: make PYTHON=python3.x")'; \
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv; \
+	$(PY) -m pip install -c constraints.txt -e ".[$(1)]"; \
+	echo "$$wanted" > $(firstword $(2)); \
+fi
+endef
+
 install:
-	@wanted="$$(cat pyproject.toml constraints.txt | cksum)"; \
-	if [ "$$(cat .venv/installed 2>/dev/null)" != "$$wanted" ]; then \
-		set -e; \
-		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "sdescore needs Python 3.10 or newer: make PYTHON=python3.x")'; \
-		$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv; \
-		$(PY) -m pip install -c constraints.txt -e ".[dev]"; \
-		echo "$$wanted" > .venv/installed; \
-	fi
+	$(call installed,dev,.venv/installed)
+
+# The developers' extra holds the demo's.
+install-demo:
+	$(call installed,demo,.venv/installed-demo .venv/installed)
 
 lint: install
 	$(PY) -m ruff check .
