@@ -10,6 +10,8 @@ from types import ModuleType
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the peers of the parity tests load nothing
+# Small arrays gain nothing from BLAS's threads, which wait by spinning. Before numpy is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -34,6 +36,21 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+IGNORED = (
+    # Most tests take few steps, for what they test is not how good samples are. The tests of the
+    # warning itself are in samplers/predictor_corrector/test_fit.py, where nothing is ignored.
+    "ignore:expected steps that are short enough:sdescore.errors.StepsWarning",
+    # Other libraries among themselves: torch.func in torch, numpy in matplotlib and diffusers.
+    "ignore:`torch.jit.script:DeprecationWarning",
+    "ignore:__array__ implementation:DeprecationWarning",
+    "ignore:__array_wrap__ must accept:DeprecationWarning",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in IGNORED:
+        config.addinivalue_line("filterwarnings", line)
 
 
 @pytest.fixture(autouse=True)

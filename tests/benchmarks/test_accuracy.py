@@ -17,7 +17,6 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 import sdescore as ss
 
 # diffusers 0.42 on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 SDE = ss.VPSDE()

@@ -13,7 +13,6 @@ from tests.helpers import ROOT
 from tests.helpers.accuracy import RESULTS, SAVED
 
 # diffusers 0.42 on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

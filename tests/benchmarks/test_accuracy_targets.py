@@ -13,7 +13,6 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 import sdescore as ss
 
 # diffusers 0.42 on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 Z_1E6 = 4.89  # two-sided standard normal quantile at a false-positive rate of 1e-6

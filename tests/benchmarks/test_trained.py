@@ -16,7 +16,6 @@ import sdescore as ss
 from tests.helpers.trained import VARIANCE, ExactNet, normal
 
 # diffusers 0.42 on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def test_real_against_real_is_the_mean_over_parts_of_what_was_seen(models: ModuleType) -> None:

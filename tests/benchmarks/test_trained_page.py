@@ -14,7 +14,6 @@ import sdescore as ss
 from tests.helpers import ROOT
 
 # diffusers 0.42 on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")

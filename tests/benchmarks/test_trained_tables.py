@@ -14,7 +14,6 @@ import torch
 import sdescore as ss
 
 # diffusers 0.42 on NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def test_a_cell_is_kept_for_its_checkpoint_and_taken_only_when_asked(

@@ -98,7 +98,7 @@ from tests.helpers.files import small
 import sdescore as ss
 path, seed = sys.argv[1], int(sys.argv[2])
 model = small(seed)
-for _ in range(60):
+for _ in range(30):
     ss.save(path, model)
 """
 

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 import sdescore as ss
+from sdescore import datasets
 from sdescore.__main__ import main
+from sdescore.demo import judge
 
 pytest.importorskip("sklearn")
 
@@ -22,8 +24,12 @@ TINY = ["--train-steps", "4", "--samples", "20", "--steps", "3"]
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a demo of few steps leaves, judged by 300 of the digits: distances take most of it."""
     folder = tmp_path_factory.mktemp("demo") / "out"
-    assert main(["demo", *TINY, "--out", str(folder), "--seed", "5"]) == 0
+    images, labels = datasets.labelled_digits()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "labelled_digits", lambda: (images[:300], labels[:300]))
+        assert main(["demo", *TINY, "--out", str(folder), "--seed", "5"]) == 0
     return folder
 
 
@@ -53,7 +59,7 @@ def test_results_name_every_pair_and_its_evaluations(out: Path) -> None:
             assert row["sliced_w2"]["relative"] > 0
     assert results["options"]["seed"] == 5
     assert results["versions"]["torch"] == torch.__version__
-    assert results["reference"]["classifier_on_held_out_digits"]["accuracy"] > 0.95
+    assert 0 <= results["reference"]["classifier_on_held_out_digits"]["accuracy"] <= 1
 
 
 def test_sample_reloads_and_draws_what_the_library_draws(out: Path) -> None:
@@ -125,18 +131,16 @@ def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
 
 
 def test_the_judge_sees_copies_noise_and_missing_classes() -> None:
-    from sdescore.datasets import labelled_digits
-    from sdescore.demo.judge import Judge
-
-    judge = Judge(150, seed=0)
-    images, labels = labelled_digits()
-    copies = judge(images[:200])
+    judged = judge.Judge(150, seed=0)
+    assert judged.report["classifier_on_held_out_digits"]["accuracy"] > 0.95
+    images, labels = datasets.labelled_digits()
+    copies = judged(images[:200])
     assert copies["nearest_real"] == pytest.approx(0, abs=1e-3)
     assert copies["sliced_w2"]["relative"] < 2.5  # the file is not in random order
-    threes = judge(images[labels == 3])
+    threes = judged(images[labels == 3])
     assert threes["classes"] <= 4 and threes["class_counts"][3] > 170
     assert threes["sliced_w2"]["relative"] > 3  # the bar of a good sampler
-    noise = judge(torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    noise = judged(torch.randn(200, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     assert noise["nearest_real"] > 2 and noise["sliced_w2"]["relative"] > 3
 
 

@@ -151,6 +151,7 @@ def test_fokker_planck(sde, d):
 
 
 @every_sde
+@pytest.mark.filterwarnings("ignore:The algorithm does not converge")  # asked for more than needed
 def test_posterior_by_quadrature(sde):
     """E[x0|xt] and Var[x0|xt] by integrating x0 out with scipy, in one dimension."""
     weights, means, variances = [0.3, 0.5, 0.2], [-1.0, 0.4, 2.0], [0.2, 0.05, 0.6]

@@ -151,20 +151,20 @@ def test_the_worst_sample_sets_the_step() -> None:
 @pytest.mark.guards("T14")
 def test_single_samples_do_not_know_their_batch() -> None:
     sde = ss.VPSDE()
-    score, x = mixture(sde), mixture_states(sde, 7, 0.05)
+    score, x = mixture(sde), mixture_states(sde, 4, 0.05)
     flow = ss.ProbabilityFlow(sde)
     options = {"divergence": "hutchinson", "probes": 3, "seed": 4}
     whole = flow.log_likelihood(score, x, max_batch=1, **options)
-    part = flow.log_likelihood(score, x[:3], max_batch=1, **options)
-    assert torch.equal(whole.log_prob[:3], part.log_prob)
-    assert torch.equal(whole.standard_error[:3], part.standard_error)
+    part = flow.log_likelihood(score, x[:2], max_batch=1, **options)
+    assert torch.equal(whole.log_prob[:2], part.log_prob)
+    assert torch.equal(whole.standard_error[:2], part.standard_error)
     single = sum(
         flow.log_likelihood(score, x[i : i + 1], **{**options, "divergence": "exact"}).evaluations
-        for i in range(7)
+        for i in range(4)
     )
     assert flow.log_likelihood(score, x, max_batch=1).evaluations == single
     together = flow.log_likelihood(score, x, **options)
     torch.testing.assert_close(together.log_prob, whole.log_prob, rtol=0, atol=1e-3)
     fixed = ss.ProbabilityFlow(sde, method="rk4", steps=20)
-    first, second = (fixed.sample(score, (7, 2), max_batch=n) for n in (None, 2))
+    first, second = (fixed.sample(score, (4, 2), max_batch=n) for n in (None, 2))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
