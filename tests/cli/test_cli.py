@@ -48,6 +48,7 @@ def test_results_name_every_pair_and_its_evaluations(out: Path) -> None:
         for p in ("euler-maruyama", "reverse-diffusion", "ancestral", "ddim")
         for c in ("", " + langevin")
     }
+    pairs |= {"default", "recommended, 3 evaluations"}
     assert set(results["models"]["vp"]["samplers"]) == pairs
     assert set(results["models"]["ve"]["samplers"]) == {*pairs, "annealed Langevin"}
     for model in results["models"].values():
