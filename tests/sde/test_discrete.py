@@ -21,8 +21,6 @@ from tests.helpers.strategies import (
     log_uniform,
 )
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.mark.guards("T06")
 @given(discrete_vp_sdes(max_levels=200))
@@ -174,54 +172,3 @@ def test_tables_are_kept_as_floats_and_compare() -> None:
     assert ss.DiscreteVESDE(sigmas=np.array([2.0, 1.0])) == ss.DiscreteVESDE(sigmas=(2.0, 1.0))
     a.marginal(0.5)  # the cached interpolant takes no part in equality
     assert a == b and hash(a) == hash(b) and "interpolant" not in repr(a)
-
-
-VP_BAD = [
-    ((), "got ()"),
-    ((0.1, 0.0), "0"),
-    ((0.1, 1.0), "1"),
-    ((-0.1,), "-0.1"),
-    ((math.nan,), "nan"),
-    (0.1, "got 0.1"),
-    ([[0.1]], "got [[0.1]]"),
-    ("abc", "abc"),
-]
-VE_BAD = [
-    ((1.0,), "got (1.0,)"),
-    ((), "got ()"),
-    ((1.0, 2.0), "1.0, 2.0"),
-    ((2.0, 2.0), "2.0, 2.0"),
-    ((2.0, 0.0), "2.0, 0.0"),
-    ((2.0, -1.0), "2.0, -1.0"),
-    ((math.inf, 1.0), "inf"),
-    ((2.0, math.nan), "nan"),
-]
-
-
-@pytest.mark.parametrize(("table", "got"), VP_BAD)
-def test_bad_vp_tables(table: object, got: str) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="expected") as caught:
-        ss.DiscreteVPSDE(betas=table)
-    assert got in str(caught.value)
-
-
-@pytest.mark.parametrize(("table", "got"), VE_BAD)
-def test_bad_ve_tables(table: object, got: str) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="expected") as caught:
-        ss.DiscreteVESDE(sigmas=table)
-    assert got in str(caught.value)
-
-
-def test_bad_table_arguments() -> None:
-    for levels in (0, -1, 2.5):
-        with pytest.raises(ss.errors.ScheduleError, match=f"levels={levels}"):
-            ss.DiscreteVPSDE.linear(levels=levels)
-        with pytest.raises(ss.errors.ScheduleError, match=f"levels={levels}"):
-            ss.DiscreteVESDE.geometric(sigma_max=1.0, sigma_min=0.1, levels=levels)
-    with pytest.raises(ss.errors.ScheduleError, match="beta"):
-        ss.DiscreteVPSDE.linear(levels=3, beta_end=1.5)
-    with pytest.raises(ss.errors.ScheduleError, match="sigma_min=2"):
-        ss.DiscreteVESDE.geometric(sigma_max=1.0, sigma_min=2.0, levels=3)
-    for sde in (ss.DiscreteVPSDE.linear(5), ss.DiscreteVESDE(sigmas=(2.0, 1.0))):
-        with pytest.raises(ss.errors.TimeError):
-            sde.level(1.5)

@@ -10,15 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sdescore as ss
 from sdescore.sde import ladder
 from sdescore.sde.ladder import (
     largest_distance,
 )
-from tests.helpers.ladders import INF, NAN, true_diameter
+from tests.helpers.ladders import true_diameter
 from tests.helpers.strategies import log_uniform
-
-pytestmark = pytest.mark.fast
 
 
 @st.composite
@@ -106,22 +103,3 @@ def test_the_pairs_and_not_the_sweep_alone_decide() -> None:
         found.append(largest_distance(data, limit=1) / true_diameter(data))
         assert largest_distance(data) == pytest.approx(true_diameter(data), rel=1e-6)
     assert min(found) < 0.99
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [torch.zeros(1, 2), torch.zeros(0, 2), torch.zeros(5, 2).long(), [[1.0], [2.0]], None]
-    + [torch.tensor([[0.0], [v]]) for v in (NAN, INF)],
-)
-def test_data_without_a_largest_distance_are_refused(bad: object) -> None:
-    with pytest.raises(ss.SDEScoreError):
-        largest_distance(bad)
-    with pytest.raises(ss.SDEScoreError):
-        ss.DiscreteVESDE.from_data(bad, levels=3)
-
-
-@pytest.mark.parametrize("name", ["block", "limit"])
-@pytest.mark.parametrize("value", [0, -1, True, 2.0, None])
-def test_counts_of_the_search_are_counts(name: str, value: object) -> None:
-    with pytest.raises(ss.errors.ParameterError, match=name):
-        largest_distance(torch.randn(3, 2), **{name: value})

@@ -89,12 +89,6 @@ def test_the_score_is_given_its_time_in_the_states_dtype(
     assert [t.shape for t in seen] == [(), (), (2,)]
 
 
-@pytest.mark.parametrize("eta", [-0.1, 1.1, math.nan, math.inf, "1", None])
-def test_eta_outside_its_range(eta: object) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="eta="):
-        ss.VPSDE().reverse(lambda x, t: x, eta=eta)
-
-
 def test_a_reversal_has_no_reversal_of_its_own() -> None:
     def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return -x
@@ -109,15 +103,6 @@ def test_a_reversal_has_no_reversal_of_its_own() -> None:
             ss.sde.ReverseSDE(forward=back, score=score)
         with pytest.raises(ss.errors.IncompatibleError, match=r"use its \.forward"):
             ss.PredictorCorrector(back, predictor=ss.EulerMaruyama(), steps=5, denoise=False)
-
-
-def test_parts_that_make_no_reversal() -> None:
-    for forward in (ss.VPSDE, "vp"):
-        with pytest.raises(ss.errors.IncompatibleError, match="expected forward"):
-            ss.sde.ReverseSDE(forward=forward, score=torch.neg)
-    for score in (ss.EnergyModel, None):
-        with pytest.raises(ss.errors.IncompatibleError, match="score to be callable"):
-            ss.VPSDE().reverse(score)
 
 
 def test_reverse_is_a_value() -> None:
