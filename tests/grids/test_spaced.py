@@ -15,7 +15,6 @@ from sdescore.grids.spaced import CosineGrid
 from sdescore.grids.table import TableGrid
 from tests.helpers.state import torch_default, under_each_default
 from tests.helpers.strategies import (
-    EPS,
     REPRESENTATIVES,
     discrete_sdes,
     edm_sdes,
@@ -24,8 +23,6 @@ from tests.helpers.strategies import (
     log_uniform,
     ordered_times,
 )
-
-pytestmark = pytest.mark.fast
 
 STEPS = st.one_of(st.sampled_from([1, 2, 3, 1000]), st.integers(1, 60))
 RULES = [ss.UniformGrid(), ss.QuadraticGrid(), ss.LogSNRGrid(), ss.KarrasGrid()]
@@ -131,40 +128,6 @@ def test_custom_grid_may_end_at_zero() -> None:
     assert ss.CustomGrid([1.0, 0.5, 0.0]).times(ss.VPSDE(), None)[-1] == 0
 
 
-@pytest.mark.parametrize("n", [0, -3, 2.5, True, "10"])
-@pytest.mark.parametrize("rule", [*RULES, ss.LevelGrid()], ids=repr)
-def test_bad_numbers_of_steps(rule: ss.grids.Grid, n: object) -> None:
-    sde = ss.DiscreteVPSDE.linear(20)
-    with pytest.raises(ss.errors.ScheduleError, match="integer steps >= 1") as caught:
-        rule.times(sde, n)
-    assert repr(n) in str(caught.value)
-
-
-def test_other_bad_grids() -> None:
-    vp, ddpm = ss.VPSDE(), ss.DiscreteVPSDE.linear(20)
-    for rule in RULES:
-        with pytest.raises(ss.errors.ScheduleError, match="got none"):
-            rule.times(vp, None)
-    with pytest.raises(ss.errors.ScheduleError, match="at most 20; got steps=21"):
-        ss.LevelGrid().times(ddpm, 21)
-    with pytest.raises(ss.errors.IncompatibleError, match="VPSDE"):
-        ss.LevelGrid().times(vp, 5)
-    for rho in (0.0, -1.0, math.nan, math.inf):
-        with pytest.raises(ss.errors.ScheduleError, match=f"rho={rho}"):
-            ss.KarrasGrid(rho=rho)
-    for values in ([], 0.5, [[1.0, 0.5]], [1.0, math.nan], torch.tensor([1.0 + 1.0j])):
-        with pytest.raises(ss.errors.ScheduleError, match="one-dimensional sequence"):
-            ss.CustomGrid(values)
-    for values in ([0.5, 1.0], [1.0, 1.0, 0.5]):
-        with pytest.raises(ss.errors.ScheduleError, match="falling"):
-            ss.CustomGrid(values).times(vp, None)
-    for values in ([1.5, 0.5], [1.0, -0.1]):
-        with pytest.raises(ss.errors.TimeError, match="grid times"):
-            ss.CustomGrid(values).times(vp, None)
-    with pytest.raises(ss.errors.ScheduleError, match="got 3"):
-        ss.CustomGrid([1.0, 0.5]).times(vp, 3)
-
-
 def test_numpy_numbers_are_numbers() -> None:
     for grid in (ss.KarrasGrid(rho=np.float32(3)), CosineGrid(sigma_data=np.float64(0.5))):
         assert all(type(value) is float for value in vars(grid).values())
@@ -221,9 +184,3 @@ def test_a_chain_of_one_level_has_a_grid_of_one_step() -> None:
     assert ss.LevelGrid().times(sde, None).tolist() == [1.0]
     with pytest.raises(ss.errors.ScheduleError, match="falling"):
         ss.UniformGrid().times(sde, 2)
-
-
-def test_points_too_dense_to_differ_are_refused() -> None:
-    narrow = ss.EDMSDE(sigma_min=1.0, sigma_max=1.0 + 8 * EPS)
-    with pytest.raises(ss.errors.ScheduleError, match="fewer steps"):
-        ss.UniformGrid().times(narrow, 100)
