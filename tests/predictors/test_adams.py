@@ -235,28 +235,3 @@ def test_three_points_and_four_are_unipc_of_order_three() -> None:
 
 
 # Bad input
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"points": 0},
-        {"points": 5},
-        {"points": 2.0},
-        {"points": True},
-        {"corrector_points": 1},
-        {"corrector_points": 6},
-        {"eta": -0.1},
-        {"eta": 1.5},
-        {"midpoint": True, "points": 3},
-        {"midpoint": True, "corrector_points": 3},
-    ],
-)
-def test_bad_parameters(arguments: dict[str, float]) -> None:
-    with pytest.raises(ss.errors.ParameterError, match="expected"):
-        ss.ExponentialAdams(**arguments)  # type: ignore[arg-type]
-
-
-def test_unknown_output() -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="expected output among x0, epsilon"):
-        ss.ExponentialAdams(output="score")

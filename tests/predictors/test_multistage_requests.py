@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 
 import pytest
 import torch
@@ -86,33 +85,6 @@ def test_gradients_of_the_times_flow(name: str, predictor: ss.Predictor) -> None
         assert got[i].item() == pytest.approx(apart.item() / 2e-5, rel=1e-5, abs=1e-8)
 
 
-NAN, INF = math.nan, math.inf
-
-
-BAD = [(Heun, {"s_churn": value}) for value in (-1.0, INF, NAN, None, torch.tensor(1.0), "1")]
-BAD += [(Heun, {"s_min": value}) for value in (-1.0, INF, NAN, None)]
-BAD += [(Heun, {"s_max": value}) for value in (-1.0, NAN, None, "x")]
-BAD += [(Heun, {"s_min": 2.0, "s_max": 1.0})]
-BAD += [(Heun, {"s_noise": value}) for value in (0.0, -1.0, INF, NAN, None)]
-BAD += [(ExponentialRungeKutta, {"stages": value}) for value in (0, 4, -1, 1.0, True, None, "2")]
-BAD += [(ExponentialRungeKutta, {"eta": value}) for value in (-0.1, 1.1, NAN, None)]
-BAD += [(ExponentialRungeKutta, {"node": value}) for value in (0.0, 1.0, NAN, "1")]
-BAD += [(ExponentialRungeKutta, {"stages": 3, "node": 0.4})]
-BAD += [(StochasticHeun, {"eta": value}) for value in (-0.1, 1.1, NAN, None)]
-
-
-@pytest.mark.parametrize(("kind", "options"), BAD, ids=lambda v: getattr(v, "__name__", str(v)))
-def test_parameters_out_of_range(kind: type, options: dict) -> None:
-    with pytest.raises(ss.errors.ParameterError, match="expected"):
-        kind(**options)
-
-
-@pytest.mark.parametrize("output", ["score", "v", "X0", None, 1])
-def test_an_output_without_an_exponential_form(output: object) -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="x0, epsilon"):
-        ExponentialRungeKutta(output=output)
-
-
 @pytest.mark.parametrize("predictor", EVERY, ids=repr)
 def test_an_sde_without_kernels_is_refused(predictor: ss.Predictor) -> None:
     class OwnSDE(ss.SDE):
@@ -128,34 +100,7 @@ def test_an_sde_without_kernels_is_refused(predictor: ss.Predictor) -> None:
         ss.PredictorCorrector(OwnSDE(), predictor=predictor, steps=3, denoise=False)
 
 
-@pytest.mark.parametrize("predictor", [ExponentialRungeKutta(1.0, 2), ExponentialRungeKutta()])
-def test_a_grid_down_to_no_noise_is_refused(predictor: ss.Predictor) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="sigma_t > 0"):
-        chain(SDES["flow"], predictor, [0.9, 0.5, 0.0])
-
-
 # The tableau's own fields.
-
-
-def two_stages(**fields: object) -> ss.Tableau:
-    n = torch.ones(3, 2, dtype=torch.float64)
-    return ss.Tableau(n, n, n[..., None], torch.ones(3, 2, 1, dtype=torch.float64), **fields)
-
-
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"start": (torch.ones(2), torch.ones(3, 1))},
-        {"start": (torch.ones(3), torch.ones(3, 2))},
-        {"start": (torch.ones(3), torch.ones(3))},
-        {"spans": torch.ones(3, 2)},
-        {"spans": torch.ones(3, 1, 1)},
-        {"spans": torch.ones(3, 2, 2)},
-    ],
-)
-def test_starts_and_spans_that_do_not_fit(fields: dict) -> None:
-    with pytest.raises(ss.errors.ShapeError, match=next(iter(fields))):
-        two_stages(**fields)
 
 
 class Started(ss.Predictor):
@@ -185,11 +130,3 @@ def test_a_start_in_a_one_stage_method() -> None:
     distribution = gaussian_error(sampler, VARIANCE, mean=MEAN)
     on = response(sampler)
     torch.testing.assert_close(on[1:].square().sum(0), distribution.variance)
-
-
-@pytest.mark.parametrize(
-    "predictor", [Started(NAN), Started(1.0, INF), Started(1.0, 1.0, torch.full((1, 1, 2), NAN))]
-)
-def test_starts_and_spans_that_are_not_finite(predictor: ss.Predictor) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="finite numbers"):
-        chain(VP, predictor, [0.8, 0.4])

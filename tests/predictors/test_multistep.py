@@ -107,30 +107,6 @@ def test_the_exact_distribution_is_that_of_the_chain_run() -> None:
     assert error.variance.item() == pytest.approx(transfer**2 * prior, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("weights", "match"),
-    [
-        ([], "a row of weights"),
-        (3, "a row of weights"),
-        ([1.0, 1.0], "a row of weights"),
-        ([[1.0], [0.5, 0.4]], "sum to 1 in row 1"),
-        ([[1.5, -0.5], [1.0]], "at most 1 weights in row 0"),
-        ([[math.nan]], "numbers in row 0"),
-        ([["1"]], "numbers in row 0"),
-    ],
-)
-def test_bad_weights(weights: object, match: str) -> None:
-    with pytest.raises(ss.errors.ParameterError, match=match):
-        ss.predictors.Multistep(weights)
-
-
-def test_weights_are_for_their_number_of_times() -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="grid of 2 times"):
-        ss.PredictorCorrector(
-            ss.VPSDE(), predictor=ss.predictors.Multistep([[1.0], [1.0]]), steps=3
-        )
-
-
 # -- endings ---------------------------------------------------------------------------------
 
 
@@ -181,8 +157,3 @@ def test_likelihood_of_many_stochastic_steps_is_right_with_the_flows_ending() ->
         error = ss.analysis.gaussian_error(sampler, spectrum)
         loss[how] = (0.5 * (error.variance / error.data_variance - 1)).abs().max().item()
     assert loss[True] > 0.04 and loss["flow"] < 0.004
-
-
-def test_bad_endings() -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="denoise among True, False, flow"):
-        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=3, denoise="mean")
