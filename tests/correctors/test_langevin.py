@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -114,64 +110,3 @@ def test_a_preconditioner_of_another_shape_is_refused(first: bool) -> None:
     assert not calls
     ss.Langevin().check_event((3,))
     MALA().check_event((3,))
-
-
-@pytest.mark.parametrize(
-    ("make", "error"),
-    [
-        (lambda: ss.Langevin(preconditioner=torch.ones(2)), ss.errors.IncompatibleError),  # type: ignore[arg-type]
-        (lambda: ss.Langevin(preconditioner=0.3), ss.errors.IncompatibleError),  # type: ignore[arg-type]
-        (lambda: MALA(snr=0.0), ss.errors.ParameterError),
-        (lambda: MALA(snr=math.nan), ss.errors.ParameterError),
-        (lambda: MALA(steps=0), ss.errors.ParameterError),
-        (lambda: MALA(steps=True), ss.errors.ParameterError),
-        (lambda: MALA(report="print"), ss.errors.IncompatibleError),  # type: ignore[arg-type]
-        (lambda: Underdamped(snr=-1.0), ss.errors.ParameterError),
-        (lambda: Underdamped(friction=-0.1), ss.errors.ParameterError),
-        (lambda: Underdamped(friction=math.inf), ss.errors.ParameterError),
-        (lambda: Underdamped(steps=0), ss.errors.ParameterError),
-        (lambda: Underdamped(length=0), ss.errors.ParameterError),
-        (lambda: Underdamped(length=2.0), ss.errors.ParameterError),  # type: ignore[arg-type]
-        (lambda: Underdamped(length=True), ss.errors.ParameterError),
-        (
-            lambda: ss.PredictorCorrector(
-                NonLinear(), predictor=ss.ReverseDiffusion(), corrector=MALA()
-            ),
-            ss.errors.IncompatibleError,
-        ),
-        (
-            lambda: ss.PredictorCorrector(
-                NonLinear(), predictor=ss.ReverseDiffusion(), corrector=Underdamped()
-            ),
-            ss.errors.IncompatibleError,
-        ),
-    ],
-)
-def test_bad_parameters(make: Callable[[], object], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        make()
-
-
-def test_a_tensor_is_no_python_number() -> None:
-    one = torch.tensor(0.1)
-    for make in (
-        lambda: MALA(snr=one),  # type: ignore[arg-type]
-        lambda: ss.Langevin(snr=one),  # type: ignore[arg-type]
-        lambda: Underdamped(snr=one),  # type: ignore[arg-type]
-        lambda: Underdamped(friction=one),  # type: ignore[arg-type]
-        lambda: ss.AnnealedLangevin(epsilon=one),  # type: ignore[arg-type]
-    ):
-        with pytest.raises(
-            ss.errors.ParameterError, match=r"tensor\(0.1000\), which is no Python number"
-        ):
-            make()
-
-
-class NonLinear(ss.SDE):
-    T = 1.0
-
-    def drift(self, x: Tensor, t: Any) -> Tensor:
-        return -(x**3)
-
-    def diffusion(self, t: Any) -> Tensor:
-        return torch.ones(())

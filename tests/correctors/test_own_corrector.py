@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.correctors.mala import MALA
-from sdescore.correctors.underdamped import Underdamped
 from tests.helpers.correctors import SDE, Counted, mixture
 
 
@@ -68,13 +66,3 @@ def test_a_corrector_that_did_not_ask_for_densities_gets_none() -> None:
     )
     with pytest.raises(ss.errors.IncompatibleError, match="needs_log_density = True"):
         sampler.sample(mixture(), (2, 1))
-
-
-def test_a_corrector_without_a_step_says_where_its_rule_is() -> None:
-    for corrector in (MALA(), Underdamped()):
-        with pytest.raises(
-            ss.errors.IncompatibleError, match=r"tableau\(\), or its rule in correct"
-        ):
-            corrector.step(SDE, torch.zeros(1, 1), torch.neg, 0.5, torch.zeros(1, 1))
-    with pytest.raises(ss.errors.IncompatibleError, match="tableau"):
-        MALA().tableau(SDE, torch.tensor([0.5]))
