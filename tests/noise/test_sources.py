@@ -84,12 +84,6 @@ def test_the_numbers_stay_what_they_are() -> None:
     assert got.dtype == torch.float32
 
 
-@pytest.mark.parametrize("draws", [range(0, 4, 2), range(4, 0, -1), range(3, 1)])
-def test_draws_must_be_consecutive(draws: range) -> None:
-    with pytest.raises(ss.errors.ParameterError, match="consecutive"):
-        standard_normal(0, [0], draws, (1,))
-
-
 @pytest.mark.parametrize("batch", [0, 3])
 @pytest.mark.parametrize("event", [(), (0,), (2, 0, 3)])
 def test_empty_draws(batch: int, event: tuple[int, ...]) -> None:
@@ -184,14 +178,6 @@ def test_replay_gives_each_chunk_its_samples() -> None:
         assert torch.equal(stream.draw(k), values[k, 2:5].double())
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 2), (4, 4, 2), (4, 5, 3), (4,)])
-def test_a_stream_of_too_few_numbers_is_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ss.errors.ShapeError, match="replayed noise"):
-        ss.noise.ReplayNoise(torch.zeros(shape)).open(
-            range(2, 5), (2,), [None] * 4, dtype=torch.float64, device=torch.device("cpu")
-        )
-
-
 # Brownian paths.
 
 
@@ -262,23 +248,6 @@ def test_draws_without_time_are_seeded_and_not_the_path() -> None:
     assert torch.equal(stream.draw(0), plain.draw(0))
     assert torch.equal(stream.draw(2), plain.draw(2))
     assert not torch.equal(stream.draw(1), plain.draw(1))
-
-
-def test_times_off_the_path_are_refused() -> None:
-    path = ss.noise.BrownianPath(0, range(2), (), 1.0)
-    for t in (-0.1, 1.1, math.nan):
-        with pytest.raises(ss.errors.TimeError, match="Brownian path"):
-            path.value(t)
-
-
-@pytest.mark.parametrize("T", [math.nan, math.inf, 0.0, -1.0, "1", True, None])
-def test_a_path_of_no_length_is_refused_at_the_door(T: object) -> None:
-    for make in (
-        lambda: ss.noise.BrownianNoise(0, T=T),
-        lambda: ss.noise.BrownianPath(0, range(2), (), T),
-    ):
-        with pytest.raises(ss.errors.ParameterError, match="T > 0"):
-            make()
 
 
 def test_numpy_numbers_are_numbers() -> None:
