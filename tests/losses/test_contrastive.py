@@ -15,7 +15,6 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.losses import contrastive_divergence_loss
-from tests.helpers.contrastive import ENERGY, INF, NAN
 from tests.helpers.energies import Powers, Quadratic, gradient, normals
 
 
@@ -137,60 +136,6 @@ def test_negatives_are_seen_in_the_precision_of_the_data() -> None:
     energy = ss.EnergyModel(lambda x: seen.append(x.dtype) or x.sum(-1))
     contrastive_divergence_loss(energy, torch.zeros(2, 2), torch.zeros(2, 2).double())
     assert seen == [torch.float32, torch.float32]
-
-
-TIMED = ss.ScoreModel(ss.EnergyModel(lambda x, c: c * x.sum(-1)), ss.VPSDE(), prediction="score")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "error"),
-    [
-        ((ss.MLP(2), torch.zeros(3, 2), torch.zeros(3, 2)), {}, ss.errors.IncompatibleError),
-        ((lambda x: -x, torch.zeros(3, 2), torch.zeros(3, 2)), {}, ss.errors.IncompatibleError),
-        (
-            (
-                ss.ScoreModel(ss.MLP(2), ss.VPSDE(), prediction="epsilon"),
-                torch.zeros(3, 2),
-                torch.zeros(3, 2),
-            ),
-            {"t": 0.5},
-            ss.errors.IncompatibleError,
-        ),
-        ((ENERGY, torch.zeros(3, 2), torch.zeros(4, 2)), {}, ss.errors.ShapeError),
-        ((ENERGY, torch.zeros(3, 2), torch.zeros(2)), {}, ss.errors.ShapeError),
-        ((ENERGY, torch.zeros(3, 2), None), {}, ss.errors.ShapeError),
-        ((ENERGY, torch.zeros(0, 2), torch.zeros(0, 2)), {}, ss.errors.ShapeError),
-        ((ENERGY, torch.zeros(3, 2).long(), torch.zeros(3, 2).long()), {}, ss.errors.ShapeError),
-        ((ENERGY, [[0.0]], torch.zeros(1, 1)), {}, ss.errors.ShapeError),
-        ((TIMED, torch.zeros(3, 2), torch.zeros(3, 2)), {}, ss.errors.IncompatibleError),
-        *(
-            ((energy, torch.zeros(3, 2), torch.zeros(3, 2)), {"t": t, "sde": ss.VPSDE()}, error)
-            for energy in (TIMED, ss.EnergyModel(lambda x, c: c * x.sum(-1)))
-            for t, error in (
-                (NAN, ss.errors.TimeError),
-                (torch.tensor([0.1, NAN, 0.1]), ss.errors.TimeError),
-                (torch.ones(2), ss.errors.ShapeError),
-                (torch.ones(3, 1), ss.errors.ShapeError),
-            )
-        ),
-        (
-            (ss.EnergyModel(lambda x: x), torch.zeros(3, 2), torch.zeros(3, 2)),
-            {},
-            ss.errors.ShapeError,
-        ),
-        *(
-            (
-                (ENERGY, torch.zeros(3, 2), torch.zeros(3, 2)),
-                {"penalty": v},
-                ss.errors.ParameterError,
-            )
-            for v in (-1.0, NAN, INF, None, "1")
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused(arguments: tuple, options: dict, error: type) -> None:
-    with pytest.raises(error):
-        contrastive_divergence_loss(*arguments, **options)
 
 
 @pytest.mark.parametrize("returned", [torch.zeros(3, 1), torch.zeros(()), 0.0, None])

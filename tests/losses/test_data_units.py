@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 import sdescore as ss
-from sdescore.errors import ShapeError
 from sdescore.losses import at_levels, finite_difference_loss, implicit_loss, sliced_loss
 from tests.helpers.standardised import MEAN, STD, by_hand
 
@@ -54,8 +53,3 @@ def test_noise_is_that_of_the_states() -> None:
     x0 = by_hand(torch.randn(4, 3)).float()
     loss = ss.denoising_loss(model, x0, noise=torch.ones(4, 3))
     assert loss.mean.item() == pytest.approx(1.5)
-
-
-def test_data_of_other_features_are_refused() -> None:
-    with pytest.raises(ShapeError, match="the 3 features or channels"):
-        ss.denoising_loss(pair()[0], torch.zeros(4, 2))

@@ -120,22 +120,3 @@ def test_bad_input_is_refused_before_the_network(
     with pytest.raises(error, match=match):
         ss.denoising_loss(ss.ScoreModel(net, ss.VPSDE(), prediction="epsilon"), **arguments)
     assert net.calls == 0
-
-
-def test_a_device_that_differs_is_refused() -> None:
-    with pytest.raises(ss.errors.ShapeError, match="device"):
-        ss.denoising_loss(
-            ss.ScoreModel(Affine(2).to("meta"), ss.VPSDE(), prediction="epsilon"),
-            torch.zeros(3, 2),
-            t=0.5,
-        )
-
-
-def test_a_score_without_sde_is_refused() -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="sde="):
-        ss.denoising_loss(lambda x, t: x, torch.zeros(3, 2))
-
-
-def test_a_score_of_another_shape_is_refused() -> None:
-    with pytest.raises(ss.errors.ShapeError, match="the score"):
-        ss.denoising_loss(lambda x, t: x[:, :1], torch.zeros(3, 2), sde=ss.VPSDE())

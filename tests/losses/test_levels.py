@@ -225,24 +225,3 @@ def test_at_levels_has_a_name_without_an_address() -> None:
     for score in (true_score, torch.zeros(2), lambda x: x):
         assert "0x" not in repr(at_levels(explicit_loss, options={"target": score}))
     assert "sigma2" in repr(at_levels(implicit_loss))
-
-
-@pytest.mark.parametrize(
-    ("objective", "given"),
-    [
-        (3, {}),
-        (sliced_loss, {"weighting": "guess"}),
-        (sliced_loss, {"options": {"probs": 2}}),
-        (sliced_loss, {"options": {"generator": None}}),
-        (sliced_loss, {"options": {"x": X}}),
-        (sliced_loss, {"options": ["probes"]}),
-        (sliced_loss, {"options": {1: 2}}),
-        (explicit_loss, {}),  # its target is required
-        (max, {}),
-        (lambda score: None, {}),
-        (lambda score, x, *, scale: None, {}),
-    ],
-)
-def test_objectives_that_do_not_fit_are_refused(objective: Any, given: dict[str, Any]) -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="expected"):
-        at_levels(objective, **given)

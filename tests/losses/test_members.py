@@ -91,12 +91,6 @@ def test_a_distribution_of_one_s_own_is_three_lines() -> None:
     assert ss.denoising_loss(lambda x, t: -x, torch.ones(3, 2), times=times, sde=sde).mean > 0
 
 
-@pytest.mark.parametrize("bad", [1, "uniform", ss.losses.UniformTimes, lambda sde, n: None])
-def test_what_is_no_distribution_of_times_is_refused(bad: Any) -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match=r"expected times to be a TimeDist"):
-        ss.denoising_loss(lambda x, t: -x, torch.ones(3, 2), times=bad, sde=ss.VPSDE())
-
-
 def test_the_room_has_the_losses_and_distributions_it_should() -> None:
     """The lists that the other tests here run over are not empty by accident."""
     assert len(LOSSES) >= 6 and len(TIMES) >= 5

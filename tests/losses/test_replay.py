@@ -10,9 +10,8 @@ from scipy import stats
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.langevin.chains import chains
 from sdescore.losses import ReplayBuffer
-from tests.helpers.contrastive import ENERGY, INF, NAN, noise
+from tests.helpers.contrastive import INF, NAN, noise
 
 
 def test_chains_persist_and_only_what_is_put_back_changes() -> None:
@@ -141,24 +140,6 @@ def test_a_state_of_another_buffer_is_refused() -> None:
     assert torch.equal(buffer.state_dict()["generator"], state["generator"])
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        *(({"size": v}, ss.errors.ParameterError) for v in (0, -1, True, 2.0, None)),
-        *(({"reinit": v}, ss.errors.ParameterError) for v in (-0.1, 1.1, NAN, None, "0.1")),
-        *(({"seed": v}, ss.errors.ParameterError) for v in (-1, 0.5, True, None)),
-        ({"fresh": torch.zeros(4, 2)}, ss.errors.IncompatibleError),
-        ({"fresh": lambda n, g: torch.zeros(n + 1, 2)}, ss.errors.ShapeError),
-        ({"fresh": lambda n, g: torch.zeros(n, 2).long()}, ss.errors.ShapeError),
-        ({"fresh": lambda n, g: None}, ss.errors.ShapeError),
-    ],
-)
-def test_a_buffer_that_cannot_be_is_refused(options: dict, error: type) -> None:
-    given_ = {"size": 4, "fresh": noise, **options}
-    with pytest.raises(error):
-        ReplayBuffer(**given_)
-
-
 def test_draws_and_updates_that_do_not_fit_are_refused() -> None:
     buffer = ReplayBuffer(4, noise)
     before = buffer.chains.clone()
@@ -182,8 +163,3 @@ def test_draws_and_updates_that_do_not_fit_are_refused() -> None:
     )
     with pytest.raises(ss.errors.ShapeError, match="fresh"):
         fickle.draw(2)
-
-
-def test_chains_of_no_steps_are_refused() -> None:
-    with pytest.raises(ss.SDEScoreError, match="n >= 1"):
-        chains(ENERGY, torch.zeros(3, 2), 0.1, 0)

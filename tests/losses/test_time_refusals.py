@@ -12,79 +12,109 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.losses import (
-    EDMWeighting,
-    ImportanceTimes,
-    LogNormalTimes,
-    LogSNRTimes,
-    MinSNR,
-)
-from sdescore.losses.denoising import TimeDistribution
+from sdescore.errors import IncompatibleError, ParameterError, ScheduleError, ShapeError
+from sdescore.losses import EDMWeighting, ImportanceTimes, LogNormalTimes, LogSNRTimes, MinSNR
 from tests.helpers import ROOT
+from tests.helpers.denoising import Affine
+from tests.helpers.refusals import Refusal, each, rows
 from tests.helpers.weightings import (
     Tripled,
 )
 
 NO_FLOOR = ss.LinearSDE.from_marginal(lambda t: torch.exp(-t), lambda t: t.clone(), t_min=0.0)
 
+REFUSALS: dict[str, tuple[Refusal, ...]] = {
+    "bad parameters are refused": (
+        (lambda: MinSNR(0.0), ParameterError, "gamma > 0"),
+        (lambda: MinSNR(math.inf), ParameterError, "gamma > 0"),
+        (lambda: MinSNR("5"), ParameterError, "gamma > 0"),
+        (lambda: EDMWeighting(-0.5), ParameterError, "sigma_data > 0"),
+        (lambda: EDMWeighting(math.nan), ParameterError, "sigma_data > 0"),
+        (lambda: EDMWeighting(torch.tensor(0.5)), ParameterError, "sigma_data > 0"),
+        (lambda: LogNormalTimes(std=0.0), ParameterError, "std > 0"),
+        (lambda: LogNormalTimes(mean=math.inf), ParameterError, "finite number mean"),
+        (lambda: LogNormalTimes(mean="-1"), ParameterError, "finite number mean"),
+        (lambda: ImportanceTimes(stratified="likelihood"), ParameterError, "True or False"),
+        (lambda: LogSNRTimes().sample(ss.VPSDE(), True), ParameterError, "integer n >= 0"),
+        (lambda: ss.losses.UniformTimes().sample(ss.VPSDE(), -1), ParameterError, "integer n >= 0"),
+        (lambda: LogNormalTimes().sample(ss.VPSDE(), 3.0), ParameterError, "integer n >= 0"),
+    ),
+    "an sde of infinite log snr is refused": (
+        *each(
+            lambda times: times.sample(NO_FLOOR, 3),
+            ScheduleError,
+            "finite log-SNR",
+            [LogSNRTimes(), LogNormalTimes(), ImportanceTimes()],
+        ),
+    ),
+    "a device that differs is refused": (
+        (
+            lambda: ss.denoising_loss(
+                ss.ScoreModel(Affine(2).to("meta"), ss.VPSDE(), prediction="epsilon"),
+                torch.zeros(3, 2),
+                t=0.5,
+            ),
+            ShapeError,
+            "device",
+        ),
+    ),
+    "a score without sde is refused": (
+        (lambda: ss.denoising_loss(lambda x, t: x, torch.zeros(3, 2)), IncompatibleError, "sde="),
+    ),
+    "a score of another shape is refused": (
+        (
+            lambda: ss.denoising_loss(lambda x, t: x[:, :1], torch.zeros(3, 2), sde=ss.VPSDE()),
+            ShapeError,
+            "the score",
+        ),
+    ),
+    "log normal out of reach is refused": (
+        *each(
+            lambda mean: LogNormalTimes(mean, 1.0).sample(
+                ss.EDMSDE(sigma_min=math.exp(-1), sigma_max=math.exp(1)), 3
+            ),
+            ParameterError,
+            "within reach of the distribution",
+            [-45.0, 45.0],
+        ),
+    ),
+}
 
-@pytest.mark.parametrize(
-    ("make", "match"),
-    [
-        (lambda: MinSNR(0.0), "gamma > 0"),
-        (lambda: MinSNR(math.inf), "gamma > 0"),
-        (lambda: MinSNR("5"), "gamma > 0"),
-        (lambda: EDMWeighting(-0.5), "sigma_data > 0"),
-        (lambda: EDMWeighting(math.nan), "sigma_data > 0"),
-        (lambda: EDMWeighting(torch.tensor(0.5)), "sigma_data > 0"),
-        (lambda: LogNormalTimes(std=0.0), "std > 0"),
-        (lambda: LogNormalTimes(mean=math.inf), "finite number mean"),
-        (lambda: LogNormalTimes(mean="-1"), "finite number mean"),
-        (lambda: ImportanceTimes(stratified="likelihood"), "True or False"),
-        (lambda: LogSNRTimes().sample(ss.VPSDE(), True), "integer n >= 0"),
-        (lambda: ss.losses.UniformTimes().sample(ss.VPSDE(), -1), "integer n >= 0"),
-        (lambda: LogNormalTimes().sample(ss.VPSDE(), 3.0), "integer n >= 0"),
-    ],
-)
-def test_bad_parameters_are_refused(make, match: str) -> None:
-    with pytest.raises(ss.errors.ParameterError, match=match):
-        make()
 
-
-@pytest.mark.parametrize("times", [LogSNRTimes(), LogNormalTimes(), ImportanceTimes()])
-def test_an_sde_of_infinite_log_snr_is_refused(times: TimeDistribution) -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="finite log-SNR"):
-        times.sample(NO_FLOOR, 3)
+@pytest.mark.parametrize(("call", "error", "match"), rows(REFUSALS))
+def test_what_is_refused(call: Callable[[], object], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
 
 
 @pytest.mark.parametrize(
     ("options", "error", "match"),
     [
-        ({"weighting": MinSNR}, ss.errors.IncompatibleError, r"such as MinSNR\(\)"),
-        ({"weighting": "min_snr"}, ss.errors.IncompatibleError, "'likelihood'"),
-        ({"times": ImportanceTimes(), "t": 0.4}, ss.errors.IncompatibleError, "both"),
+        ({"weighting": MinSNR}, IncompatibleError, r"such as MinSNR\(\)"),
+        ({"weighting": "min_snr"}, IncompatibleError, "'likelihood'"),
+        ({"times": ImportanceTimes(), "t": 0.4}, IncompatibleError, "both"),
         (
             {"times": ImportanceTimes(), "weighting": "g2"},
-            ss.errors.IncompatibleError,
+            IncompatibleError,
             "'likelihood'",
         ),
         (
             {"times": Tripled(weight=2)},
-            ss.errors.ShapeError,
+            ShapeError,
             "one importance weight per time.*got int",
         ),
         (
             {"times": Tripled(weight=torch.ones(1))},
-            ss.errors.ShapeError,
+            ShapeError,
             "one importance weight per time",
         ),
         (
             {"times": Tripled(weight=torch.ones(3, 1))},
-            ss.errors.ShapeError,
+            ShapeError,
             "one importance weight per time",
         ),
-        ({"times": Tripled(weight=-1.0)}, ss.errors.ParameterError, "importance weight"),
-        ({"times": Tripled(weight=math.inf)}, ss.errors.ParameterError, "importance weight"),
+        ({"times": Tripled(weight=-1.0)}, ParameterError, "importance weight"),
+        ({"times": Tripled(weight=math.inf)}, ParameterError, "importance weight"),
     ],
 )
 def test_bad_input_is_refused_before_the_network(
@@ -99,9 +129,6 @@ def test_bad_input_is_refused_before_the_network(
     with pytest.raises(error, match=match):
         ss.denoising_loss(score, torch.zeros(3, 2), sde=ss.VPSDE(), **options)
     assert not calls
-
-
-# The page.
 
 
 def test_the_page_says_what_was_saved(script: Callable[[str], ModuleType]) -> None:

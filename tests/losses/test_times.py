@@ -95,13 +95,6 @@ def test_log_normal_far_from_the_range(mean: float) -> None:
     np.testing.assert_allclose(np.diff(parts), 1 / n, rtol=1e-5)
 
 
-@pytest.mark.parametrize("mean", [-45.0, 45.0])
-def test_log_normal_out_of_reach_is_refused(mean: float) -> None:
-    sde = ss.EDMSDE(sigma_min=math.exp(-1), sigma_max=math.exp(1))
-    with pytest.raises(ss.errors.ParameterError, match="within reach of the distribution"):
-        LogNormalTimes(mean, 1.0).sample(sde, 3)
-
-
 DISTRIBUTIONS = (LogSNRTimes, LogNormalTimes, ImportanceTimes)
 
 
