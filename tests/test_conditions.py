@@ -87,6 +87,24 @@ def test_steps_and_the_pure_function_take_them() -> None:
     )
 
 
+class Rough(Obeying):
+    """The larger a sample's class, the shorter an adaptive sampler's steps."""
+
+    def forward(self, x: Tensor, c: Tensor, label: Any = None) -> Tensor:
+        target = super().forward(x, c, label)
+        return target + 0.3 * torch.sin(label["more"]["kind"][:, None] * (x - target))
+
+
+def test_samples_that_finish_at_different_times_keep_their_own() -> None:
+    score, label = ss.ScoreModel(Rough(), SDE, prediction="x0"), conditions()
+    sampler = ss.AdaptiveSampler(SDE, rtol=0.01, atol=0.01)
+    found = sampler.solve(score, (6, 2), label=label)
+    assert len(set(found.accepted.tolist())) > 2
+    for i in range(6):
+        alone = sampler.sample(score, (6, 2), label=label, samples=range(i, i + 1))
+        torch.testing.assert_close(found.x[i : i + 1], alone, rtol=0, atol=1e-4)
+
+
 def test_the_likelihood_and_the_losses_take_them() -> None:
     label, score = conditions(), model()
     x = 2.5 * ROWS[:, None].expand(6, 2)
@@ -107,13 +125,15 @@ def test_guidance_takes_them() -> None:
     x = CHAIN.sample(classifier_free(score, score, 2.0), (6, 2), label=label)
     assert torch.allclose(x[:, 0], 7 + 2 * (2.5 * ROWS - 7), atol=0.05)
 
-    def log_prob(x: Tensor, t: Tensor, y: Mapping[str, Tensor]) -> Tensor:
-        return y["text"][:, 0, 0] * x[:, 0]
+    table = nn.Embedding(11, 2)
+
+    def log_prob(x: Tensor, t: Tensor, y: Mapping[str, Any]) -> Tensor:
+        return (x * table(y["more"]["kind"])).sum(1)
 
     guided = classifier_guidance(lambda x, t: torch.zeros_like(x), log_prob)
     with torch.inference_mode():
         gradient = guided(torch.ones(6, 2), torch.tensor(0.5), conditions())
-    assert gradient[:, 0].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    torch.testing.assert_close(gradient, table.weight[::2])
 
 
 def test_an_ensemble_of_levels_takes_them() -> None:
