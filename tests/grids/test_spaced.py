@@ -24,6 +24,8 @@ from tests.helpers.strategies import (
     ordered_times,
 )
 
+pytestmark = pytest.mark.fast
+
 STEPS = st.one_of(st.sampled_from([1, 2, 3, 1000]), st.integers(1, 60))
 RULES = [ss.UniformGrid(), ss.QuadraticGrid(), ss.LogSNRGrid(), ss.KarrasGrid()]
 

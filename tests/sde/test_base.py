@@ -17,6 +17,8 @@ from tests.helpers.strategies import (
     log_uniform,
 )
 
+pytestmark = pytest.mark.fast
+
 
 @given(st.one_of(continuous_sdes(), st.just(REPRESENTATIVES["discrete-vp"])))
 def test_frozen_hashable_comparable_and_rebuilt_by_repr(sde: ss.LinearSDE) -> None:

@@ -21,6 +21,8 @@ from tests.helpers.strategies import (
     log_uniform,
 )
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.guards("T06")
 @given(discrete_vp_sdes(max_levels=200))

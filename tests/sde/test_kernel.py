@@ -25,6 +25,8 @@ from tests.helpers.strategies import (
     states,
 )
 
+pytestmark = pytest.mark.fast
+
 mpmath.mp.dps = 50
 
 

@@ -24,6 +24,8 @@ from tests.helpers.affine import Modes, output_moments
 from tests.helpers.ladders import true_diameter
 from tests.helpers.strategies import log_uniform
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(("ratio", "dim"), [(1.5, 2), (1.2, 8), (1.36, 64), (1.08, 784), (3.0, 3)])
 def test_the_overlap_is_an_integral_of_the_radius(ratio: float, dim: int) -> None:

@@ -17,6 +17,8 @@ from sdescore.sde.ladder import (
 from tests.helpers.ladders import true_diameter
 from tests.helpers.strategies import log_uniform
 
+pytestmark = pytest.mark.fast
+
 
 @st.composite
 def clouds(draw: st.DrawFn) -> torch.Tensor:

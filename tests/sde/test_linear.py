@@ -25,6 +25,8 @@ from tests.helpers.strategies import (
     paper_marginal,
 )
 
+pytestmark = pytest.mark.fast
+
 SMALL_TIMES = (1e-7, 1e-5, 1e-3, 0.02, 0.3, 0.7, 0.95, 1.0)
 
 

@@ -26,6 +26,8 @@ from tests.helpers.strategies import (
     states,
 )
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_ends_of_the_forward_time(name: str) -> None:
