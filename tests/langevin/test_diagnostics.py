@@ -40,13 +40,18 @@ def test_the_effective_sample_size_of_an_autoregression() -> None:
 
 
 def test_the_effective_sample_size_of_langevin_on_a_gaussian() -> None:
-    """ULA on N(0, S) is an autoregression with ρ = 1 − τ/S."""
+    """ULA on N(0, S) is an autoregression with ρ = 1 − τ/S: the means of 16, within 6 %.
+
+    Over seeds these means spread by 0.7, 0.8 and 1.1 %, so that 1 seed in 10⁷ gives a false alarm.
+    """
     S, tau = torch.tensor([0.5, 1.0, 3.0]), 0.4
-    run = chains(gaussian(S), torch.zeros(16, 3), tau, 3000, burn_in=100, return_path=True)
+    each = S.repeat_interleave(16)
+    run = chains(gaussian(each), torch.zeros(16, 48), tau, 3000, burn_in=100, return_path=True)
     rho = 1 - tau / S.double()
     expected = 16 * 3000 * (1 - rho) / (1 + rho)
-    torch.testing.assert_close(run.effective_sample_size(), expected, rtol=0.1, atol=0.0)
-    assert bool((run.r_hat() < 1.01).all())
+    worth = run.effective_sample_size().view(3, 16).mean(1)
+    torch.testing.assert_close(worth, expected, rtol=0.06, atol=0.0)
+    assert bool((run.r_hat() < 1.02).all())
     assert bool(
         (
             chains(gaussian(S), 9 * torch.randn(16, 3), 0.01, 50, return_path=True).r_hat() > 1.5
