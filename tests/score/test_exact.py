@@ -23,51 +23,6 @@ from tests.helpers.exact_scores import (
 )
 
 
-def test_bad_parameters_are_refused():
-    sde, m, v = ss.VPSDE(), [[0.0, 0.0], [1.0, 1.0]], [1.0, 1.0]
-    for weights in ([0.5, 0.6], [1.5, -0.5], [1.0, 0.0], [float("nan"), 0.5]):
-        with pytest.raises(ss.errors.ParameterError):
-            MixtureScore(weights, m, v, sde)
-    for weights, means, covariances in (
-        ([1.0], m, v),
-        ([0.5, 0.5], m, [1.0, 1.0, 1.0]),
-        ([0.5, 0.5], m, [[1.0, 1.0, 1.0]] * 2),
-        ([[0.5, 0.5]], m, v),
-        ([], torch.zeros(0, 2), torch.zeros(0)),
-        ([0.5, 0.5], torch.zeros(2, 0), v),
-    ):
-        with pytest.raises(ss.errors.ShapeError):
-            MixtureScore(weights, means, covariances, sde)
-    skew, indefinite = [[1.0, 0.5], [0.4, 1.0]], [[1.0, 2.0], [2.0, 1.0]]
-    for covariances in (
-        [skew, skew],
-        [indefinite, indefinite],
-        [-1.0, 1.0],
-        [[1.0, -1.0], [1.0, 1.0]],
-        [math.inf, 1.0],
-    ):
-        with pytest.raises(ss.errors.ParameterError):
-            MixtureScore([0.5, 0.5], m, covariances, sde)
-    with pytest.raises(ss.errors.ParameterError, match="finite means"):
-        MixtureScore([0.5, 0.5], [[0.0, math.nan], [1.0, 1.0]], v, sde)
-    with pytest.raises(ss.errors.ShapeError):
-        EmpiricalScore(torch.zeros(0, 2), sde)
-    with pytest.raises(ss.errors.ShapeError):
-        EmpiricalScore(torch.zeros(3, 2, dtype=torch.int64), sde)
-    with pytest.raises(ss.errors.ParameterError):
-        EmpiricalScore(torch.tensor([[math.nan]]), sde)
-
-
-@pytest.mark.parametrize("sde", [None, ss.VPSDE, 0.5])
-def test_an_sde_without_marginals_is_refused(sde):
-    for make in (
-        lambda: GaussianScore([0.0], 1.0, sde),
-        lambda: EmpiricalScore(torch.zeros(2, 1), sde),
-    ):
-        with pytest.raises(ss.errors.IncompatibleError, match="marginal"):
-            make()
-
-
 def test_any_object_with_marginals_will_do():
     class Line:
         def marginal(self, t):
@@ -251,13 +206,3 @@ def test_data_are_not_copied_to_find_their_mean():
     code = code.replace("before =", "ss.EmpiricalScore(data[:2], ss.VPSDE()); before =", 1)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100 << 10  # of 256 MiB of data, in KiB
-
-
-def test_complex_numbers_are_refused_with_advice_that_loses_nothing():
-    for make in (
-        lambda: MixtureScore([0.5, 0.5], torch.zeros(2, 1, dtype=torch.complex64), [1, 1], None),
-        lambda: GaussianScore([1j], 1.0, ss.VPSDE()),
-        lambda: EmpiricalScore(torch.zeros(2, 1, dtype=torch.complex64), ss.VPSDE()),
-    ):
-        with pytest.raises(ss.errors.SDEScoreError, match="view_as_real"):
-            make()

@@ -218,20 +218,3 @@ def test_conversions_that_the_marginal_does_not_determine() -> None:
     for kind in ("epsilon", "score"):  # a clean state is its own datum
         assert torch.equal(ss.convert(x, x, 1.0, 0.0, kind, "x0"), x)
     assert torch.equal(ss.convert(x, x, 1.0, 0.0, "score", "epsilon"), 0 * x)
-
-
-def test_bad_kinds_and_shapes() -> None:
-    x = torch.ones(2, 3)
-    for from_, to in (("eps", "x0"), ("x0", "noise")):
-        with pytest.raises(ss.errors.IncompatibleError, match=r"'eps'|'noise'"):
-            ss.convert(x, x, 0.8, 0.6, from_, to)
-    with pytest.raises(ss.errors.ShapeError, match="got"):
-        ss.convert(torch.ones(2, 1), x, 0.8, 0.6, "epsilon", "x0")
-    with pytest.raises(ss.errors.ShapeError, match="int64"):
-        ss.convert(x.long(), x, 0.8, 0.6, "epsilon", "x0")
-    three, two = torch.full((3,), 0.8), torch.full((2,), 0.6)
-    for alpha, sigma in ((three, 0.6), (0.8, three), (two, three), (torch.ones(2, 1), 0.6)):
-        with pytest.raises(ss.errors.ShapeError, match=r"got \((3,|2, 1)\)"):
-            ss.convert(x, x, alpha, sigma, "epsilon", "x0")
-    with pytest.raises(ss.errors.ShapeError):
-        ss.convert(x, x, 0.8, 0.6, (three, 1.0), "x0")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.score.convention import DataScale
 from sdescore.score.interface import scale_of, states_of
 from tests.helpers.standardised import MEAN, STD, VP, exact, plain
@@ -84,31 +83,6 @@ def test_the_options_rebuild_it_and_the_repr_shows_it() -> None:
     assert scale_of(moved) == model.data_scale
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"data_std": 0.0}, "data_std > 0"),
-        ({"data_std": [1.0, -1.0]}, "data_std > 0"),
-        ({"data_std": math.inf}, "finite"),
-        ({"data_mean": [math.nan]}, "finite"),
-        ({"data_mean": [[1.0]]}, "data_mean"),
-        ({"data_mean": []}, "data_mean"),
-        ({"data_mean": "1"}, "data_mean"),
-        ({"data_mean": [0.0] * 3, "data_std": [1.0] * 2}, "as many numbers"),
-    ],
-)
-def test_other_numbers_are_refused(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ParameterError, match=words):
-        ss.ScoreModel(lambda x, c: x, VP, **options)
-
-
-@pytest.mark.parametrize("event", [(2,), (), (4, 3)])
-def test_an_event_of_other_features_is_refused(event: tuple[int, ...]) -> None:
-    for call in (exact().from_data, exact().to_data):
-        with pytest.raises(ShapeError, match="the 3 features or channels"):
-            call(torch.zeros(5, *event))
-
-
 def test_the_volume_counts_each_element() -> None:
     scale = DataScale(0.0, (2.0, 3.0))
     assert scale.log_volume((2, 5, 7)) == pytest.approx(35 * math.log(6.0))
@@ -140,12 +114,6 @@ def test_who_says_none_has_none() -> None:
     assert scale_of(ss.GaussianScore([0.0], 1.0, VP)) is None
     assert scale_of(ss.guidance.GuidedScore([lambda x, t: x])) is None
     assert scale_of(ss.classifier_free(exact(), lambda x, t: x, 2.0)) == DataScale(MEAN, STD)
-
-
-def test_scores_of_two_scales_do_not_mix() -> None:
-    for other in (plain(), exact(data_mean=0.0)):
-        with pytest.raises(IncompatibleError, match="one data_mean and data_std"):
-            ss.classifier_free(exact(), other, 2.0)
 
 
 def test_a_guided_score_follows_its_parts() -> None:

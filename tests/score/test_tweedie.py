@@ -162,23 +162,6 @@ def test_batch_zero_empty_event_and_float32() -> None:
     torch.testing.assert_close(one, torch.full((2, 1, 1), 0.25 * 0.75))
 
 
-def test_bad_requests() -> None:
-    x = torch.ones(2, 3)
-    with pytest.raises(ss.errors.IncompatibleError, match="'trace'"):
-        ss.tweedie_covariance(torch.neg, x, 1.0, 1.0, form="trace")
-    for options in ({"form": "product"}, {"vector": x}, {"form": "diagonal", "vector": x}):
-        with pytest.raises(ss.errors.IncompatibleError, match="vector"):
-            ss.tweedie_covariance(torch.neg, x, 1.0, 1.0, **options)
-    with pytest.raises(ss.errors.ShapeError, match=r"\(2, 3\), got \(3,\)"):
-        ss.tweedie_covariance(torch.neg, x, 1.0, 1.0, form="product", vector=torch.ones(3))
-    with pytest.raises(ss.errors.ShapeError, match="int64"):
-        ss.tweedie_covariance(torch.neg, x.long(), 1.0, 1.0)
-    with pytest.raises(ss.errors.ShapeError):
-        ss.tweedie_mean(x, torch.ones(2, 1), 1.0, 1.0)
-    with pytest.raises(ss.errors.IncompatibleError, match="alpha"):
-        ss.tweedie_mean(x, x, 0.0, 1.0)
-
-
 def test_a_clean_state_is_its_own_posterior() -> None:
     (x,) = states((2, 3), torch.float64, 3, 1)
     torch.testing.assert_close(ss.tweedie_mean(x, 5 * x, 0.8, 0.0), x / 0.8, rtol=1e-15, atol=0)
