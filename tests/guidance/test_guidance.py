@@ -196,74 +196,9 @@ def test_guidance_knows_its_sde() -> None:
 
 
 SCORE = ss.GaussianScore(MEAN, COVARIANCE, ss.VPSDE())
-OTHER = ss.GaussianScore(MEAN, COVARIANCE, ss.VESDE())
-WEIGHT = nn.Parameter(torch.tensor(2.0))
-
-
-@pytest.mark.parametrize(
-    ("error", "make"),
-    [
-        (ss.errors.IncompatibleError, lambda: ss.classifier_free(SCORE, OTHER, 2.0)),
-        (ss.errors.IncompatibleError, lambda: ss.classifier_free(3, SCORE, 2.0)),
-        (ss.errors.IncompatibleError, lambda: ss.classifier_free(SCORE, Labelled, 2.0)),
-        (ss.errors.ParameterError, lambda: ss.classifier_free(SCORE, SCORE, math.nan)),
-        (ss.errors.ParameterError, lambda: ss.classifier_free(SCORE, SCORE, "2")),
-        (ss.errors.IncompatibleError, lambda: ss.classifier_guidance(SCORE, None)),
-        (ss.errors.ParameterError, lambda: ss.classifier_guidance(SCORE, SCORE, math.inf)),
-        (ss.errors.IncompatibleError, lambda: ss.guidance.condition(SCORE, torch.tensor([1, 2]))),
-        (ss.errors.IncompatibleError, lambda: ss.guidance.condition(SCORE, True)),
-        (ss.errors.IncompatibleError, lambda: ss.guidance.condition("score", 1)),
-        (ss.errors.IncompatibleError, lambda: ss.guidance.condition(SCORE, 1)),
-    ],
-)
-def test_bad_parts_are_refused(error: type[Exception], make) -> None:
-    with pytest.raises(error, match="expected"):
-        make()
-
-
-@pytest.mark.parametrize(
-    ("error", "log_prob"),
-    [
-        (ss.errors.ShapeError, lambda x, t: x),
-        (ss.errors.ShapeError, lambda x, t: x.sum()),
-        (ss.errors.ShapeError, lambda x, t: 1.0),
-        (ss.errors.IncompatibleError, lambda x, t: x.detach().sum(1)),
-        (ss.errors.IncompatibleError, lambda x, t: (WEIGHT * x.detach()).sum(1)),
-    ],
-)
-def test_a_bad_classifier_is_refused(error: type[Exception], log_prob) -> None:
-    with pytest.raises(error, match="expected"):
-        ss.classifier_guidance(SCORE, log_prob)(torch.zeros(3, 2), torch.tensor(0.5))
 
 
 # What guidance asks of its parts before a sampler calls them.
-
-
-class Alone(nn.Module):
-    """A network without labels that may not be called."""
-
-    def forward(self, x: Tensor, c: Tensor) -> Tensor:
-        raise AssertionError("called")
-
-
-def test_a_label_that_no_part_takes_is_refused_before_the_first_call() -> None:
-    model = ss.ScoreModel(Alone(), ss.VPSDE(), prediction="epsilon")
-    sampler, label = (
-        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=2),
-        torch.zeros(2, dtype=torch.int64),
-    )
-    for score in (
-        ss.classifier_free(model, model, 2.0),
-        ss.classifier_guidance(model, lambda x, t: x.sum(1)),
-        ss.under(ss.classifier_free(model, model, 2.0), ss.VPSDE()),
-        nn.DataParallel(model),
-        ss.ScoreModel(ss.EnergyModel(Alone()), ss.VPSDE(), prediction="score"),
-        nn.DataParallel(ss.classifier_free(nn.DataParallel(model), model, 2.0)),
-    ):
-        with pytest.raises(ss.errors.IncompatibleError, match="label"):
-            sampler.sample(score, shape=(2, 1), label=label)
-        with pytest.raises(AssertionError, match="called"):
-            sampler.sample(score, shape=(2, 1))
 
 
 @pytest.mark.guards("W08")
