@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -87,24 +85,3 @@ def test_a_preconditioner_and_its_parts() -> None:
     assert (
         Preconditioner.full(P.float() + 1e-7 * torch.randn(3, 3)).to(v.float()).vectors is not None
     )
-
-
-@pytest.mark.parametrize(
-    ("make", "error"),
-    [
-        (lambda: Preconditioner.diagonal([1.0, 0.0]), ss.errors.ParameterError),
-        (lambda: Preconditioner.diagonal([1.0, -1.0]), ss.errors.ParameterError),
-        (lambda: Preconditioner.diagonal([1.0, math.nan]), ss.errors.ParameterError),
-        (lambda: Preconditioner.diagonal([1.0, math.inf]), ss.errors.ParameterError),
-        (lambda: Preconditioner.diagonal("wide"), ss.errors.ShapeError),  # type: ignore[arg-type]
-        (lambda: Preconditioner.full([[1.0, 0.1], [0.0, 1.0]]), ss.errors.ParameterError),
-        (lambda: Preconditioner.full([[1.0, 2.0], [2.0, 1.0]]), ss.errors.ParameterError),
-        (lambda: Preconditioner.full([[1.0, 1.0], [1.0, 1.0]]), ss.errors.ParameterError),
-        (lambda: Preconditioner.full([[1.0, math.nan], [math.nan, 1.0]]), ss.errors.ParameterError),
-        (lambda: Preconditioner.full([1.0, 1.0]), ss.errors.ShapeError),
-        (lambda: Preconditioner.full(torch.ones(2, 3)), ss.errors.ShapeError),
-    ],
-)
-def test_bad_preconditioners(make: Callable[[], object], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        make()
