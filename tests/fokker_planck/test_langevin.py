@@ -59,10 +59,3 @@ def test_bad_langevin_equations_are_refused(
     score = given.pop("score", torch.neg)
     with pytest.raises(error, match="expected"):
         LangevinSDE(score, **given)
-
-
-def test_langevin_refuses_a_score_of_another_shape_and_foreign_times() -> None:
-    with pytest.raises(ss.errors.ShapeError, match="the score"):
-        LangevinSDE(lambda x: x.sum(1)).drift(torch.zeros(2, 3), 0.0)
-    with pytest.raises(ss.errors.TimeError):
-        LangevinSDE(torch.neg).diffusion(10.1)

@@ -97,9 +97,3 @@ def test_a_stationary_distribution_is_right_or_refused(tilt: float) -> None:
             assert l1(fp, p, distribution / fp.mass(distribution)) < 1e-8
     assert len(given) < 14
     assert min(given) <= 0.02
-
-
-def test_wells_that_nothing_connects_have_no_one_distribution() -> None:
-    cold = LangevinSDE(double_well, temperature=0.0)
-    with pytest.raises(ss.errors.IncompatibleError, match="one stationary density"):
-        FokkerPlanck(cold, ((-2.0, 2.0),), (40,)).stationary()
