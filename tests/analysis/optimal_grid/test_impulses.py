@@ -243,15 +243,3 @@ def test_a_spectrum_alone_will_do() -> None:
     assert len(grid.values) == 6 and grid.loss < grid.log_snr_loss
     again = ss.optimal_grid(ss.VESDE(), ss.ReverseDiffusion(), 6, spectrum=VARIANCE)
     assert again == grid
-
-
-@pytest.mark.parametrize(
-    ("predictor", "options", "match"),
-    [
-        (ss.Heun(s_churn=10.0), {}, "whose noises each drive the chain"),
-        (ss.Ancestral(), {"weights": True}, "expected a one-stage predictor in x0"),
-    ],
-)
-def test_what_has_no_grid_is_refused(predictor: Predictor, options: dict, match: str) -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match=match):
-        ss.optimal_grid(ss.VPSDE(), predictor, 4, data=blobs(100), **options)

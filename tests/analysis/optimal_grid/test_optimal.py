@@ -133,41 +133,6 @@ def test_likelihood_moves_the_end_towards_the_data() -> None:
     assert ends[0] > 2 * ends[1]
 
 
-class ByHand(ss.DDIM):
-    """A step that no numbers describe."""
-
-    def is_affine(self, sde: ss.SDE) -> bool:
-        return False
-
-
-@pytest.mark.parametrize(
-    ("predictor", "steps", "options", "error", "match"),
-    [
-        (ByHand(), 5, {}, ss.errors.IncompatibleError, "expected a predictor with a tableau"),
-        (ss.DDIM(), 1, {}, ss.errors.ParameterError, "steps >= 2"),
-        (ss.DDIM(), 5.0, {}, ss.errors.ParameterError, "steps >= 2"),
-        (
-            ss.DDIM(),
-            5,
-            {"likelihood": 2.0},
-            ss.errors.ParameterError,
-            "likelihood >= 0 and likelihood <= 1",
-        ),
-        (ss.DDIM(), 5, {"score_error": -0.1}, ss.errors.ParameterError, "score_error >= 0"),
-        (ss.DDIM(), 5, {"score_error": math.nan}, ss.errors.ParameterError, "score_error >= 0"),
-        (ss.DDIM(), 5, {"trajectories": 0}, ss.errors.ParameterError, "trajectories >= 1"),
-        (ss.DDIM(), 5, {"surrogate": "flow"}, ss.errors.IncompatibleError, "mixture, gaussian"),
-        (ss.DDIM(), 5, {"data": torch.ones(9, 2)}, ss.errors.ParameterError, "data that vary"),
-        (ss.DDIM(), 5, {"data": None}, ss.errors.IncompatibleError, "both or none"),
-    ],
-)
-def test_bad_grids(
-    predictor: ss.Predictor, steps: int, options: dict, error: type[Exception], match: str
-) -> None:
-    with pytest.raises(error, match=match):
-        ss.optimal_grid(ss.VPSDE(), predictor, steps, **{"data": two_blobs(50), **options})
-
-
 def test_the_recommended_sampler() -> None:
     sampler = ss.recommended_sampler(ss.VPSDE(), 3, data=two_blobs(300).float())
     assert sampler.evaluations == 3 and isinstance(sampler.grid, ss.analysis.OptimalGrid)
