@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,64 +22,9 @@ from sdescore.metrics import (
 )
 from tests.helpers.callers import SETTINGS
 from tests.helpers.metrics import DISTANCES, draw
+from tests.helpers.refusals import Refusal, each, rows
 
 GOOD = torch.zeros(4, 2)
-
-
-@pytest.mark.parametrize("metric", [*DISTANCES.values(), mmd_squared, median_bandwidth])
-@pytest.mark.parametrize(
-    ("bad", "error", "message"),
-    [
-        (torch.zeros(4, 3), ShapeError, "one event shape"),
-        (torch.zeros(4, 2, 1), ShapeError, "one event shape"),
-        (torch.zeros(0, 2), ShapeError, "at least (one|two) sample"),
-        (torch.zeros(4, 0), ShapeError, "at least one entry"),
-        (torch.tensor(1.0), ShapeError, "batch dimension"),
-        (torch.zeros(4, 2, dtype=torch.int64), ShapeError, "floating point"),
-        (torch.tensor([[0.0, 0.0], [0.0, math.nan]]), ParameterError, r"1 of 2 \(indices 1\)"),
-        (torch.full((9, 2), math.inf), ParameterError, r"indices 0, 1, 2, 3, 4, …"),
-    ],
-)
-def test_bad_samples_are_refused(metric, bad, error, message):
-    for pair in ((GOOD, bad), (bad, GOOD)):
-        with pytest.raises(error, match=message):
-            metric(*pair)
-
-
-def test_bad_options_are_refused():
-    x = draw(6, 2)
-    bad = (("projections", (0, 2.0, "9", True)), ("p", (0.5, math.nan, math.inf, "2")))
-    for options in ({name: value} for name, values in (*bad, ("seed", (1.5,))) for value in values):
-        with pytest.raises(ParameterError, match="expected"):
-            sliced_wasserstein(x, x, **options)
-    for bandwidth in (0.0, -1.0, math.nan, math.inf, "1", True):
-        with pytest.raises(ParameterError, match="bandwidth"):
-            mmd(x, x, bandwidth=bandwidth)
-    with pytest.raises(ParameterError, match="median distance of 0"):
-        mmd(torch.zeros(3, 1), torch.zeros(3, 1))
-    with pytest.raises(ShapeError, match="at least two samples"):
-        median_bandwidth(x[:1])
-    with pytest.raises(ShapeError, match="at least two samples"):
-        mmd_squared(x[:1], x, 1.0)
-
-
-def test_a_bad_floor_is_refused():
-    x = draw(6, 2)
-    for size in (0, 6, 7, -1, (3, 4), (0, 2), (1, 2, 3), (), "3", 3.0, True, (2, 2.0)):
-        with pytest.raises(ShapeError, match="two disjoint parts"):
-            noise_floor(energy_distance, x, size=size)
-    for repeats in (1, 2.0, "3", True):
-        with pytest.raises(ParameterError, match="repeats"):
-            noise_floor(energy_distance, x, repeats=repeats)
-    with pytest.raises(ShapeError, match="at least the floor's 3"):
-        relative_to_floor(energy_distance, x[:2], x, noise_floor(energy_distance, x))
-    with pytest.raises(ParameterError, match="positive noise floor"):
-        relative_to_floor(energy_distance, x, torch.zeros(6, 2))
-    with pytest.raises(ParameterError, match="NaN"):
-        relative_to_floor(energy_distance, x * math.nan, x)
-
-
-# The caller's own settings
 
 
 def measured(x: torch.Tensor, y: torch.Tensor, kind: type) -> list[float]:
@@ -95,6 +41,115 @@ def measured(x: torch.Tensor, y: torch.Tensor, kind: type) -> list[float]:
         floor.mean,
         relative_to_floor(energy_distance, x, y, floor).ratio,
     ]
+
+
+REFUSALS: dict[str, tuple[Refusal, ...]] = {
+    "bad samples are refused": (
+        *(
+            (lambda metric=metric, pair=pair: metric(*pair), error, message)
+            for metric in [*DISTANCES.values(), mmd_squared, median_bandwidth]
+            for bad, error, message in [
+                (torch.zeros(4, 3), ShapeError, "one event shape"),
+                (torch.zeros(4, 2, 1), ShapeError, "one event shape"),
+                (torch.zeros(0, 2), ShapeError, "at least (one|two) sample"),
+                (torch.zeros(4, 0), ShapeError, "at least one entry"),
+                (torch.tensor(1.0), ShapeError, "batch dimension"),
+                (torch.zeros(4, 2, dtype=torch.int64), ShapeError, "floating point"),
+                (
+                    torch.tensor([[0.0, 0.0], [0.0, math.nan]]),
+                    ParameterError,
+                    r"1 of 2 \(indices 1\)",
+                ),
+                (torch.full((9, 2), math.inf), ParameterError, r"indices 0, 1, 2, 3, 4, …"),
+            ]
+            for pair in ((GOOD, bad), (bad, GOOD))
+        ),
+    ),
+    "bad options are refused": (
+        *each(
+            lambda options: sliced_wasserstein(draw(6, 2), draw(6, 2), **options),
+            ParameterError,
+            "expected",
+            (
+                {name: value}
+                for name, values in (
+                    *(("projections", (0, 2.0, "9", True)), ("p", (0.5, math.nan, math.inf, "2"))),
+                    ("seed", (1.5,)),
+                )
+                for value in values
+            ),
+        ),
+        *(
+            (
+                lambda bandwidth=bandwidth: mmd(draw(6, 2), draw(6, 2), bandwidth=bandwidth),
+                ParameterError,
+                "bandwidth",
+            )
+            for bandwidth in (0.0, -1.0, math.nan, math.inf, "1", True)
+        ),
+        (lambda: mmd(torch.zeros(3, 1), torch.zeros(3, 1)), ParameterError, "median distance of 0"),
+        (lambda: median_bandwidth(draw(6, 2)[:1]), ShapeError, "at least two samples"),
+        (lambda: mmd_squared(draw(6, 2)[:1], draw(6, 2), 1.0), ShapeError, "at least two samples"),
+    ),
+    "a bad floor is refused": (
+        *each(
+            lambda size: noise_floor(energy_distance, draw(6, 2), size=size),
+            ShapeError,
+            "two disjoint parts",
+            (0, 6, 7, -1, (3, 4), (0, 2), (1, 2, 3), (), "3", 3.0, True, (2, 2.0)),
+        ),
+        *(
+            (
+                lambda repeats=repeats: noise_floor(energy_distance, draw(6, 2), repeats=repeats),
+                ParameterError,
+                "repeats",
+            )
+            for repeats in (1, 2.0, "3", True)
+        ),
+        (
+            lambda: relative_to_floor(
+                energy_distance,
+                draw(6, 2)[:2],
+                draw(6, 2),
+                noise_floor(energy_distance, draw(6, 2)),
+            ),
+            ShapeError,
+            "at least the floor's 3",
+        ),
+        (
+            lambda: relative_to_floor(energy_distance, draw(6, 2), torch.zeros(6, 2)),
+            ParameterError,
+            "positive noise floor",
+        ),
+        (
+            lambda: relative_to_floor(energy_distance, draw(6, 2) * math.nan, draw(6, 2)),
+            ParameterError,
+            "NaN",
+        ),
+    ),
+    "bad samples": (
+        *(
+            (lambda x=x, y=y: frechet_distance(x, y), error, r"expected .*[,;] got ")
+            for x, y, error in [
+                (draw(1, 3), draw(4, 3), ShapeError),
+                (draw(4, 3), draw(1, 3), ShapeError),
+                (draw(0, 3), draw(4, 3), ShapeError),
+                (draw(4, 0), draw(4, 0), ShapeError),
+                (draw(4, 3), draw(4, 2), ShapeError),
+                (draw(4, 3), draw(4, 3).long(), ShapeError),
+                (draw(4, 3), draw(4, 3).numpy(), ShapeError),
+                (draw(4, 3), draw(4, 3) / 0, ParameterError),
+                (draw(4, 3) * math.nan, draw(4, 3), ParameterError),
+            ]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "match"), rows(REFUSALS))
+def test_what_is_refused(call: Callable[[], object], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
 
 
 def test_numpy_scalars_are_numbers() -> None:
