@@ -64,19 +64,3 @@ def test_a_chunk_is_drawn_when_it_is_asked_for() -> None:
     assert not drawn
     assert next(chunks)[0] == range(5) and drawn == set(range(5))
     assert next(chunks)[0] == range(5, 10) and drawn == set(range(10))
-
-
-@pytest.mark.parametrize(
-    ("error", "options"),
-    [
-        (ss.errors.ParameterError, {"max_batch": 0}),
-        (ss.errors.ParameterError, {"samples": range(3, B + 1)}),
-        (ss.errors.ShapeError, {"shape": 7}),
-        (ss.errors.IncompatibleError, {"sampler": ss.DDIM()}),
-        (TypeError, {"max_batches": 3}),
-    ],
-)
-def test_a_bad_argument_is_refused_at_the_call(error: Any, options: dict[str, Any]) -> None:
-    arguments = {"sampler": SAMPLERS["chain"], "shape": (B, 3), "max_batch": 4} | options
-    with pytest.raises(error):
-        iterate_chunks(model=elementwise, **arguments)

@@ -212,10 +212,3 @@ def test_without_a_group_one_process_draws_all() -> None:
     assert torch.equal(x, chain.sample(Elementwise(), (B, 3), seed=2))
     with pytest.raises(ArithmeticError):  # the error itself, as it was raised
         ss.sample_distributed(chain, Elementwise(fail_on(2)), (B, 3), label=torch.arange(B))
-
-
-def test_what_is_no_sampler_is_refused() -> None:
-    score = ss.GaussianScore(torch.zeros(3), 1.0, VP)
-    for sampler in (score, ss.PredictorCorrector):
-        with pytest.raises(ss.errors.IncompatibleError, match="sampler to be a PredictorCorrector"):
-            ss.sample_distributed(sampler, score, (B, 3))  # type: ignore[arg-type]

@@ -17,7 +17,6 @@ import sdescore as ss
 from sdescore.__main__ import main
 
 SDE = ss.VPSDE()
-X = torch.ones(1, 1)
 SAMPLER = ss.PredictorCorrector(
     SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(snr=0.1), steps=6
 )
@@ -44,13 +43,6 @@ def test_a_score_that_changes_the_state_is_refused() -> None:
         SAMPLER.sample(score, (5, 2))
     with pytest.raises(ss.errors.IncompatibleError, match="clone"):
         ss.ProbabilityFlow(SDE).sample(score, (5, 2))
-
-
-def test_a_state_of_another_sampler_is_refused() -> None:
-    other = ss.PredictorCorrector(ss.VESDE(), predictor=ss.ReverseDiffusion(), steps=9)
-    state = next(other.iterate(lambda x, t: -x, (3, 2)))
-    with pytest.raises(ss.SDEScoreError):
-        list(SAMPLER.iterate(lambda x, t: -x, start=state))
 
 
 def test_numpy_inside_a_marginal_is_refused() -> None:
@@ -117,36 +109,3 @@ def test_the_command_line_refuses_an_unwritable_target_before_sampling(
     )
     assert main(["sample", str(path), "--out", str(tmp_path / name)]) == 2
     assert "expected" in capsys.readouterr().err
-
-
-def test_a_prior_of_nonsense_is_refused() -> None:
-    for call in (
-        lambda: SDE.prior_sample((-1, 2)),
-        lambda: SDE.prior_sample((2, 2), seed=1.5),  # type: ignore[arg-type]
-        lambda: SDE.prior_std(-1.0),
-    ):
-        with pytest.raises(ss.SDEScoreError):
-            call()
-
-
-def test_an_integer_state_has_no_drift() -> None:
-    with pytest.raises(ss.errors.ShapeError):
-        SDE.drift(torch.ones(2, 2, dtype=torch.int64), 0.5)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: ss.LinearSDE.from_marginal(1.0, 2.0),
-        lambda: ss.DiscreteVPSDE.linear(10, "a"),
-        lambda: ss.GaussianScore("a", 1.0, SDE),
-        lambda: ss.GaussianScore(torch.zeros(2), "b", SDE),
-        lambda: ss.MixtureScore([0.5, 0.5], [[0.0, 1.0], [2.0]], 1.0, SDE),
-        lambda: SDE.time_at_log_snr("a"),
-        lambda: ss.convert(X, X, "a", 1.0, "x0", "v"),
-        lambda: ss.KarrasGrid(rho="a"),
-    ],
-)
-def test_words_and_ragged_rows_are_no_numbers(make: Callable[[], object]) -> None:
-    with pytest.raises(ss.SDEScoreError, match="expected"):
-        make()

@@ -6,13 +6,19 @@ would expect, and comes before the first call of the network.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sdescore as ss
+from sdescore import checks
+from sdescore.errors import IncompatibleError, ParameterError, ShapeError, TimeError
+from sdescore.samplers import iterate_chunks
+from tests.helpers.refusals import Refusal, each, rows
 from tests.helpers.requests import SAMPLER, TABLE, VP, NonLinear, X, untouched
 
 
@@ -24,56 +30,251 @@ class Net(nn.Module):
 MODEL = ss.ScoreModel(Net(), VP, prediction="epsilon")
 
 
+B = 23
+
+SAMPLERS: dict[str, Any] = {
+    "chain": ss.PredictorCorrector(VP, corrector=ss.Langevin(0.15), steps=5),
+    "adaptive": ss.AdaptiveSampler(VP, rtol=0.2),
+    "flow": ss.ProbabilityFlow(VP, method="heun3", steps=4),
+}
+
+
+def elementwise(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    return -torch.tanh(x - 0.1 * label.to(x)[:, None]) / (0.1 + t.expand(len(x))[:, None])
+
+
+SDE = ss.VPSDE()
+
+X_HOSTILE = torch.ones(1, 1)
+
+SAMPLER_HOSTILE = ss.PredictorCorrector(
+    SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(snr=0.1), steps=6
+)
+
+REFUSALS: dict[str, tuple[Refusal, ...]] = {
+    "chunk sizes": (
+        *(
+            (
+                lambda max_batch=max_batch: SAMPLER.sample(untouched, (2, 3), max_batch=max_batch),
+                ParameterError,
+                "max_batch",
+            )
+            for max_batch in [0, -1, 1.5, True, "2"]
+        ),
+    ),
+    "noise that runs out in a later chunk is refused at the door": (
+        (
+            lambda: SAMPLER.sample(
+                untouched, (8, 3), noise=ss.noise.ReplayNoise(torch.zeros(9, 4, 3)), max_batch=4
+            ),
+            ShapeError,
+            "B >= 8",
+        ),
+    ),
+    "models that are not callable": (
+        *each(
+            lambda way, model: getattr(SAMPLER, way)(model, (2, 3)),
+            IncompatibleError,
+            "callable",
+            ["sample", "iterate"],
+            [None, 3, "score", torch.zeros(2)],
+        ),
+    ),
+    "a model on another sde": (
+        *each(
+            lambda other: SAMPLER.sample(ss.ScoreModel(Net(), other, prediction="epsilon"), (2, 3)),
+            IncompatibleError,
+            "SDE",
+            [ss.VESDE(), ss.VPSDE(beta_max=19.0), TABLE],
+        ),
+    ),
+    "a network of integer levels between levels": (
+        (
+            lambda: ss.PredictorCorrector(
+                TABLE, predictor=ss.ReverseDiffusion(), grid=ss.UniformGrid(), steps=7
+            ).sample(ss.ScoreModel(Net(), TABLE, time_input="level", prediction="epsilon"), (2, 3)),
+            TimeError,
+            "LevelGrid",
+        ),
+    ),
+    "a convention that has no score at the last time": (
+        (
+            lambda: ss.PredictorCorrector(
+                VP, predictor=ss.ReverseDiffusion(), grid=[1.0, 0.5, 0.0]
+            ).sample(MODEL, (2, 3)),
+            TimeError,
+            "sigma_t > 0",
+        ),
+    ),
+    "a start that is no state": (
+        *each(
+            lambda start: SAMPLER.iterate(untouched, start=start),
+            IncompatibleError,
+            "SamplerState",
+            ["state", torch.zeros(2, 3)],
+        ),
+        *each(
+            lambda start: SAMPLER.iterate(
+                untouched, start=ss.samplers.SamplerState(0, 1.0, X, None, []), init=X
+            ),
+            IncompatibleError,
+            "both",
+            ["state", torch.zeros(2, 3)],
+        ),
+    ),
+    "a nonlinear sde needs a start": (
+        (
+            lambda: ss.PredictorCorrector(
+                NonLinear(), predictor=ss.EulerMaruyama(), steps=3, denoise=False
+            ).sample(untouched, (2, 3)),
+            IncompatibleError,
+            "init=",
+        ),
+    ),
+    "a bad argument is refused at the call": (
+        *(
+            (
+                lambda options=options: iterate_chunks(
+                    model=elementwise,
+                    **({"sampler": SAMPLERS["chain"], "shape": (B, 3), "max_batch": 4} | options),
+                ),
+                error,
+                "expected",
+            )
+            for error, options in [
+                (ParameterError, {"max_batch": 0}),
+                (ParameterError, {"samples": range(3, B + 1)}),
+                (ShapeError, {"shape": 7}),
+                (IncompatibleError, {"sampler": ss.DDIM()}),
+                (TypeError, {"max_batches": 3}),
+            ]
+        ),
+    ),
+    "what is no sampler is refused": (
+        *(
+            (
+                lambda sampler=sampler: ss.sample_distributed(
+                    sampler, ss.GaussianScore(torch.zeros(3), 1.0, VP), (B, 3)
+                ),
+                IncompatibleError,
+                "sampler to be a PredictorCorrector",
+            )
+            for sampler in (ss.GaussianScore(torch.zeros(3), 1.0, VP), ss.PredictorCorrector)
+        ),
+    ),
+    "a state of another sampler is refused": (
+        (
+            lambda: list(
+                SAMPLER_HOSTILE.iterate(
+                    lambda x, t: -x,
+                    start=next(
+                        ss.PredictorCorrector(
+                            ss.VESDE(), predictor=ss.ReverseDiffusion(), steps=9
+                        ).iterate(lambda x, t: -x, (3, 2))
+                    ),
+                )
+            ),
+            ss.SDEScoreError,
+            "expected",
+        ),
+    ),
+    "a prior of nonsense is refused": (
+        *(
+            (call, ss.SDEScoreError, "expected")
+            for call in (
+                lambda: SDE.prior_sample((-1, 2)),
+                lambda: SDE.prior_sample((2, 2), seed=1.5),  # type: ignore[arg-type]
+                lambda: SDE.prior_std(-1.0),
+            )
+        ),
+    ),
+    "an integer state has no drift": (
+        (lambda: SDE.drift(torch.ones(2, 2, dtype=torch.int64), 0.5), ShapeError, "expected"),
+    ),
+    "words and ragged rows are no numbers": (
+        *(
+            (make, ss.SDEScoreError, "expected")
+            for make in [
+                lambda: ss.LinearSDE.from_marginal(1.0, 2.0),
+                lambda: ss.DiscreteVPSDE.linear(10, "a"),
+                lambda: ss.GaussianScore("a", 1.0, SDE),
+                lambda: ss.GaussianScore(torch.zeros(2), "b", SDE),
+                lambda: ss.MixtureScore([0.5, 0.5], [[0.0, 1.0], [2.0]], 1.0, SDE),
+                lambda: SDE.time_at_log_snr("a"),
+                lambda: ss.convert(X_HOSTILE, X_HOSTILE, "a", 1.0, "x0", "v"),
+                lambda: ss.KarrasGrid(rho="a"),
+            ]
+        ),
+    ),
+    "devices that hold no numbers": (
+        *(
+            (
+                lambda device=device: checks.device(device, ShapeError),
+                ShapeError,
+                "expected a device of this machine",
+            )
+            for device in ["meta", "nonsense", 1.5, "cuda:99"]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "match"), rows(REFUSALS))
+def test_what_is_refused(call: Callable[[], object], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
+
+
 @pytest.mark.guards("B15")
 @pytest.mark.parametrize("way", ["sample", "iterate"])
 @pytest.mark.parametrize("model", [untouched, MODEL], ids=["score", "model"])
 @pytest.mark.parametrize(
     ("error", "match", "options"),
     [
-        (ss.errors.ShapeError, r"shape \(B, \*E\)", {"shape": None}),
-        (ss.errors.ShapeError, r"shape \(B, \*E\)", {"shape": ()}),
-        (ss.errors.ShapeError, r"shape \(B, \*E\)", {"shape": 3}),
-        (ss.errors.ShapeError, r"shape \(B, \*E\)", {"shape": "23"}),
-        (ss.errors.ShapeError, r"shape \(B, \*E\)", {"shape": (2, -3)}),
-        (ss.errors.ShapeError, r"shape \(B, \*E\)", {"shape": (2.0, 3)}),
-        (ss.errors.ShapeError, r"shape \(B, \*E\)", {"shape": (True, 3)}),
-        (ss.errors.ShapeError, "float32 or float64", {"dtype": torch.float16}),
-        (ss.errors.ShapeError, "float32 or float64", {"dtype": torch.bfloat16}),
-        (ss.errors.ShapeError, "float32 or float64", {"dtype": torch.int64}),
-        (ss.errors.ShapeError, "float32 or float64", {"dtype": "float32"}),
-        (ss.errors.ShapeError, "device", {"device": "nonsense"}),
-        (ss.errors.ShapeError, "device", {"device": 1.5}),
-        (ss.errors.ShapeError, "device", {"device": "cuda:99"}),
-        (ss.errors.ShapeError, "init", {"init": torch.zeros(2, 3, dtype=torch.int64)}),
-        (ss.errors.ShapeError, "init", {"init": torch.zeros(())}),
-        (ss.errors.ShapeError, "init", {"init": [[0.0]]}),
-        (ss.errors.ShapeError, "init", {"init": torch.zeros(3, 2)}),
-        (ss.errors.ShapeError, "label", {"label": torch.zeros(3, dtype=torch.int64)}),
-        (ss.errors.ShapeError, "label", {"label": torch.zeros(1, 2, dtype=torch.int64)}),
-        (ss.errors.ShapeError, "label", {"label": torch.tensor(1)}),
-        (ss.errors.ShapeError, "label", {"label": [0, 1]}),
-        (ss.errors.ParameterError, "seed", {"seed": 1.5}),
-        (ss.errors.ParameterError, "seed", {"seed": "0"}),
-        (ss.errors.ParameterError, "seed", {"seed": True}),
-        (ss.errors.ParameterError, "seed", {"seed": None}),
-        (ss.errors.IncompatibleError, "NoiseSource", {"noise": torch.zeros(9, 2, 3)}),
+        (ShapeError, r"shape \(B, \*E\)", {"shape": None}),
+        (ShapeError, r"shape \(B, \*E\)", {"shape": ()}),
+        (ShapeError, r"shape \(B, \*E\)", {"shape": 3}),
+        (ShapeError, r"shape \(B, \*E\)", {"shape": "23"}),
+        (ShapeError, r"shape \(B, \*E\)", {"shape": (2, -3)}),
+        (ShapeError, r"shape \(B, \*E\)", {"shape": (2.0, 3)}),
+        (ShapeError, r"shape \(B, \*E\)", {"shape": (True, 3)}),
+        (ShapeError, "float32 or float64", {"dtype": torch.float16}),
+        (ShapeError, "float32 or float64", {"dtype": torch.bfloat16}),
+        (ShapeError, "float32 or float64", {"dtype": torch.int64}),
+        (ShapeError, "float32 or float64", {"dtype": "float32"}),
+        (ShapeError, "device", {"device": "nonsense"}),
+        (ShapeError, "device", {"device": 1.5}),
+        (ShapeError, "device", {"device": "cuda:99"}),
+        (ShapeError, "init", {"init": torch.zeros(2, 3, dtype=torch.int64)}),
+        (ShapeError, "init", {"init": torch.zeros(())}),
+        (ShapeError, "init", {"init": [[0.0]]}),
+        (ShapeError, "init", {"init": torch.zeros(3, 2)}),
+        (ShapeError, "label", {"label": torch.zeros(3, dtype=torch.int64)}),
+        (ShapeError, "label", {"label": torch.zeros(1, 2, dtype=torch.int64)}),
+        (ShapeError, "label", {"label": torch.tensor(1)}),
+        (ShapeError, "label", {"label": [0, 1]}),
+        (ParameterError, "seed", {"seed": 1.5}),
+        (ParameterError, "seed", {"seed": "0"}),
+        (ParameterError, "seed", {"seed": True}),
+        (ParameterError, "seed", {"seed": None}),
+        (IncompatibleError, "NoiseSource", {"noise": torch.zeros(9, 2, 3)}),
         (
-            ss.errors.ShapeError,
+            ShapeError,
             "replayed noise",
             {"noise": ss.noise.ReplayNoise(torch.zeros(4, 2, 3))},
         ),
         (
-            ss.errors.ShapeError,
+            ShapeError,
             "replayed noise",
             {"noise": ss.noise.ReplayNoise(torch.zeros(9, 1, 3))},
         ),
         (
-            ss.errors.ShapeError,
+            ShapeError,
             "replayed noise",
             {"noise": ss.noise.ReplayNoise(torch.zeros(9, 2, 4))},
         ),
-        (ss.errors.ShapeError, "replayed noise", {"noise": ss.noise.ReplayNoise(torch.zeros(9))}),
-        (ss.errors.TimeError, "Brownian", {"noise": ss.noise.BrownianNoise(0, T=0.5)}),
+        (ShapeError, "replayed noise", {"noise": ss.noise.ReplayNoise(torch.zeros(9))}),
+        (TimeError, "Brownian", {"noise": ss.noise.BrownianNoise(0, T=0.5)}),
         (TypeError, "steps", {"steps": 3}),
         (TypeError, "sead", {"sead": 3}),
     ],
@@ -102,9 +303,9 @@ def test_labels_for_a_score_that_takes_none(way: str) -> None:
         ss.ScoreModel(Module(), VP, prediction="epsilon"),
         ss.guidance.condition(MODEL, 1),
     ):
-        with pytest.raises(ss.errors.IncompatibleError, match=r"takes .*label"):
+        with pytest.raises(IncompatibleError, match=r"takes .*label"):
             getattr(SAMPLER, way)(model, (2, 3), label=label)
-    with pytest.raises(ss.errors.IncompatibleError, match="GaussianScore"):
+    with pytest.raises(IncompatibleError, match="GaussianScore"):
         ss.ProbabilityFlow(VP).sample(exact, (2, 3), label=label)
 
 
@@ -124,61 +325,3 @@ def test_labels_for_a_score_that_takes_them_in_its_own_way() -> None:
         ss.ScoreModel(lambda x, c, y: x, VP, prediction="epsilon"),
     ):
         assert SAMPLER.sample(model, (2, 3), label=label).shape == (2, 3)
-
-
-@pytest.mark.parametrize("max_batch", [0, -1, 1.5, True, "2"])
-def test_chunk_sizes(max_batch: object) -> None:
-    with pytest.raises(ss.errors.ParameterError, match="max_batch"):
-        SAMPLER.sample(untouched, (2, 3), max_batch=max_batch)
-
-
-def test_noise_that_runs_out_in_a_later_chunk_is_refused_at_the_door() -> None:
-    with pytest.raises(ss.errors.ShapeError, match="B >= 8"):
-        SAMPLER.sample(
-            untouched, (8, 3), noise=ss.noise.ReplayNoise(torch.zeros(9, 4, 3)), max_batch=4
-        )
-
-
-@pytest.mark.parametrize("way", ["sample", "iterate"])
-@pytest.mark.parametrize("model", [None, 3, "score", torch.zeros(2)])
-def test_models_that_are_not_callable(way: str, model: object) -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="callable"):
-        getattr(SAMPLER, way)(model, (2, 3))
-
-
-@pytest.mark.parametrize("other", [ss.VESDE(), ss.VPSDE(beta_max=19.0), TABLE], ids=repr)
-def test_a_model_on_another_sde(other: ss.LinearSDE) -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="SDE"):
-        SAMPLER.sample(ss.ScoreModel(Net(), other, prediction="epsilon"), (2, 3))
-
-
-def test_a_network_of_integer_levels_between_levels() -> None:
-    model = ss.ScoreModel(Net(), TABLE, time_input="level", prediction="epsilon")
-    sampler = ss.PredictorCorrector(
-        TABLE, predictor=ss.ReverseDiffusion(), grid=ss.UniformGrid(), steps=7
-    )
-    with pytest.raises(ss.errors.TimeError, match="LevelGrid"):
-        sampler.sample(model, (2, 3))
-
-
-def test_a_convention_that_has_no_score_at_the_last_time() -> None:
-    sampler = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), grid=[1.0, 0.5, 0.0])
-    with pytest.raises(ss.errors.TimeError, match="sigma_t > 0"):
-        sampler.sample(MODEL, (2, 3))
-
-
-@pytest.mark.parametrize("start", ["state", torch.zeros(2, 3)])
-def test_a_start_that_is_no_state(start: object) -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="SamplerState"):
-        SAMPLER.iterate(untouched, start=start)
-    state = ss.samplers.SamplerState(0, 1.0, X, None, [])
-    with pytest.raises(ss.errors.IncompatibleError, match="both"):
-        SAMPLER.iterate(untouched, start=state, init=X)
-
-
-def test_a_nonlinear_sde_needs_a_start() -> None:
-    sampler = ss.PredictorCorrector(
-        NonLinear(), predictor=ss.EulerMaruyama(), steps=3, denoise=False
-    )
-    with pytest.raises(ss.errors.IncompatibleError, match="init="):
-        sampler.sample(untouched, (2, 3))

@@ -26,16 +26,6 @@ def test_a_weight_on_an_output_that_does_not_exist_is_refused() -> None:
         ss.PredictorCorrector(ss.VPSDE(), predictor=EagerMultistep(), steps=4)
 
 
-def test_words_are_no_grid_and_nan_no_start() -> None:
-    with pytest.raises(ss.errors.ScheduleError, match="uniform"):
-        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), grid="uniform")
-    init = torch.tensor([[1.0, torch.nan]])
-    with pytest.raises(ss.errors.ParameterError, match="NaN"):
-        ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=4).sample(
-            lambda x, t: -x, init=init
-        )
-
-
 def test_a_corrector_may_have_a_required_number_of_steps() -> None:
     @dataclass(frozen=True)
     class Twice(ss.Corrector):

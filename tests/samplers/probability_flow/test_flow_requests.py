@@ -81,16 +81,6 @@ def test_any_event_shape(shape: tuple[int, ...]) -> None:
         assert result.standard_error.shape == shape[:1]
 
 
-@pytest.mark.parametrize(
-    "score", [lambda x, t: -x.detach(), lambda x, t: torch.ones(2, 2, requires_grad=True) * 1]
-)
-@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
-def test_a_score_without_a_derivative_has_no_likelihood(score, divergence: str) -> None:
-    flow = ss.ProbabilityFlow(ss.VPSDE())
-    with pytest.raises(ss.errors.IncompatibleError, match="differentiate"):
-        flow.log_likelihood(score, torch.zeros(2, 2), divergence=divergence)
-
-
 class Wiener(ss.SDE):
     T = 1.0
 
@@ -153,17 +143,6 @@ def test_bad_requests_are_refused(error: type[Exception], given: dict[str, objec
     model, x = given.pop("model", untouched), given.pop("x", torch.zeros(2, 2))
     with pytest.raises(error, match="expected"):
         ss.ProbabilityFlow(ss.VPSDE()).log_likelihood(model, x, **given)
-
-
-@pytest.mark.parametrize("denoise", ["flow", 1, None])
-def test_an_ending_it_does_not_have(denoise: object) -> None:
-    with pytest.raises(ss.errors.IncompatibleError, match="expected denoise to be True or False"):
-        ss.ProbabilityFlow(ss.VPSDE()).sample(untouched, (2, 2), denoise=denoise)
-
-
-def test_a_score_of_another_shape_is_refused() -> None:
-    with pytest.raises(ss.errors.ShapeError, match="shape"):
-        ss.ProbabilityFlow(ss.VPSDE()).encode(lambda x, t: x[:1], torch.zeros(2, 2))
 
 
 @pytest.mark.guards("T13")

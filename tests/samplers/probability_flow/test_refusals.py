@@ -1,0 +1,57 @@
+"""What samplers of probability_flow refuse: the call, its error, and what the message says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdescore as ss
+from sdescore.errors import IncompatibleError, ShapeError
+from tests.helpers.refusals import Refusal, each, rows
+
+
+def untouched(x: Tensor, t: Tensor) -> Tensor:
+    raise RuntimeError("the model was called")
+
+
+REFUSALS: dict[str, tuple[Refusal, ...]] = {
+    "a score without a derivative has no likelihood": (
+        *each(
+            lambda score, divergence: ss.ProbabilityFlow(ss.VPSDE()).log_likelihood(
+                score, torch.zeros(2, 2), divergence=divergence
+            ),
+            IncompatibleError,
+            "differentiate",
+            [lambda x, t: -x.detach(), lambda x, t: torch.ones(2, 2, requires_grad=True) * 1],
+            ["exact", "hutchinson"],
+        ),
+    ),
+    "an ending it does not have": (
+        *(
+            (
+                lambda denoise=denoise: ss.ProbabilityFlow(ss.VPSDE()).sample(
+                    untouched, (2, 2), denoise=denoise
+                ),
+                IncompatibleError,
+                "expected denoise to be True or False",
+            )
+            for denoise in ["flow", 1, None]
+        ),
+    ),
+    "a score of another shape is refused": (
+        (
+            lambda: ss.ProbabilityFlow(ss.VPSDE()).encode(lambda x, t: x[:1], torch.zeros(2, 2)),
+            ShapeError,
+            "shape",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "match"), rows(REFUSALS))
+def test_what_is_refused(call: Callable[[], object], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
