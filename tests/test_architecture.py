@@ -18,7 +18,7 @@ PACKAGE = ROOT / "sdescore"
 
 # One line a room, from the ground up. A module imports from its own line and those above it.
 LINES: list[set[str]] = [
-    {"errors", "checks", "shapes", "typing", "conditions", "rooms", "files"},
+    {"errors", "checks", "shapes", "typing", "conditions", "rooms", "files", "borrowed"},
     {"noise"},
     {"grids"},
     {"sde"},

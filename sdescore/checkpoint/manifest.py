@@ -29,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sdescore import checks
+from sdescore.borrowed import borrowed_generator
 from sdescore.errors import CheckpointError
 from sdescore.nets.ema import plain_network
-from sdescore.noise.torch_global import borrowed_generator
 from sdescore.rooms import members
 from sdescore.score.convention import PLAIN, DataScale
 from sdescore.score.model import ScoreModel

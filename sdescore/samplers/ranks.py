@@ -50,7 +50,8 @@ class Ranks:
         """``request()``, refused unless it is the same on each rank."""
         first, *others = self.agree(request)
         for rank, other in enumerate(others, start=1):
-            if different := [key for key in first if first[key] != other[key]]:
+            keys = sorted(first.keys() | other.keys())
+            if different := [key for key in keys if first.get(key) != other.get(key)]:
                 expected = "the same request on every rank"
                 got = f"another {' and '.join(different)} on rank {rank} than on rank 0"
                 checks.refuse(expected, got, IncompatibleError)

@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from sdescore import checks
+from sdescore.borrowed import borrowed_generator, step_seed
 from sdescore.checkpoint.container import raw_bytes
 from sdescore.checkpoint.manifest import get, read_scale
 from sdescore.checkpoint.store import read_manifest
 from sdescore.conditions import each_tensor, replaced, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.noise.torch_global import borrowed_generator, step_seed
 from sdescore.score.convention import DataScale
 from sdescore.score.model import ScoreModel
 from sdescore.typing import Condition
@@ -44,12 +44,32 @@ USUAL_STD, USUAL_MEAN = (0.2, 5.0), 2.0  # of states; the mean in standard devia
 SPREAD = 1e-12  # of the mean: less is rounding, and a feature without spread
 
 
+class Share(NamedTuple):
+    """Which of the processes that train one model this is: ``rank`` of ``size``."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, n: int) -> slice:
+        """Its rows of n."""
+        return slice(self.rank * n // self.size, (self.rank + 1) * n // self.size)
+
+
 class Batch(NamedTuple):
-    """Samples ``(B, *E)``, one condition each or None, and their indices in the data or None."""
+    """Samples ``(B, *E)``, one condition each or None, and their indices in the data or None.
+
+    They are those from ``first`` on of a step's ``whole`` samples, which may be on many processes.
+    """
 
     x: Tensor
     label: Condition | None
     indices: Tensor | None = None
+    first: int = 0
+    whole: int = 0
+
+    def own(self, drawn: Tensor) -> Tensor:
+        """What belongs to these samples of what was drawn for the step's ``(whole, ...)``."""
+        return drawn[self.first : self.first + len(self.x)]
 
     def to(self, device: torch.device) -> Batch:
         """On ``device``, in floating point: bytes go to [−1, 1]."""
@@ -58,7 +78,7 @@ class Batch(NamedTuple):
         label = self.label
         if label is not None:
             label = each_tensor(lambda part: part.to(device, non_blocking=early), label)
-        return Batch(x, label, self.indices)
+        return self._replace(x=x, label=label)
 
 
 def in_floating_point(x: Tensor) -> Tensor:
@@ -70,17 +90,18 @@ class Source(ABC):
     """Where batches come from."""
 
     labelled: bool
+    shared = True  # whether a step's batch is the same on all ranks, each of which takes its rows
 
     @abstractmethod
-    def draw(self, generator: torch.Generator, n: int) -> Batch | None:
-        """A step's batch, of ``n`` samples if the source has a choice; None at the end.
+    def draw(self, generator: torch.Generator, n: int, share: Share) -> Batch | None:
+        """A share of a step's batch, of ``n`` samples if the source has a choice; None at the end.
 
         Everything but the order of a stream follows from ``generator`` and from torch's global one.
         """
 
     @abstractmethod
-    def once(self, n: int) -> Iterator[Batch]:
-        """All samples in order, ``n`` at a time if the source has a choice."""
+    def once(self, n: int, share: Share) -> Iterator[Batch]:
+        """All samples in order, ``n`` at a time if the source has a choice; by turns of a rank."""
 
     @abstractmethod
     def look(self, generator: torch.Generator) -> Iterator[Batch]:
@@ -101,15 +122,14 @@ class Indexed(Source):
     def take(self, index: Tensor) -> Batch:
         """The samples at ``index`` ``(n,)``."""
 
-    def draw(self, generator: torch.Generator, n: int) -> Batch | None:
-        index = torch.randint(
-            self.length, (n,), generator=generator, dtype=torch.int64, device="cpu"
-        )
-        return self.take(index)
+    def draw(self, generator: torch.Generator, n: int, share: Share) -> Batch | None:
+        index = torch.randint(self.length, (n,), generator=generator, device="cpu")
+        own = share.of(n)
+        return self.take(index[own])._replace(first=own.start, whole=n)
 
-    def once(self, n: int) -> Iterator[Batch]:
+    def once(self, n: int, share: Share) -> Iterator[Batch]:
         order = torch.arange(self.length, dtype=torch.int64, device="cpu")
-        return map(self.take, torch.split(order, n))
+        return map(self.take, torch.split(order, n)[share.rank :: share.size])
 
     def look(self, generator: torch.Generator) -> Iterator[Batch]:
         n, some = self.length, (self.looked_at,)
@@ -214,28 +234,29 @@ def draw_batch(
     label_dropout: float,
     null: Condition | None,
     transform: Callable[[Tensor], Tensor] | None,
-    generator: torch.Generator,
     device: torch.device,
+    share: Share,
+    generator: torch.Generator,
 ) -> Batch | None:
-    """A step's batch on ``device``, augmented, some labels dropped; None where the data ended."""
-    drawn = source.draw(generator, n)
+    """A share of a step's batch on ``device``, augmented, some labels dropped; None at the end."""
+    drawn = source.draw(generator, n, share)
     if drawn is None:
         got = "a stream that ended; pass one that can begin again, such as a list or a DataLoader"
         warnings.warn(f"expected a batch for every step, got {got}", RuntimeWarning, stacklevel=3)
         return None
-    x, label, indices = drawn.to(device)
+    batch = drawn.to(device)
+    x, label = batch[:2]
     same, got = source.labelled == (label is not None), "batches with and without"
     checks.that(same, "a label in every batch or in none", got, IncompatibleError)
     if transform is not None:
-        changed = transform(x)
-        checks.state(changed, "what transform returns")
-        got = f"{len(changed)} for {len(x)}"
-        checks.that(len(changed) == len(x), "transform to keep all samples", got, ShapeError)
-        x = changed
+        x = transform(x)
+        checks.state(x, "what transform returns")
+        same, got = len(x) == len(batch.x), f"{len(x)} for {len(batch.x)}"
+        checks.that(same, "transform to keep all samples", got, ShapeError)
     if label is not None and null is not None:
-        draw = torch.rand(len(x), generator=generator, dtype=torch.float32, device="cpu")
-        label = replaced(label, null, draw < label_dropout)
-    return Batch(x, label, indices)
+        draw = torch.rand(batch.whole, generator=generator, dtype=torch.float32, device="cpu")
+        label = replaced(label, null, batch.own(draw) < label_dropout)
+    return batch._replace(x=x, label=label)
 
 
 def measured(
@@ -257,8 +278,7 @@ def measured(
         scale = read_scale(get(read_manifest(resumed), "convention", dict))
 
     def seen(batch: Batch) -> Tensor:
-        x = batch.to(device).x
-        x = x if transform is None else transform(x)
+        x = batch.to(device).x if transform is None else transform(batch.to(device).x)
         checks.state(x, "what transform returns")
         return checks.finite_tensor("x0", x)
 

@@ -1,28 +1,26 @@
-"""What a training run refuses before its first step, and what it puts back after the last."""
+"""What a training run refuses before its first step, and what it does by default."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import math
 import operator
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sdescore import checks
 from sdescore.conditions import each_tensor
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
-from sdescore.losses.denoising import TimeDistribution, default_times
+from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
 from sdescore.losses.levels import Objective
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import LogNormalTimes
@@ -117,6 +115,25 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> Conditio
     return torch.tensor(classes, dtype=torch.int64, device="cpu")
 
 
+def chosen_objective(
+    objective: Objective | None, weighting: str | Weighting | None, options: dict[str, Any]
+) -> Objective:
+    """The objective, or the denoising loss; its name is an entry of ``options``, if it has one."""
+    if objective is None:  # a file without the entry is a run of the denoising loss
+        return functools.partial(denoising_loss, weighting=weighting)
+    expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
+    if isinstance(objective, type) or not callable(objective):
+        checks.refuse(f"{expected}, such as sliced_loss", f"{objective!r:.200}", IncompatibleError)
+    expected += ", or at_levels(…) of one of (score, x)"
+    keywords, name = ("t", "label", "generator"), checks.part_name(objective)
+    checks.accepts(objective, ("model", "x0"), keywords, expected, name)
+    expected = "no weighting= beside objective=, which has its own"
+    got = f"{weighting!r}; bind it with functools.partial(objective, weighting=…)"
+    checks.that(weighting is None, expected, got, IncompatibleError)
+    options["objective"] = name
+    return objective
+
+
 def usable(loss: object, samples: int) -> Loss:
     """What an objective returned, refused unless it is a loss of so many samples."""
     parts = loss if isinstance(loss, Loss) else ()
@@ -136,9 +153,12 @@ def loss_at(
     label: Condition | None,
     t: Tensor,
     generator: torch.Generator,
+    noise: Tensor | None = None,
 ) -> Loss:
     """An objective at the times ``t`` ``(B,)``, a proposal's importance weight included."""
-    found = usable(objective(model, x0, t=t, label=label, generator=generator), len(t))
+    takes = noise is not None and "noise" in inspect.signature(objective).parameters
+    more = {"noise": noise} if takes else {}
+    found = usable(objective(model, x0, t=t, label=label, generator=generator, **more), len(t))
     importance = times.importance_weight(model.sde, t)
     if importance is None:
         return found
@@ -148,26 +168,26 @@ def loss_at(
 def add_gradient(
     evaluate: Callable[..., Loss],
     model: ScoreModel,
+    parts: int,
     batch: Batch,
     t: Tensor,
     generator: torch.Generator,
-    parts: int,
-    objective: str,
+    noise: Tensor | None = None,
 ) -> Loss:
     """Add the gradient of a batch's loss to the weights', computed in parts; its value, detached.
 
     Refuses a loss that no training step can use.
     """
-    size, found = -(-len(t) // parts), []
+    size, found = max(1, -(-len(t) // parts)), [t.new_zeros(0, dtype=torch.float32)]
     mean = torch.zeros((), dtype=torch.float32, device=t.device)
     for start in range(0, len(t), size):
         own = slice(start, start + size)
-        label = batch.label
+        label, ready = batch.label, None if noise is None else noise[own]
         if label is not None:
             label = each_tensor(operator.itemgetter(own), label)
-        loss = evaluate(model, batch.x[own], label, t[own], generator)
+        loss = evaluate(model, batch.x[own], label, t[own], generator, ready)
         expected = "a loss that autograd can differentiate in the model's weights"
-        got = f"one of {objective} without a gradient; compute it without detach() or no_grad()"
+        got = "one without a gradient; compute it without detach() or no_grad()"
         checks.that(loss.mean.requires_grad, expected, got, IncompatibleError)
         share = loss.mean * (len(t[own]) / len(t))
         share.backward()  # type: ignore[no-untyped-call]
@@ -275,55 +295,8 @@ def check_path(path: str | os.PathLike[str] | None, resume: bool) -> None:
     )
 
 
-@dataclasses.dataclass
-class Interrupt:
-    """Which signal, if any, asked for an end; :meth:`deliver` gives it to the process."""
-
-    number: int | None = None
-
-    def deliver(self) -> None:
-        """End as the signal would have: ``KeyboardInterrupt``, or the end of the process."""
-        if self.number == signal.SIGTERM:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            signal.raise_signal(signal.SIGTERM)
-        elif self.number is not None:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def deferred_signals() -> Iterator[Interrupt]:
-    """The first Ctrl-C or SIGTERM is noted; the second does what it does by default.
-
-    A file written in the middle of an update could not be resumed exactly. Outside the main thread,
-    and where somebody has set a handler of their own, nothing is changed.
-    """
-    interrupt = Interrupt()
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        again = interrupt.number is not None
-        interrupt.number = number
-        if again:
-            interrupt.deliver()
-
-    default: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        default = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    mine = {number: by for number, by in default.items() if signal.getsignal(number) is by}
-    for number in mine:
-        signal.signal(number, handler)
-    try:
-        yield interrupt
-    finally:
-        for number, action in mine.items():
-            signal.signal(number, action)
-
-
-@contextmanager
-def training_mode(net: nn.Module) -> Iterator[None]:
-    """Training mode inside, the mode from before afterwards."""
-    before = net.training
-    net.train()
-    try:
-        yield
-    finally:
-        net.train(before)
+def many_processes() -> bool:
+    """Whether there is a process group, or torchrun has started this process as one of several."""
+    if not distributed.is_available():
+        return False
+    return distributed.is_initialized() or distributed.is_torchelastic_launched()

@@ -21,18 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.losses.denoising import TimeDistribution, denoising_loss
+from sdescore.borrowed import borrowed_generator, deferred_signals, step_seed, training_mode
+from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.levels import Objective
 from sdescore.losses.weighting import Weighting
 from sdescore.nets.ema import EMA, plain_copy, plain_name
-from sdescore.noise.torch_global import borrowed_generator, step_seed
 from sdescore.score.model import ScoreModel
-from sdescore.training import guards, run_as
-from sdescore.training.data import BATCH_SIZE, Data, Labels, draw_batch, measured
+from sdescore.training import distributed, guards, run_as
+from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
 from sdescore.training.state import Saver, TrainingResult, divergence
 from sdescore.training.watch import Validation, Watch, least_informed
 
 __all__ = ["train"]
+
+RANK_SEED = 0x51ED270B  # from one rank's own seed to the next
 
 
 @torch.inference_mode(False)
@@ -75,21 +77,22 @@ def train(
 ) -> TrainingResult:
     """Fit ``model`` in place by :func:`sdescore.denoising_loss`, or another objective, and AdamW.
 
-    Ctrl-C ends the step under way, saves to ``path`` (if there is one) and raises
-    ``KeyboardInterrupt`` again. SIGTERM, which batch systems send before they kill, does the same
-    and then ends the process. A second signal stops at once; the last file on disk stays as it is.
-    torch's global generator is as it was after every step; threads that train at once take turns.
+    Ctrl-C ends the step under way, saves to ``path`` and raises ``KeyboardInterrupt`` again.
+    SIGTERM, which batch systems send, saves as well and then ends the process. A second signal
+    stops at once. torch's global generator is as it was after every step; threads take turns.
+
+    Under ``torchrun``, or in a process group, the processes train one model together, with the
+    losses of one process: see the page "Many GPUs". Rank 0 alone writes, shows and calls back.
 
     Parameters
     ----------
     model : ScoreModel
         Trained in place: it holds the raw weights afterwards.
     data : Tensor, array, Dataset, DataLoader or iterable of batches
-        A tensor or a numpy array ``(N, *E)``, such as a memmap; a map-style
-        ``torch.utils.data.Dataset``; or batches, which begin again when they end. A batch, and a
-        sample of a Dataset, is ``x``, ``(x, label)`` or ``{"x": x, "label": label}``, finite
-        floating point, or bytes, which become x/127.5 − 1. Batches of tensors, arrays and Datasets
-        are drawn with replacement, by seed and step alone.
+        A tensor or a numpy array ``(N, *E)``; a map-style ``torch.utils.data.Dataset``; or batches,
+        which begin again when they end. A batch, and a sample of a Dataset, is ``x``,
+        ``(x, label)`` or ``{"x": x, "label": label}``, finite floating point, or bytes, which
+        become x/127.5 − 1. Batches of tensors, arrays and Datasets are drawn with replacement.
     steps : int
         Optimiser steps of the whole run, those before a resume included.
     labels : Tensor, array or dict, optional
@@ -98,9 +101,8 @@ def train(
         Probability in [0, 1] of the null label instead, ``net.config["classes"]`` or, like the
         condition of one sample, ``net.null_condition`` (Ho & Salimans 2022, arXiv:2207.12598).
     transform : callable, optional
-        Called as ``transform(x)`` on a batch ``(B, *E)``, in floating point on ``device``; it
-        returns another of as many samples. What it draws from torch's global generator follows
-        from seed and step.
+        ``transform(x)`` of a batch ``(B, *E)`` on ``device`` returns one of as many samples. What
+        it draws from torch's global generator follows from seed and step.
     standardize : bool
         Measure ``data_mean`` and ``data_std`` of a model that has none, per feature or channel: its
         states get mean 0, and standard deviation 1 or, where the network's input is scaled by it,
@@ -110,11 +112,10 @@ def train(
         default :class:`sdescore.losses.LogNormalTimes`.
     objective : callable, optional
         Called as ``objective(model, x0, t=t, label=label, generator=generator)`` for a
-        :class:`sdescore.losses.Loss` in place of the denoising loss: any objective of
-        :mod:`sdescore.losses`, or one of your own. An importance weight of the times is applied.
-        ``functools.partial`` binds an objective's own options, ``weighting`` among them. A
-        checkpoint records its name and the numbers and strings among its options: a resume does not
-        tell two lambdas apart, nor what tensors, scores or closures within an objective hold.
+        :class:`sdescore.losses.Loss`: any objective of :mod:`sdescore.losses`, or one of your own.
+        ``functools.partial`` binds its options, ``weighting`` among them. An importance weight of
+        the times is applied. A checkpoint records its name and the numbers and strings among its
+        options: a resume does not tell two lambdas apart, nor what tensors or closures hold.
     batch_size : int, optional
         Samples a step, by default 128; not for an iterable, whose batches have their own size.
     lr, schedule, warmup
@@ -124,45 +125,40 @@ def train(
         AdamW's (Loshchilov & Hutter 2019, arXiv:1711.05101).
     optimizer : callable, optional
         ``optimizer(parameters)`` returns any ``torch.optim.Optimizer`` in place of AdamW, such as
-        ``lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9)``. Its own rates are the highest of the
-        schedule; leave ``lr`` and ``weight_decay`` out. A file keeps the tensors of its state.
+        ``lambda p: torch.optim.SGD(p, lr=0.1)``. Its own rates are the highest of the schedule;
+        leave ``lr`` and ``weight_decay`` out. A file keeps the tensors of its state.
     lr_scheduler : callable, optional
         ``lr_scheduler(optimizer)`` returns one of torch's schedules, stepped after every step, in
         place of ``schedule`` and ``warmup``. A resume steps a fresh one as often.
     accumulate : int
-        The batch goes through the network in so many parts, one after another, which takes less
-        memory. The gradient is that of the whole batch, for a loss that is a mean over samples.
+        The batch goes through the network in so many parts, which takes less memory. The gradient
+        is that of the whole batch, for a loss that is a mean over samples.
     precision : {None, "bf16"}
-        ``"bf16"`` runs the network, and nothing else, under ``torch.autocast`` in bfloat16. The
-        weights, their average and the optimiser stay in float32.
+        ``"bf16"`` runs the network alone under ``torch.autocast`` in bfloat16; weights, average and
+        optimiser stay in float32.
     compile : bool
         Run the network through ``torch.compile``.
     clip : float, optional
         Largest norm of the gradient; None leaves it.
-    ema_decay : float
-        In [0, 1), see :class:`sdescore.EMA`.
-    seed : int
-        Of batches, times, noise and dropout; not of the weights ``model`` comes with.
+    ema_decay, seed
+        See :class:`sdescore.EMA`; and of batches, times, noise and dropout, not of first weights.
     device : torch.device or str, optional
         Where to train; by default where the model is.
     max_seconds : float, optional
         Stop after the first step that ends later than this. The file at ``path`` can be resumed.
-    path : path, optional
-        Checkpoint, written every ``save_every`` steps and at the end; see :func:`sdescore.save`.
+    path, save_every, info : optional
+        Checkpoint, written every ``save_every`` steps and at the end, with the notes ``info``, a
+        dict of JSON; see :func:`sdescore.save`.
     resume : bool
         Continue from the file at ``path``, if there is one. Data, labels and all options must be
         those of its run, but not the ways to watch and to stop it; ``steps`` must be with the
         cosine schedule, which ends there. Of data above 256 MiB some samples are compared, of a
-        Dataset its class and length. On a CPU the bits are those of an uninterrupted run, for a
-        Dataset and a ``transform`` that draw from torch's generator alone. A ``DataLoader`` or
-        another iterable cannot promise that: it starts from its beginning, and the file says
-        ``resumes_exactly: false``.
-    info : dict, optional
-        Notes for the checkpoint, JSON.
+        Dataset its class and length. On a CPU the bits are those of an uninterrupted run, where
+        Dataset and ``transform`` draw from torch's generator alone. A ``DataLoader`` or another
+        iterable starts from its beginning, and the file says ``resumes_exactly: false``.
     progress : bool
         Show a bar with the running mean of the relative loss: 1 is a predictor that only scales its
-        input, 0 one that always knows x₀ (:mod:`sdescore.training.watch`). The data's scale is
-        measured on some samples. With an ``objective`` it is the loss itself.
+        input, 0 one that always knows x₀. With an ``objective`` it is the loss itself.
     callback : callable, optional
         Called after every step with a dict of ``step`` (steps done), ``loss``, ``relative_loss``
         (None with an ``objective``), ``validation_loss`` (None at the steps without) and ``lr``.
@@ -170,8 +166,7 @@ def train(
         Held-out data of any kind that ``data`` may have, but finite; with labels if ``data`` has
         them, such as a ``TensorDataset(x, labels)``. Its loss is that of the averaged weights in
         evaluation mode, always at the same times and noises. The weights with the lowest one are
-        ``result.best``, and at ``….best.safetensors`` beside ``path``. A resume goes on from that
-        file where it is of this run and of the same held-out data.
+        ``result.best``, and at ``….best.safetensors`` beside ``path``, where a resume finds them.
     validate_every : int
         Steps between; it is also done after the last step.
 
@@ -181,18 +176,19 @@ def train(
         The loss or its gradient is NaN or infinite. ``model`` holds the last good weights, and
         the last file at ``path`` stays.
     CheckpointError
-        The file to resume from is damaged, or of another model or run; or, before the first step,
-        something could not be saved at ``path``. If a save fails during the run, a warning says so
-        and the run goes on; the last one's error has the :class:`TrainingResult` as ``result``.
+        The file to resume from is damaged, or of another model or run; or something could not be
+        saved at ``path``. If a save fails during the run, a warning says so and the run goes on;
+        the last one's error has the :class:`TrainingResult` as ``result``.
+    RankError
+        Another process failed, or was told to stop.
     ParameterError, ShapeError, IncompatibleError
         Bad options or data; before the first network call.
 
     Examples
     --------
     >>> import torch, sdescore as ss
-    >>> model = ss.ScoreModel(ss.MLP(2, hidden=16), ss.VPSDE(), time_input="log_snr")
-    >>> data = torch.randn(100, 2)
-    >>> result = ss.train(model, data, steps=3, progress=False)
+    >>> model = ss.ScoreModel(ss.MLP(2, hidden=16), ss.VPSDE())
+    >>> result = ss.train(model, torch.randn(100, 2), steps=3, progress=False)
     >>> result.step, len(result.losses), result.finished
     (3, 3, True)
     """
@@ -200,150 +196,154 @@ def train(
     times = guards.training_times(times, model)
     known = guards.training_weighting(weighting, model)
     recipe = guards.Recipe(
-        label_dropout=label_dropout,
-        weighting=guards.option_name(known),
-        times=guards.option_name(times),
-        batch_size=BATCH_SIZE if batch_size is None else batch_size,
-        lr=lr,
-        schedule=schedule,
-        warmup=warmup,
-        weight_decay=weight_decay,
-        accumulate=accumulate,
-        precision=precision,
-        clip=clip,
-        ema_decay=ema_decay,
-        seed=seed,
-        standardize=standardize,
-    )
+        batch_size=BATCH_SIZE if batch_size is None else batch_size, label_dropout=label_dropout,
+        weighting=guards.option_name(known), times=guards.option_name(times),
+        lr=lr, schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, seed=seed,
+        accumulate=accumulate, precision=precision, ema_decay=ema_decay, standardize=standardize,
+    )  # fmt: skip
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
     validate_every = checks.count("validate_every", validate_every)
-    if max_seconds is not None:
-        max_seconds = checks.number("max_seconds", max_seconds, above=0)
+    limit = math.inf if max_seconds is None else checks.number("max_seconds", max_seconds, above=0)
     for name, function in {"callback": callback, "transform": transform}.items():
         if function is not None:
             checks.function(name, function)
     guards.check_path(path, resume)
-    checks.flag("compile", compile)
     device = model.device if device is None else checks.device(device)
-    with borrowed_generator(step_seed(recipe.seed, 0, domain=1), device):
-        source, held_out = guards.sources(data, labels, batch_size, validation)
-    null = guards.null_label(source, recipe.label_dropout, net)
-    # The caller's model gets its scale when everything was accepted.
-    callers, model = model, copy.copy(model)  # of one network
-    model.data_scale, some = measured(
-        model, source, transform, recipe.standardize, recipe.seed, device, path if resume else None
-    )
+    # Without a process group ``ranks`` is None, and nothing below looks at it.
+    with distributed.processes(device) if guards.many_processes() else nullcontext() as ranks:
+        share = Share() if ranks is None else ranks.share
+        device = device if ranks is None else distributed.own_device(device)
+        all_seed = functools.partial(step_seed, recipe.seed)
+        own_seed = functools.partial(step_seed, recipe.seed + RANK_SEED * share.rank)
+        with borrowed_generator(all_seed(0, domain=1), device):
+            source, held_out = guards.sources(data, labels, batch_size, validation)
+        null = guards.null_label(source, recipe.label_dropout, net)
+        # The caller's model gets its scale when everything was accepted.
+        callers, model = model, copy.copy(model)  # of one network
+        model.data_scale, some = measured(
+            model, source, transform, recipe.standardize, recipe.seed, device,
+            path if resume else None,
+        )  # fmt: skip
+        model.to(device)
+        if ranks is not None:
+            model.data_scale = ranks.begin(net, model.data_scale, source, recipe)
 
-    began, watched = time.monotonic(), progress or callback is not None
-    options: dict[str, Any] = asdict(recipe)
-    objective_name, unit = "the denoising loss", None
-    if objective is None:
-        if watched:
-            unit = least_informed(model, times, known, some)
-        objective = functools.partial(denoising_loss, weighting=weighting)
-    else:  # a file without the entry is a run of the denoising loss
-        run_as.check_objective(objective, weighting)
-        objective_name = options["objective"] = checks.part_name(objective)
-    if recipe.schedule == "cosine" and lr_scheduler is None:
-        options["steps"] = steps
-    model.to(device)
-    evaluate = functools.partial(guards.loss_at, objective, times)
-    called = run_as.running(model, precision, compile, device) if precision or compile else model
-    named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
-    weights = list(named.values())
-    adamw = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
-    descent: torch.optim.Optimizer = adamw
-    if optimizer is not None:
-        recipe.leave_out("optimizer=", "lr", "weight_decay")
-        descent = run_as.made_optimizer(optimizer, weights, options)
-    rates = [group["lr"] for group in descent.param_groups]
-    scheduler = None
-    if lr_scheduler is not None:
-        recipe.leave_out("lr_scheduler=", "schedule", "warmup")
-        scheduler = run_as.made_scheduler(lr_scheduler, descent, options)
-    ema = EMA(net, recipe.ema_decay)
-    step, saver = 0, None
-    if path is not None:
-        options |= source.record()
-        saver = Saver(path, model, ema, descent, named, options, info)
-        step = saver.resume() if resume else 0
-    if scheduler is not None:
-        run_as.replay(scheduler, step)
-    # Without dropout no step trains what the network does without a label.
-    model.label_required = source.labelled and recipe.label_dropout == 0
-    checked: Validation | None = None
-    if held_out is not None:
-        seed_of = functools.partial(step_seed, recipe.seed, domain=2)
-        checked = Validation(
-            held_out, recipe.batch_size, model, evaluate, times, seed_of, path, info, options
-        )
-        if resume:
-            checked.resume()
-    callers.data_scale, callers.label_required = model.data_scale, model.label_required
-    losses: list[float] = []
-    # AdamW counts its steps in tensors that it makes on the default device.
-    elsewhere = torch.get_default_device().type != "cpu"
-    on_cpu = torch.device("cpu") if elsewhere else nullcontext()
+        began, watched = time.monotonic(), share.rank == 0 and (progress or callback is not None)
+        options: dict[str, Any] = asdict(recipe)
+        if recipe.schedule == "cosine" and lr_scheduler is None:
+            options["steps"] = steps
+        own = objective is not None
+        unit = None if own or not watched else least_informed(model, times, known, some)
+        objective = guards.chosen_objective(objective, weighting, options)
+        evaluate = functools.partial(guards.loss_at, objective, times)
+        called = model
+        if precision or compile:
+            called = run_as.running(model, precision, compile, device)
+        gradient = functools.partial(guards.add_gradient, evaluate, called, recipe.accumulate)
+        named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
+        weights = list(named.values())
+        adamw = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        descent: torch.optim.Optimizer = adamw
+        if optimizer is not None:
+            descent = run_as.made_optimizer(optimizer, weights, recipe, options)
+        rates = [group["lr"] for group in descent.param_groups]
+        scheduler = None
+        if lr_scheduler is not None:
+            scheduler = run_as.made_scheduler(lr_scheduler, descent, recipe, options)
+        ema = EMA(net, recipe.ema_decay)
+        step, saver = 0, None
+        if path is not None:
+            options |= source.record()
+            saver = Saver(path, model, ema, descent, named, options, info)
+            step = saver.resume() if resume else 0
+        if scheduler is not None:
+            run_as.replay(scheduler, step)
+        # Without dropout no step trains what the network does without a label.
+        model.label_required = source.labelled and recipe.label_dropout == 0
+        checked: Validation | None = None
+        if held_out is not None:
+            checked = Validation(
+                held_out, recipe, model, evaluate, times, validate_every, path, info, options, ranks
+            )
+            if resume:
+                checked.resume()
+        if ranks is not None:
+            ranks.require_one_run(options, source, held_out, steps, step, validate_every)
+            saver = saver if share.rank == 0 else None
+        callers.data_scale, callers.label_required = model.data_scale, model.label_required
+        draw = functools.partial(
+            draw_batch, source, recipe.batch_size, recipe.label_dropout, null, transform, device,
+            share,
+        )  # fmt: skip
+        losses: list[float] = []
+        late, noise, mean = False, None, torch.zeros((), dtype=torch.float32, device=device)
+        # AdamW counts its steps in tensors that it makes on the default device.
+        elsewhere = torch.get_default_device().type != "cpu"
+        on_cpu = torch.device("cpu") if elsewhere else nullcontext()
 
-    with (
-        guards.training_mode(net),
-        guards.deferred_signals() as interrupt,
-        Watch(steps, step, progress, callback, unit, interrupt)
-        if watched
-        else nullcontext() as watch,
-    ):
-        while step < steps and interrupt.number is None:
-            generator = torch.Generator("cpu").manual_seed(step_seed(recipe.seed, step))
-            # Dropout and what a user's code draws are the global generator's, all else the step's.
-            with borrowed_generator(step_seed(recipe.seed, step, domain=1), device):
-                batch = draw_batch(
-                    source, recipe.batch_size, recipe.label_dropout, null, transform, generator,
-                    device,
-                )  # fmt: skip
+        with (
+            training_mode(net),
+            deferred_signals() as interrupt,
+            Watch(steps, step, progress, callback, unit, interrupt)
+            if watched
+            else nullcontext() as watch,
+        ):
+            while step < steps:
+                batch, seed_of = None, all_seed if source.shared else own_seed
+                generator = torch.Generator("cpu").manual_seed(seed_of(step))
+                # Dropout and what a user's code draws come from the global generator.
+                with borrowed_generator(own_seed(step, domain=1), device):
+                    if not late and interrupt.number is None:
+                        batch = draw(generator)
+                    if batch is not None:
+                        t = batch.own(times.sample(model.sde, batch.whole, generator, device))
+                        if ranks is not None:
+                            noise = ranks.noise(batch, generator, own_seed(step, domain=3))
+                        descent.zero_grad(set_to_none=True)
+                        found = gradient(batch, t, generator, noise)
+                        mean = found.mean
+                if ranks is not None:
+                    batch, mean = ranks.reduce(weights, batch, mean, interrupt.number is not None)
                 if batch is None:
                     break
-                t = times.sample(model.sde, len(batch.x), generator, device)
-                descent.zero_grad(set_to_none=True)
-                found = guards.add_gradient(
-                    evaluate, called, batch, t, generator, recipe.accumulate, objective_name
-                )
-            largest = math.inf if recipe.clip is None else recipe.clip
-            norm = nn.utils.clip_grad_norm_(weights, largest)
-            loss = found.mean.item()
-            if not (math.isfinite(loss) and math.isfinite(norm.item())):
-                file = None if saver is None or not saver.saved else path
-                raise divergence(step, loss, found.per_sample, t, batch.indices, file)
-            if scheduler is None:
-                for group, rate in zip(descent.param_groups, rates, strict=True):
-                    group["lr"] = recipe.learning_rate(rate, step, steps)
-            lr = descent.param_groups[0]["lr"]
-            with on_cpu:
-                descent.step()
-            if scheduler is not None:
-                scheduler.step()
-            ema.update(net)
-            step += 1
-            losses.append(loss)
-            held_out_loss = None
-            if checked is not None and (step % validate_every == 0 or step == steps):
-                held_out_loss = checked.loss(ema, step)
-            if saver is not None and step % save_every == 0:
+                largest = math.inf if recipe.clip is None else recipe.clip
+                norm = nn.utils.clip_grad_norm_(weights, largest)
+                loss = mean.item()
+                if not (math.isfinite(loss) and math.isfinite(norm.item())):
+                    if ranks is not None:
+                        ranks.require_failure(found.mean, mean)
+                    file = None if saver is None or not saver.saved else path
+                    raise divergence(step, loss, found.per_sample, t, batch.indices, file)
+                if scheduler is None:
+                    for group, rate in zip(descent.param_groups, rates, strict=True):
+                        group["lr"] = recipe.learning_rate(rate, step, steps)
+                lr = descent.param_groups[0]["lr"]
+                with on_cpu:
+                    descent.step()
+                if scheduler is not None:
+                    scheduler.step()
+                ema.update(net)
+                step += 1
+                losses.append(loss)
+                held_out_loss = None if checked is None else checked.loss(ema, step, steps)
+                if saver is not None and step % save_every == 0:
+                    saver.save(step)
+                if watch is not None:
+                    watch.step(step, losses, float(lr), held_out_loss)
+                late = time.monotonic() - began > limit
+            if ranks is not None:
+                ranks.end(net, ema)
+            if saver is not None:
                 saver.save(step)
-            if watch is not None:
-                watch.step(step, losses, float(lr), held_out_loss)
-            if max_seconds is not None and time.monotonic() - began > max_seconds:
-                break
-        if saver is not None:
-            saver.save(step)
-    unsaved = None if saver is None else saver.error
-    if unsaved is None:
-        interrupt.deliver()
-    averaged = plain_copy(model)
-    ema.copy_to(averaged.net)
-    seconds = time.monotonic() - began
-    best = None if checked is None else checked.best
-    result = TrainingResult(averaged.eval(), ema, step, tuple(losses), seconds, step >= steps, best)
-    if unsaved is not None:
-        unsaved.result = result
-        raise unsaved
+        averaged = plain_copy(model)
+        ema.copy_to(averaged.net)
+        seconds, done = time.monotonic() - began, step >= steps
+        best = None if checked is None else checked.best
+        result = TrainingResult(averaged.eval(), ema, step, tuple(losses), seconds, done, best)
+        if saver is not None and saver.error is not None:
+            saver.error.result = result
+            raise saver.error
+    interrupt.deliver()
+    if ranks is not None:
+        ranks.deliver()
     return result

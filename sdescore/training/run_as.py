@@ -1,4 +1,4 @@
-"""What a user brings to a run: a precision, an optimiser, a schedule, an objective."""
+"""How a step is computed and applied: in which precision, compiled or not, by which optimiser."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.losses.weighting import Weighting
 from sdescore.score.model import ScoreModel
+from sdescore.training.guards import Recipe
 
 MakeOptimizer: TypeAlias = Callable[[list[nn.Parameter]], Optimizer]
 MakeScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
@@ -29,6 +29,7 @@ def running(
     The network itself is left as it is, so no name in a checkpoint has a prefix. Refuses weights
     that are not the float32 from which bf16 is rounded.
     """
+    checks.flag("compile", compiled)
     net = model.net
     forward = torch.compile(net.forward) if compiled else net.forward
     if precision is not None:
@@ -43,12 +44,13 @@ def running(
 
 
 def made_optimizer(
-    make: MakeOptimizer, weights: list[nn.Parameter], options: dict[str, Any]
+    make: MakeOptimizer, weights: list[nn.Parameter], recipe: Recipe, options: dict[str, Any]
 ) -> Optimizer:
     """A user's own optimiser of the weights, refused unless a step can use it.
 
     A resume compares it by what is added to ``options``.
     """
+    recipe.leave_out("optimizer=", "lr", "weight_decay")
     checks.that(callable(make), "optimizer to be callable", f"{make!r:.200}", IncompatibleError)
     found = make(list(weights))
     optimizer = checks.instance("what optimizer returns", found, Optimizer)
@@ -63,9 +65,10 @@ def made_optimizer(
 
 
 def made_scheduler(
-    make: MakeScheduler, optimizer: Optimizer, options: dict[str, Any]
+    make: MakeScheduler, optimizer: Optimizer, recipe: Recipe, options: dict[str, Any]
 ) -> LRScheduler:
     """A user's own schedule, refused unless it is a function of the step; as above."""
+    recipe.leave_out("lr_scheduler=", "schedule", "warmup")
     checks.that(callable(make), "lr_scheduler to be callable", f"{make!r:.200}", IncompatibleError)
     scheduler = checks.instance("what lr_scheduler returns", make(optimizer), LRScheduler)
     expected = "a schedule whose step() needs no argument, such as CosineAnnealingLR"
@@ -97,16 +100,3 @@ def _json(value: Any) -> Any:
         return [_json(part) for part in value]
     plain = value is None or isinstance(value, str | bool) or checks.is_number(value)
     return value if plain else checks.part_name(value)
-
-
-def check_objective(objective: Any, weighting: str | Weighting | None) -> None:
-    """Refuse an objective that training cannot call, or a weighting that it would not look at."""
-    expected = "objective= as a function (model, x0, t=, label=, generator=) -> Loss"
-    if isinstance(objective, type) or not callable(objective):
-        checks.refuse(f"{expected}, such as sliced_loss", f"{objective!r:.200}", IncompatibleError)
-    expected += ", or at_levels(…) of one of (score, x)"
-    keywords = ("t", "label", "generator")
-    checks.accepts(objective, ("model", "x0"), keywords, expected, checks.part_name(objective))
-    expected = "no weighting= beside objective=, which has its own"
-    got = f"{weighting!r}; bind it with functools.partial(objective, weighting=…)"
-    checks.that(weighting is None, expected, got, IncompatibleError)

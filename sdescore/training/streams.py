@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, DistributedSampler, default_collate
 
 from sdescore import checks
 from sdescore.conditions import each_tensor, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.training.data import Batch, Indexed, Source, require_samples, tensor_of
+from sdescore.training.data import Batch, Indexed, Share, Source, require_samples, tensor_of
 
 READ_AHEAD = 2**28  # bytes of a stream that are held while its scale is measured
 CPU = torch.device("cpu")  # where a data set makes its tensors, whatever the default device is
@@ -51,7 +53,7 @@ class Stream(Source):
     """A ``DataLoader``, or any iterable of batches; its order is its own."""
 
     def __init__(self, data: Iterable[Any], name: str) -> None:
-        self.data = data
+        self.data, self.epoch = data, 0
         self.batches = self._begun()
         self.again = self.batches is not data  # an iterator cannot begin again
         first = self._next()
@@ -71,15 +73,23 @@ class Stream(Source):
             except StopIteration:
                 return None
 
-    def draw(self, generator: torch.Generator, n: int) -> Batch | None:
+    def draw(self, generator: torch.Generator, n: int, share: Share) -> Batch | None:
         batch = self.waiting.popleft() if self.waiting else self._next()
         if batch is None and self.again:
+            self.epoch += 1
+            sampler = getattr(self.data, "sampler", None)
+            if isinstance(sampler, DistributedSampler):  # which shuffles by this number
+                sampler.set_epoch(self.epoch)
             self.batches = self._begun()
             batch = self._next()
-        return batch
+        if batch is None or not self.shared:
+            return batch and batch._replace(whole=len(batch.x))
+        x, label, own = batch.x, batch.label, share.of(len(batch.x))
+        label = each_tensor(itemgetter(own), label)
+        return Batch(x[own], label, None, own.start, len(x))
 
-    def once(self, n: int) -> Iterator[Batch]:
-        return map(unpacked, self._begun())
+    def once(self, n: int, share: Share) -> Iterator[Batch]:
+        return map(unpacked, islice(self._begun(), share.rank, None, share.size))
 
     def look(self, generator: torch.Generator) -> Iterator[Batch]:
         read = self.waiting  # ahead, in order

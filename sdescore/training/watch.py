@@ -21,6 +21,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.borrowed import Interrupt, borrowed_generator, step_seed
 from sdescore.checkpoint.container import opened
 from sdescore.checkpoint.store import TrainingRecord, read_net, save
 from sdescore.errors import CheckpointError, IncompatibleError
@@ -35,11 +37,11 @@ from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.nets.ema import EMA, plain_copy
-from sdescore.noise.torch_global import borrowed_generator
 from sdescore.score.interface import states_of
 from sdescore.score.model import ScoreModel
-from sdescore.training.data import Source
-from sdescore.training.guards import Interrupt
+from sdescore.training.data import Share, Source
+from sdescore.training.distributed import Together
+from sdescore.training.guards import Recipe
 from sdescore.typing import Condition
 
 POINTS = 1000  # of the integral over the training times
@@ -118,21 +120,24 @@ class Validation:
     def __init__(
         self,
         source: Source,
-        batch_size: int,
+        recipe: Recipe,
         model: ScoreModel,
         evaluate: Callable[[ScoreModel, Tensor, Condition | None, Tensor, torch.Generator], Loss],
         times: TimeDistribution,
-        seed: Callable[[int], int],
+        every: int,
         path: str | os.PathLike[str] | None,
         info: Mapping[str, Any] | None,
         options: Mapping[str, Any],
+        ranks: Together | None,
     ) -> None:
         advice = "an iterator that ends; pass a list or a DataLoader"
         again = getattr(source, "again", True)
         checks.that(again, "validation= that can be read many times", advice, IncompatibleError)
-        self.source, self.batch_size, self.evaluate = source, batch_size, evaluate
-        self.times, self.seed, self.options = times, seed, dict(options)
+        self.source, self.batch_size, self.evaluate = source, recipe.batch_size, evaluate
+        self.times, self.every, self.options = times, every, dict(options)
+        self.seed = partial(step_seed, recipe.seed, domain=2)
         self.model = plain_copy(model).requires_grad_(False).eval()
+        self.ranks, self.share = ranks, Share() if ranks is None else ranks.share
         self.best: ScoreModel | None = None
         self.lowest = math.inf
         self.path = None if path is None else best_path(path)
@@ -150,18 +155,24 @@ class Validation:
                 read_net(file, self.model.net)
                 self.best, self.lowest = copy.deepcopy(self.model), info["validation_loss"]
 
-    def loss(self, ema: EMA, step: int) -> float:
-        """The mean loss of the averaged weights; the lowest so far are kept."""
+    def loss(self, ema: EMA, step: int, steps: int) -> float | None:
+        """The mean loss of the averaged weights, at its steps; the lowest so far are kept."""
+        if step % self.every and step < steps:
+            return None
+        if self.ranks is not None:  # a rank's buffers, such as running means, are its own
+            self.ranks.spread(ema.shadow.values())
         ema.copy_to(self.model.net)
-        device, total, samples = self.model.device, 0.0, 0
+        device, sums, (rank, size) = self.model.device, [0.0, 0.0], self.share
         with borrowed_generator(self.seed(0), device):
-            for number, drawn in enumerate(self.source.once(self.batch_size)):
-                x0, label, _ = drawn.to(device)
+            for turn, drawn in enumerate(self.source.once(self.batch_size, self.share)):
+                number = rank + turn * size  # of the batch, on whatever process it is
+                x0, label = drawn.to(device)[:2]
                 generator = torch.Generator("cpu").manual_seed(self.seed(number))
                 t = self.times.sample(self.model.sde, len(x0), generator, device)
                 found = self.evaluate(self.model, x0, label, t, generator)
-                total += found.per_sample.detach().double().sum().item()
-                samples += len(x0)
+                sums[0] += found.per_sample.detach().double().sum().item()
+                sums[1] += len(x0)
+        total, samples = sums if self.ranks is None else self.ranks.meet(*sums)
         loss = total / samples
         if loss < self.lowest:
             self.lowest, self.best = loss, copy.deepcopy(self.model)
@@ -169,7 +180,7 @@ class Validation:
         return loss
 
     def _save(self, step: int) -> None:
-        if self.path is None:
+        if self.path is None or self.share.rank > 0:
             return
         record = TrainingRecord(step, self.options, {})
         try:

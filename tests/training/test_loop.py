@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
+from sdescore.borrowed import step_seed
 from sdescore.checkpoint.store import read_manifest
-from sdescore.noise.torch_global import step_seed
 from sdescore.training.guards import Recipe
 from tests.helpers.training import Dropping, cloud, make, run
 

@@ -1,4 +1,4 @@
-"""torch's global generator, borrowed and given back.
+"""What a computation borrows and gives back: torch's global generator, signals, a network's mode.
 
 Dropout and the initial weights of torch's layers are drawn from one generator that all threads of
 a process share. Code that needs these numbers to be reproducible seeds that generator and
@@ -7,11 +7,16 @@ afterwards restores its old state, so that the caller's own numbers do not chang
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 import torch
+from torch import nn
 
 _LOCK = threading.RLock()
 
@@ -51,3 +56,57 @@ def step_seed(seed: int, step: int, domain: int = 0) -> int:
     one, 2 that of the held-out batch of this number; their distance keeps that promise.
     """
     return (seed * 0x9E3779B1 + step + domain * 0x33300000) % 2**32
+
+
+@dataclass
+class Interrupt:
+    """Which signal, if any, asked for an end; :meth:`deliver` gives it to the process."""
+
+    number: int | None = None
+
+    def deliver(self) -> None:
+        """End as the signal would have: ``KeyboardInterrupt``, or the end of the process."""
+        if self.number == signal.SIGTERM:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        elif self.number is not None:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def deferred_signals() -> Iterator[Interrupt]:
+    """The first Ctrl-C or SIGTERM is noted; the second does what it does by default.
+
+    A file written in the middle of an update could not be resumed exactly. Outside the main thread,
+    and where somebody has set a handler of their own, nothing is changed.
+    """
+    interrupt = Interrupt()
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        again = interrupt.number is not None
+        interrupt.number = number
+        if again:
+            interrupt.deliver()
+
+    default: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        default = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    mine = {number: by for number, by in default.items() if signal.getsignal(number) is by}
+    for number in mine:
+        signal.signal(number, handler)
+    try:
+        yield interrupt
+    finally:
+        for number, action in mine.items():
+            signal.signal(number, action)
+
+
+@contextmanager
+def training_mode(net: nn.Module) -> Iterator[None]:
+    """Training mode inside, the mode from before afterwards."""
+    before = net.training
+    net.train()
+    try:
+        yield
+    finally:
+        net.train(before)

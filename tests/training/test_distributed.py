@@ -1,0 +1,311 @@
+"""Two processes train what one trains, end together, and write one file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+
+import sdescore as ss
+from tests.helpers import ROOT
+from tests.helpers.ranks import run_ranks
+
+N = 60
+X = torch.randn(N, 2, generator=torch.Generator().manual_seed(0)) + 1.0
+LABELS = torch.arange(N) % 3
+
+
+class Labelled(nn.Module):
+    """A small network with labels, a parameter that no step uses, and a buffer of running means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = {"classes": 3}
+        self.label = nn.Embedding(4, 8)
+        self.body = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 2))
+        self.unused = nn.Parameter(torch.ones(2))
+        self.register_buffer("mean", torch.zeros(2))
+
+    def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.1)
+        h = self.body[1](self.body[0](torch.cat([x, c[:, None]], 1)))
+        return self.body[2](h if label is None else h + self.label(label))  # type: ignore[no-any-return]
+
+
+def make(seed: int = 0, prediction: str = "F") -> ss.ScoreModel:
+    torch.manual_seed(seed)
+    return ss.ScoreModel(Labelled(), ss.VPSDE(), prediction)
+
+
+def stream(x: Tensor = X) -> list[tuple[Tensor, Tensor]]:
+    return [(x[i : i + 9], LABELS[i : i + 9]) for i in range(0, N, 9)]
+
+
+# Runs whose loss curve does not depend on the number of processes.
+RUNS: dict[str, dict[str, Any]] = {
+    "tensor": {"data": X},
+    "labels": {"data": X, "labels": LABELS, "label_dropout": 0.3, "accumulate": 2},
+    "dataset": {"data": TensorDataset(X, LABELS), "batch_size": 7},
+    "batches": {"data": stream(), "label_dropout": 0.3, "batch_size": None},
+    "objective": {"data": X, "objective": ss.losses.implicit_loss, "lr": 1e-3},
+    "validation": {"data": X, "validation": X[:25] + 0.1, "validate_every": 5},
+}
+
+
+def run(seed: int = 0, **options: Any) -> tuple[ss.ScoreModel, Any]:
+    model = make(seed)
+    settings = {"steps": 15, "batch_size": 16, "warmup": 2, "progress": False, **options}
+    return model, ss.train(model, **settings)
+
+
+def outcome(call: Any) -> str:
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def broken(rank: int, number: int) -> Any:
+    """A transform that fails on one rank at its call of a number."""
+    calls = []
+
+    def transform(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        if rank == 1 and len(calls) == number:
+            raise ArithmeticError("no data here")
+        return x
+
+    return transform
+
+
+def terminated(rank: int, number: int) -> Any:
+    """A transform in which SIGTERM comes to one rank at its call of a number."""
+    calls = []
+
+    def transform(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        if rank == 1 and len(calls) == number:
+            signal.raise_signal(signal.SIGTERM)
+        return x
+
+    return transform
+
+
+def spoilt(rank: int, number: int) -> Any:
+    """An objective that is NaN on one rank at its call of a number."""
+    calls = []
+
+    def objective(model: Any, x0: Tensor, **options: Any) -> ss.losses.Loss:
+        calls.append(len(x0))
+        loss = ss.denoising_loss(model, x0, **options)
+        bad = rank == 1 and len(calls) == number
+        return ss.losses.Loss.of(loss.per_sample * (torch.nan if bad else 1.0))
+
+    return objective
+
+
+def sharded(rank: int) -> DataLoader[Any]:
+    """A loader that gives each rank other samples, and shuffles them."""
+    rows = TensorDataset(X)
+    return DataLoader(rows, 5, sampler=DistributedSampler(rows, 2, rank, seed=3))
+
+
+# What each of two ranks does; it writes its results to a folder of its own.
+ON_A_RANK = """
+import os
+from tests.training.test_distributed import *
+
+own, said, seen = folder / str(rank), {}, []
+own.mkdir()
+for name, options in RUNS.items():
+    model, result = run(seed=rank, **options)
+    best = result.best and result.best.state_dict()
+    torch.save((result.losses, model.state_dict(), best), own / name)
+    torch.save(result.model.state_dict(), own / f"{name}-average")
+
+def called(values):
+    seen.append(values)
+    if len(seen) == 12:
+        raise KeyError("callback")
+
+one = {"data": X, "path": folder / "m.safetensors", "save_every": 4, "schedule": "constant"}
+run(steps=10, callback=seen.append, validation=X[:20], **one)
+said["callbacks"] = [v["step"] for v in seen]
+shutil.copy(folder / "m.safetensors", own / "ten.safetensors")
+_, result = run(steps=15, resume=True, seed=rank, **one)
+said["resumed"] = result.losses
+seen.clear()
+said["callback"] = outcome(lambda: run(data=X, steps=40, callback=called))
+said["late"] = [run(data=X, steps=10**6, max_seconds=0.2 + 9 * rank)[1].finished]
+said["transform"] = outcome(lambda: run(data=X, transform=broken(rank, 6)))
+said["nan"] = outcome(lambda: run(data=X, objective=spoilt(rank, 3)))
+said["lr"] = outcome(lambda: run(data=X, lr=1e-3 + rank))
+said["data"] = outcome(lambda: run(data=X + rank))
+said["small"] = outcome(lambda: run(data=X, batch_size=1))
+said["empty"] = outcome(lambda: run(data=X[: N * (1 - rank)]))
+seen.clear()
+watched = lambda x: seen.append(x.clone()) or x
+_, result = run(data=sharded(rank), batch_size=None, transform=watched, standardize=False, steps=14)
+torch.save((seen, result.losses), own / "sharded")
+_, result = run(data=iter([(X[9 * i :][:9],) for i in range(6)]), batch_size=None)
+said["ended"] = [len(result.losses), result.finished]
+said["after"] = outcome(lambda: run(data=X))
+(own / "said.json").write_text(json.dumps(said))
+one |= {"path": folder / "stop", "transform": terminated(rank, 6), "steps": 40}
+end = outcome(lambda: run(**one))
+(own / "end").write_text(end)
+"""
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks")
+    (status, err), (other, other_err) = run_ranks(ON_A_RANK, 2, folder)
+    assert (status, other) == (0, -signal.SIGTERM), err + other_err
+    return folder
+
+
+def said(ranks: Path, what: str) -> list[Any]:
+    return [json.loads((ranks / str(rank) / "said.json").read_text())[what] for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_have_the_losses_and_the_weights_of_one(ranks: Path, name: str) -> None:
+    """To rounding. The ranks began with other weights, and took those of rank 0."""
+    model, one = run(**RUNS[name])
+    parameters = dict(model.named_parameters())
+    for rank in range(2):
+        losses, weights, _ = torch.load(ranks / str(rank) / name)
+        assert losses == pytest.approx(one.losses, rel=1e-5)
+        for key, value in parameters.items():
+            assert torch.allclose(weights[key], value, atol=1e-5), key
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_all_ranks_end_in_the_same_bits(ranks: Path, name: str) -> None:
+    (losses, weights, best), (losses_1, weights_1, best_1) = (
+        torch.load(ranks / str(rank) / name) for rank in range(2)
+    )
+    average, average_1 = (torch.load(ranks / str(rank) / f"{name}-average") for rank in range(2))
+    assert losses == losses_1
+    for a, b in ((weights, weights_1), (average, average_1), (best or {}, best_1 or {})):
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_rank_0_alone_writes_and_calls_back(ranks: Path) -> None:
+    assert said(ranks, "callbacks") == [list(range(1, 11)), []]
+    # The best weights are of the average, so their file has no average beside them.
+    assert ss.load(ranks / "m.best.safetensors", net=Labelled()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("where", ["two", "one"])
+def test_a_file_of_two_processes_goes_on_as_one_run(
+    ranks: Path, tmp_path: Path, where: str
+) -> None:
+    """On two processes or on one, to the losses of a run that nobody stopped."""
+    options: dict[str, Any] = {"data": X, "schedule": "constant"}
+    whole = run(**options)[1].losses
+    if where == "two":
+        assert all(
+            losses == pytest.approx(whole[10:], rel=1e-5) for losses in said(ranks, "resumed")
+        )
+        return
+    path = tmp_path / "m.safetensors"
+    shutil.copy(ranks / "0" / "ten.safetensors", path)
+    model, result = run(seed=5, path=path, resume=True, **options)
+    assert result.losses == pytest.approx(whole[10:], rel=1e-5)
+    for key, value in dict(run(**options)[0].named_parameters()).items():
+        assert torch.allclose(dict(model.named_parameters())[key], value, atol=1e-5), key
+
+
+@pytest.mark.parametrize(
+    ("what", "failing", "error"),
+    [
+        ("callback", 0, "KeyError: 'callback'"),
+        ("transform", 1, "ArithmeticError: no data here"),
+        ("nan", 1, "DivergenceError: expected a finite loss"),
+        ("empty", 1, "ShapeError: expected at least one sample"),
+    ],
+)
+def test_a_failing_rank_ends_both(ranks: Path, what: str, failing: int, error: str) -> None:
+    messages = said(ranks, what)
+    assert messages[failing].startswith(error)
+    assert messages[1 - failing].startswith(f"RankError: rank {failing} of 2 failed: {error}")
+    assert said(ranks, "after") == ["done", "done"]
+
+
+@pytest.mark.parametrize("what", ["lr", "data"])
+def test_other_options_or_data_are_refused_on_both(ranks: Path, what: str) -> None:
+    for message in said(ranks, what):
+        assert message.startswith("IncompatibleError: expected the same") and what in message
+        assert "on rank 1 than on rank 0" in message
+
+
+def test_a_batch_has_a_sample_for_each_rank(ranks: Path) -> None:
+    assert all("batch_size >= 2" in message for message in said(ranks, "small"))
+
+
+def test_one_clock_or_one_stream_that_ends_ends_both(ranks: Path) -> None:
+    assert said(ranks, "late") == [[False], [False]]
+    assert said(ranks, "ended") == [[6, False], [6, False]]
+
+
+def test_a_sharded_loader_gives_each_rank_its_own_batches(ranks: Path) -> None:
+    """In each epoch of 6 steps the two ranks see every sample once, in another order."""
+    seen = [torch.load(ranks / str(rank) / "sharded") for rank in range(2)]
+    assert seen[0][1] == seen[1][1]
+    # The first calls are of the measurement.
+    steps = [torch.stack(batches[-14:]) for batches, _ in seen]
+    epochs = [torch.cat([rows[6 * e : 6 * e + 6].flatten(0, 1) for rows in steps]) for e in (0, 1)]
+    for epoch in epochs:
+        assert torch.equal(epoch.sort(0).values, X.sort(0).values)
+    assert not torch.equal(*epochs)
+
+
+def test_a_signal_to_one_rank_saves_and_ends_both(ranks: Path) -> None:
+    """Rank 1 ended by SIGTERM (the fixture looks); the step under way was not made."""
+    assert (ranks / "0" / "end").read_text().startswith("RankError: another rank got Ctrl-C")
+    assert not (ranks / "1" / "end").exists()
+    step = ss.checkpoint.read_manifest(ranks / "stop")["training"]["step"]  # type: ignore[index]
+    assert 3 <= step <= 6
+
+
+def script() -> list[tuple[float, ...]]:
+    """A script that does not know of other processes, but begins from another model on each."""
+    rank = int(os.environ.get("RANK", 0))
+    return [run(seed=rank, **RUNS[name])[1].losses for name in ("labels", "batches")]
+
+
+def test_torchrun_starts_the_script_four_times(tmp_path: Path) -> None:
+    """The first training begins the group, which stays; four processes have the losses of one."""
+    (tmp_path / "train.py").write_text(f"""
+from tests.training.test_distributed import *
+losses = script()
+Path({str(tmp_path)!r}, os.environ["RANK"]).write_text(json.dumps(losses))
+assert torch.distributed.get_world_size() == 4
+""")
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
+    done = subprocess.run(
+        [sys.executable, *start, str(tmp_path / "train.py")],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    four = [json.loads((tmp_path / str(rank)).read_text()) for rank in range(4)]
+    assert all(losses == four[0] for losses in four)
+    for losses, one in zip(four[0], script(), strict=True):
+        assert losses == pytest.approx(one, rel=1e-5)
