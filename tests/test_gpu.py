@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -94,3 +96,38 @@ def test_a_nan_names_its_step() -> None:
         sampler.sample(score, (3, 2), device="cuda")
     assert error.value.step == 2
     assert error.value.samples == [0, 1, 2]
+
+
+TRAIN = """
+import sdescore as ss
+torch.manual_seed(rank)
+model = ss.ScoreModel(ss.MLP(2), ss.VPSDE())
+data = torch.linspace(-1, 3, 400).view(200, 2)
+result = ss.train(model, data, steps=20, device="cuda", progress=False)
+torch.save((result.losses, str(model.device)), folder / str(rank))
+"""
+
+
+@pytest.mark.parametrize("backend", ["gloo", "nccl"])
+def test_two_processes_train_as_one(tmp_path: Path, backend: str) -> None:
+    """Over gloo on one GPU, and over NCCL by torchrun on two; to what a GPU's sums round."""
+    names: dict[str, object] = {"rank": 0, "folder": tmp_path / "one", "torch": torch}
+    (tmp_path / "one").mkdir()
+    exec(TRAIN, names)
+    one, _ = torch.load(tmp_path / "one" / "0")
+    if backend == "gloo":
+        done = run_ranks(TRAIN, 2, tmp_path)
+        assert [status for status, _ in done] == [0, 0], done
+    else:
+        if torch.cuda.device_count() < 2:
+            pytest.skip("needs two CUDA devices")
+        begin = (
+            f"import os, torch, pathlib\nrank = int(os.environ['RANK'])\nfolder = {tmp_path!r}\n"
+        )
+        (tmp_path / "train.py").write_text("from pathlib import PosixPath\n" + begin + TRAIN)
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        subprocess.run([*start, "--nproc-per-node=2", str(tmp_path / "train.py")], check=True)
+    for rank in range(2):
+        losses, device = torch.load(tmp_path / str(rank))
+        assert losses == pytest.approx(one, rel=1e-4)
+        assert device == ("cuda:0" if backend == "gloo" else f"cuda:{rank}")

@@ -82,7 +82,7 @@ def train(
     stops at once. torch's global generator is as it was after every step; threads take turns.
 
     Under ``torchrun``, or in a process group, the processes train one model together, with the
-    losses of one process: see the page "Many GPUs". Rank 0 alone writes, shows and calls back.
+    losses of one process: see :doc:`/howto/many-gpus`. Rank 0 alone writes, shows and calls back.
 
     Parameters
     ----------

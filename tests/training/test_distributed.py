@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 import sdescore as ss
+from sdescore.training.distributed import own_device
 from tests.helpers import ROOT
 from tests.helpers.ranks import run_ranks
 
@@ -161,6 +162,10 @@ _, result = run(data=sharded(rank), batch_size=None, transform=watched, standard
 torch.save((seen, result.losses), own / "sharded")
 _, result = run(data=iter([(X[9 * i :][:9],) for i in range(6)]), batch_size=None)
 said["ended"] = [len(result.losses), result.finished]
+seen.clear()
+drawing = lambda x: seen.append(torch.rand(()).item()) or x
+run(data=X, transform=drawing, steps=3)
+said["drawn"] = seen[-3:]
 said["after"] = outcome(lambda: run(data=X))
 (own / "said.json").write_text(json.dumps(said))
 one |= {"path": folder / "stop", "transform": terminated(rank, 6), "steps": 40}
@@ -272,6 +277,23 @@ def test_a_sharded_loader_gives_each_rank_its_own_batches(ranks: Path) -> None:
     for epoch in epochs:
         assert torch.equal(epoch.sort(0).values, X.sort(0).values)
     assert not torch.equal(*epochs)
+
+
+def test_what_a_transform_draws_is_a_ranks_own(ranks: Path) -> None:
+    """By seed, step and rank; rank 0's is that of one process."""
+    seen: list[float] = []
+    run(data=X, transform=lambda x: seen.append(torch.rand(()).item()) or x, steps=3)
+    drawn = said(ranks, "drawn")
+    assert drawn[0] == seen[-3:] and not set(drawn[0]) & set(drawn[1])
+
+
+def test_a_gpu_is_that_of_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = own_device
+    assert own(torch.device("cuda", 0)) == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own(torch.device("cuda")) == own(torch.device("cuda", 0)) == torch.device("cuda", 3)
+    assert own(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    assert own(torch.device("cpu")) == torch.device("cpu")
 
 
 def test_a_signal_to_one_rank_saves_and_ends_both(ranks: Path) -> None:
