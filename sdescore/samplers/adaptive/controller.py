@@ -55,6 +55,7 @@ def on_a_scale(h: Tensor) -> Tensor:
 
     A network rounds differently in another batch, which changes the error estimate a little. A step
     size that followed the estimate exactly would carry that change on to the samples, and every
-    further step would enlarge it. A step size on a coarse scale rarely changes.
+    further step would enlarge it. A step size on a coarse scale changes only where the estimate
+    lies at the edge between two sizes, or at 1.
     """
     return (8 * h.log2()).round().div(8).exp2()

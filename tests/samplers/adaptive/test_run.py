@@ -170,6 +170,20 @@ def test_a_sample_depends_neither_on_companions_nor_on_chunks(eta: float) -> Non
     assert torch.equal(first.accepted, whole.accepted[:3])
 
 
+def test_rounding_rarely_changes_a_step() -> None:
+    """A score that is off by 1e-6, as float32 rounds: most samples take the steps they took.
+
+    Step sizes that followed the estimate of the error exactly would move three samples in four.
+    """
+
+    def rounded(x: Tensor, t: Tensor) -> Tensor:
+        return BIMODAL(x, t) * (1 + 1e-6 * (1e3 * x).sin())
+
+    one, other = (AdaptiveSampler(VP).sample(s, (2000, 2), seed=3) for s in (BIMODAL, rounded))
+    moved = (one - other).abs().amax(1) > 1e-4
+    assert moved.double().mean() < 0.2
+
+
 def test_harder_samples_take_more_steps() -> None:
     """Two modes far apart and narrow beside one wide mode, by label, in one batch."""
     easy = ss.GaussianScore(torch.zeros(2), 1.0, VP)
