@@ -8,16 +8,34 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ScheduleError, TimeError
 from sdescore.grids.spaced import CosineGrid
+from sdescore.grids.table import TableGrid
 from tests.helpers.refusals import Refusal, each, rows
 from tests.helpers.strategies import EPS
 
 pytestmark = pytest.mark.fast
 
 RULES = [ss.UniformGrid(), ss.QuadraticGrid(), ss.LogSNRGrid(), ss.KarrasGrid()]
+
+EDM, VP = ss.EDMSDE(), ss.VPSDE()
+ENDLESS = ss.LinearSDE.from_marginal(lambda t: 1 - t, torch.clone, T=0.9, t_min=0.0)
+
+
+class Plain(ss.SDE):
+    """An SDE that is not known to be linear."""
+
+    T = 1.0
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        return torch.tensor(1.0)
+
 
 REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "bad numbers of steps": (
@@ -62,6 +80,66 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ([1.5, 0.5], [1.0, -0.1]),
         ),
         (lambda: ss.CustomGrid([1.0, 0.5]).times(ss.VPSDE(), 3), ScheduleError, "got 3"),
+    ),
+    "bad tables": (
+        (
+            lambda: TableGrid([1.0, 0.5], of="sigma"),
+            IncompatibleError,
+            "noise_ratio, log_snr, t; got 'sigma'",
+        ),
+        *each(
+            TableGrid,
+            ScheduleError,
+            "at least 2 finite",
+            ([1.0], [1.0, math.nan], [math.inf, 1.0]),
+        ),
+        *each(
+            TableGrid,
+            ScheduleError,
+            "a table of noise_ratio as a one-dimensional",
+            ([], 0.5, [[1.0, 0.5]]),
+        ),
+        *each(TableGrid, ScheduleError, "a table of t", ("abc", [1.0, "x"], None), ["t"]),
+        *each(TableGrid, ScheduleError, "leave a last 0 out", ([10.0, 1.0, 0.0], [1.0, -1.0])),
+        *each(TableGrid, ScheduleError, "strictly falling", ([1.0, 2.0], [2.0, 1.0, 1.0])),
+        *each(
+            TableGrid,
+            ScheduleError,
+            "strictly rising log_snr",
+            ([3.0, -3.0], [1.0, 1.0]),
+            ["log_snr"],
+        ),
+        *each(
+            lambda n: TableGrid([10.0, 1.0]).times(EDM, n),
+            ScheduleError,
+            "integer steps >= 1",
+            (0, -1, True, 2.0, "2"),
+        ),
+        *each(
+            lambda values: TableGrid(values, "t").times(VP, 4),
+            TimeError,
+            "<= T",
+            ([1.5, 0.5], [0.5, -0.1]),
+        ),
+        (lambda: TableGrid([1.0, 0.0], "t").times(VP, 4), TimeError, "finite log-SNR"),
+        # Both of the first are taken for the end.
+        (lambda: TableGrid([80.05, 80.01, 1.0]).times(EDM, None), ScheduleError, "falling"),
+    ),
+    "an sde without a finite log snr": (
+        *each(
+            lambda rule: rule.times(ENDLESS, 5),
+            ScheduleError,
+            "inf",
+            (ss.LogSNRGrid(), ss.KarrasGrid()),
+        ),
+    ),
+    "an sde without a log snr": (
+        *each(
+            lambda grid: grid.times(Plain(), 5),
+            IncompatibleError,
+            "Plain",
+            (TableGrid([10.0, 1.0]), CosineGrid(), ss.LogSNRGrid(), ss.KarrasGrid()),
+        ),
     ),
     "points too dense to differ are refused": (
         (
