@@ -46,13 +46,15 @@ class Ranks:
                 raise RankError(f"rank {rank} of {self.size} failed: {message}")
         return [done for done, _ in said]
 
-    def require_equal(self, request: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """``request()``, refused unless it is the same on each rank."""
+    def require_equal(
+        self, request: Callable[[], dict[str, Any]], name: str = "request"
+    ) -> dict[str, Any]:
+        """``request()``, called ``name``, refused unless it is the same on each rank."""
         first, *others = self.agree(request)
         for rank, other in enumerate(others, start=1):
             keys = sorted(first.keys() | other.keys())
             if different := [key for key in keys if first.get(key) != other.get(key)]:
-                expected = "the same request on every rank"
+                expected = f"the same {name} on every rank"
                 got = f"another {' and '.join(different)} on rank {rank} than on rank 0"
                 checks.refuse(expected, got, IncompatibleError)
         return first

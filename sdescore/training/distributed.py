@@ -123,7 +123,7 @@ class Together:
         self.meet()
         record = None if held_out is None else held_out.record()
         run = {**options, **source.record(), "validation": record, "steps or file": when}
-        self.ranks.require_equal(lambda: run)
+        self.ranks.require_equal(lambda: run, "run")
 
     def end(self, net: nn.Module, ema: EMA) -> None:
         """Give all ranks the buffers of rank 0, such as running means; the weights are the same."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 import sdescore as ss
 from sdescore.training.distributed import own_device
@@ -49,6 +49,20 @@ def make(seed: int = 0, prediction: str = "F") -> ss.ScoreModel:
     return ss.ScoreModel(Labelled(), ss.VPSDE(), prediction)
 
 
+class Read(Dataset[Tensor]):
+    """A data set that knows which samples were read."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> Tensor:
+        self.read.append(i)
+        return X[i]
+
+
 def stream(x: Tensor = X) -> list[tuple[Tensor, Tensor]]:
     return [(x[i : i + 9], LABELS[i : i + 9]) for i in range(0, N, 9)]
 
@@ -78,30 +92,21 @@ def outcome(call: Any) -> str:
     return "done"
 
 
-def broken(rank: int, number: int) -> Any:
-    """A transform that fails on one rank at its call of a number."""
+def transform(rank: int, number: int, fail: Any) -> Any:
+    """One that fails on rank 1, at its call of a number."""
     calls = []
 
-    def transform(x: Tensor) -> Tensor:
+    def identity(x: Tensor) -> Tensor:
         calls.append(len(x))
         if rank == 1 and len(calls) == number:
-            raise ArithmeticError("no data here")
+            fail()
         return x
 
-    return transform
+    return identity
 
 
-def terminated(rank: int, number: int) -> Any:
-    """A transform in which SIGTERM comes to one rank at its call of a number."""
-    calls = []
-
-    def transform(x: Tensor) -> Tensor:
-        calls.append(len(x))
-        if rank == 1 and len(calls) == number:
-            signal.raise_signal(signal.SIGTERM)
-        return x
-
-    return transform
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
 
 
 def spoilt(rank: int, number: int) -> Any:
@@ -150,7 +155,7 @@ said["resumed"] = result.losses
 seen.clear()
 said["callback"] = outcome(lambda: run(data=X, steps=40, callback=called))
 said["late"] = [run(data=X, steps=10**6, max_seconds=0.2 + 9 * rank)[1].finished]
-said["transform"] = outcome(lambda: run(data=X, transform=broken(rank, 6)))
+said["transform"] = outcome(lambda: run(data=X, transform=transform(rank, 6, lambda: 1 / 0)))
 said["nan"] = outcome(lambda: run(data=X, objective=spoilt(rank, 3)))
 said["lr"] = outcome(lambda: run(data=X, lr=1e-3 + rank))
 said["data"] = outcome(lambda: run(data=X + rank))
@@ -166,9 +171,12 @@ seen.clear()
 drawing = lambda x: seen.append(torch.rand(()).item()) or x
 run(data=X, transform=drawing, steps=3)
 said["drawn"] = seen[-3:]
+read = Read()
+run(data=read, steps=3, batch_size=7)
+said["read"] = read.read
 said["after"] = outcome(lambda: run(data=X))
 (own / "said.json").write_text(json.dumps(said))
-one |= {"path": folder / "stop", "transform": terminated(rank, 6), "steps": 40}
+one |= {"path": folder / "stop", "transform": transform(rank, 6, terminate), "steps": 40}
 end = outcome(lambda: run(**one))
 (own / "end").write_text(end)
 """
@@ -239,7 +247,7 @@ def test_a_file_of_two_processes_goes_on_as_one_run(
     ("what", "failing", "error"),
     [
         ("callback", 0, "KeyError: 'callback'"),
-        ("transform", 1, "ArithmeticError: no data here"),
+        ("transform", 1, "ZeroDivisionError: division by zero"),
         ("nan", 1, "DivergenceError: expected a finite loss"),
         ("empty", 1, "ShapeError: expected at least one sample"),
     ],
@@ -254,8 +262,8 @@ def test_a_failing_rank_ends_both(ranks: Path, what: str, failing: int, error: s
 @pytest.mark.parametrize("what", ["lr", "data"])
 def test_other_options_or_data_are_refused_on_both(ranks: Path, what: str) -> None:
     for message in said(ranks, what):
-        assert message.startswith("IncompatibleError: expected the same") and what in message
-        assert "on rank 1 than on rank 0" in message
+        assert message.startswith("IncompatibleError: expected the same run on every rank")
+        assert f"got another {what} on rank 1 than on rank 0" in message
 
 
 def test_a_batch_has_a_sample_for_each_rank(ranks: Path) -> None:
@@ -277,6 +285,15 @@ def test_a_sharded_loader_gives_each_rank_its_own_batches(ranks: Path) -> None:
     for epoch in epochs:
         assert torch.equal(epoch.sort(0).values, X.sort(0).values)
     assert not torch.equal(*epochs)
+
+
+def test_a_rank_reads_its_rows_of_the_batch_of_one_process(ranks: Path) -> None:
+    one = Read()
+    run(data=one, steps=3, batch_size=7)
+    first, second = said(ranks, "read")
+    assert (len(first), len(second)) == (len(one.read) - 12, len(one.read) - 9)
+    steps = torch.tensor(first[-9:]).view(3, 3), torch.tensor(second[-12:]).view(3, 4)
+    assert torch.cat(steps, 1).flatten().tolist() == one.read[-21:]
 
 
 def test_what_a_transform_draws_is_a_ranks_own(ranks: Path) -> None:
