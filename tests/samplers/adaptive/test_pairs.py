@@ -124,8 +124,8 @@ def test_the_estimate_of_the_noisy_pair_falls_as_it_says(eta: float) -> None:
 def test_the_noisy_pair_is_of_order_one_along_a_path() -> None:
     """Equal steps on one path, mixture data: how far half the step size moves the end.
 
-    From seed to seed the mean over 2000 paths moves the slope by 0.005. A root mean square moves
-    it more.
+    At 8 other seeds the slope was 0.968, of standard deviation 0.015: 0.9 is 4.5 of them away. A
+    root mean square over the 2000 paths would spread more, and from 8 steps on the slope is 0.935.
     """
     score = ss.MixtureScore([0.4, 0.6], [[-1.0], [0.8]], [0.05, 0.3], VP)
     denoise, n = denoiser(score, VP), 2000
@@ -135,7 +135,7 @@ def test_the_noisy_pair_is_of_order_one_along_a_path() -> None:
     path = NoisePath(start, torch.zeros(n, 1, dtype=F64), 1.0, draws)
     x0 = torch.randn(n, 1, dtype=F64, generator=generator)
     ends_at: dict[int, Tensor] = {}
-    for steps in (64, 32, 16, 8):
+    for steps in (128, 64, 32, 16):
         lam = torch.linspace(-1, 1, steps + 1, dtype=F64)
         times, x = VP.time_at_half_log_snr(lam)[:, None].expand(-1, n), x0
         for t, s in itertools.pairwise(times):
@@ -145,6 +145,6 @@ def test_the_noisy_pair_is_of_order_one_along_a_path() -> None:
 
             x, _ = attempt(NOISY, VP, 1.0, x, t, s, denoise(x, t), denoise, noise)
         ends_at[steps] = x
-    steps = [8, 16, 32]
+    steps = [16, 32, 64]
     errors = [(ends_at[k] - ends_at[2 * k]).abs().mean().item() for k in steps]
     assert slope(steps, errors) == pytest.approx(1.0, abs=0.1), errors
