@@ -165,6 +165,16 @@ def numbers(
     refuse(expected, f"{values!r:.200}", error)
 
 
+@functools.cache
+def with_float64(device: torch.device | str) -> torch.device:
+    """``device``, or the CPU where that has no float64."""
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except TypeError:  # as MPS says it
+        return torch.device("cpu")
+    return torch.device(device)
+
+
 def time(t: object, T: float, name: str = "t") -> Tensor:
     """``t`` as a float64 tensor, refused outside ``[0, T]``.
 
@@ -172,7 +182,9 @@ def time(t: object, T: float, name: str = "t") -> Tensor:
     taken for ``T``.
     """
     if isinstance(t, Tensor) and not t.is_complex():
-        t64 = t.to(torch.float64)
+        # A graph cannot try the device; it is for devices that have float64.
+        where = t.device if torch.compiler.is_compiling() else with_float64(t.device)
+        t64 = t.to(where, torch.float64)
     elif is_number(t):
         t64 = torch.tensor(t, dtype=torch.float64, device="cpu")
     else:

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.errors import ShapeError
 
 
@@ -30,11 +31,12 @@ def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
     if isinstance(value, Tensor):
         if value.is_complex():  # float64 would drop the imaginary part
             raise ShapeError(f"expected a real tensor, got {value.dtype}")
-        return value.to(dtype=torch.float64, device=device)
+        return value.to(checks.with_float64(device or value.device), torch.float64)
     try:
-        return torch.tensor(value, dtype=torch.float64, device=device or "cpu")
+        number = torch.tensor(value, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise ShapeError(f"expected a number or a tensor, got {value!r:.100}") from None
+    return number if device is None else number.to(checks.with_float64(device))
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[object]:

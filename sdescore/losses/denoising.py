@@ -195,7 +195,7 @@ def add_noise(
         importance = times.importance_weight(sde, t)
     elif times is not None:
         checks.refuse("t= or times=", "both; leave one of them out", IncompatibleError)
-    t64 = checks.time(t, sde.T).to(x0.device)
+    t64 = checks.time(t, sde.T).to(checks.with_float64(x0.device))
     if t64.shape != x0.shape[:1]:
         t64 = align(t64, x0).flatten().expand(len(x0))
     t64 = t64.clone()  # what the caller holds stays the caller's
@@ -295,7 +295,8 @@ class TimeDistribution(ABC):
             n = checks.count("n", n, at_least=0)
         if generator is not None:
             checks.generator(generator)
-        source = torch.device(device) if generator is None else generator.device
+        device = checks.with_float64(device)
+        source = device if generator is None else generator.device
         draws = 1 if self.stratified else n
         u = torch.rand(draws, generator=generator, device=source, dtype=torch.float64).to(device)
         if self.stratified:

@@ -225,13 +225,13 @@ class ScoreModel(nn.Module):
     def _numbers(self, x: Tensor, t: Time) -> Coefficients:
         """The convention's numbers at ``t``, on the device of ``x``."""
         checks.state(x)
-        t64 = checks.time(t, self.sde.T).to(x.device)
+        t64 = checks.time(t, self.sde.T).to(checks.with_float64(x.device))
         align(t64, x)  # refuses a t that is neither one time nor one per sample
         return self._convention.at(t64)
 
     def _inputs(self, x: Tensor, numbers: Coefficients) -> tuple[Tensor, Tensor]:
         """What the network is given for ``x``: the scaled state, and one time value a sample."""
-        value = self.network_time(numbers.time_value).expand(x.shape[0])
+        value = self.network_time(numbers.time_value).to(x.device).expand(x.shape[0])
         scale = numbers.input_scale.to(x)
         if scale.ndim:
             scale = scale.reshape(-1, *(1,) * (x.ndim - 1))

@@ -104,9 +104,9 @@ def convert(
 def combine(x: Tensor, y: Tensor, u: Tensor, w: Tensor) -> Tensor:
     """``u x + w y`` in at least float32, rounded once to ``y``'s dtype; exact zeros skip ``x``."""
     working = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    result = align(w.to(working), y) * y.to(working)
+    result = align(w.to(y.device, working), y) * y.to(working)
     if bool((u != 0).any()):
-        result = result + align(u.to(working), x) * x.to(working)
+        result = result + align(u.to(x.device, working), x) * x.to(working)
     return result.to(y.dtype)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdescore import checks
 from sdescore.shapes import flat
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 5.0
@@ -28,7 +29,8 @@ def scaled_error(
 ) -> Tensor:
     """e of each sample, ``(B,)`` float64 on the CPU; 0 for an event without elements."""
     scale = atol + rtol * torch.maximum(before.abs(), after.abs())
-    squares = flat(difference / scale).double().square()
+    relative = flat(difference / scale)
+    squares = relative.to(checks.with_float64(relative.device), torch.float64).square()
     return squares.sum(1).div(max(1, squares.shape[1])).sqrt().cpu()
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import DivergenceError, TimeError
+from sdescore.errors import DivergenceError, ShapeError, TimeError
 from sdescore.noise.counter import Domain, NormalStream
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood, standard_error, t_quantile
 from sdescore.samplers.request import Request, called, not_finite
@@ -162,7 +162,10 @@ class FlowODE:
         y = torch.cat([x.reshape(len(x), numel), x.new_zeros(len(x), integrals)], 1)
         if x.numel() == 0:
             return x, y[:, numel:]
-        times = torch.tensor(path, dtype=torch.float64, device=x.device)
+        device, got = x.device, f"{x.device}; move the model to the CPU"
+        fits = checks.with_float64(device) == device
+        checks.that(fits, "a device with float64 for ProbabilityFlow", got, ShapeError)
+        times = torch.tensor(path, dtype=torch.float64, device=device)
 
         def grid(_f: object, _y: object, _t: object) -> Tensor:
             steps = flow.steps or 1
