@@ -9,16 +9,21 @@ predictors:
 - W2: the sliced Wasserstein distance to held-out data, relative to that of two sets of real data
   of the same sizes. Real data read 1.
 
-The conventions are the library's default and those of papers, which are one argument away:
+The data are two moons, eight narrow Gaussians in ten dimensions, a table of 30 columns of other
+scales, and digits 8×8 (as vectors). The first table compares what papers do, each one argument away
+from the library's default:
 
-- F: EDM's F, ¼ log(σ/α), EDM's weight, log-normal times: what ``ss.ScoreModel(net, sde)`` and
-  ``ss.train(model, data)`` do with nothing else said.
-- F, uniform: the same, but times uniform in t.
+- default: EDM's F, ¼ log(σ/α), EDM's weight, and times that the number of dimensions decides: what
+  ``ss.ScoreModel(net, sde)`` and ``ss.train(model, data)`` do with nothing else said.
+- EDM: the same, with EDM's times.
+- F, uniform: the same, with times uniform in t.
 - ε: DDPM's and score_sde's: ε, time t, weight σ², uniform times.
 - v: progressive distillation's v, time t, weight σ², uniform times.
 - x₀: the clean data, ¼ log(σ/α), weight min-SNR, uniform times.
 
-    python benchmarks/defaults.py           # the tables, about a quarter of an hour on one core
+The second table changes one thing of the default at a time, on VP.
+
+    python benchmarks/defaults.py           # the tables, about half an hour on one core
     python benchmarks/defaults.py --save    # and writes benchmarks/results/defaults-cpu.*
     python benchmarks/defaults.py --targets moons --sdes vp --seeds 3
 """
@@ -27,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Callable
 from functools import cache, partial
@@ -69,26 +75,55 @@ def images(n: int, seed: int) -> Tensor:
     return digits()[part].flatten(1)[:n]
 
 
+@cache
+def cells() -> Tensor:
+    """The table of 569 breast tumours: 30 positive columns, of scales from 0.003 to 600."""
+    from sklearn.datasets import load_breast_cancer
+
+    table = torch.from_numpy(load_breast_cancer().data).float()
+    return table[torch.randperm(len(table), generator=torch.Generator().manual_seed(0))]
+
+
 TARGETS: dict[str, Callable[[int, int], Tensor]] = {
     "moons": lambda n, seed: two_moons(n, seed=seed),
     "mixture": mixture,
+    "table": lambda n, seed: (cells()[:399] if seed == 0 else cells()[399:])[:n],
     "digits": images,
 }
 
 
-def conventions() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """The arguments of the model and of training."""
-    uniform = {"times": ss.losses.UniformTimes()}
-    return {
-        "F": ({}, {}),
-        "F, uniform": ({}, uniform),
-        "ε": ({"prediction": "epsilon"}, uniform),
-        "v": ({"prediction": "v"}, uniform),
-        "x₀": (
-            {"prediction": "x0", "time_input": "quarter_log_sigma"},
-            {**uniform, "weighting": ss.losses.MinSNR()},
-        ),
-    }
+Arguments = tuple[dict[str, Any], dict[str, Any]]
+"""Of the model and of training."""
+
+UNIFORM = {"times": ss.losses.UniformTimes()}
+EDM_TIMES = ss.losses.LogNormalTimes(-1.2 + math.log(2), 1.2)  # whose data have deviation 0.5
+
+CONVENTIONS: dict[str, Arguments] = {
+    "default": ({}, {}),
+    "EDM": ({}, {"times": EDM_TIMES}),
+    "F, uniform": ({}, UNIFORM),
+    "ε": ({"prediction": "epsilon"}, UNIFORM),
+    "v": ({"prediction": "v"}, UNIFORM),
+    "x₀": (
+        {"prediction": "x0", "time_input": "quarter_log_sigma"},
+        {**UNIFORM, "weighting": ss.losses.MinSNR()},
+    ),
+}
+
+CHANGES: dict[str, Arguments] = {
+    "none": ({}, {}),
+    "time input t": ({"time_input": "t"}, {}),
+    "time input log-SNR": ({"time_input": "log_snr"}, {}),
+    "weight σ²": ({}, {"weighting": "sigma2"}),
+    "weight min-SNR": ({}, {"weighting": ss.losses.MinSNR()}),
+    "times of images": ({}, {"times": ss.losses.LogNormalTimes(-0.5, 1.2, stratified=True)}),
+    "times of planes": ({}, {"times": ss.losses.LogNormalTimes(-1.5, 1.2, stratified=True)}),
+    "narrow times": ({}, {"times": ss.losses.LogNormalTimes(-1.0, 0.8, stratified=True)}),
+    "data not standardised": ({}, {"standardize": False}),
+    "rate 1e-3": ({}, {"lr": 1e-3}),
+    "rate 2e-3": ({}, {"lr": 2e-3}),
+    "rate 1e-2": ({}, {"lr": 1e-2}),
+}
 
 
 def samplers(sde: ss.LinearSDE) -> dict[str, ss.PredictorCorrector]:
@@ -108,40 +143,40 @@ def samplers(sde: ss.LinearSDE) -> dict[str, ss.PredictorCorrector]:
 
 
 @cache
-def held_out_reach(target: str) -> tuple[Tensor, Tensor, float]:
-    """Training data, held-out data, and the distance that 99.7 % of the latter keep."""
-    data, held = TARGETS[target](4000, 0), TARGETS[target](COUNT, 1)
-    nearest = torch.cdist(held, data).min(1).values
-    return data, held, nearest.quantile(0.997).item()
+def real(target: str) -> tuple[Tensor, Tensor]:
+    """Training data and held-out data, in their own units."""
+    return TARGETS[target](4000, 0), TARGETS[target](COUNT, 1)
+
+
+@cache
+def reach(target: str) -> tuple[Tensor, float]:
+    """The units in which distances are measured, and the one that 99.7 % of held-out data keep."""
+    data, held = real(target)
+    unit = data.std(0) if target == "table" else torch.ones(())
+    nearest = torch.cdist(held / unit, data / unit).min(1).values
+    return unit, nearest.quantile(0.997).item()
 
 
 def judge(target: str, x: Tensor) -> tuple[float, float]:
     """(far in percent, W2 relative to real data)."""
-    data, held, reach = held_out_reach(target)
+    data, held = real(target)
+    unit, most = reach(target)
     if not bool(x.isfinite().all()):
         return 100.0, float("inf")
-    far = (torch.cdist(x, data).min(1).values > reach).double().mean().item()
+    far = (torch.cdist(x / unit, data / unit).min(1).values > most).double().mean().item()
     metric = partial(sliced_wasserstein, seed=0)
-    return 100 * far, relative_to_floor(metric, x, held).ratio
+    return 100 * far, relative_to_floor(metric, x / unit, held / unit).ratio
 
 
-def cell(target: str, sde_name: str, name: str, seed: int) -> dict[str, Any]:
-    data = held_out_reach(target)[0]
+def cell(target: str, sde_name: str, name: str, arguments: Arguments, seed: int) -> dict[str, Any]:
+    data = real(target)[0]
     sde = SDES[sde_name]
-    model_options, train_options = conventions()[name]
+    model_options, train_options = arguments
     torch.manual_seed(seed)
     model = ss.ScoreModel(ss.MLP(data.shape[1]), sde, **model_options)
+    options = {"steps": STEPS, "batch_size": BATCH, "lr": LR, "seed": seed, **train_options}
     began = time.process_time()
-    trained = ss.train(
-        model,
-        data,
-        steps=STEPS,
-        batch_size=BATCH,
-        lr=LR,
-        seed=seed,
-        progress=False,
-        **train_options,
-    ).model
+    trained = ss.train(model, data, progress=False, **options).model
     seconds = time.process_time() - began
     found = {}
     for kind, sampler in samplers(sde).items():
@@ -150,7 +185,7 @@ def cell(target: str, sde_name: str, name: str, seed: int) -> dict[str, Any]:
             found[kind] = judge(target, x)
         except ss.errors.DivergenceError:
             found[kind] = (100.0, float("inf"))
-    return {
+    row = {
         "target": target,
         "sde": sde_name,
         "convention": name,
@@ -159,28 +194,54 @@ def cell(target: str, sde_name: str, name: str, seed: int) -> dict[str, Any]:
         "far": {kind: far for kind, (far, _) in found.items()},
         "w2": {kind: w2 for kind, (_, w2) in found.items()},
     }
+    print(
+        f"{target:8} {sde_name:7} {name:22} {seed}  {seconds:.1f} s  "
+        f"far {max(row['far'].values()):.2f} %  W2 {max(row['w2'].values()):.2f}",
+        flush=True,
+    )
+    return row
 
 
-def tables(rows: list[dict[str, Any]]) -> str:
-    """A table a target: SDEs down, conventions across; worst predictor, mean over seeds."""
+def worst(rows: list[dict[str, Any]]) -> str:
+    """Far and W2 of the worst predictor, the mean over the seeds."""
+    if not rows:
+        return "–"
+    far = sum(max(r["far"].values()) for r in rows) / len(rows)
+    w2 = sum(max(r["w2"].values()) for r in rows) / len(rows)
+    return f"{far:.1f}, {w2:.2f}"
+
+
+def tables(rows: list[dict[str, Any]], changes: list[dict[str, Any]]) -> str:
+    """A table a target, SDEs down and conventions across; then the changes down, targets across."""
     out = []
-    names = list(dict.fromkeys(row["convention"] for row in rows))
-    for target in dict.fromkeys(row["target"] for row in rows):
-        out += [f"**{target}** (far in %, W2)", "", "| SDE | " + " | ".join(names) + " |"]
-        out += ["|---" * (len(names) + 1) + "|"]
-        for sde in dict.fromkeys(row["sde"] for row in rows if row["target"] == target):
-            line = [sde]
-            for name in names:
-                key = (target, sde, name)
-                mine = [r for r in rows if (r["target"], r["sde"], r["convention"]) == key]
-                if not mine:
-                    line.append("–")
-                    continue
-                far = sum(max(r["far"].values()) for r in mine) / len(mine)
-                w2 = sum(max(r["w2"].values()) for r in mine) / len(mine)
-                line.append(f"{far:.1f}, {w2:.2f}")
-            out.append("| " + " | ".join(line) + " |")
+
+    def table(corner: str, down: list[str], across: list[str], at: Callable[..., list]) -> None:
+        out.extend([f"| {corner} | " + " | ".join(across) + " |", "|---" * (len(across) + 1) + "|"])
+        for first in down:
+            cells = [worst(at(first, second)) for second in across]
+            out.append(f"| {first} | " + " | ".join(cells) + " |")
         out.append("")
+
+    def names(found: list[dict[str, Any]], key: str) -> list[str]:
+        return list(dict.fromkeys(row[key] for row in found))
+
+    for target in names(rows, "target"):
+        mine = [row for row in rows if row["target"] == target]
+        out += [f"**{target}** (far in %, W2)", ""]
+        table(
+            "SDE", names(mine, "sde"), names(mine, "convention"),
+            lambda sde, name, mine=mine: [
+                r for r in mine if (r["sde"], r["convention"]) == (sde, name)
+            ],
+        )  # fmt: skip
+    if changes:
+        out += ["**one change of the default, on VP** (far in %, W2)", ""]
+        table(
+            "change", names(changes, "convention"), names(changes, "target"),
+            lambda name, target: [
+                r for r in changes if (r["convention"], r["target"]) == (name, target)
+            ],
+        )  # fmt: skip
     return "\n".join(out)
 
 
@@ -188,31 +249,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", default=",".join(TARGETS))
     parser.add_argument("--sdes", default="")
-    parser.add_argument("--conventions", default="")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = [c for c in options.conventions.split(";") if c] or list(conventions())
-    rows = []
+    rows, changes = [], []
     for target in options.targets.split(","):
         asked = options.sdes.split(",") if options.sdes else SDES if target == "moons" else FEWER
-        for sde in asked:
-            for name in names:
-                for seed in range(options.seeds):
-                    rows.append(cell(target, sde, name, seed))
-                    row = rows[-1]
-                    print(
-                        f"{target:8} {sde:7} {name:11} {seed}  {row['training_seconds']:.1f} s  "
-                        f"far {max(row['far'].values()):.2f} %  W2 {max(row['w2'].values()):.2f}",
-                        flush=True,
-                    )
-    print("\n" + tables(rows))
+        for seed in range(options.seeds):
+            for sde in asked:
+                rows += [cell(target, sde, k, v, seed) for k, v in CONVENTIONS.items()]
+            changes += [cell(target, "vp", k, v, seed) for k, v in CHANGES.items()]
+    print("\n" + tables(rows, changes))
     if options.save:
-        report = {**conditions(), "steps": STEPS, "batch": BATCH, "lr": LR, "rows": rows}
+        report = {**conditions(), "steps": STEPS, "batch": BATCH, "lr": LR, "rows": rows,
+                  "changes": changes}  # fmt: skip
         RESULTS.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
         head = f"{STEPS} steps of {BATCH}, one network (`ss.MLP`), {machine_sentence(report)}.\n\n"
-        RESULTS.with_suffix(".md").write_text(head + tables(rows))
+        RESULTS.with_suffix(".md").write_text(head + tables(rows, changes))
 
 
 if __name__ == "__main__":

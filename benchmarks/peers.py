@@ -33,6 +33,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock, patch
 
 import torch
 from torch import Tensor
@@ -135,6 +136,16 @@ def with_diffusers(scheduler_name: str, **options: Any) -> Run:
         return x
 
     return run
+
+
+def lucidrains() -> ModuleType:
+    """denoising-diffusion-pytorch; empty modules stand for torchvision and pytorch-fid.
+
+    It imports them for what we do not call, and torchvision does not load beside the CPU torch.
+    """
+    absent = ("torchvision", "pytorch_fid", "pytorch_fid.fid_score", "pytorch_fid.inception")
+    with patch.dict(sys.modules, {name: MagicMock() for name in absent}):
+        return importlib.import_module("denoising_diffusion_pytorch")
 
 
 def k_sampling() -> ModuleType:

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def train(
     model: ScoreModel,
     data: Data,
     *,
-    steps: int,
+    steps: int = 5000,
     labels: Labels | None = None,
     label_dropout: float = 0.0,
     transform: Callable[[Tensor], Tensor] | None = None,
@@ -108,8 +108,8 @@ def train(
         states get mean 0, and standard deviation 1 or, where the network's input is scaled by it,
         ``sigma_data``. If False the model stays as it is, and data of another scale earn a warning.
     weighting, times
-        As in :func:`sdescore.denoising_loss`; but for a model that predicts F the times are by
-        default :class:`sdescore.losses.LogNormalTimes`.
+        As in :func:`sdescore.denoising_loss`; but a model that predicts F learns by default at
+        stratified :class:`sdescore.losses.LogNormalTimes`, at more noise the larger a sample is.
     objective : callable, optional
         Called as ``objective(model, x0, t=t, label=label, generator=generator)`` for a
         :class:`sdescore.losses.Loss`: any objective of :mod:`sdescore.losses`, or one of your own.
@@ -193,13 +193,13 @@ def train(
     (3, 3, True)
     """
     net = guards.check_model(model)
-    times = guards.training_times(times, model)
+    guards.check_times(times, model)
     known = guards.training_weighting(weighting, model)
     recipe = guards.Recipe(
         batch_size=BATCH_SIZE if batch_size is None else batch_size, label_dropout=label_dropout,
-        weighting=guards.option_name(known), times=guards.option_name(times),
-        lr=lr, schedule=schedule, warmup=warmup, weight_decay=weight_decay, clip=clip, seed=seed,
-        accumulate=accumulate, precision=precision, ema_decay=ema_decay, standardize=standardize,
+        weighting=guards.option_name(known), lr=lr, schedule=schedule, warmup=warmup,
+        weight_decay=weight_decay, clip=clip, seed=seed, accumulate=accumulate,
+        precision=precision, ema_decay=ema_decay, standardize=standardize,
     )  # fmt: skip
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
     validate_every = checks.count("validate_every", validate_every)
@@ -224,6 +224,8 @@ def train(
             model, source, transform, recipe.standardize, recipe.seed, device,
             path if resume else None,
         )  # fmt: skip
+        times = guards.training_times(times, model, some[0].numel())
+        recipe = replace(recipe, times=guards.option_name(times))
         model.to(device)
         if ranks is not None:
             model.data_scale = ranks.begin(net, model.data_scale, source, recipe)
@@ -242,8 +244,7 @@ def train(
         gradient = functools.partial(guards.add_gradient, evaluate, called, recipe.accumulate)
         named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
         weights = list(named.values())
-        adamw = torch.optim.AdamW(weights, lr=recipe.lr, weight_decay=recipe.weight_decay)
-        descent: torch.optim.Optimizer = adamw
+        descent = guards.adamw(weights, recipe, device)
         if optimizer is not None:
             descent = run_as.made_optimizer(optimizer, weights, recipe, options)
         rates = [group["lr"] for group in descent.param_groups]

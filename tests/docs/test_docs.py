@@ -69,14 +69,14 @@ def test_the_ten_line_example() -> None:
 
     with torch.nn.modules.module.register_module_forward_pre_hook(count):
         exec(compile(source, "ten_lines.py", "exec", dont_inherit=True), names)
-    assert 0 < sum(states) < 700_000
+    assert 0 < sum(states) < 1_500_000
     fresh = two_moons(1000, seed=1)
     # Two sets of moons are 0.12 apart, moons and a Gaussian like them 0.41.
     assert sliced_wasserstein(names["x"], fresh) < 0.25
     angle = math.pi * torch.linspace(0, 1, 501)
     arc = 2 * torch.stack([angle.cos() - 0.5, angle.sin() - 0.25], 1)
     off = torch.cdist(names["x"], torch.cat([arc, -arc])).min(1).values
-    assert (off > 0.3).double().mean() < 0.03 and names["x"].norm(dim=1).max() < 5
+    assert (off > 0.3).double().mean() < 0.015 and names["x"].norm(dim=1).max() < 5
 
 
 # docs/errata.md: for each entry the right form holds, and the note's does not.

@@ -1,0 +1,236 @@
+"""What a training step costs beyond the network, the data and AdamW, against a loop by hand.
+
+Ours and the loops by hand train copies of one network on the same images, with the same batch size
+and an exponential moving average of the weights. They take turns in blocks of steps in one process;
+a step's time is the median over all blocks, without each block's first steps.
+
+- bare: random rows, ``x₀ + noise``, the network, a mean squared error, clipping, AdamW, and the
+  average by ``torch._foreach_lerp_``. It is the least that any of the others does.
+- ours: ``ss.train(model, data)``.
+- diffusers: its training example's recipe, ``DDPMScheduler.add_noise``, a mean squared error on ε,
+  clipping, AdamW, ``EMAModel``.
+- azula: its README's loss, ``KarrasDenoiser(backbone, VPSchedule()).loss(x, t)``, in the bare loop.
+- lucidrains: ``GaussianDiffusion1D`` of denoising-diffusion-pytorch on the data as sequences, Adam
+  and ``ema_pytorch.EMA`` every tenth step, as its Trainer does.
+
+A peer that is not installed is left out, and the table says so.
+
+    pip install --no-deps diffusers==0.42.1 azula==0.11.1 denoising-diffusion-pytorch
+    pip install --no-deps ema-pytorch einops accelerate psutil
+    python benchmarks/training.py             # prints the table
+    python benchmarks/training.py --save      # and writes benchmarks/results/training-cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from machine import conditions, machine_sentence
+from peers import lucidrains
+from torch import Tensor, nn
+
+import sdescore as ss
+from sdescore.datasets import digits, two_moons
+
+RESULT = Path(__file__).parent / "results" / "training-cpu.json"
+BLOCKS, STEPS, WARM = 12, 40, 8  # of a network; the first WARM steps of a block are not counted
+
+Block = Callable[[int], list[float]]
+"""``(steps) -> the moments after each of them``."""
+
+
+def networks() -> dict[str, tuple[nn.Module, Tensor, int]]:
+    """A network, data ``(N, *E)`` and a batch size."""
+    images = digits()
+    padded = nn.functional.pad(images, (12, 12, 12, 12), value=-1.0)
+    return {
+        "MLP, (512, 2)": (ss.MLP(2), two_moons(4000), 512),
+        "UNet, (64, 1, 8, 8)": (ss.UNet(1, width=32, multipliers=(1, 2), blocks=1), images, 64),
+        "UNet, (16, 1, 32, 32)": (ss.UNet(1, width=32, multipliers=(1, 2, 2)), padded, 16),
+    }
+
+
+def average(net: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The weights, and a copy of them to average into."""
+    weights = [p.detach() for p in net.parameters()]
+    return weights, [w.clone() for w in weights]
+
+
+def loop(net: nn.Module, data: Tensor, size: int, loss_of: Callable[[Tensor], Tensor]) -> Block:
+    """The loop by hand: batch, loss, gradient, clipping, AdamW, average."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    weights, averaged = average(net)
+
+    def block(steps: int) -> list[float]:
+        moments = []
+        for _ in range(steps):
+            x0 = data[torch.randint(len(data), (size,))]
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(x0)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            torch._foreach_lerp_(averaged, weights, 1e-3)
+            loss.item()
+            moments.append(time.perf_counter())
+        return moments
+
+    return block
+
+
+def bare(net: nn.Module, data: Tensor, size: int) -> Block:
+    def loss_of(x0: Tensor) -> Tensor:
+        t = torch.rand(size)
+        sigma = t.view(-1, *(1,) * (x0.ndim - 1))
+        z = torch.randn_like(x0)
+        return (net((1 - sigma) * x0 + sigma * z, t) - z).square().mean()
+
+    return loop(net, data, size, loss_of)
+
+
+def ours(net: nn.Module, data: Tensor, size: int) -> Block:
+    model = ss.ScoreModel(net, ss.VPSDE())
+
+    def block(steps: int) -> list[float]:
+        moments: list[float] = []
+        ss.train(
+            model, data, steps=steps, batch_size=size, lr=1e-3, progress=False,
+            callback=lambda _: moments.append(time.perf_counter()),
+        )  # fmt: skip
+        return moments
+
+    return block
+
+
+def with_diffusers(net: nn.Module, data: Tensor, size: int) -> Block:
+    from diffusers import DDPMScheduler
+    from diffusers.training_utils import EMAModel
+
+    scheduler = DDPMScheduler(num_train_timesteps=1000)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    ema = EMAModel(net.parameters(), decay=0.9999)
+
+    def block(steps: int) -> list[float]:
+        moments = []
+        for _ in range(steps):
+            x0 = data[torch.randint(len(data), (size,))]
+            noise = torch.randn_like(x0)
+            timesteps = torch.randint(0, 1000, (size,))
+            noisy = scheduler.add_noise(x0, noise, timesteps)
+            loss = nn.functional.mse_loss(net(noisy, timesteps.float()), noise)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.step(net.parameters())
+            loss.item()
+            moments.append(time.perf_counter())
+        return moments
+
+    return block
+
+
+def with_azula(net: nn.Module, data: Tensor, size: int) -> Block:
+    from azula.denoise import KarrasDenoiser
+    from azula.noise import VPSchedule
+
+    denoiser = KarrasDenoiser(net, VPSchedule())
+    return loop(net, data, size, lambda x0: denoiser.loss(x0, torch.rand(size)).mean())
+
+
+def with_lucidrains(net: nn.Module, data: Tensor, size: int) -> Block:
+    from ema_pytorch import EMA
+
+    class Named(nn.Module):
+        channels, self_condition = 1, False
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor, t: Tensor, _: Any = None) -> Tensor:
+            y: Tensor = self.net(x.flatten(1).unflatten(1, data.shape[1:]), t.float())
+            return y.flatten(1).unsqueeze(1)
+
+    flat = data.flatten(1).unsqueeze(1)
+    low, high = flat.min(), flat.max()
+    flat = (flat - low) / (high - low)
+    diffusion = lucidrains().GaussianDiffusion1D(
+        Named(), seq_length=flat.shape[2], objective="pred_v"
+    )
+    optimizer = torch.optim.Adam(diffusion.parameters(), lr=1e-4, betas=(0.9, 0.99))
+    ema = EMA(diffusion, beta=0.995, update_every=10)
+
+    def block(steps: int) -> list[float]:
+        moments = []
+        for _ in range(steps):
+            loss = diffusion(flat[torch.randint(len(flat), (size,))])
+            loss.backward()
+            nn.utils.clip_grad_norm_(diffusion.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update()
+            loss.item()
+            moments.append(time.perf_counter())
+        return moments
+
+    return block
+
+
+LOOPS: dict[str, Callable[[nn.Module, Tensor, int], Block]] = {
+    "bare": bare,
+    "ours": ours,
+    "diffusers": with_diffusers,
+    "azula": with_azula,
+    "lucidrains": with_lucidrains,
+}
+
+
+def measure(net: nn.Module, data: Tensor, size: int) -> tuple[dict[str, float], dict[str, str]]:
+    """The median seconds of a step of each loop, and what was left out and why."""
+    blocks, missing = {}, {}
+    for name, make in LOOPS.items():
+        try:
+            blocks[name] = make(copy.deepcopy(net), data, size)
+        except ImportError as error:
+            missing[name] = str(error)
+    seconds: dict[str, list[float]] = {name: [] for name in blocks}
+    for turn in range(BLOCKS + 1):
+        for name, block in blocks.items():
+            moments = block(STEPS)
+            if turn:  # the first warms up
+                gaps = zip(moments[WARM:], moments[WARM + 1 :], strict=False)
+                seconds[name] += [b - a for a, b in gaps]
+    return {name: statistics.median(found) for name, found in seconds.items()}, missing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, missing = [], {}
+    for name, (net, data, size) in networks().items():
+        found, missing = measure(net, data, size)
+        ratios = {k: v / found["bare"] for k, v in found.items()}
+        rows.append({"network": name, "bare_seconds": found["bare"], "ratios": ratios})
+        shown = "  ".join(f"{k} {v:.3f}" for k, v in ratios.items())
+        print(f"{name:24} {1e3 * found['bare']:6.2f} ms  {shown}", flush=True)
+    for name, why in missing.items():
+        print(f"{name} left out: {why}")
+    report = {**conditions(), "missing": sorted(missing), "rows": rows}
+    print(machine_sentence(report))
+    if options.save:
+        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
