@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -136,6 +137,16 @@ def test_the_loss_and_its_gradient(device: torch.device) -> None:
     assert torch.equal(*losses)
     for here, there in zip(*gradients, strict=True):
         assert torch.allclose(here, there, rtol=1e-4, atol=1e-6)
+
+
+def test_training(device: torch.device) -> None:
+    """The device's own kernels may round otherwise: AdamW's are not fused there."""
+    data = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"steps": 5, "batch_size": 16, "progress": False}
+    here = ss.train(small(VP), data, **options)
+    there = ss.train(small(VP), data, device=device, **options)
+    assert there.model.device == device
+    assert there.losses == pytest.approx(here.losses, rel=1e-4)
 
 
 def test_the_flow_is_refused_in_one_line(device: torch.device) -> None:

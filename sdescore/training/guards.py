@@ -178,8 +178,11 @@ def add_gradient(
 
     Refuses a loss that no training step can use.
     """
-    size, found = max(1, -(-len(t) // parts)), [t.new_zeros(0, dtype=torch.float32)]
-    mean = torch.zeros((), dtype=torch.float32, device=t.device)
+    size, mean = (
+        max(1, -(-len(t) // parts)),
+        torch.zeros((), dtype=torch.float32, device=batch.x.device),
+    )
+    found = [mean.new_zeros(0)]
     for start in range(0, len(t), size):
         own = slice(start, start + size)
         label, ready = batch.label, None if noise is None else noise[own]
