@@ -171,7 +171,9 @@ class Together:
         sizes = [len(weights), *(p.numel() for p in weights)]
         there, *parts = torch.split(flat, sizes)
         for weight, found, part in zip(weights, there.tolist(), parts, strict=True):
-            weight.grad = part.view_as(weight).to(weight.dtype) if found else None
+            # In the weight's strides, at which a fused step does not look.
+            own_part = torch.empty_like(weight).copy_(part.view_as(weight))
+            weight.grad = own_part if found else None
         return batch, mean.new_tensor(total / samples)
 
     def require_failure(self, own: Tensor, whole: Tensor) -> None:

@@ -120,10 +120,15 @@ def resume_run(
         # The file is whole and fits: from here on nothing is refused.
         read_net(file, model.net)
         read_ema(file, ema)
+        on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
         for entry in record.optimizer:
             name, _, what = entry.rpartition("/")
-            home = "cpu" if what == "step" else named[name].device
-            optimizer.state[named[name]][what] = file.read(f"optim/{entry}").to(home)
+            weight, value = named[name], file.read(f"optim/{entry}")
+            if what != "step" or on_device:
+                value = value.to(weight.device)
+            if value.ndim and value.shape == weight.shape:  # fused kernels look at no strides
+                value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+            optimizer.state[weight][what] = value
     return record.step
 
 

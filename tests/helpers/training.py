@@ -17,12 +17,16 @@ def cloud(n: int = 64, seed: int = 0) -> Tensor:
 
 
 class Dropping(nn.Module):
-    """A small network with dropout, a frozen parameter, an unused one, and a buffer."""
+    """A small network with dropout, a frozen parameter, an unused one, and a buffer.
+
+    One weight lies in memory column by column, as those of channels_last networks do.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.config = {"classes": 3}
         self.body = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+        self.body[0].weight.data = self.body[0].weight.data.t().contiguous().t()
         self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
         self.unused = nn.Parameter(torch.ones(2))
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))

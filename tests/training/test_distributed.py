@@ -27,13 +27,17 @@ LABELS = torch.arange(N) % 3
 
 
 class Labelled(nn.Module):
-    """A small network with labels, a parameter that no step uses, and a buffer of running means."""
+    """A small network with labels, a parameter that no step uses, and a buffer of running means.
+
+    One weight lies in memory column by column, as those of channels_last networks do.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.config = {"classes": 3}
         self.label = nn.Embedding(4, 8)
         self.body = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 2))
+        self.body[0].weight.data = self.body[0].weight.data.t().contiguous().t()
         self.unused = nn.Parameter(torch.ones(2))
         self.register_buffer("mean", torch.zeros(2))
 
