@@ -24,6 +24,8 @@ def parts_of(condition: object, name: str = "label") -> Iterator[tuple[str, obje
     """The parts of a condition that are no dict and not None, and their names."""
     if isinstance(condition, Mapping):
         for key in sorted(condition, key=str):
+            expected = f"strings as the keys of {name}"
+            checks.that(isinstance(key, str), expected, f"{key!r:.100}", ShapeError)
             yield from parts_of(condition[key], f"{name}[{key!r}]")
     elif condition is not None:
         yield name, condition
@@ -59,9 +61,10 @@ def replaced(condition: Condition, null: object, missing: Tensor) -> Condition:
             key: None if part is None else replaced(part, null[key], missing)  # type: ignore[index]
             for key, part in condition.items()
         }
-    shape, own = getattr(null, "shape", type(null).__name__), tuple(condition.shape[1:])
-    expected = "the network's null label shaped like a condition"
-    checks.that(shape == own, expected, f"{tuple(shape)} for {own}", ShapeError)
+    shape = () if checks.is_number(null) else getattr(null, "shape", None)
+    got = type(null).__name__ if shape is None else tuple(shape)
+    own, expected = tuple(condition.shape[1:]), "the network's null label shaped like a condition"
+    checks.that(got == own, expected, f"{got} for {own}", ShapeError)
     value = torch.as_tensor(null, dtype=condition.dtype, device=condition.device).detach()
     rows = missing.to(condition.device).reshape(-1, *(1,) * value.ndim)
     return torch.where(rows, value, condition)

@@ -225,6 +225,7 @@ SHORT = conditions() | {"text": torch.zeros(5, 3, 2)}
         (conditions() | {"more": {"kind": 3}}, r"label\['more'\]\['kind'\]"),
         ({}, "label to hold"),
         ({"image": None}, "label to hold"),
+        (conditions() | {0: ROWS}, "strings as the keys of label; got 0"),
     ],
 )
 def test_the_batch_length_is_checked_at_every_door(label: Any, name: str) -> None:
@@ -242,6 +243,26 @@ def test_the_batch_length_is_checked_at_every_door(label: Any, name: str) -> Non
         with pytest.raises(ss.errors.ShapeError, match=name):
             call()
     assert score.net.seen == []
+
+
+@pytest.mark.parametrize("kind", [torch.tensor(9), 9])
+def test_a_null_class_may_be_a_number(kind: Any) -> None:
+    """Where every label is dropped the network sees the null condition alone."""
+    score = model()
+    score.net.null_condition["more"]["kind"] = kind
+    ss.train(
+        score, torch.ones(6, 2), labels=conditions(), label_dropout=1.0, steps=1, **OPTIONS
+    )  # fmt: skip
+    assert all(bool((row == torch.tensor([-4.0] * 6 + [9.0])).all()) for row in score.net.seen)
+    assert score.net.seen
+
+
+def test_what_made_a_condition_is_not_trained() -> None:
+    """Its graph could be followed once only, in the first step."""
+    encoder, x = nn.Linear(2, 2), torch.ones(6, 2, requires_grad=True)
+    label = conditions() | {"text": encoder(conditions()["text"])}
+    assert len(ss.train(model(), x, labels=label, steps=3, **OPTIONS).losses) == 3
+    assert x.grad is None and encoder.weight.grad is None
 
 
 def test_an_untrained_null_condition_is_refused() -> None:

@@ -256,7 +256,7 @@ def draw_batch(
     if label is not None and null is not None:
         draw = torch.rand(batch.whole, generator=generator, dtype=torch.float32, device="cpu")
         label = replaced(label, null, batch.own(draw) < label_dropout)
-    return batch._replace(x=x, label=label)
+    return batch._replace(x=x.detach(), label=each_tensor(Tensor.detach, label))
 
 
 def measured(

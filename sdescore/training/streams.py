@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -56,7 +57,7 @@ class Stream(Source):
         self.data, self.epoch = data, 0
         self.batches = self._begun()
         self.again = self.batches is not data  # an iterator cannot begin again
-        first = self._next()
+        first = self._next(self.batches)
         if first is None:
             checks.refuse("at least one batch", f"{name} without", ShapeError)
         self.waiting = deque([first])
@@ -66,22 +67,22 @@ class Stream(Source):
         with CPU:
             return iter(self.data)
 
-    def _next(self) -> Batch | None:
+    def _next(self, batches: Iterator[Any]) -> Batch | None:
         with CPU:
             try:
-                return unpacked(next(self.batches))
+                return unpacked(next(batches))
             except StopIteration:
                 return None
 
     def draw(self, generator: torch.Generator, n: int, share: Share) -> Batch | None:
-        batch = self.waiting.popleft() if self.waiting else self._next()
+        batch = self.waiting.popleft() if self.waiting else self._next(self.batches)
         if batch is None and self.again:
             self.epoch += 1
             sampler = getattr(self.data, "sampler", None)
             if isinstance(sampler, DistributedSampler):  # which shuffles by this number
                 sampler.set_epoch(self.epoch)
             self.batches = self._begun()
-            batch = self._next()
+            batch = self._next(self.batches)
         if batch is None or not self.shared:
             return batch and batch._replace(whole=len(batch.x))
         x, label, own = batch.x, batch.label, share.of(len(batch.x))
@@ -89,12 +90,13 @@ class Stream(Source):
         return Batch(x[own], label, None, own.start, len(x))
 
     def once(self, n: int, share: Share) -> Iterator[Batch]:
-        return map(unpacked, islice(self._begun(), share.rank, None, share.size))
+        batches = iter(partial(self._next, self._begun()), None)
+        return islice(batches, share.rank, None, share.size)
 
     def look(self, generator: torch.Generator) -> Iterator[Batch]:
         read = self.waiting  # ahead, in order
         while sum(len(b.x) for b in read) < 1000 and sum(b.x.nbytes for b in read) < READ_AHEAD:
-            if (batch := self._next()) is None:
+            if (batch := self._next(self.batches)) is None:
                 break
             read.append(batch)
         return iter(list(read))
@@ -116,6 +118,8 @@ def unpacked(batch: object) -> Batch:
     checks.that(1 <= len(batch) <= 2, expected, f"{len(batch)} parts", IncompatibleError)
     x, label = (*(each_tensor(tensor_of, part) for part in batch), None)[:2]
     require_samples(x, "a batch's x")
+    got = f"x of shape {tuple(x.shape)}"
+    checks.that(len(x) > 0, "at least one sample in every batch", got, ShapeError)
     if label is not None:
         require_labels(label, len(x))
     return Batch(x, label)

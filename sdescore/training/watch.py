@@ -173,6 +173,8 @@ class Validation:
                 sums[0] += found.per_sample.detach().double().sum().item()
                 sums[1] += len(x0)
         total, samples = sums if self.ranks is None else self.ranks.meet(*sums)
+        got = "none the second time; pass a list or a DataLoader"
+        checks.that(samples > 0, "validation= with samples whenever it is read", got)
         loss = total / samples
         if loss < self.lowest:
             self.lowest, self.best = loss, copy.deepcopy(self.model)

@@ -173,6 +173,29 @@ def test_every_held_out_sample_counts_once(data: Any) -> None:
     assert losses == [3.0] * 7
 
 
+def test_held_out_batches_are_made_on_the_cpu() -> None:
+    """A loader that shuffles draws its order when its first batch is asked for."""
+    held_out = DataLoader(TensorDataset(torch.arange(7.0)[:, None]), batch_size=3, shuffle=True)
+    seen: list[dict[str, Any]] = []
+    model, data = ss.ScoreModel(Constant(), ss.VPSDE()), cloud()
+    options: dict[str, Any] = {"validation": held_out, "callback": seen.append}
+    with torch.device("meta"):
+        ss.train(model, data, steps=1, objective=values, progress=False, **options)
+    assert seen[0]["validation_loss"] == 3.0
+
+
+def test_held_out_data_that_are_there_once_are_refused() -> None:
+    class Once:
+        def __init__(self) -> None:
+            self.batches = iter([cloud()])
+
+        def __iter__(self) -> Any:
+            return self.batches
+
+    with pytest.raises(ss.errors.ParameterError, match="none the second time"):
+        run(make(), steps=1, validation=Once())
+
+
 def test_the_averaged_weights_are_judged_at_fixed_noise_and_in_evaluation_mode() -> None:
     """Weights that do not move have one loss, and dropout is off; those of the average count."""
     seen: list[dict[str, Any]] = []
