@@ -15,7 +15,7 @@ Time: TypeAlias = float | Tensor
 Condition: TypeAlias = "Tensor | Mapping[str, Condition | None]"
 """What samples are conditioned on: ``(B,)`` class indices, a tensor ``(B, *C)``, or a dict of them.
 
-A dict may hold further dicts. None in it is a part that no sample has.
+A dict may hold further dicts. A value None says that no sample has this part.
 """
 
 Score: TypeAlias = Callable[..., Tensor]

@@ -96,7 +96,8 @@ def denoising_loss(
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
     label, noise : Tensor, optional
-        ``(B,)`` int64, ``(B, *C)`` or a dict, for the network; ε itself, of states, like ``x0``.
+        The network's label, ``(B,)`` int64, ``(B, *C)`` or a dict; and ε, shaped like ``x0``, in
+        place of a draw. ε is added to the states, which may be standardised data.
     generator : torch.Generator, optional
         Draws the times, then the noise; the global generator by default.
     sde : LinearSDE, optional

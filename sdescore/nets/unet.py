@@ -60,7 +60,7 @@ class UNet(nn.Module):
     Parameters
     ----------
     channels : int
-        Channels of the data, in and out.
+        Channels of the data, and of the output.
     width : int
         Channels at full resolution.
     multipliers : sequence of int

@@ -40,8 +40,8 @@ are then those of
 
 .. math:: z_0 = (x_0 - m) / s, \qquad \log p(x_0) = \log p(z_0) - \sum_i \log s_i ,
 
-the sum over all elements of an event: the Jacobian of a change of variables. Samplers, losses and
-likelihoods take and give data; all between is states.
+where the sum, over all elements of a sample, is the Jacobian of the change of variables. Samplers
+return data; losses and likelihoods take data. Everything in between works on states.
 """
 
 from __future__ import annotations
@@ -286,7 +286,7 @@ def _numbers(name: str, value: object) -> Number:
 
 @dataclass(frozen=True)
 class DataScale:
-    """``z = (x − mean)/std``: a number, or one an entry of the event's first axis.
+    """``z = (x − mean)/std``, with one number each, or one for each feature or channel.
 
     ``plain`` says whether states are the data themselves.
 

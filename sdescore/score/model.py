@@ -39,16 +39,16 @@ class ScoreModel(nn.Module):
         The SDE it was trained on.
     prediction : str
         ``"F"`` (Karras et al. 2022, arXiv:2206.00364, eq. 7: :math:`D = c_{skip} x + c_{out} F`),
-        chosen by benchmarks/defaults.py; or a paper's own: ``"score"``, ``"epsilon"``, ``"x0"``,
+        see benchmarks/defaults.py; or a paper's own: ``"score"``, ``"epsilon"``, ``"x0"``,
         ``"v"`` (:math:`\alpha\epsilon - \sigma x_0`), ``"velocity"`` (:math:`\dot\alpha x_0 +
         \dot\sigma\epsilon`).
     time_input : str, optional
         ``"t"``; ``"999t"`` (Song et al. 2021's code); ``"level"``, the integer index of a
         discrete SDE; ``"continuous_level"``, the same between levels; ``"sigma"``,
         ``"log_sigma"``; ``"log_snr"``; ``"quarter_log_sigma"``, EDM's ¼ log(σ/α), the default
-        for ``"F"``; for others it is ``"t"``.
+        for ``"F"``. The default for others is ``"t"``.
     input_scaling : str
-        ``"none"``, or ``"unit"``: the network is given
+        ``"none"``, or ``"unit"``: the network gets
         :math:`x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2}`, EDM's :math:`c_{in}`, as for ``"F"``.
     sigma_data : float
         Standard deviation of the data, > 0; used by ``"F"`` and ``"unit"``.
@@ -57,10 +57,10 @@ class ScoreModel(nn.Module):
         would use weights that no training step has touched, and it is refused.
         :func:`sdescore.train` sets it, and a checkpoint keeps it.
     data_mean, data_std : float or sequence of float
-        The model's states are standardised data, ``(x0 − data_mean)/data_std``: numbers, or one an
-        entry of the event's first axis (a vector's features, an image's channels). Samplers,
-        losses and likelihoods take and give data; ``x`` of ``model(x, t)``, ``init=`` and the
-        states of ``iterate`` are states. :func:`sdescore.train` measures both.
+        The model's states are standardised data, ``(x0 − data_mean)/data_std``. Each is one number,
+        or one for each feature of a vector or channel of an image. Samplers return data; losses and
+        likelihoods take data. ``x`` of ``model(x, t)``, ``init=`` and what ``iterate`` yields are
+        states. :func:`sdescore.train` measures both.
 
     Raises
     ------
@@ -267,7 +267,7 @@ class ScoreModel(nn.Module):
         t : float or Tensor
             ``()`` or ``(B,)``, in [0, T]; σ_t > 0.
         label : Tensor or dict, optional
-            ``(B,)`` int64, ``(B, *C)``, or a dict of them, handed to the network.
+            ``(B,)`` int64, ``(B, *C)``, or a dict of them, for the network.
 
         Raises
         ------

@@ -77,45 +77,45 @@ def train(
 ) -> TrainingResult:
     """Fit ``model`` in place by :func:`sdescore.denoising_loss`, or another objective, and AdamW.
 
-    Ctrl-C ends the step under way, saves to ``path`` and raises ``KeyboardInterrupt`` again.
-    SIGTERM, which batch systems send, saves as well and then ends the process. A second signal
-    stops at once. torch's global generator is as it was after every step; threads take turns.
+    Ctrl-C ends the current step, saves to ``path`` and raises ``KeyboardInterrupt``. SIGTERM, which
+    batch systems send, saves too and then ends the process. A second signal stops at once. Each
+    step restores torch's global generator afterwards; two threads never take a step at once.
 
-    Under ``torchrun``, or in a process group, the processes train one model together, with the
-    losses of one process: see :doc:`/howto/many-gpus`. Rank 0 alone writes, shows and calls back.
+    Under ``torchrun``, or in a process group, the processes train one model together. The losses
+    are those of one process (:doc:`/howto/many-gpus`). Rank 0 has the files, bar and callback.
 
     Parameters
     ----------
     model : ScoreModel
         Trained in place: it holds the raw weights afterwards.
     data : Tensor, array, Dataset, DataLoader or iterable of batches
-        A tensor or a numpy array ``(N, *E)``; a map-style ``torch.utils.data.Dataset``; or batches,
-        which begin again when they end. A batch, and a sample of a Dataset, is ``x``,
-        ``(x, label)`` or ``{"x": x, "label": label}``, finite floating point, or bytes, which
-        become x/127.5 − 1. Batches of tensors, arrays and Datasets are drawn with replacement.
+        A tensor or array ``(N, *E)``, or a map-style ``torch.utils.data.Dataset``: their samples
+        are drawn with replacement. Or batches, which begin again when they end. A sample of a
+        Dataset, or a batch, is ``x``, ``(x, label)`` or ``{"x": x, "label": label}``, where ``x``
+        is finite floating point, or bytes, which become x/127.5 − 1.
     steps : int
         Optimiser steps of the whole run, those before a resume included.
     labels : Tensor, array or dict, optional
         ``(N,)`` int64, conditions ``(N, *C)``, or a dict of them, beside a tensor or an array.
     label_dropout : float
-        Probability in [0, 1] of the null label instead, ``net.config["classes"]`` or, like the
-        condition of one sample, ``net.null_condition`` (Ho & Salimans 2022, arXiv:2207.12598).
+        Probability in [0, 1] that a sample gets the null label: ``net.config["classes"]``, or
+        ``net.null_condition``, shaped like one condition (Ho & Salimans 2022, arXiv:2207.12598).
     transform : callable, optional
-        ``transform(x)`` of a batch ``(B, *E)`` on ``device`` returns one of as many samples. What
-        it draws from torch's global generator follows from seed and step.
+        ``transform(x)`` gets a batch ``(B, *E)`` on ``device`` and returns one of as many samples.
+        Seed and step fix what it draws from torch's global generator.
     standardize : bool
-        Measure ``data_mean`` and ``data_std`` of a model that has none, per feature or channel: its
-        states get mean 0, and standard deviation 1 or, where the network's input is scaled by it,
-        ``sigma_data``. If False the model stays as it is, and data of another scale earn a warning.
+        Set ``data_mean`` and ``data_std`` of a model that has none, measured for each feature or
+        channel. States then have mean 0, and standard deviation 1, or ``sigma_data`` where that
+        scales the network's input. If False nothing is set, and an unusual scale causes a warning.
     weighting, times
-        As in :func:`sdescore.denoising_loss`; but a model that predicts F learns by default at
-        stratified :class:`sdescore.losses.LogNormalTimes`, at more noise the larger a sample is.
+        As in :func:`sdescore.denoising_loss`. But by default a model that predicts F learns at
+        stratified :class:`sdescore.losses.LogNormalTimes`; larger samples get more noise.
     objective : callable, optional
-        Called as ``objective(model, x0, t=t, label=label, generator=generator)`` for a
+        ``objective(model, x0, t=t, label=label, generator=generator)`` returns a
         :class:`sdescore.losses.Loss`: any objective of :mod:`sdescore.losses`, or one of your own.
-        ``functools.partial`` binds its options, ``weighting`` among them. An importance weight of
-        the times is applied. A checkpoint records its name and the numbers and strings among its
-        options: a resume does not tell two lambdas apart, nor what tensors or closures hold.
+        ``functools.partial`` binds its options, such as ``weighting``. ``train`` applies the
+        importance weight of the times. A file records its name and its options that are numbers or
+        strings. So a resume cannot tell two lambdas, tensors or closures apart.
     batch_size : int, optional
         Samples a step, by default 128; not for an iterable, whose batches have their own size.
     lr, schedule, warmup
@@ -125,14 +125,14 @@ def train(
         AdamW's (Loshchilov & Hutter 2019, arXiv:1711.05101).
     optimizer : callable, optional
         ``optimizer(parameters)`` returns any ``torch.optim.Optimizer`` in place of AdamW, such as
-        ``lambda p: torch.optim.SGD(p, lr=0.1)``. Its own rates are the highest of the schedule;
-        leave ``lr`` and ``weight_decay`` out. A file keeps the tensors of its state.
+        ``lambda p: torch.optim.SGD(p, lr=0.1)``. Its learning rates are the schedule's highest;
+        leave out ``lr`` and ``weight_decay``. A checkpoint keeps the tensors of its state.
     lr_scheduler : callable, optional
-        ``lr_scheduler(optimizer)`` returns one of torch's schedules, stepped after every step, in
-        place of ``schedule`` and ``warmup``. A resume steps a fresh one as often.
+        ``lr_scheduler(optimizer)`` returns one of torch's schedulers, stepped after every step, in
+        place of ``schedule`` and ``warmup``. A resume makes a new one and steps it as often.
     accumulate : int
-        The batch goes through the network in so many parts, which takes less memory. The gradient
-        is that of the whole batch, for a loss that is a mean over samples.
+        In how many parts a batch goes through the network. More parts take less memory. The
+        gradient is that of the whole batch if the loss is a mean over samples.
     precision : {None, "bf16"}
         ``"bf16"`` runs the network alone under ``torch.autocast`` in bfloat16; weights, average and
         optimiser stay in float32.
@@ -141,7 +141,7 @@ def train(
     clip : float, optional
         Largest norm of the gradient; None leaves it.
     ema_decay, seed
-        See :class:`sdescore.EMA`; and of batches, times, noise and dropout, not of first weights.
+        See :class:`sdescore.EMA`; the seed fixes batches, times, noise and dropout alone.
     device : torch.device or str, optional
         Where to train; by default where the model is.
     max_seconds : float, optional
@@ -150,12 +150,12 @@ def train(
         Checkpoint, written every ``save_every`` steps and at the end, with the notes ``info``, a
         dict of JSON; see :func:`sdescore.save`.
     resume : bool
-        Continue from the file at ``path``, if there is one. Data, labels and all options must be
-        those of its run, but not the ways to watch and to stop it; ``steps`` must be with the
-        cosine schedule, which ends there. Of data above 256 MiB some samples are compared, of a
-        Dataset its class and length. On a CPU the bits are those of an uninterrupted run, where
-        Dataset and ``transform`` draw from torch's generator alone. A ``DataLoader`` or another
-        iterable starts from its beginning, and the file says ``resumes_exactly: false``.
+        Continue from the file at ``path``, if there is one. Data, labels and options must be those
+        of its run, except options that watch or stop it. With the cosine schedule ``steps`` must be
+        the same too. Of data above 256 MiB some samples are compared, of a Dataset its class and
+        length. On a CPU the bits are those of an uninterrupted run, if Dataset and ``transform``
+        draw from torch's generator alone. A ``DataLoader`` or another iterable starts from its
+        beginning, and the file says ``resumes_exactly: false``.
     progress : bool
         Show a bar with the running mean of the relative loss: 1 is a predictor that only scales its
         input, 0 one that always knows x₀. With an ``objective`` it is the loss itself.
@@ -177,8 +177,8 @@ def train(
         the last file at ``path`` stays.
     CheckpointError
         The file to resume from is damaged, or of another model or run; or something could not be
-        saved at ``path``. If a save fails during the run, a warning says so and the run goes on;
-        the last one's error has the :class:`TrainingResult` as ``result``.
+        saved at ``path``. If a save during the run fails, ``train`` warns and goes on. If the last
+        one fails, the error's ``result`` is the :class:`TrainingResult`.
     RankError
         Another process failed, or was told to stop.
     ParameterError, ShapeError, IncompatibleError

@@ -160,11 +160,11 @@ class AdaptiveSampler:
             A score ``(x, t) -> like x`` with ``t`` ``(B,)``. The batch it gets shrinks as samples
             finish.
         seed : int
-            Sample ``i`` uses the stream (seed, i), and starts where it starts in
-            :meth:`PredictorCorrector.sample`. Its value and its steps depend neither on ``B`` nor
-            on ``max_batch`` where the score treats each sample alone. A network rounds differently
-            in another batch. That moves a sample by some 1e-5, and about one sample in 10,000
-            takes other steps and ends elsewhere.
+            Sample ``i`` uses the noise of (seed, i), and its start is that of
+            :meth:`PredictorCorrector.sample`. If the score computes each sample separately, ``B``
+            and ``max_batch`` change neither a sample nor its steps. A network rounds differently in
+            another batch. This changes a sample by some 1e-5. About one sample in 10,000 takes
+            other steps, and then its value is another one.
         noise : NoiseSource, optional
             Replaces the seeded noise: draw 0 for the start, two for each of ``max_steps`` trials.
         init : Tensor, optional

@@ -226,7 +226,7 @@ class PredictorCorrector:
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x``. A module is put in eval mode; no thread may train it then.
+            A score ``(x, t) -> like x``. A module runs in eval mode: do not train it meanwhile.
         shape : tuple of int
             ``(B, *E)``; optional where ``init`` is passed.
         samples : range, optional
@@ -238,8 +238,8 @@ class PredictorCorrector:
         noise : NoiseSource, optional
             Replaces the seeded noise.
         init : Tensor, optional
-            ``(B, *E)``, the state at ``t_0`` in place of a draw from the prior. Of a model that
-            standardises its data ``model.from_data(x)`` is the state of a sample.
+            ``(B, *E)``, the state at ``t_0`` in place of a draw from the prior. If the model
+            standardises its data, ``model.from_data(x)`` makes it from data.
         label : Tensor or dict, optional
             ``(B,)`` classes, conditions ``(B, *C)``, or a dict of them: the model's third argument.
         max_batch : int, optional
