@@ -165,14 +165,20 @@ def numbers(
     refuse(expected, f"{values!r:.200}", error)
 
 
-@functools.cache
 def with_float64(device: torch.device | str) -> torch.device:
     """``device``, or the CPU where that has no float64."""
+    # A graph cannot try the device; it is for devices that have float64.
+    there = torch.compiler.is_compiling() or _has_float64(device)
+    return torch.device(device if there else "cpu")
+
+
+@functools.cache
+def _has_float64(device: torch.device | str) -> bool:
     try:
         torch.empty(0, dtype=torch.float64, device=device)
     except TypeError:  # as MPS says it
-        return torch.device("cpu")
-    return torch.device(device)
+        return False
+    return True
 
 
 def time(t: object, T: float, name: str = "t") -> Tensor:
@@ -182,9 +188,7 @@ def time(t: object, T: float, name: str = "t") -> Tensor:
     taken for ``T``.
     """
     if isinstance(t, Tensor) and not t.is_complex():
-        # A graph cannot try the device; it is for devices that have float64.
-        where = t.device if torch.compiler.is_compiling() else with_float64(t.device)
-        t64 = t.to(where, torch.float64)
+        t64 = t.to(with_float64(t.device), torch.float64)
     elif is_number(t):
         t64 = torch.tensor(t, dtype=torch.float64, device="cpu")
     else:

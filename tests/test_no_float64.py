@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import sdescore as ss
+from sdescore.shapes import float64
 from tests.helpers.no_float64 import device_without_float64
 
 VP = ss.VPSDE()
@@ -154,3 +156,10 @@ def test_the_flow_is_refused_in_one_line(device: torch.device) -> None:
     with pytest.raises(ss.errors.ShapeError, match="expected a device with float64") as error:
         ss.ProbabilityFlow(VP).sample(small(VP).to(device), (2, 2))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_graph_follows_the_question_without_a_warning() -> None:
+    compiled = torch.compile(lambda x: float64(x) + 1, backend="eager", fullgraph=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert compiled(torch.ones(2)).tolist() == [2.0, 2.0]
