@@ -73,6 +73,11 @@ def own_device(device: torch.device) -> torch.device:
     return device
 
 
+def first_batch(source: Stream) -> str:
+    """A stream's first samples as a number that tells them apart."""
+    return hashlib.sha256(raw_bytes(source.waiting[0].x)).hexdigest()
+
+
 class Together:
     """This process, among those that train one model."""
 
@@ -103,8 +108,7 @@ class Together:
         """
         self.meet()
         if isinstance(source, Stream):
-            first = hashlib.sha256(raw_bytes(source.waiting[0].x)).hexdigest()
-            source.shared = len(set(self.ranks.agree(lambda: first))) == 1
+            source.shared = len(set(self.ranks.agree(lambda: first_batch(source)))) == 1
         else:
             n, ranks = recipe.batch_size, self.share.size
             checks.that(n >= ranks, f"batch_size >= {ranks}, one sample per rank", n)
@@ -122,6 +126,8 @@ class Together:
         """Refuse options, data or a resumed file that are not the same on all ranks."""
         self.meet()
         record = None if held_out is None else held_out.record()
+        if isinstance(held_out, Stream):  # of which each rank takes other batches
+            record = {"first batch": first_batch(held_out)}
         run = {**options, **source.record(), "validation": record, "steps or file": when}
         self.ranks.require_equal(lambda: run, "run")
 

@@ -158,6 +158,7 @@ said["transform"] = outcome(lambda: run(data=X, transform=transform(rank, 6, lam
 said["nan"] = outcome(lambda: run(data=X, objective=spoilt(rank, 3)))
 said["lr"] = outcome(lambda: run(data=X, lr=1e-3 + rank))
 said["data"] = outcome(lambda: run(data=X + rank))
+said["validation"] = outcome(lambda: run(data=X, validation=sharded(rank)))
 said["small"] = outcome(lambda: run(data=X, batch_size=1))
 said["empty"] = outcome(lambda: run(data=X[: N * (1 - rank)]))
 seen.clear()
@@ -265,7 +266,7 @@ def test_a_failing_rank_ends_both(ranks: Path, what: str, failing: int, error: s
     assert said(ranks, "after") == ["done", "done"]
 
 
-@pytest.mark.parametrize("what", ["lr", "data"])
+@pytest.mark.parametrize("what", ["lr", "data", "validation"])
 def test_other_options_or_data_are_refused_on_both(ranks: Path, what: str) -> None:
     for message in said(ranks, what):
         assert message.startswith("IncompatibleError: expected the same run on every rank")
