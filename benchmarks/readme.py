@@ -160,6 +160,15 @@ def lucidrains_rows(data: Tensor, seconds: float, seed: int) -> dict[str, Tensor
 PEERS = {"azula": azula_rows, "lucidrains": lucidrains_rows}
 
 
+def save(figure: Any, name: str, dpi: int) -> None:
+    """Write a picture in 32 colours, which takes a third of the bytes."""
+    from PIL import Image
+
+    file = PICTURES / f"{name}.png"
+    figure.savefig(file, dpi=dpi)
+    Image.open(file).convert("RGB").quantize(32).save(file, optimize=True)
+
+
 def draw(names: dict[str, Any]) -> None:
     """The two pictures: the samples beside the data, and four samplers at ten evaluations."""
     import matplotlib
@@ -181,7 +190,7 @@ def draw(names: dict[str, Any]) -> None:
         axes.scatter(*x.T, color="#444444" if title.endswith("data") else "#c2410c", **dots)
         axes.set_title(title, fontsize=10)
         frame(axes, 3.6)
-    figure.savefig(PICTURES / "ten_lines.png", dpi=140)
+    save(figure, "ten_lines", 140)
 
     figure, panels = plt.subplots(4, 6, figsize=(9.0, 6.2), layout="constrained")
     for row, (title, predictor) in zip(panels, HERO.items(), strict=True):
@@ -196,7 +205,7 @@ def draw(names: dict[str, Any]) -> None:
             frame(axes, 3.6)
         row[0].text(-0.02, 0.5, title, transform=row[0].transAxes, rotation=90, fontsize=9,
                     ha="right", va="center")  # fmt: skip
-    figure.savefig(PICTURES / "noise_to_data.png", dpi=130)
+    save(figure, "noise_to_data", 130)
 
 
 def main() -> None:
