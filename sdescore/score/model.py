@@ -191,10 +191,6 @@ class ScoreModel(nn.Module):
         checks.state(x)
         return self.data_scale.to_data(x)
 
-    def network_time(self, time_value: Tensor) -> Tensor:
-        """Time values in the network's dtype; int64 levels stay."""
-        return time_value if time_value.dtype == torch.int64 else time_value.to(self.dtype)
-
     def require_times(self, t: Tensor) -> None:
         """Refuse float64 times ``(n,)`` that the network does not cover.
 
@@ -231,11 +227,11 @@ class ScoreModel(nn.Module):
 
     def _inputs(self, x: Tensor, numbers: Coefficients) -> tuple[Tensor, Tensor]:
         """What the network is given for ``x``: the scaled state, and one time value a sample."""
-        value = self.network_time(numbers.time_value).to(x.device).expand(x.shape[0])
-        scale = numbers.input_scale.to(x)
+        dtype, value, scale = self.dtype, numbers.time_value, numbers.input_scale.to(x)
+        value = value.to(x.device, value.dtype if value.dtype == torch.int64 else dtype)
         if scale.ndim:
             scale = scale.reshape(-1, *(1,) * (x.ndim - 1))
-        return (scale * x).to(self.dtype), value
+        return (scale * x).to(dtype), value.expand(x.shape[0])
 
     def output(
         self, x: Tensor, t: Time, label: Condition | None = None

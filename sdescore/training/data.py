@@ -77,7 +77,7 @@ class Batch(NamedTuple):
         x = in_floating_point(self.x.to(device, non_blocking=early))
         label = self.label
         if label is not None:
-            label = each_tensor(lambda part: part.to(device, non_blocking=early), label)
+            label = each_tensor(lambda part: part.detach().to(device, non_blocking=early), label)
         return self._replace(x=x, label=label)
 
 
@@ -256,7 +256,7 @@ def draw_batch(
     if label is not None and null is not None:
         draw = torch.rand(batch.whole, generator=generator, dtype=torch.float32, device="cpu")
         label = replaced(label, null, batch.own(draw) < label_dropout)
-    return batch._replace(x=x.detach(), label=each_tensor(Tensor.detach, label))
+    return batch._replace(x=x.detach(), label=label)
 
 
 def measured(

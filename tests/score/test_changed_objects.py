@@ -102,10 +102,15 @@ def test_a_subclass_with_its_own_score_is_called() -> None:
             super().__init__(net, sde, "epsilon")
             self._convention = Halved(sde, "epsilon")
 
-        def network_time(self, value: Tensor) -> Tensor:
-            return super().network_time(2 * value)
+    class AtTwice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = base.net
 
-    late = Late(base.net, VP)
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            return self.inner(x, 2 * c)
+
+    late = Late(AtTwice(), VP)
     torch.testing.assert_close(late.under(VE)(x, t), base.under(VE)(x, t), rtol=1e-14, atol=0)
 
 
