@@ -87,7 +87,7 @@ def samplers(sde: ss.LinearSDE, data: Tensor) -> dict[str, Any]:
     }
 
 
-def azula_rows(data: Tensor, seconds: float, seed: int) -> dict[str, Tensor]:
+def azula_rows(data: Tensor, seconds: float, seed: int) -> dict[tuple[str, int], Tensor]:
     """Samples of azula's tutorial, trained for so many CPU seconds."""
     from azula.denoise import KarrasDenoiser
     from azula.noise import VPSchedule
@@ -117,11 +117,11 @@ def azula_rows(data: Tensor, seconds: float, seed: int) -> dict[str, Tensor]:
     with torch.no_grad():
         for kind, steps in ((DDPMSampler, 1000), (DDIMSampler, 50)):
             sampler = kind(denoiser.eval(), steps=steps)
-            found[f"azula, {kind.__name__}, {steps} steps"] = sampler(sampler.init((COUNT, 2)))
+            found[f"azula, {kind.__name__}", steps] = sampler(sampler.init((COUNT, 2)))
     return found
 
 
-def lucidrains_rows(data: Tensor, seconds: float, seed: int) -> dict[str, Tensor]:
+def lucidrains_rows(data: Tensor, seconds: float, seed: int) -> dict[tuple[str, int], Tensor]:
     """Samples of denoising-diffusion-pytorch's tutorial, trained for so many CPU seconds."""
     from ema_pytorch import EMA
 
@@ -154,7 +154,7 @@ def lucidrains_rows(data: Tensor, seconds: float, seed: int) -> dict[str, Tensor
         optimizer.zero_grad()
         ema.update()
     x = ema.ema_model.sample(batch_size=COUNT)[:, 0]
-    return {"lucidrains, 1000 steps": x * (high - low) + low}
+    return {("lucidrains", 1000): x * (high - low) + low}
 
 
 PEERS = {"azula": azula_rows, "lucidrains": lucidrains_rows}
@@ -215,7 +215,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
 
-    def add(seed: int, name: str, evaluations: int | None, x: Tensor, seconds: float) -> None:
+    def add(seed: int, name: str, evaluations: int, x: Tensor, seconds: float) -> None:
         far = 100 * (distance(x) > 0.3).double().mean().item()
         largest = x.norm(dim=1).max().item()
         rows.append(
@@ -237,8 +237,8 @@ def main() -> None:
             except ImportError as error:
                 print(f"{package} left out: {error}")
                 continue
-            for name, x in found.items():
-                add(seed, name, None, x, seconds)
+            for (name, evaluations), x in found.items():
+                add(seed, name, evaluations, x, seconds)
         if options.save and seed == 0:
             draw(names)
     if options.save:

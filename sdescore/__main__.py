@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("checkpoint", type=Path)
     sample.add_argument("-n", "--n", type=_positive, default=64, help="how many samples")
     sample.add_argument(
-        "--shape", type=_positive, nargs="+", help="shape of a sample; by default the data's"
+        "--shape", type=_positive, nargs="+", help="shape of a sample; else the file's event_shape"
     )
     sample.add_argument("--predictor", choices=PREDICTORS, default="exponential-adams")
     sample.add_argument("--corrector", choices=CORRECTORS, default="none")

@@ -80,7 +80,6 @@ class EMA:
             for name, value in network_tensors(net).items()
         }
 
-    @torch.no_grad()
     def update(self, net: nn.Module) -> None:
         """Take in the present weights of ``net``.
 
@@ -89,16 +88,34 @@ class EMA:
         IncompatibleError
             ``net`` has other tensors than the network the average was made from.
         """
-        current = network_tensors(net)
-        _require_same(current, self.shadow, IncompatibleError)
-        self.num_updates += 1
-        n = self.num_updates
-        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
-        averaged = [name for name, value in current.items() if isinstance(value, nn.Parameter)]
-        shadow = [self.shadow[name] for name in averaged]
-        _average(decay)(shadow, [current[name].to(self.shadow[name]) for name in averaged], n)
-        for name in current.keys() - set(averaged):
-            self.shadow[name].copy_(current[name])
+        self.updater(net)()
+
+    def updater(self, net: nn.Module) -> Callable[[], None]:
+        """:meth:`update` for a loop, which looks for the tensors of ``net`` once.
+
+        The function that is returned takes no argument. It reads the parameters that ``net`` has
+        now, and the buffers that ``net`` has when it is called. Errors are those of :meth:`update`.
+        """
+        _require_same(network_tensors(net), self.shadow, IncompatibleError)
+        net = plain_network(net)
+        weights = list(net.parameters())
+        shadow = [self.shadow[plain_name(name)] for name, _ in net.named_parameters()]
+        buffers = [
+            (self.shadow[plain_name(name)], net.get_submodule(name.rpartition(".")[0]), name)
+            for name, _ in net.named_buffers()
+        ]
+
+        @torch.no_grad()
+        def take_in() -> None:
+            self.num_updates += 1
+            n = self.num_updates
+            decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+            pairs = zip(weights, shadow, strict=True)
+            _average(decay)(shadow, [weight.to(average) for weight, average in pairs], n)
+            for copied, part, name in buffers:
+                copied.copy_(part.get_buffer(name.rpartition(".")[2]))
+
+        return take_in
 
     @torch.no_grad()
     def copy_to(self, net: nn.Module) -> None:

@@ -276,7 +276,7 @@ def train(
             draw_batch, source, recipe.batch_size, recipe.label_dropout, null, transform, device,
             share,
         )  # fmt: skip
-        losses: list[float] = []
+        losses, take_average = list[float](), ema.updater(net)
         late, noise, mean = False, None, torch.zeros((), dtype=torch.float32, device=device)
         # AdamW counts its steps in tensors that it makes on the default device.
         elsewhere = torch.get_default_device().type != "cpu"
@@ -323,7 +323,7 @@ def train(
                     descent.step()
                 if scheduler is not None:
                     scheduler.step()
-                ema.update(net)
+                take_average()
                 step += 1
                 losses.append(loss)
                 held_out_loss = None if checked is None else checked.loss(ema, step, steps)

@@ -69,7 +69,7 @@ def test_the_ten_line_example() -> None:
 
     with torch.nn.modules.module.register_module_forward_pre_hook(count):
         exec(compile(source, "ten_lines.py", "exec", dont_inherit=True), names)
-    assert 0 < sum(states) < 1_500_000
+    assert 0 < sum(states) < 1_700_000  # 14 seconds on one core, by benchmarks/readme.py
     fresh = two_moons(1000, seed=1)
     # Two sets of moons are 0.12 apart, moons and a Gaussian like them 0.41.
     assert sliced_wasserstein(names["x"], fresh) < 0.25

@@ -136,3 +136,25 @@ def test_ema_refuses_what_does_not_fit() -> None:
     for decay in (1.0, -0.1, math.nan):
         with pytest.raises(ParameterError, match="decay"):
             EMA(toy(), decay=decay)
+
+
+def test_an_updater_finds_its_tensors_once_and_reads_them_each_time() -> None:
+    net = toy()
+    by_update, by_updater = EMA(net, 0.5, warmup=False), EMA(net, 0.5, warmup=False)
+    update = by_updater.updater(net)
+    for k in range(1, 4):
+        set_all(net, float(k))
+        if k == 2:  # as Module.to does it, and as some networks do with their buffers
+            net[0].weight.data = torch.full((3, 2), -7.0)
+            net[1].running_mean = torch.full((3,), 5.0)
+        by_update.update(net)
+        update()
+    assert by_updater.num_updates == 3
+    for name, value in by_update.shadow.items():
+        assert torch.equal(by_updater.shadow[name], value)
+    # The scale of the normalisation starts at 1, so its average is 1/8 + 1/8 + 2/4 + 3/2.
+    assert torch.equal(by_updater.shadow["1.running_mean"], torch.full((3,), 5.0))
+    biases = [by_updater.shadow["1.weight"], torch.full((3,), 1 / 8 + 1 / 8 + 2 / 4 + 3 / 2)]
+    torch.testing.assert_close(*biases)
+    with pytest.raises(IncompatibleError, match="new EMA"):
+        by_updater.updater(nn.Linear(2, 3))
