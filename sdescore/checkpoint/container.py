@@ -33,6 +33,7 @@ from sdescore import checks
 from sdescore.checkpoint.manifest import from_json, to_json
 from sdescore.errors import CheckpointError
 from sdescore.files import previous_path, replacing
+from sdescore.nets.ema import is_sharded, laid_out
 
 # safetensors' names of the dtypes that a checkpoint may hold.
 DTYPES = {
@@ -207,10 +208,10 @@ class Container:
     def read_into(self, name: str, target: Tensor) -> None:
         """Overwrite a tensor of that shape, in its own dtype and on its device."""
         same = target.dtype == self.tensors[name].dtype and target.device.type == "cpu"
-        if same and target.is_contiguous():
+        if same and target.is_contiguous() and not is_sharded(target):
             self._fill(name, target)
         else:
-            target.copy_(self.read(name))
+            target.copy_(laid_out(self.read(name), target))
 
     def _fill(self, name: str, value: Tensor) -> None:
         raw = raw_bytes(value)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,8 @@ class EMA:
     ------
     ParameterError
         ``decay`` lies outside ``[0, 1)``.
+    IncompatibleError
+        A tensor of ``net`` was made by ``expand``, so nothing can be written into it.
 
     Examples
     --------
@@ -75,9 +77,16 @@ class EMA:
         self.decay = checks.number("decay", decay, at_least=0, below=1)
         self.warmup = checks.flag("warmup", warmup)
         self.num_updates = 0
+        tensors = network_tensors(net)
+        for name, value in tensors.items():
+            expanded = any(
+                n > 1 and s == 0 for n, s in zip(value.shape, value.stride(), strict=True)
+            )
+            got = f"{name!r} that expand() made; register its .contiguous()"
+            checks.that(not expanded, "tensors that can be written", got, IncompatibleError)
         self.shadow = {
             name: value.detach().to(averaged_dtype(value), copy=True)
-            for name, value in network_tensors(net).items()
+            for name, value in tensors.items()
         }
 
     def update(self, net: nn.Module) -> None:
@@ -169,6 +178,26 @@ def plain_copy(model: ScoreModel) -> ScoreModel:
 def plain_name(name: str) -> str:
     """A tensor's name without the prefix of a part that ``torch.compile`` wraps."""
     return name.replace("_orig_mod.", "")
+
+
+def is_sharded(value: Tensor) -> bool:
+    """Whether it is torch's ``DTensor``, of which each process holds a part."""
+    return hasattr(value, "full_tensor")
+
+
+def whole(value: Tensor) -> Tensor:
+    """All of a tensor that may be sharded over processes, each of which must call this."""
+    return cast(Any, value).full_tensor() if is_sharded(value) else value
+
+
+def laid_out(value: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor on the device of ``like``; this process's part, where that is sharded."""
+    if not is_sharded(like):
+        return value.to(like.device)
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded = cast(Any, like)
+    return distribute_tensor(value, sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def network_tensors(net: nn.Module) -> dict[str, Tensor]:

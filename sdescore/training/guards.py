@@ -173,10 +173,12 @@ def add_gradient(
     t: Tensor,
     generator: torch.Generator,
     noise: Tensor | None = None,
+    *,
+    factor: float = 1.0,
 ) -> Loss:
     """Add the gradient of a batch's loss to the weights', computed in parts; its value, detached.
 
-    Refuses a loss that no training step can use.
+    ``factor`` is the gradient's. Refuses a loss that no training step can use.
     """
     size, mean = (
         max(1, -(-len(t) // parts)),
@@ -193,7 +195,7 @@ def add_gradient(
         got = "one without a gradient; compute it without detach() or no_grad()"
         checks.that(loss.mean.requires_grad, expected, got, IncompatibleError)
         share = loss.mean * (len(t[own]) / len(t))
-        share.backward()  # type: ignore[no-untyped-call]
+        (share * factor).backward()  # type: ignore[no-untyped-call]
         mean = mean + share.detach()
         found.append(loss.per_sample.detach())
     return Loss(torch.cat(found), mean)
@@ -252,6 +254,13 @@ class Recipe:
         fall = 0.5 * (1 + math.cos(math.pi * step / steps)) if self.schedule == "cosine" else 1.0
         return highest * rise * fall
 
+    def set_rates(
+        self, optimizer: torch.optim.Optimizer, highest: list[float], step: int, steps: int
+    ) -> None:
+        """Give each group of the optimiser its rate of a step, of which it had the highest."""
+        for group, rate in zip(optimizer.param_groups, highest, strict=True):
+            group["lr"] = self.learning_rate(rate, step, steps)
+
 
 def check_times(times: TimeDistribution | None, model: ScoreModel) -> None:
     """Refuse what is no distribution of times, and levels of an SDE that has none."""
@@ -305,12 +314,21 @@ def option_name(part: object) -> str:
     return part if isinstance(part, str) else checks.part_name(part)
 
 
-def check_path(path: str | os.PathLike[str] | None, resume: bool) -> None:
-    """Refuse a file that could not be written, or a resume without one."""
+def check_ways(
+    path: str | os.PathLike[str] | None,
+    resume: bool,
+    seconds: float | None,
+    callback: object,
+    transform: object,
+) -> float:
+    """The seconds that a run may take. Refuses no functions, and a file that cannot be written."""
+    for name, function in {"callback": callback, "transform": transform}.items():
+        if function is not None:
+            checks.function(name, function)
+    limit = math.inf if seconds is None else checks.number("max_seconds", seconds, above=0)
     if path is None:
-        got = "none; name the checkpoint"
-        checks.that(not resume, "path= for resume=True", got, IncompatibleError)
-        return
+        checks.that(not resume, "path= for resume=True", "none; name a file", IncompatibleError)
+        return limit
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
     checks.that(
@@ -319,10 +337,14 @@ def check_path(path: str | os.PathLike[str] | None, resume: bool) -> None:
         f"{path}; name another, e.g. out/model.safetensors",
         IncompatibleError,
     )
+    return limit
 
 
-def many_processes() -> bool:
+def grouped(shard: bool) -> bool:
     """Whether there is a process group, or torchrun has started this process as one of several."""
-    if not distributed.is_available():
-        return False
-    return distributed.is_initialized() or distributed.is_torchelastic_launched()
+    many = distributed.is_available() and (
+        distributed.is_initialized() or distributed.is_torchelastic_launched()
+    )
+    alone, got = checks.flag("shard", shard) and not many, "none; start the script with torchrun"
+    checks.that(not alone, "a process group for shard=True", got, IncompatibleError)
+    return many

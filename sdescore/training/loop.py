@@ -25,7 +25,7 @@ from sdescore.borrowed import borrowed_generator, deferred_signals, step_seed, t
 from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.levels import Objective
 from sdescore.losses.weighting import Weighting
-from sdescore.nets.ema import EMA, plain_copy, plain_name
+from sdescore.nets.ema import EMA, plain_copy, plain_name, whole
 from sdescore.score.model import ScoreModel
 from sdescore.training import distributed, guards, run_as
 from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
@@ -74,6 +74,7 @@ def train(
     callback: Callable[[dict[str, Any]], object] | None = None,
     validation: Data | None = None,
     validate_every: int = 1000,
+    shard: bool = False,
 ) -> TrainingResult:
     """Fit ``model`` in place by :func:`sdescore.denoising_loss`, or another objective, and AdamW.
 
@@ -162,13 +163,15 @@ def train(
     callback : callable, optional
         Called after every step with a dict of ``step`` (steps done), ``loss``, ``relative_loss``
         (None with an ``objective``), ``validation_loss`` (None at the steps without) and ``lr``.
-    validation : optional
+    validation, validate_every : optional
         Held-out data of any kind that ``data`` may have, but finite; with labels if ``data`` has
-        them, such as a ``TensorDataset(x, labels)``. Its loss is that of the averaged weights in
-        evaluation mode, always at the same times and noises. The weights with the lowest one are
-        ``result.best``, and at ``….best.safetensors`` beside ``path``, where a resume finds them.
-    validate_every : int
-        Steps between; it is also done after the last step.
+        them, such as a ``TensorDataset(x, labels)``. Its loss, every so many steps and at the end,
+        is that of the averaged weights in evaluation mode, always at the same times and noises. The
+        weights with the lowest one are ``result.best``, and at ``….best.safetensors`` beside
+        ``path``, where a resume finds them.
+    shard : bool
+        Each process of a group holds a part of the weights, average and optimiser; ``model`` is not
+        moved to ``device``. Not with ``validation``, or a loss that differentiates the network.
 
     Raises
     ------
@@ -203,14 +206,10 @@ def train(
     )  # fmt: skip
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
     validate_every = checks.count("validate_every", validate_every)
-    limit = math.inf if max_seconds is None else checks.number("max_seconds", max_seconds, above=0)
-    for name, function in {"callback": callback, "transform": transform}.items():
-        if function is not None:
-            checks.function(name, function)
-    guards.check_path(path, resume)
+    limit = guards.check_ways(path, resume, max_seconds, callback, transform)
     device = model.device if device is None else checks.device(device)
     # Without a process group ``ranks`` is None, and nothing below looks at it.
-    with distributed.processes(device) if guards.many_processes() else nullcontext() as ranks:
+    with distributed.processes(device, shard) if guards.grouped(shard) else nullcontext() as ranks:
         share = Share() if ranks is None else ranks.share
         device = device if ranks is None else distributed.own_device(device)
         all_seed = functools.partial(step_seed, recipe.seed)
@@ -226,9 +225,10 @@ def train(
         )  # fmt: skip
         times = guards.training_times(times, model, some[0].numel())
         recipe = replace(recipe, times=guards.option_name(times))
-        model.to(device)
+        called = model if shard else model.to(device)
         if ranks is not None:
             model.data_scale = ranks.begin(net, model.data_scale, source, recipe)
+            called, net = ranks.trained(model, net)
 
         began, watched = time.monotonic(), share.rank == 0 and (progress or callback is not None)
         options: dict[str, Any] = asdict(recipe)
@@ -238,10 +238,10 @@ def train(
         unit = None if own or not watched else least_informed(model, times, known, some)
         objective = guards.chosen_objective(objective, weighting, options)
         evaluate = functools.partial(guards.loss_at, objective, times)
-        called = model
         if precision or compile:
-            called = run_as.running(model, precision, compile, device)
-        gradient = functools.partial(guards.add_gradient, evaluate, called, recipe.accumulate)
+            called = run_as.running(called, precision, compile, device, own=shard)
+        add_gradient = guards.add_gradient if ranks is None else ranks.add_gradient
+        gradient = functools.partial(add_gradient, evaluate, called, recipe.accumulate)
         named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
         weights = list(named.values())
         descent = guards.adamw(weights, recipe, device)
@@ -255,7 +255,7 @@ def train(
         step, saver = 0, None
         if path is not None:
             options |= source.record()
-            saver = Saver(path, model, ema, descent, named, options, info)
+            saver = Saver(path, model, ema, descent, named, options, info, net, share.rank)
             step = saver.resume() if resume else 0
         if scheduler is not None:
             run_as.replay(scheduler, step)
@@ -270,7 +270,6 @@ def train(
                 checked.resume()
         if ranks is not None:
             ranks.require_one_run(options, source, held_out, steps, step, validate_every)
-            saver = saver if share.rank == 0 else None
         callers.data_scale, callers.label_required = model.data_scale, model.label_required
         draw = functools.partial(
             draw_batch, source, recipe.batch_size, recipe.label_dropout, null, transform, device,
@@ -296,6 +295,8 @@ def train(
                 with borrowed_generator(own_seed(step, domain=1), device):
                     if not late and interrupt.number is None:
                         batch = draw(generator)
+                    if ranks is not None:
+                        batch = ranks.ready(batch, interrupt.number is not None)
                     if batch is not None:
                         t = batch.own(times.sample(model.sde, batch.whole, generator, device))
                         if ranks is not None:
@@ -308,16 +309,15 @@ def train(
                 if batch is None:
                     break
                 largest = math.inf if recipe.clip is None else recipe.clip
-                norm = nn.utils.clip_grad_norm_(weights, largest)
+                norm = whole(nn.utils.clip_grad_norm_(weights, largest))
                 loss = mean.item()
                 if not (math.isfinite(loss) and math.isfinite(norm.item())):
                     if ranks is not None:
-                        ranks.require_failure(found.mean, mean)
+                        ranks.require_failure(net, found.mean, mean)
                     file = None if saver is None or not saver.saved else path
                     raise divergence(step, loss, found.per_sample, t, batch.indices, file)
                 if scheduler is None:
-                    for group, rate in zip(descent.param_groups, rates, strict=True):
-                        group["lr"] = recipe.learning_rate(rate, step, steps)
+                    recipe.set_rates(descent, rates, step, steps)
                 lr = descent.param_groups[0]["lr"]
                 with on_cpu:
                     descent.step()
@@ -333,7 +333,7 @@ def train(
                     watch.step(step, losses, float(lr), held_out_loss)
                 late = time.monotonic() - began > limit
             if ranks is not None:
-                ranks.end(net, ema)
+                ema = ranks.end(net, ema)
             if saver is not None:
                 saver.save(step)
         averaged = plain_copy(model)

@@ -22,21 +22,23 @@ MakeScheduler: TypeAlias = Callable[[Optimizer], LRScheduler]
 
 
 def running(
-    model: ScoreModel, precision: str | None, compiled: bool, device: torch.device
+    model: ScoreModel, precision: str | None, compiled: bool, device: torch.device, own: bool
 ) -> ScoreModel:
     """The model as the steps call it: the same weights, its network under autocast or compiled.
 
-    The network itself is left as it is, so no name in a checkpoint has a prefix. Refuses weights
-    that are not the float32 from which bf16 is rounded.
+    The network itself is left as it is, unless it is the run's ``own``, so no name in a checkpoint
+    has a prefix. Refuses weights that are not the float32 from which bf16 is rounded.
     """
     checks.flag("compile", compiled)
+    got = "both; leave one of them out"
+    checks.that(not (compiled and own), "shard=True or compile=True", got, IncompatibleError)
     net = model.net
     forward = torch.compile(net.forward) if compiled else net.forward
     if precision is not None:
         single, got = model.dtype == torch.float32, f"{model.dtype}; leave precision= out"
         checks.that(single, f"a float32 network for {precision}", got, IncompatibleError)
         forward = torch.autocast(device.type, torch.bfloat16)(forward)
-    shell = copy.copy(net)
+    shell = net if own else copy.copy(net)
     shell.forward = forward
     twin = copy.copy(model)
     twin._modules = {**model._modules, "net": shell}

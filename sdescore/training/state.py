@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checkpoint.container import header, opened
+from sdescore.checkpoint.container import header, opened, write
 from sdescore.checkpoint.store import (
     TrainingRecord,
     contents,
+    plain_state,
     read_ema,
     read_net,
-    save,
     training_record,
 )
 from sdescore.errors import CheckpointError, DivergenceError
-from sdescore.nets.ema import EMA
+from sdescore.nets.ema import EMA, is_sharded, laid_out, whole
 from sdescore.score.model import ScoreModel
 
 __all__ = ["TrainingResult"]
@@ -104,10 +104,12 @@ def resume_run(
     optimizer: torch.optim.Optimizer,
     named: Mapping[str, nn.Parameter],
     options: Mapping[str, Any],
+    net: nn.Module | None = None,
 ) -> int:
     """Put the run of a checkpoint into ``model``, ``ema`` and ``optimizer``; its number of steps.
 
-    Nothing is changed if the file is damaged, or of another model or of a run with other options.
+    ``net`` is the network that is trained, if it is not the model's own. Nothing is changed if the
+    file is damaged, or of another model or of a run with other options.
     """
     with opened(path) as file:
         record = training_record(file, model, ema)
@@ -118,16 +120,17 @@ def resume_run(
             got = f"optim/{foreign[0]}; start anew with resume=False"
             checks.refuse("tensors of this network's optimiser", got, CheckpointError)
         # The file is whole and fits: from here on nothing is refused.
-        read_net(file, model.net)
+        read_net(file, model.net if net is None else net)
         read_ema(file, ema)
         on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
         for entry in record.optimizer:
             name, _, what = entry.rpartition("/")
             weight, value = named[name], file.read(f"optim/{entry}")
-            if what != "step" or on_device:
-                value = value.to(weight.device)
             if value.ndim and value.shape == weight.shape:  # fused kernels look at no strides
-                value = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+                like = torch.empty_like(weight, dtype=value.dtype)
+                value = like.copy_(laid_out(value, weight))
+            elif what != "step" or on_device:
+                value = value.to(weight.device)
             optimizer.state[weight][what] = value
     return record.step
 
@@ -135,7 +138,8 @@ def resume_run(
 class Saver:
     """Writes a run's checkpoint, and knows whether its last state is on disk.
 
-    What cannot be saved is refused when it is made, and not at the first save.
+    What cannot be saved is refused when it is made, and not at the first save. ``net`` is what is
+    trained: a sharded copy of the model's network, or itself. All ranks save, and rank 0 writes.
     """
 
     def __init__(
@@ -147,7 +151,10 @@ class Saver:
         named: Mapping[str, nn.Parameter],
         options: dict[str, Any],
         info: Mapping[str, Any] | None,
+        net: nn.Module,
+        rank: int,
     ) -> None:
+        self.net, self.rank = net, rank
         self.path, self.model, self.ema = path, model, ema
         self.optimizer, self.named = optimizer, named
         self.options, self.info = options, info
@@ -159,18 +166,26 @@ class Saver:
         """Go on from the file, if there is one; the number of steps done."""
         if os.path.exists(self.path):
             self.saved = resume_run(
-                self.path, self.model, self.ema, self.optimizer, self.named, self.options
+                self.path, self.model, self.ema, self.optimizer, self.named, self.options, self.net
             )
         return self.saved
 
     def save(self, step: int) -> None:
         """Save the run after ``step`` steps, or warn why that did not work."""
-        if self.saved == step:
+        sharded = self.net is not self.model.net  # then all ranks come along, if one has to write
+        if self.saved == step and not sharded:
             return
         tensors = optimizer_tensors(self.optimizer, self.named)
         record = TrainingRecord(step, self.options, tensors)
         try:
-            save(self.path, self.model, ema=self.ema, training=record, info=self.info)
+            parts, manifest = contents(self.model, ema=self.ema, training=record, info=self.info)
+            parts |= {f"net/{name}": value for name, value in plain_state(self.net).items()}
+            for name, value in parts.items():
+                if is_sharded(value):  # one at a time; only the rank that writes keeps it
+                    found = whole(value)
+                    parts[name] = found.cpu() if self.rank == 0 else found[:0]
+            if self.rank == 0 and self.saved != step:
+                write(self.path, parts, manifest)
             self.saved, self.error = step, None
         except CheckpointError as error:  # a full disk, say: the next save may succeed
             self.error = error

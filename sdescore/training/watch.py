@@ -40,8 +40,8 @@ from sdescore.nets.ema import EMA, plain_copy
 from sdescore.score.interface import states_of
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import Share, Source
-from sdescore.training.distributed import Together
 from sdescore.training.guards import Recipe
+from sdescore.training.together import Together
 from sdescore.typing import Condition
 
 POINTS = 1000  # of the integral over the training times
@@ -133,6 +133,8 @@ class Validation:
         advice = "an iterator that ends; pass a list or a DataLoader"
         again = getattr(source, "again", True)
         checks.that(again, "validation= that can be read many times", advice, IncompatibleError)
+        sharded, got = ranks is not None and ranks.sharded, "it; compute the loss from the file"
+        checks.that(not sharded, "no validation= with shard=True", got, IncompatibleError)
         self.source, self.batch_size, self.evaluate = source, recipe.batch_size, evaluate
         self.times, self.every, self.options = times, every, dict(options)
         self.seed = partial(step_seed, recipe.seed, domain=2)

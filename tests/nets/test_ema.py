@@ -158,3 +158,10 @@ def test_an_updater_finds_its_tensors_once_and_reads_them_each_time() -> None:
     torch.testing.assert_close(*biases)
     with pytest.raises(IncompatibleError, match="new EMA"):
         by_updater.updater(nn.Linear(2, 3))
+
+
+def test_a_tensor_that_cannot_be_written_is_refused() -> None:
+    net = toy()
+    net.register_buffer("wide", torch.ones(1).expand(3))
+    with pytest.raises(IncompatibleError, match="got 'wide' that expand"):
+        EMA(net)

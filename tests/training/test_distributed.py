@@ -315,9 +315,12 @@ def test_a_gpu_is_that_of_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> Non
     own = own_device
     assert own(torch.device("cuda", 0)) == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert own(torch.device("cuda")) == own(torch.device("cuda", 0)) == torch.device("cuda", 3)
     assert own(torch.device("cuda", 1)) == torch.device("cuda", 1)
     assert own(torch.device("cpu")) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # as some launchers do
+    assert own(torch.device("cuda")) == torch.device("cuda", 0)
 
 
 def test_a_signal_to_one_rank_saves_and_ends_both(ranks: Path) -> None:
