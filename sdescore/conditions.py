@@ -20,6 +20,14 @@ def each_tensor(function: Callable[[Any], Any], condition: Any) -> Any:
     return None if condition is None else function(condition)
 
 
+def in_dtype(condition: Condition, dtype: torch.dtype) -> Condition:
+    """The floating-point parts of a condition in a network's dtype; integers stay."""
+    found: Condition = each_tensor(
+        lambda part: part.to(dtype) if part.is_floating_point() else part, condition
+    )
+    return found
+
+
 def parts_of(condition: object, name: str = "label") -> Iterator[tuple[str, object]]:
     """The parts of a condition that are no dict and not None, and their names."""
     if isinstance(condition, Mapping):
@@ -29,6 +37,11 @@ def parts_of(condition: object, name: str = "label") -> Iterator[tuple[str, obje
             yield from parts_of(condition[key], f"{name}[{key!r}]")
     elif condition is not None:
         yield name, condition
+
+
+def names_of(condition: object) -> tuple[str, ...]:
+    """The names of a condition's parts; none of no condition."""
+    return tuple(name for name, _ in parts_of(condition))
 
 
 def require_rows(condition: object, samples: int) -> None:
@@ -65,6 +78,11 @@ def replaced(condition: Condition, null: object, missing: Tensor) -> Condition:
     got = type(null).__name__ if shape is None else tuple(shape)
     own, expected = tuple(condition.shape[1:]), "the network's null label shaped like a condition"
     checks.that(got == own, expected, f"{got} for {own}", ShapeError)
-    value = torch.as_tensor(null, dtype=condition.dtype, device=condition.device).detach()
+    precise = torch.float64 if isinstance(null, float) else None
+    known: Tensor = torch.as_tensor(null, dtype=precise, device=condition.device)
+    whole = condition.is_floating_point() or not known.is_floating_point()
+    expected = f"a null label of integers for labels of {condition.dtype}"
+    checks.that(whole, expected, f"{known.dtype}", ShapeError)
+    value = known.to(condition).detach()
     rows = missing.to(condition.device).reshape(-1, *(1,) * value.ndim)
     return torch.where(rows, value, condition)

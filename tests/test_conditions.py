@@ -281,6 +281,7 @@ def test_an_untrained_null_condition_is_refused() -> None:
         (torch.zeros(3, 2), "keys"),
         ({"text": torch.zeros(4, 2), "more": {"kind": torch.tensor(0), "image": None}}, "shaped"),
         ({"text": torch.zeros(3, 2), "more": {"kind": None, "image": None}}, "shaped"),
+        ({"text": torch.zeros(3, 2), "more": {"kind": 0.5, "image": None}}, "integers"),
     ],
 )
 def test_a_null_condition_of_another_form_is_refused(null: Any, match: str) -> None:
@@ -290,6 +291,16 @@ def test_a_null_condition_of_another_form_is_refused(null: Any, match: str) -> N
         ss.train(
             score, torch.ones(6, 2), labels=conditions(), label_dropout=0.5, steps=1, **OPTIONS
         )
+    assert score.net.seen == []
+
+
+def test_held_out_data_have_the_parts_of_the_data() -> None:
+    score, x = model(), torch.ones(6, 2)
+    less = {"text": conditions()["text"]}
+    with pytest.raises(ss.errors.IncompatibleError, match="same labels in data and validation"):
+        ss.train(
+            score, x, labels=conditions(), validation=[(x, less)], steps=1, **OPTIONS
+        )  # fmt: skip
     assert score.net.seen == []
 
 

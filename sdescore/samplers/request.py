@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from sdescore import checks
-from sdescore.conditions import each_tensor, require_rows
+from sdescore.conditions import each_tensor, in_dtype, require_rows
 from sdescore.errors import DivergenceError, IncompatibleError, ShapeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
@@ -107,7 +107,10 @@ class Request:
         # A network may save labels for a derivative, which tensors of inference mode forbid.
         with torch.inference_mode(False):
             rows = slice(samples.start, samples.stop)
-            return (each_tensor(lambda part: part[rows].clone().to(self.device), self.label),)
+            label = each_tensor(lambda part: part[rows].clone().to(self.device), self.label)
+            if isinstance(self.model, ScoreModel):  # whose network may be called in its place
+                label = in_dtype(label, self.model.dtype)
+            return (label,)
 
     def open(self, samples: range, spans: Sequence[Span], domain: int) -> NoiseStream:
         """The noise of these samples, of a role's own domain."""

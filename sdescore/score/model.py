@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
+from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention, DataScale, Number, Numbers
 from sdescore.score.interface import require_label, require_third_argument
@@ -248,7 +249,8 @@ class ScoreModel(nn.Module):
         if label is None and self.label_required:
             self.require_label(label)
         scaled, value = self._inputs(x, numbers)
-        y = self.net(scaled, value) if label is None else self.net(scaled, value, label)
+        given = () if label is None else (in_dtype(label, scaled.dtype),)
+        y = self.net(scaled, value, *given)
         return checks.score_output(y, scaled, "the network").to(x.dtype)
 
     def predict(self, kind: str, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
@@ -263,7 +265,8 @@ class ScoreModel(nn.Module):
         t : float or Tensor
             ``()`` or ``(B,)``, in [0, T]; σ_t > 0.
         label : Tensor or dict, optional
-            ``(B,)`` int64, ``(B, *C)``, or a dict of them, for the network.
+            ``(B,)`` int64, ``(B, *C)``, or a dict of them, for the network; floating-point parts
+            are cast to its dtype.
 
         Raises
         ------
@@ -309,7 +312,8 @@ class ScoreModel(nn.Module):
         numbers = self._numbers(x, t)
         scaled, value = self._inputs(x, numbers)
         energy: Any = self.net
-        f: Tensor = energy.log_density(scaled, value, label)
+        given = None if label is None else in_dtype(label, scaled.dtype)
+        f: Tensor = energy.log_density(scaled, value, given)
         f = f.to(torch.promote_types(f.dtype, x.dtype))
         u, w = numbers.to("score")
         return combine(0.5 * sum_event(x.square()), f, u, w / numbers.input_scale)

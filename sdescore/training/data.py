@@ -26,7 +26,7 @@ from sdescore.borrowed import borrowed_generator, step_seed
 from sdescore.checkpoint.container import raw_bytes
 from sdescore.checkpoint.manifest import get, read_scale
 from sdescore.checkpoint.store import read_manifest
-from sdescore.conditions import each_tensor, replaced, require_labels
+from sdescore.conditions import each_tensor, names_of, replaced, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.score.convention import DataScale
 from sdescore.score.model import ScoreModel
@@ -89,7 +89,7 @@ def in_floating_point(x: Tensor) -> Tensor:
 class Source(ABC):
     """Where batches come from."""
 
-    labelled: bool
+    parts: tuple[str, ...]  # of a label, by name; none without labels
     shared = True  # whether a step's batch is the same on all ranks, each of which takes its rows
 
     @abstractmethod
@@ -152,11 +152,11 @@ class Table(Indexed):
         finite = not looked_at or all(bool(block.isfinite().all()) for block in blocks(data))
         checks.that(finite, f"finite {name}", "NaN or infinity; remove those samples")
         self.labels: Condition | None = None
+        self.data, self.length, self.parts = data, len(data), ()
         if labels is not None:
             self.labels = each_tensor(lambda part: tensor_of(part, "labels"), labels)
             require_labels(self.labels, len(data))
-        self.data, self.length = data, len(data)
-        self.labelled = labels is not None
+            self.parts = names_of(self.labels)
 
     def take(self, index: Tensor) -> Batch:
         x = self.data
@@ -246,13 +246,14 @@ def draw_batch(
         return None
     batch = drawn.to(device)
     x, label = batch[:2]
-    same, got = source.labelled == (label is not None), "batches with and without"
-    checks.that(same, "a label in every batch or in none", got, IncompatibleError)
+    own = () if label is None else names_of(label)
+    expected = "a label in every batch or in none, of the same parts"
+    checks.that(own == source.parts, expected, f"{own} after {source.parts}", IncompatibleError)
     if transform is not None:
         x = transform(x)
         checks.state(x, "what transform returns")
-        same, got = len(x) == len(batch.x), f"{len(x)} for {len(batch.x)}"
-        checks.that(same, "transform to keep all samples", got, ShapeError)
+        rows, got = "transform to keep all samples", f"{len(x)} for {len(batch.x)}"
+        checks.that(len(x) == len(batch.x), rows, got, ShapeError)
     if label is not None and null is not None:
         draw = torch.rand(batch.whole, generator=generator, dtype=torch.float32, device="cpu")
         label = replaced(label, null, batch.own(draw) < label_dropout)
@@ -332,14 +333,13 @@ class Moments:
             digits = 5 - math.floor(math.log10(std)) if spread else 0
             means.append(round(mean, digits) if spread else float(f"{mean:.12g}"))
             stds.append(float(f"{std / unit:.6g}") if spread else 1.0)
-        one = len(means) == 1
-        return DataScale(means[0], stds[0]) if one else DataScale(tuple(means), tuple(stds))
+        return DataScale(*(v[0] if len(v) == 1 else tuple(v) for v in (means, stds)))
 
     def warn(self, unit: float) -> None:
         """Say what to do about data for which no usual noise schedule is made."""
-        mean = self.mean.mean().item()
+        mean, (low, high) = self.mean.mean().item(), USUAL_STD
         variance = (self.squares / max(1, self.count) + (self.mean - mean).square()).mean().item()
-        std, (low, high) = math.sqrt(variance), USUAL_STD
+        std = math.sqrt(variance)
         if std and not (low <= std / unit <= high and abs(mean) <= USUAL_MEAN * std):
             warnings.warn(
                 f"expected data of mean near 0 and standard deviation near {unit:g}; got mean "

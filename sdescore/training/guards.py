@@ -81,8 +81,8 @@ def sources(
     if validation is None:
         return source, None
     held_out = source_of(validation, None, None, "validation")
-    same, got = held_out.labelled == source.labelled, "labels in one of the two"
-    checks.that(same, "labels in data and validation, or in none", got, IncompatibleError)
+    same, got = held_out.parts == source.parts, f"{[*source.parts]} and {[*held_out.parts]}"
+    checks.that(same, "the same labels in data and validation, or in none", got, IncompatibleError)
     return source, held_out
 
 
@@ -103,7 +103,7 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> Conditio
     if label_dropout == 0:
         return None
     expected = f"labels=, or data with labels, for label_dropout={label_dropout}"
-    checks.that(source.labelled, expected, "no labels", IncompatibleError)
+    checks.that(bool(source.parts), expected, "no labels", IncompatibleError)
     null: Any = getattr(net, "null_condition", None)
     if isinstance(null, Tensor | Mapping):
         return null

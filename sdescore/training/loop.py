@@ -260,7 +260,7 @@ def train(
         if scheduler is not None:
             run_as.replay(scheduler, step)
         # Without dropout no step trains what the network does without a label.
-        model.label_required = source.labelled and recipe.label_dropout == 0
+        model.label_required = bool(source.parts) and recipe.label_dropout == 0
         checked: Validation | None = None
         if held_out is not None:
             checked = Validation(

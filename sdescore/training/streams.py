@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, default_collate
 
 from sdescore import checks
-from sdescore.conditions import each_tensor, require_labels
+from sdescore.conditions import each_tensor, names_of, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.training.data import Batch, Indexed, Share, Source, require_samples, tensor_of
 
@@ -33,7 +33,8 @@ class Items(Indexed):
         self.data, self.length = data, len(data)
         expected = f"at least one sample in {name}"
         checks.that(self.length > 0, expected, f"an empty {kind}", ShapeError)
-        self.labelled = self.take(torch.zeros(1, dtype=torch.int64, device="cpu")).label is not None
+        first = self.take(torch.zeros(1, dtype=torch.int64, device="cpu"))
+        self.parts = names_of(first.label)
 
     def take(self, index: Tensor) -> Batch:
         with CPU:
@@ -47,7 +48,7 @@ class Items(Indexed):
 
     def record(self) -> dict[str, Any]:
         about = {"dataset": name_of(self.data), "length": self.length}
-        return {"data": about, "labels": "in the data" if self.labelled else None}
+        return {"data": about, "labels": "in the data" if self.parts else None}
 
 
 class Stream(Source):
@@ -61,7 +62,7 @@ class Stream(Source):
         if first is None:
             checks.refuse("at least one batch", f"{name} without", ShapeError)
         self.waiting = deque([first])
-        self.labelled = first.label is not None
+        self.parts = names_of(first.label)
 
     def _begun(self) -> Iterator[Any]:
         with CPU:
@@ -103,7 +104,7 @@ class Stream(Source):
 
     def record(self) -> dict[str, Any]:
         about = {"stream": name_of(self.data), "resumes_exactly": False}
-        return {"data": about, "labels": "in the data" if self.labelled else None}
+        return {"data": about, "labels": "in the data" if self.parts else None}
 
 
 def unpacked(batch: object) -> Batch:

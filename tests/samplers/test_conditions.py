@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -126,3 +127,47 @@ def test_networks_of_classes_take_classes() -> None:
             score, torch.ones(6, 2), labels=conditions((2,)), label_dropout=0.1, steps=1,
             progress=False,
         )  # fmt: skip
+
+
+class Linear(nn.Module):
+    """A float32 network whose weights meet its condition, as torch's layers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.null_condition = nn.Linear(2, 2), torch.zeros(2)
+
+    def forward(self, x: Tensor, c: Tensor, label: Any = None) -> Tensor:
+        label = torch.zeros_like(x) if label is None else label
+        if isinstance(label, dict):
+            label = label["a"] + label["kind"][:, None]
+        out: Tensor = self.linear(label)
+        return out + 0 * x
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_conditions_are_cast_to_the_networks_dtype(dtype: torch.dtype) -> None:
+    """numpy's arrays are float64. Halves are the same number in every dtype here."""
+    score = ss.ScoreModel(Linear(), SDE, prediction="x0")
+    single, kind, x = conditions((2,)) / 2, torch.arange(6), torch.ones(6, 2)
+    both = (single, single.to(dtype)), ({"a": single, "kind": kind}, {"a": single.to(dtype)})
+    both[1][1]["kind"] = kind  # type: ignore[index]
+    chain = ss.PredictorCorrector(SDE, predictor=ss.DDIM(), steps=3)
+    loss = partial(ss.denoising_loss, score, x, t=0.5, noise=x)
+    likelihood = ss.ProbabilityFlow(SDE).log_likelihood
+    options: dict[str, Any] = {"steps": 2, "progress": False, "standardize": False}
+    for one, other in both:
+        for sampler in (chain, ss.AdaptiveSampler(SDE), ss.ProbabilityFlow(SDE)):
+            expected, found = (sampler.sample(score, (6, 2), label=c) for c in (one, other))
+            assert torch.equal(expected, found)
+        assert torch.equal(loss(label=one).mean, loss(label=other).mean)
+        first, second = (likelihood(score, x, label=c).log_prob for c in (one, other))
+        assert torch.equal(first, second)
+    guided = classifier_free(score, score, 2.0)
+    expected, found = (chain.sample(guided, (6, 2), label=c) for c in both[0])
+    assert torch.equal(expected, found)
+    losses = []
+    for label in both[0]:
+        torch.manual_seed(0)
+        fresh = ss.ScoreModel(Linear(), SDE, prediction="x0")
+        losses.append(ss.train(fresh, x, labels=label, label_dropout=0.5, **options).losses)
+    assert losses[0] == losses[1]

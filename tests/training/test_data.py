@@ -388,6 +388,7 @@ def test_options_refused_beside_a_stream(options: dict[str, Any], match: str) ->
     [
         ([cloud(), (cloud(), LABELS)], "or in none"),
         ([(cloud(), LABELS), cloud()], "a label in every batch"),
+        ([(cloud(), {"a": LABELS}), (cloud(), {"b": LABELS})], "of the same parts"),
         ([cloud(), cloud() * torch.nan], "finite x0"),
         ([cloud(), cloud()[:0]], "at least one sample in every batch"),
         (Growing(), "one shape"),
