@@ -249,8 +249,8 @@ class ScoreModel(nn.Module):
         if label is None and self.label_required:
             self.require_label(label)
         scaled, value = self._inputs(x, numbers)
-        given = () if label is None else (in_dtype(label, scaled.dtype),)
-        y = self.net(scaled, value, *given)
+        conditions = () if label is None else (in_dtype(label, scaled.dtype),)
+        y = self.net(scaled, value, *conditions)
         return checks.score_output(y, scaled, "the network").to(x.dtype)
 
     def predict(self, kind: str, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
@@ -312,8 +312,8 @@ class ScoreModel(nn.Module):
         numbers = self._numbers(x, t)
         scaled, value = self._inputs(x, numbers)
         energy: Any = self.net
-        given = None if label is None else in_dtype(label, scaled.dtype)
-        f: Tensor = energy.log_density(scaled, value, given)
+        condition = None if label is None else in_dtype(label, scaled.dtype)
+        f: Tensor = energy.log_density(scaled, value, condition)
         f = f.to(torch.promote_types(f.dtype, x.dtype))
         u, w = numbers.to("score")
         return combine(0.5 * sum_event(x.square()), f, u, w / numbers.input_scale)
