@@ -23,7 +23,8 @@ def each_tensor(function: Callable[[Any], Any], condition: Any) -> Any:
 def in_dtype(condition: Condition, dtype: torch.dtype) -> Condition:
     """The floating-point parts of a condition in a network's dtype; integers stay."""
     found: Condition = each_tensor(
-        lambda part: part.to(dtype) if part.is_floating_point() else part, condition
+        lambda part: part.to(dtype) if torch.is_tensor(part) and part.is_floating_point() else part,
+        condition,
     )
     return found
 

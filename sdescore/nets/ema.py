@@ -77,16 +77,10 @@ class EMA:
         self.decay = checks.number("decay", decay, at_least=0, below=1)
         self.warmup = checks.flag("warmup", warmup)
         self.num_updates = 0
-        tensors = network_tensors(net)
-        for name, value in tensors.items():
-            expanded = any(
-                n > 1 and s == 0 for n, s in zip(value.shape, value.stride(), strict=True)
-            )
-            got = f"{name!r} that expand() made; register its .contiguous()"
-            checks.that(not expanded, "tensors that can be written", got, IncompatibleError)
+        require_writable(net)
         self.shadow = {
             name: value.detach().to(averaged_dtype(value), copy=True)
-            for name, value in tensors.items()
+            for name, value in network_tensors(net).items()
         }
 
     def update(self, net: nn.Module) -> None:
@@ -205,6 +199,15 @@ def network_tensors(net: nn.Module) -> dict[str, Tensor]:
     net = plain_network(net)
     named = (*net.named_parameters(), *net.named_buffers())
     return {plain_name(name): value for name, value in named}
+
+
+def require_writable(net: nn.Module) -> None:
+    """Refuse a network with a tensor that ``expand`` made: its elements share their memory."""
+    for name, value in network_tensors(net).items():
+        sizes = zip(value.shape, value.stride(), strict=True)
+        shared = any(n > 1 and stride == 0 for n, stride in sizes)
+        got = f"{name!r} that expand() made; register its .contiguous()"
+        checks.that(not shared, "tensors that can be written", got, IncompatibleError)
 
 
 def averaged_dtype(value: Tensor) -> torch.dtype:

@@ -252,8 +252,8 @@ def draw_batch(
     if transform is not None:
         x = transform(x)
         checks.state(x, "what transform returns")
-        rows, got = "transform to keep all samples", f"{len(x)} for {len(batch.x)}"
-        checks.that(len(x) == len(batch.x), rows, got, ShapeError)
+        same, got = len(x) == len(batch.x), f"{len(x)} for {len(batch.x)}"
+        checks.that(same, "transform to keep all samples", got, ShapeError)
     if label is not None and null is not None:
         draw = torch.rand(batch.whole, generator=generator, dtype=torch.float32, device="cpu")
         label = replaced(label, null, batch.own(draw) < label_dropout)

@@ -25,7 +25,7 @@ from sdescore.losses.levels import Objective
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import LogNormalTimes
 from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting, one_per_time
-from sdescore.nets.ema import plain_network
+from sdescore.nets.ema import plain_network, require_writable
 from sdescore.score.interface import unwrapped
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import BATCH_SIZE, Batch, Data, Labels, Source, Table
@@ -50,6 +50,7 @@ def check_model(model: object) -> nn.Module:
     if any(value.is_inference() for value in (*net.parameters(), *net.buffers())):
         got = f"{kind} made under torch.inference_mode(); make it outside"
         checks.refuse("a network that autograd can follow", got, IncompatibleError)
+    require_writable(net)
     return net  # type: ignore[no-any-return]
 
 
@@ -314,14 +315,14 @@ def option_name(part: object) -> str:
     return part if isinstance(part, str) else checks.part_name(part)
 
 
-def check_ways(
+def check_run(
     path: str | os.PathLike[str] | None,
     resume: bool,
     seconds: float | None,
     callback: object,
     transform: object,
 ) -> float:
-    """The seconds that a run may take. Refuses no functions, and a file that cannot be written."""
+    """The seconds that a run may take; refuses a path or a function that cannot be used."""
     for name, function in {"callback": callback, "transform": transform}.items():
         if function is not None:
             checks.function(name, function)
@@ -331,12 +332,9 @@ def check_ways(
         return limit
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
-    checks.that(
-        not Path(path).is_dir() and os.access(folder, os.W_OK),
-        "a file that can be written as path=",
-        f"{path}; name another, e.g. out/model.safetensors",
-        IncompatibleError,
-    )
+    usable = not Path(path).is_dir() and os.access(folder, os.W_OK)
+    got = f"{path}; name another, e.g. out/model.safetensors"
+    checks.that(usable, "a file that can be written as path=", got, IncompatibleError)
     return limit
 
 

@@ -31,7 +31,7 @@ class Sharded(Together):
     """This process, among those that train one model and hold a part of it each."""
 
     sharded = True
-    whole: nn.Module  # the network of the model that the run began with
+    original: nn.Module  # the network of the model that the run began with
     samples = 0.0  # of all ranks in this step
     factor = 1.0  # from the mean over this rank's samples to its part of the mean over all
 
@@ -51,7 +51,7 @@ class Sharded(Together):
         got = "an EnergyModel; leave shard= out"
         checks.that(not energy, expected, got, IncompatibleError)
         mesh = init_device_mesh(self.device.type, (self.share.size,))
-        self.whole, net = net, copy.deepcopy(net)
+        self.original, net = net, copy.deepcopy(net)
         lists = [module for module in net.modules() if isinstance(module, nn.ModuleList)]
         for block in (block for blocks in reversed(lists) for block in blocks):
             if not isinstance(block, nn.ModuleList | nn.ModuleDict):
@@ -108,13 +108,13 @@ class Sharded(Together):
         here = [*net.buffers(), *ema.shadow.values()]
         self.spread(value for value in here if not is_sharded(value))
         self._fill(net)
-        average = EMA(self.whole, ema.decay, ema.warmup)
+        average = EMA(self.original, ema.decay, ema.warmup)
         for name, value in ema.shadow.items():
             average.shadow[name].copy_(whole(value))
         average.num_updates = ema.num_updates
         return average
 
     def _fill(self, net: nn.Module) -> None:
-        targets = network_tensors(self.whole)
+        targets = network_tensors(self.original)
         for name, value in network_tensors(net).items():
             targets[name].detach().copy_(whole(value).detach())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.helpers import ROOT
 
@@ -44,3 +46,18 @@ def run_ranks(code: str, size: int, folder: Path, timeout: float = 60) -> list[t
     finally:
         for rank in ranks:
             rank.kill()
+
+
+def outcome(call: Any) -> str:
+    """How a rank's call ends: its error as ``Type: message``, or ``done``."""
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def said(folder: Path, what: str, size: int = 2) -> list[Any]:
+    """What each rank wrote under a key to ``said.json`` in its folder."""
+    files = [folder / str(rank) / "said.json" for rank in range(size)]
+    return [json.loads(file.read_text(encoding="utf-8"))[what] for file in files]

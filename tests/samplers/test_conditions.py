@@ -144,6 +144,20 @@ class Linear(nn.Module):
         return out + 0 * x
 
 
+def test_another_form_of_condition_reaches_the_network_as_it_is() -> None:
+    """Prompts, say, where the model itself is called; samplers need rows."""
+    seen: list[Any] = []
+
+    class Prompted(nn.Module):
+        def forward(self, x: Tensor, c: Tensor, label: Any) -> Tensor:
+            seen.append(label)
+            return x
+
+    prompts: Any = ["a cat", "a dog"]
+    ss.ScoreModel(Prompted(), SDE, prediction="x0")(torch.ones(2, 2), 0.5, prompts)
+    assert seen == [prompts]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_conditions_are_cast_to_the_networks_dtype(dtype: torch.dtype) -> None:
     """numpy's arrays are float64. Halves are the same number in every dtype here."""

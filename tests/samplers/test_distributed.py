@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from tests.helpers.ranks import run_ranks
+from tests.helpers.ranks import run_ranks, said
 
 VP = ss.VPSDE()
 B = 23
@@ -53,14 +52,6 @@ def network() -> ss.ScoreModel:
     return ss.ScoreModel(net, VP, prediction="epsilon")
 
 
-def outcome(call: Any) -> str:
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "done"
-
-
 def fail_on(sample: int) -> Any:
     def spoil(label: Tensor) -> None:
         if sample in label.tolist():
@@ -73,6 +64,7 @@ def fail_on(sample: int) -> Any:
 ON_A_RANK = """
 import json, os
 import sdescore as ss
+from tests.helpers.ranks import outcome
 from tests.samplers.test_distributed import *
 
 own = folder / str(rank)
@@ -113,10 +105,6 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (status, err), (other, other_err) = run_ranks(ON_A_RANK, 2, folder)
     assert (status, other) == (0, 3), err + other_err
     return folder
-
-
-def said(ranks: Path, what: str) -> list[str]:
-    return [json.loads((ranks / str(rank) / "said.json").read_text())[what] for rank in range(2)]
 
 
 @pytest.mark.guards("B10")

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 import sdescore as ss
 from sdescore.training.distributed import own_device
 from tests.helpers import ROOT
-from tests.helpers.ranks import run_ranks
+from tests.helpers.ranks import run_ranks, said
 
 N = 60
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(0)) + 1.0
@@ -84,14 +84,6 @@ def run(seed: int = 0, **options: Any) -> tuple[ss.ScoreModel, Any]:
     return model, ss.train(model, **settings)
 
 
-def outcome(call: Any) -> str:
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "done"
-
-
 def transform(rank: int, number: int, fail: Any) -> Any:
     """One that fails on rank 1, at its call of a number."""
     calls = []
@@ -127,6 +119,7 @@ def sharded(rank: int) -> DataLoader[Any]:
 # What each of two ranks does; it writes its results to a folder of its own.
 ON_A_RANK = """
 import os
+from tests.helpers.ranks import outcome
 from tests.training.test_distributed import *
 
 own, said, seen = folder / str(rank), {}, []
@@ -159,6 +152,9 @@ said["nan"] = outcome(lambda: run(data=X, objective=spoilt(rank, 3)))
 said["lr"] = outcome(lambda: run(data=X, lr=1e-3 + rank))
 said["data"] = outcome(lambda: run(data=X + rank))
 said["validation"] = outcome(lambda: run(data=X, validation=sharded(rank)))
+wide = Labelled()
+wide.register_buffer("wide", torch.ones(1).expand(3))
+said["wide"] = outcome(lambda: ss.train(ss.ScoreModel(wide, ss.VPSDE()), X, progress=False))
 said["small"] = outcome(lambda: run(data=X, batch_size=1))
 said["empty"] = outcome(lambda: run(data=X[: N * (1 - rank)]))
 seen.clear()
@@ -189,10 +185,6 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (status, err), (other, other_err) = run_ranks(ON_A_RANK, 2, folder)
     assert (status, other) == (0, -signal.SIGTERM), err + other_err
     return folder
-
-
-def said(ranks: Path, what: str) -> list[Any]:
-    return [json.loads((ranks / str(rank) / "said.json").read_text())[what] for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -275,6 +267,7 @@ def test_other_options_or_data_are_refused_on_both(ranks: Path, what: str) -> No
 
 def test_a_batch_has_a_sample_for_each_rank(ranks: Path) -> None:
     assert all("batch_size >= 2" in message for message in said(ranks, "small"))
+    assert all("got 'wide' that expand() made" in message for message in said(ranks, "wide"))
 
 
 def test_one_clock_or_one_stream_that_ends_ends_both(ranks: Path) -> None:

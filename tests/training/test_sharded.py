@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 import sdescore as ss
 from tests.helpers.checkpoints import read
-from tests.helpers.ranks import run_ranks
+from tests.helpers.ranks import run_ranks, said
 
 N = 60
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(0)) + 1.0
@@ -72,14 +71,6 @@ def run(seed: int = 0, net: str = "mlp", **options: Any) -> tuple[ss.ScoreModel,
     return model, ss.train(model, **settings)
 
 
-def outcome(call: Any) -> str:
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "done"
-
-
 def spoilt(rank: int, number: int, factor: Any = lambda: torch.nan) -> Any:
     """An objective that is NaN on rank 1 at its call of a number, or fails there."""
     calls = []
@@ -98,6 +89,8 @@ def spoilt(rank: int, number: int, factor: Any = lambda: torch.nan) -> Any:
 # What each of two ranks does; it writes its results to a folder of its own.
 ON_A_RANK = """
 from torch.distributed.fsdp import FSDPModule
+import json
+from tests.helpers.ranks import outcome
 from tests.training.test_sharded import *
 
 own, said, held = folder / str(rank), {}, []
@@ -150,10 +143,6 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (first, second) == (1, 1), err + other
     assert "ZeroDivisionError" in other and "Connection closed" in err, err + other
     return folder
-
-
-def said(ranks: Path, what: str) -> list[Any]:
-    return [json.loads((ranks / str(rank) / "said.json").read_text())[what] for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", RUNS)
