@@ -144,6 +144,20 @@ class Linear(nn.Module):
         return out + 0 * x
 
 
+def test_an_energy_takes_conditions_in_the_networks_dtype() -> None:
+    """log p up to a constant, with f of float32 weights and a float64 condition."""
+
+    class Scalar(Linear):
+        def forward(self, x: Tensor, c: Tensor, label: Any = None) -> Tensor:
+            return super().forward(x, c, label).sum(1)
+
+    score = ss.ScoreModel(ss.EnergyModel(Scalar()), SDE, prediction="score")
+    x, label = torch.ones(6, 2), conditions((2,)) / 2
+    expected = score.log_density(x, 0.5, label)
+    assert torch.equal(score.log_density(x, 0.5, label.double()), expected)
+    assert expected.unique().numel() == 6  # the condition counts
+
+
 def test_another_form_of_condition_reaches_the_network_as_it_is() -> None:
     """Prompts, say, where the model itself is called; samplers need rows."""
     seen: list[Any] = []

@@ -109,7 +109,13 @@ run(data=X, net="own", steps=1, objective=looked_at, shard=True)
 said["held"] = {name: [len(p.to_local()), len(p)] for name, p in held}
 one = {"data": X, "schedule": "constant", "shard": True, "save_every": 4}
 run(steps=5, path=folder / "two.safetensors", **one)
-shutil.copy(folder / "two.safetensors", own / "five.safetensors")
+shutil.copy(folder / "two.safetensors", own / "5.safetensors")
+
+def at_five(told):  # when the last file is the one of step 4
+    if told["step"] == 5:
+        shutil.copy(folder / "during.safetensors", own / "4.safetensors")
+
+run(steps=5, path=folder / "during.safetensors", callback=at_five, **one)
 for name in ("two", "one"):
     path = folder / f"{name}.safetensors"
     _, result = run(seed=rank + 3, path=path, resume=True, **one)
@@ -186,17 +192,23 @@ def test_a_file_goes_on_at_two_halves(ranks: Path, first: str) -> None:
         assert losses == pytest.approx(whole[5:], rel=1e-5)
 
 
-def test_a_file_of_two_halves_is_that_of_one_process(ranks: Path, tmp_path: Path) -> None:
-    """The same tensors and manifest, to rounding; one process goes on from it."""
-    path = tmp_path / "m.safetensors"
-    run(data=X, schedule="constant", steps=5, path=path)
-    (manifest, tensors), (theirs, halves) = read(path), read(ranks / "0" / "five.safetensors")
+@pytest.mark.parametrize("steps", [4, 5])
+def test_a_file_of_two_halves_is_that_of_one_process(
+    ranks: Path, tmp_path: Path, steps: int
+) -> None:
+    """The same tensors and manifest, to rounding; one process goes on from it.
+
+    The file of 4 steps was written during a run of 5, as one that is killed leaves it.
+    """
+    path, own = tmp_path / "m.safetensors", ranks / "0" / f"{steps}.safetensors"
+    run(data=X, schedule="constant", steps=steps, path=path)
+    (manifest, tensors), (theirs, halves) = read(path), read(own)
     assert theirs == manifest and halves.keys() == tensors.keys()
     for key, value in tensors.items():
         assert torch.allclose(halves[key], value, atol=1e-5), key
-    shutil.copy(ranks / "0" / "five.safetensors", path)
+    shutil.copy(own, path)
     losses = run(seed=5, data=X, schedule="constant", path=path, resume=True)[1].losses
-    assert losses == pytest.approx(run(data=X, schedule="constant")[1].losses[5:], rel=1e-5)
+    assert losses == pytest.approx(run(data=X, schedule="constant")[1].losses[steps:], rel=1e-5)
 
 
 @pytest.mark.parametrize(
