@@ -60,6 +60,17 @@ def demo_table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def training_table(report: dict[str, Any]) -> str:
+    """A step of the bare loop in milliseconds, and of the others relative to it."""
+    names = [name for name in report["rows"][0]["ratios"] if name != "bare"]
+    lines = ["| network, batch | bare, ms | " + " | ".join(names) + " |"]
+    lines.append("|---|---|" + "---|" * len(names))
+    for row in report["rows"]:
+        cells = [f"{1e3 * row['bare_seconds']:.1f}", *(f"{row['ratios'][n]:.3f}" for n in names)]
+        lines.append(f"| {row['network']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def story_table(report: dict[str, Any]) -> str:
     """What the three pictures show, in numbers."""
     fields, weights, curve = (report[k] for k in ("low_density", "mode_weights", "manifold"))
@@ -95,4 +106,5 @@ if __name__ == "__main__":
     print(story_table(load("story-cpu")), end="\n\n")
     print(demo_table(load("demo-cpu")), end="\n\n")
     print(overhead_table(load("overhead-cpu")), end="\n\n")
+    print(training_table(load("training-cpu")), end="\n\n")
     print(noise_sentence(load("overhead-cpu")))
