@@ -171,7 +171,7 @@ def train(
         ``path``, where a resume finds them.
     shard : bool
         Each process of a group holds a part of the weights, average and optimiser; ``model`` is not
-        moved to ``device``. Not with ``validation``, or a loss that differentiates the network.
+        moved to ``device``. Not with a loss that differentiates the network.
 
     Raises
     ------

@@ -9,6 +9,8 @@ before it, to know that each has a batch, and a rank that fails in it cannot tel
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ class Sharded(Together):
     """This process, among those that train one model and hold a part of it each."""
 
     sharded = True
+    twin: ScoreModel  # what the steps call
     original: nn.Module  # the network of the model that the run began with
     samples = 0.0  # of all ranks in this step
     factor = 1.0  # from the mean over this rank's samples to its part of the mean over all
@@ -57,9 +60,27 @@ class Sharded(Together):
             if not isinstance(block, nn.ModuleList | nn.ModuleDict):
                 fully_shard(block, mesh=mesh)
         fully_shard(net, mesh=mesh)
-        twin = copy.copy(model)
-        twin._modules = {**model._modules, "net": net}
-        return twin, net
+        self.twin = copy.copy(model)
+        self.twin._modules = {**model._modules, "net": net}
+        return self.twin, net
+
+    @contextmanager
+    def averaged(self, ema: EMA) -> Iterator[ScoreModel]:
+        """The sharded model with the averaged weights, in evaluation mode; afterwards as it was."""
+        net: Any = self.twin.net
+        tensors = {name: value.detach() for name, value in network_tensors(net).items()}
+        kept = {name: value.clone() for name, value in tensors.items()}
+        net.eval()
+        try:
+            for name, value in tensors.items():
+                value.copy_(ema.shadow[name])
+            with torch.no_grad():
+                yield self.twin
+        finally:
+            net.reshard()  # fully_shard keeps the last weights that it collected for a backward
+            for name, value in tensors.items():
+                value.copy_(kept[name])
+            net.train()
 
     def ready(self, batch: Batch | None, interrupted: bool) -> Batch | None:
         """The batch, if every rank has one."""

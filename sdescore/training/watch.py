@@ -16,11 +16,13 @@ another predictor for each prediction.)
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
 import signal
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,12 @@ from sdescore.errors import CheckpointError, IncompatibleError
 from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.loss import Loss
 from sdescore.losses.weighting import Weighting, named_weighting
-from sdescore.nets.ema import EMA, plain_copy
+from sdescore.nets.ema import EMA, is_sharded, network_tensors, plain_copy, whole
 from sdescore.score.interface import states_of
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import Share, Source
 from sdescore.training.guards import Recipe
+from sdescore.training.sharded import Sharded
 from sdescore.training.together import Together
 from sdescore.typing import Condition
 
@@ -133,13 +136,14 @@ class Validation:
         advice = "an iterator that ends; pass a list or a DataLoader"
         again = getattr(source, "again", True)
         checks.that(again, "validation= that can be read many times", advice, IncompatibleError)
-        sharded, got = ranks is not None and ranks.sharded, "it; compute the loss from the file"
-        checks.that(not sharded, "no validation= with shard=True", got, IncompatibleError)
         self.source, self.batch_size, self.evaluate = source, recipe.batch_size, evaluate
         self.times, self.every, self.options = times, every, dict(options)
         self.seed = partial(step_seed, recipe.seed, domain=2)
         self.model = plain_copy(model).requires_grad_(False).eval()
-        self.ranks, self.share = ranks, Share() if ranks is None else ranks.share
+        self.device = model.device if ranks is None else ranks.device
+        self.ranks, self.rank = ranks, 0 if ranks is None else ranks.share.rank
+        # A sharded network is called by all ranks at once, so each sees every batch.
+        self.share = Share() if ranks is None or isinstance(ranks, Sharded) else ranks.share
         self.best: ScoreModel | None = None
         self.lowest = math.inf
         self.path = None if path is None else best_path(path)
@@ -162,16 +166,21 @@ class Validation:
         if step % self.every and step < steps:
             return None
         if self.ranks is not None:  # a rank's buffers, such as running means, are its own
-            self.ranks.spread(ema.shadow.values())
-        ema.copy_to(self.model.net)
-        device, sums, (rank, size) = self.model.device, [0.0, 0.0], self.share
-        with borrowed_generator(self.seed(0), device):
-            for turn, drawn in enumerate(self.source.once(self.batch_size, self.share)):
+            self.ranks.spread(value for value in ema.shadow.values() if not is_sharded(value))
+        device, sums, (rank, size) = self.device, [0.0, 0.0], self.share
+        with borrowed_generator(self.seed(0), device), self._averaged(ema) as model:
+            drawn = self.source.once(self.batch_size, self.share)
+            for turn in itertools.count():
+                batch = next(drawn, None)
+                if self.ranks is not None:
+                    batch = self.ranks.ready(batch, self.ranks.interrupted)
+                if batch is None:
+                    break
                 number = rank + turn * size  # of the batch, on whatever process it is
-                x0, label = drawn.to(device)[:2]
+                x0, label = batch.to(device)[:2]
                 generator = torch.Generator("cpu").manual_seed(self.seed(number))
-                t = self.times.sample(self.model.sde, len(x0), generator, device)
-                found = self.evaluate(self.model, x0, label, t, generator)
+                t = self.times.sample(model.sde, len(x0), generator, device)
+                found = self.evaluate(model, x0, label, t, generator)
                 sums[0] += found.per_sample.detach().double().sum().item()
                 sums[1] += len(x0)
         total, samples = sums if self.ranks is None else self.ranks.meet(*sums)
@@ -179,12 +188,22 @@ class Validation:
         checks.that(samples > 0, "validation= with samples whenever it is read", got)
         loss = total / samples
         if loss < self.lowest:
+            if isinstance(self.ranks, Sharded):
+                for name, value in network_tensors(self.model.net).items():
+                    value.copy_(whole(ema.shadow[name]))
             self.lowest, self.best = loss, copy.deepcopy(self.model)
             self._save(step)
         return loss
 
+    def _averaged(self, ema: EMA) -> AbstractContextManager[ScoreModel]:
+        """The model with the averaged weights, in evaluation mode."""
+        if isinstance(self.ranks, Sharded):
+            return self.ranks.averaged(ema)
+        ema.copy_to(self.model.net)
+        return nullcontext(self.model)
+
     def _save(self, step: int) -> None:
-        if self.path is None or self.share.rank > 0:
+        if self.path is None or self.rank > 0:
             return
         record = TrainingRecord(step, self.options, {})
         try:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import sdescore as ss
 from tests.helpers.checkpoints import read
@@ -62,6 +62,30 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "bf16": {"data": X, "precision": "bf16"},
 }
+
+
+HELD_OUT: dict[str, Any] = {
+    "data": X,
+    "validation": X[:25] + 0.1,
+    "validate_every": 3,
+    "schedule": "constant",
+    "ema_decay": 0.5,
+}
+
+
+class Failing(Dataset[Tensor]):
+    """Held-out data whose second batch rank 1 cannot read."""
+
+    def __init__(self, x: Tensor, rank: int) -> None:
+        self.x, self.rank = x, rank
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.rank == 1 and index == 20:
+            raise OSError("no such image")
+        return self.x[index]
 
 
 def run(seed: int = 0, net: str = "mlp", **options: Any) -> tuple[ss.ScoreModel, Any]:
@@ -125,10 +149,17 @@ for name, options in {
     "twice": {"objective": ss.losses.implicit_loss},
     "parts": {"batch_size": 7, "accumulate": 2},
     "differ": {"shard": rank == 0},
-    "validation": {"validation": X},
     "compile": {"compile": True},
 }.items():
     said[name] = outcome(lambda: run(**{"data": X, "shard": True, **options}))
+seen = []
+options = {**HELD_OUT, "path": folder / "held.safetensors", "shard": True}
+model, result = run(seed=rank, callback=seen.append, **options)
+said["held out"] = [v["validation_loss"] for v in seen]
+torch.save((result.losses, result.best.state_dict(), model.state_dict()), own / "best")
+said["again"] = outcome(lambda: run(seed=rank, resume=True, **options))
+failing = Failing(X, rank)
+said["failing"] = outcome(lambda: run(data=X, shard=True, validation=failing, validate_every=3))
 torch.manual_seed(0)
 model = ss.ScoreModel(NETS["mlp"](), ss.VPSDE())
 spoil = {"steps": 9, "batch_size": 16, "warmup": 2, "progress": False, "objective": spoilt(rank, 3)}
@@ -218,13 +249,47 @@ def test_a_file_of_two_halves_is_that_of_one_process(
         ("twice", "expected an objective that differentiates the network once"),
         ("parts", "expected as many samples on every rank for accumulate= with shard=True"),
         ("differ", "expected the same run on every rank"),
-        ("validation", "expected no validation= with shard=True"),
         ("compile", "expected shard=True or compile=True"),
     ],
 )
 def test_what_is_refused_on_both(ranks: Path, what: str, message: str) -> None:
     for text in said(ranks, what):
         assert text.startswith(f"IncompatibleError: {message}") and "\n" not in text
+
+
+def test_a_sharded_model_is_validated(ranks: Path, tmp_path: Path) -> None:
+    """Losses, best weights and their file are those of one process; training does not notice."""
+    seen: list[Any] = []
+    path = tmp_path / "held.safetensors"
+    model, result = run(**HELD_OUT, path=path, callback=seen.append)
+    found = said(ranks, "held out")[0]  # the callback is rank 0's
+    losses = [step["validation_loss"] for step in seen]
+    assert [loss is None for loss in found] == [loss is None for loss in losses]
+    assert losses[2] is not None
+    expected = [loss for loss in losses if loss is not None]
+    assert [loss for loss in found if loss is not None] == pytest.approx(expected, rel=1e-5)
+    assert result.best is not None
+    for rank in range(2):
+        losses, best, raw = torch.load(ranks / str(rank) / "best")
+        assert losses == pytest.approx(result.losses, rel=1e-5)
+        for key, value in result.best.state_dict().items():
+            assert torch.allclose(best[key], value, atol=1e-5), key
+            assert torch.allclose(raw[key], model.state_dict()[key], atol=1e-5), key
+    (manifest, tensors), (theirs, halves) = (
+        read(folder / "held.best.safetensors") for folder in (tmp_path, ranks)
+    )
+    lowest = manifest["info"].pop("validation_loss")
+    assert theirs["info"].pop("validation_loss") == pytest.approx(lowest, rel=1e-5)
+    assert theirs == manifest and halves.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert torch.allclose(halves[key], value, atol=1e-5), key
+    assert said(ranks, "again") == ["done", "done"]
+
+
+def test_a_rank_that_cannot_read_held_out_data_ends_all(ranks: Path) -> None:
+    first, second = said(ranks, "failing")
+    assert second.startswith("OSError: no such image")
+    assert first.startswith("RankError: rank 1 of 2 failed: OSError")
 
 
 def test_shards_need_a_process_group() -> None:
