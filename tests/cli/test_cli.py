@@ -110,6 +110,7 @@ def test_a_shape_in_a_file_is_checked(
     assert main(["sample", str(path), "-n", "4", "--steps", "2", "--shape", "2", "--out", out]) == 0
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "out"
     process = subprocess.Popen(

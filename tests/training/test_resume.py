@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from sdescore.checkpoint.store import read_manifest
 from tests.helpers import ROOT
 from tests.helpers.checkpoints import read
 from tests.helpers.training import Dropping, assert_same_file, make, run
-
-
-@pytest.fixture
-def ctrl_c() -> Iterator[None]:
-    """Python's own handler: a process started in the background inherits an ignored SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("stop", [1, 6, 7, 8, 29])
