@@ -10,8 +10,8 @@ linear SDE ``dx = f(t) x dt + g(t) dw`` whose marginal is ``x_t = α(t) x_0 + σ
 runs from data, ``t = 0``, to noise, ``t = T``. States are ``(B, *E)``; ``t`` is a 0-dim
 tensor or ``(B,)``.
 
-The names that people type in ordinary work are here. The rest is under its room, such as
-``ss.losses.sliced_loss``; a room loads when it is first touched.
+The names that people type in ordinary work are here. The rest is in submodules, such as
+``ss.losses.sliced_loss``, which load at first use.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def borrowed_generator(
 ) -> Iterator[None]:
     """The global generators of the CPU and of a CUDA ``device``; afterwards as they were.
 
-    Only one thread at a time is inside, so neither sees the numbers of the other. A thread that
+    Only one thread at a time is inside, so none sees numbers of another. A thread that
     draws from the global generator without this function is not stopped: it repeats numbers.
 
     Parameters

@@ -100,6 +100,6 @@ class DivergenceError(SDEScoreError, RuntimeError):
         self.step, self.t, self.samples, self.finished = step, t, samples, finished
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive the default, which another process relies on.
+        # The default loses keyword-only arguments, which other processes need.
         fields = {name: getattr(self, name) for name in ("step", "t", "samples", "finished")}
         return partial(type(self), **fields), (str(self),)

@@ -31,9 +31,8 @@ def previous_path(path: str | os.PathLike[str]) -> Path:
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file to write; it replaces the one at ``path`` when the block ends without an error.
 
-    A new file has the permissions that the umask allows, one that replaces a file has that
-    file's; until it is whole, only its owner can open it. Where the system does not let it be
-    written, the file that was there is untouched.
+    A new file has the permissions that the umask allows; a replacement has those of the old file.
+    Until it is complete, only its owner can open it. If it cannot be written, the old file stays.
     """
     path = Path(path)
     try:

@@ -80,7 +80,7 @@ class GaussianError:
 
     @property
     def w2_of_steps(self) -> Tensor:
-        """W2 between a chain that starts from the diffused data and their last denoise, ``()``."""
+        """W2 between a chain from the diffused data and those data's last denoise, ``()``."""
         return w2(self.started_mean, self.started_variance, self.ended_mean, self.ended_variance)
 
     @property

@@ -21,8 +21,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -57,8 +56,10 @@ _EMPTY = b"0" * 64
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
 
 
-def header(tensors: Mapping[str, Any], manifest: Mapping[str, Any]) -> bytes:
+def header(tensors: Mapping[str, Any], manifest: Mapping[str, Any], there: bool = True) -> bytes:
     """The file's first bytes, up to the first tensor, with an empty digest.
+
+    Unless the tensors are ``there``, they have no data yet.
 
     Building it answers whether a checkpoint can be saved (or ``CheckpointError``), and writes
     nothing.
@@ -67,7 +68,7 @@ def header(tensors: Mapping[str, Any], manifest: Mapping[str, Any]) -> bytes:
     seals = {"manifest_sha256": _sha256(text), "sha256": _EMPTY.decode()}
     entries: dict[str, Any] = {"__metadata__": {"manifest": text, **seals}}
     end = 0
-    for name, value in _in_order(tensors):
+    for name, value in _in_order(tensors, there):
         begin, end = end, end + value.nbytes
         about = {"dtype": CODES[value.dtype], "shape": list(value.shape)}
         entries[name] = {**about, "data_offsets": [begin, end]}
@@ -79,11 +80,11 @@ def header(tensors: Mapping[str, Any], manifest: Mapping[str, Any]) -> bytes:
     return len(encoded).to_bytes(8, "little") + encoded
 
 
-def _in_order(tensors: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+def _in_order(tensors: Mapping[str, Any], there: bool) -> list[tuple[str, Tensor]]:
     """The tensors as the file holds them: the widest items first, so that all are aligned."""
     for name, value in tensors.items():
         dense = isinstance(value, Tensor) and value.layout == torch.strided
-        if not dense or value.dtype not in CODES or value.is_meta:
+        if not dense or value.dtype not in CODES or (value.is_meta and there):
             got = type(value).__name__
             if isinstance(value, Tensor):
                 got = f"{value.dtype}, {value.layout}, on {value.device}"
@@ -95,16 +96,23 @@ def _in_order(tensors: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
 
 
 def write(
-    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    manifest: Mapping[str, Any],
+    read: Callable[[str], Tensor] | None = None,
 ) -> None:
-    """Write the file, or leave the one that was there: see :func:`sdescore.save`."""
-    first = header(tensors, manifest)
+    """Write the file, or leave the one that was there: see :func:`sdescore.save`.
+
+    ``read`` gets the data of a tensor by its name, where ``tensors`` has none.
+    """
+    first = header(tensors, manifest, there=read is None)
     start = _digest_start(first, Path(path))
     with replacing(path) as file:
         digest = hashlib.sha256(first)
         file.write(first)
-        for name, value in _in_order(tensors):
-            if _has_nan(value):
+        for name, value in _in_order(tensors, read is None):
+            value = value if read is None else read(name)
+            if has_nan(value):
                 got = f"NaN in {name}; save the model from before it diverged"
                 checks.refuse("numbers to save", got, CheckpointError)
             raw = raw_bytes(value)  # of one tensor at a time
@@ -121,7 +129,7 @@ def raw_bytes(value: Tensor) -> memoryview:
     return data.view(torch.uint8).numpy().data
 
 
-def _has_nan(value: Tensor) -> bool:
+def has_nan(value: Tensor) -> bool:
     """Whether a tensor has a NaN, looked for in blocks."""
     parts = torch.split(value.detach().flatten(), BLOCK) if value.is_floating_point() else ()
     return any(bool(part.isnan().any()) for part in parts)
@@ -149,8 +157,8 @@ class Container:
             self.manifest = from_json(text)
             seal = metadata.get("manifest_sha256")
             self._sealed = None if seal is None else seal == _sha256(text)
-            self.tensors = {name: _described(entry) for name, entry in entries.items()}
-            offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+            self.tensors = {name: described(entry) for name, entry in entries.items()}
+            offsets = {name: _place(entry) for name, entry in entries.items()}
             self._offsets = dict(sorted(offsets.items(), key=lambda item: item[1]))
         except Exception as error:  # a forged file may cause any
             raise damaged(path, f"its contents do not parse ({error})") from error
@@ -205,13 +213,14 @@ class Container:
         return value
 
     @torch.no_grad()
-    def read_into(self, name: str, target: Tensor) -> None:
-        """Overwrite a tensor of that shape, in its own dtype and on its device."""
-        same = target.dtype == self.tensors[name].dtype and target.device.type == "cpu"
-        if same and target.is_contiguous() and not is_sharded(target):
-            self._fill(name, target)
-        else:
-            target.copy_(laid_out(self.read(name), target))
+    def read_into(self, targets: Mapping[str, Tensor]) -> None:
+        """Overwrite tensors of these shapes, in their own dtypes and on their devices."""
+        for name, target in targets.items():  # one at a time
+            same = target.dtype == self.tensors[name].dtype and target.device.type == "cpu"
+            if same and target.is_contiguous() and not is_sharded(target):
+                self._fill(name, target)
+            else:
+                target.copy_(laid_out(self.read(name), target))
 
     def _fill(self, name: str, value: Tensor) -> None:
         raw = raw_bytes(value)
@@ -220,25 +229,26 @@ class Container:
             raise damaged(self.path, "it became shorter while it was read")
 
 
-@contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Container]:
-    """A checkpoint file, open while the block runs; :meth:`Container.verify` is the caller's.
-
-    The file stays the one opened, even if another is saved under its name meanwhile.
-    """
-    with open(path, "rb") as file:
-        yield Container(Path(path), file)
-
-
-def _described(entry: Mapping[str, Any]) -> Tensor:
+def described(entry: Mapping[str, Any]) -> Tensor:
     """A tensor without data, as one entry of the header describes it."""
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    for numbers in (shape, offsets):
-        if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
-            raise ValueError(f"{numbers!r:.80} instead of non-negative integers")
-    if len(offsets) != 2 or math.prod(shape) > 2**62:
-        raise ValueError(f"shape {shape!r:.80} at {offsets!r:.80}")
+    shape = _integers(entry["shape"])
+    if math.prod(shape) > 2**62:
+        raise ValueError(f"shape {shape!r:.80}")
     return torch.empty(shape, dtype=DTYPES[entry["dtype"]], device="meta")
+
+
+def _place(entry: Mapping[str, Any]) -> list[int]:
+    """Where the data of one entry begin and end."""
+    offsets = _integers(entry["data_offsets"])
+    if len(offsets) != 2:
+        raise ValueError(f"data at {offsets!r:.80}")
+    return offsets
+
+
+def _integers(numbers: Any) -> list[int]:
+    if not isinstance(numbers, list) or any(type(n) is not int or n < 0 for n in numbers):
+        raise ValueError(f"{numbers!r:.80} instead of non-negative integers")
+    return numbers
 
 
 def _digest_start(first: bytes, path: Path) -> int:

@@ -39,8 +39,8 @@ from sdescore.sde.linear import LinearSDE, MarginalSDE
 
 FORMAT = 1
 
-# LinearSDE is "abstract" to a type checker: what is looked up can be made. The functions of a
-# MarginalSDE are no JSON.
+# LinearSDE is abstract to a type checker; the classes found are not. MarginalSDE is left out:
+# functions are no JSON.
 LINEAR = members("sdescore.sde", LinearSDE)  # type: ignore[type-abstract]
 SDES = {kind.__name__: kind for kind in LINEAR if kind is not MarginalSDE}
 # A network that a file in nets/ declares ``config`` for: the arguments that build it again.

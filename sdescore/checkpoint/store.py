@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checkpoint.container import Container, opened, write
+from sdescore.checkpoint.container import Container, write
+from sdescore.checkpoint.folder import Folder, opened
 from sdescore.checkpoint.manifest import (
     FORMAT,
     build_model,
@@ -204,7 +205,7 @@ def read_manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     return manifest
 
 
-def training_record(file: Container, model: ScoreModel, ema: EMA) -> TrainingRecord:
+def training_record(file: Container | Folder, model: ScoreModel, ema: EMA) -> TrainingRecord:
     """The run in a checkpoint, its optimiser's tensors without data; nothing is changed."""
     file.verify()
     manifest, parts = file.manifest, _parts(file.tensors)
@@ -229,7 +230,7 @@ def training_record(file: Container, model: ScoreModel, ema: EMA) -> TrainingRec
     return TrainingRecord(step, options, parts["optim/"])
 
 
-def read_net(file: Container, net: nn.Module) -> None:
+def read_net(file: Container | Folder, net: nn.Module) -> None:
     """Load a network's raw weights from the file, one at a time where the network allows it."""
     net = plain_network(net)
     state = net.state_dict()
@@ -250,13 +251,12 @@ def plain_state(net: nn.Module) -> dict[str, Any]:
     return {plain_name(name): value for name, value in state.items()}
 
 
-def read_into(file: Container, prefix: str, targets: Mapping[str, Tensor]) -> None:
-    """Overwrite tensors with those of the file, one at a time."""
-    for name, target in targets.items():
-        file.read_into(prefix + name, target)
+def read_into(file: Container | Folder, prefix: str, targets: Mapping[str, Tensor]) -> None:
+    """Overwrite tensors with those of the file."""
+    file.read_into({prefix + name: target for name, target in targets.items()})
 
 
-def read_ema(file: Container, ema: EMA) -> None:
+def read_ema(file: Container | Folder, ema: EMA) -> None:
     """Continue an average from the file."""
     read_into(file, f"ema/{PREFIX}", ema.shadow)
     ema.num_updates = int(file.read(f"ema/{COUNT}"))
@@ -278,7 +278,7 @@ def _parts(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return parts
 
 
-def _has_average(file: Container, tensors: Mapping[str, Tensor], net: nn.Module) -> bool:
+def _has_average(file: Container | Folder, tensors: Mapping[str, Tensor], net: nn.Module) -> bool:
     """Whether the file holds an average; refused if it is not one of this network."""
     if not tensors and file.manifest.get("ema") is None:
         return False

@@ -54,10 +54,10 @@ class AnnealedLangevin(Corrector):
     def for_ladder(cls, sde: LinearSDE, steps: int = 5) -> AnnealedLangevin:
         r"""The step of Song & Ermon 2020, arXiv:2006.09011, technique 4, for T = ``steps`` a level.
 
-        It minimises the variance that a level's steps leave, started from the level above, where
+        It minimises the variance that a level's steps leave if they start from the level above and
         the data are one point (:func:`sdescore.sde.ladder.variance_ratio`). Langevin steps of
-        finite size leave too much, and more the larger the ratio of two levels: so the largest
-        ratio of the ladder decides, and no level ends farther off. It is made for a sampler that
+        finite size leave too much, the more the larger the ratio of two levels, so the largest
+        ratio of the ladder decides. It is made for a sampler that
         visits every level, as the default grid does.
 
         The paper writes the step :math:`x + \alpha s + \sqrt{2\alpha}\, z`; this class's ε is

@@ -34,7 +34,7 @@ class Langevin(Corrector):
     :math:`\tau = 2(\mathrm{snr}\,\sigma_t)^2`: it is bounded, the same for every sample, and the
     step stays affine.
 
-    A ``preconditioner`` C, a covariance in the data's units, makes it
+    With ``preconditioner`` C, a covariance in data units, the step is
 
     .. math:: x \leftarrow x + \tau P_t\, s(x, t) + \sqrt{2\tau}\, P_t^{1/2} z, \qquad
               P_t = \alpha_t^2 C + \sigma_t^2 I, \quad
@@ -54,9 +54,9 @@ class Langevin(Corrector):
     steps : int
         Inner steps a time, >= 1.
     norm : str
-        ``"expected"``; ``"sample"``, each sample's own norms (in low dimension a score near
-        zero by chance throws a sample far away); ``"batch"``, the paper's means of the
-        norms over the batch (then a sample depends on its batch). Where the score is exactly zero,
+        ``"expected"``; ``"sample"``: each sample's own norms, but in low dimension a score near
+        zero by chance throws a sample far away; ``"batch"``: the paper's means of the norms over
+        the batch, so a sample depends on its batch. Where the score is exactly zero,
         the last two use the expected step.
     preconditioner : Preconditioner, optional
         C. A step is stable where C is at most the covariance of each of the data's clusters, and

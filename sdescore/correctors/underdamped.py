@@ -31,7 +31,7 @@ class Underdamped(Corrector):
     .. math:: \tfrac{h^2}{4} \bigl(1 + e^{-\gamma h}\bigr) = \tau = 2(\mathrm{snr}\,\sigma_t)^2,
               \qquad \gamma = \frac{\mathrm{friction}}{\sigma_t} .
 
-    The velocity goes with the trajectory, so its last half kick is left out, and ``length`` steps
+    The velocity is then dropped, so its last half kick is left out, and ``length`` steps
     cost as many evaluations. A trajectory is affine: a tableau of ``length`` stages.
 
     Parameters

@@ -6,7 +6,7 @@ r"""The exponential midpoint rule in time, with steps that keep to a tolerance.
 integration", section IV.7). It is exact where Q does not depend on time, and evaluates Q at
 neither end.
 
-One step of h against two of h/2 estimates the error of the two, a third of their L1 distance.
+A third of the L1 distance from one step of h to two of h/2 estimates the error of the two.
 A stochastic matrix never stretches an L1 distance, so the sum of all errors bounds the end's.
 """
 
@@ -90,8 +90,8 @@ def adaptive(
         whole = step(p, t, move)
         halves = step(step(p, t, 0.5 * move), t + 0.5 * move, 0.5 * move)
         error = float(np.abs(whole - halves).sum()) / 3
-        # Below ROUNDING a shorter step would not help; at a jump of the coefficients the error
-        # falls no faster than what is allowed, and the shortest step takes it as it is.
+        # Below ROUNDING a shorter step does not help. At a jump of the coefficients the error falls
+        # no faster than ``allowed``; the shortest step is then accepted.
         allowed = max(tolerance * size, ROUNDING)  # O(h), where the local error is O(h³)
         factor = min(4.0, max(0.2, 0.9 * math.sqrt(allowed / max(error, 1e-300))))
         proposed = max(shortest, size * factor)

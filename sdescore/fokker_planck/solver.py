@@ -64,9 +64,9 @@ class Evolution:
 class FokkerPlanck:
     r"""The Fokker–Planck equation of an SDE on a box with reflecting walls.
 
-    Non-negative densities stay so and mass is kept, both to rounding. Second order in the time
-    steps and in the cells' width h (where g = 0, as for the probability-flow ODE, first; where
-    only g(0) = 0, h² log 1/h). The work grows like q T, q the largest rate at which a cell is left,
+    Up to rounding, densities stay non-negative and keep their mass. The error is second-order in
+    the time step and the cell width h; first-order in h if g = 0; h² log 1/h if only g(0) = 0. The
+    work grows like q T, q the largest rate at which a cell is left,
     about :math:`\sum_a g^2/h_a^2`: cells half as wide cost 8 times as much in 1-D and 16 times in
     2-D. Features narrower than a few cells are not resolved.
 

@@ -5,11 +5,10 @@ non-singular M-matrix, dominated by its diagonal. Elimination without pivoting h
 factors that are M-matrices too (Berman & Plemmons 1994, chapter 6), so its substitutions add
 non-negative numbers only, and the result is non-negative.
 
-The mean times τ in which the cells reach the pinned one, :math:`-Q_{rr}^\top \tau = 1`, say how
-well that works: rates wrong by rounding, ε q, move p by about
-:math:`\varepsilon\, q \max \tau` at most. That is small if the pinned cell is the likeliest, which
-p after a long exponential time shows, :math:`(\delta I - Q)\, v = \text{const}`, and grows
-with a barrier like :math:`e^{\Delta U/\vartheta}`.
+Let τ be the mean times in which the cells reach the pinned one, :math:`-Q_{rr}^\top \tau = 1`.
+Rounding errors ε q of the rates move p by at most about :math:`\varepsilon\, q \max \tau`. This is
+small if the pinned cell is the likeliest, which :math:`(\delta I - Q)\, v = \text{const}` with a
+small δ finds. It grows with a barrier like :math:`e^{\Delta U/\vartheta}`.
 """
 
 from __future__ import annotations

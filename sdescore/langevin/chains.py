@@ -114,16 +114,16 @@ def chains(
     t : float or Tensor, optional
         Noise level, ``()`` or ``(B,)``, for a score with an ``sde``; handed on as ``(B,)``.
     friction : float, optional
-        γ >= 0 of ``"underdamped"``, 1 by default, in units of 1/h; 0 keeps the energy of each
-        chain, so that it never forgets its start.
+        γ >= 0 of ``"underdamped"``, 1 by default, an inverse time like 1/h; 0 keeps each chain's
+        energy, so it never forgets its start.
     preconditioner : Preconditioner, tensor or number, optional
         P: positive numbers, event-shaped or one for all, or a symmetric positive definite matrix
         ``(d, d)`` over the event's elements; for ``"underdamped"`` the inverse mass.
     seed : int
         Chain i uses the stream (seed, i), whatever B is. To go on from a run, take another seed.
     noise : NoiseSource, optional
-        Replaces the seeded noise. Draw 0 is the first velocity, step k uses draw k, or 2k − 1
-        and, for the test, 2k with ``"mala"``.
+        Replaces the seeded noise. Draw 0 is the first velocity. Step k uses draw k; with
+        ``"mala"``, 2k − 1 and, to test, 2k.
     return_path, thin : bool, int
         Whether to keep the n states; if so, each ``thin``-th of them.
 

@@ -76,9 +76,9 @@ def r_hat(path: Tensor, *, ranked: bool = True) -> Tensor:
     path : Tensor
         ``(n, chains, *E)``, n >= 8; refused as by :func:`effective_sample_size`.
     ranked : bool
-        Replace draws by the normal scores of their ranks,
-        :math:`\Phi^{-1}\bigl((r - 3/8)/(S + 1/4)\bigr)`, do so too for their distances from the
-        median, and take the larger: it sees heavy tails and chains of different width. False is
+        Compute R̂ of the normal scores of the draws' ranks,
+        :math:`\Phi^{-1}\bigl((r - 3/8)/(S + 1/4)\bigr)`, and of their distances from the
+        median; return the larger. It detects heavy tails and chains of different width. False is
         the split R̂ of the draws themselves.
 
     Returns

@@ -69,8 +69,8 @@ def contrastive_divergence_loss(
     t, weight, label, noise, generator, sde
         As in :func:`sdescore.losses.implicit_loss`. The likelihood has w(t) = 1.
     penalty : float
-        c >= 0 of :math:`c\, (f(x)^2 + f(\tilde x)^2)`, which keeps near 0 what is free up to a
-        constant (Du & Mordatch 2019, section 3.3).
+        c >= 0 of :math:`c\, (f(x)^2 + f(\tilde x)^2)`, which keeps f near 0, as its constant is
+        free (Du & Mordatch 2019, section 3.3).
 
     Raises
     ------

@@ -17,8 +17,8 @@ deviation :math:`s = \sqrt{\operatorname{tr} \mathrm{Cov}/d}`,
    h_{Silverman} = s\, \Bigl(\frac{4}{n\,(d + 2)}\Bigr)^{1/(d + 4)}
 
 (Scott 1992, "Multivariate density estimation", chapter 6; Silverman 1986, "Density estimation",
-chapter 4), both optimal for the *density* of a Gaussian as n → ∞. A score has its best h larger
-than a density does, and neither is any good in many dimensions.
+chapter 4), both optimal for the *density* of a Gaussian as n → ∞. A score's best h is larger than a
+density's. Neither rule is any good in many dimensions.
 """
 
 from __future__ import annotations

@@ -18,18 +18,18 @@ and a score s that is no gradient from two of its values, :math:`s_\pm = s(x \pm
 The paper's direction has length ε; here :math:`\|v\| \approx \sqrt d` and the step is
 :math:`\epsilon v`, so ε is what one element moves by.
 
-**The step.** Rounding u (6e-8 in float32) costs :math:`u |f| / \epsilon^2` for an energy and
-:math:`u \|s\| / \epsilon` for a score, truncation :math:`\epsilon^2`, so the best ε is about
-:math:`u^{1/4}` and :math:`u^{1/3}` of the length over which the density changes. The defaults, 0.03
+**The step.** Rounding (u = 6e-8, float32) costs :math:`u |f| / \epsilon^2` for an energy,
+:math:`u \|s\| / \epsilon` for a score; truncation costs :math:`\epsilon^2`. The best ε is about
+:math:`u^{1/4}` or :math:`u^{1/3}` of the length over which the density changes. The defaults, 0.03
 and 0.005, are near the measured minima of the error of the parameters' gradient in float32, for
 data of unit scale (docs/howto/objectives.md); multiply them by your data's. A constant added
 to f adds to its rounding, unless f is returned in float64.
 
 **At noise levels** the defaults are multiplied by :math:`\sigma_t`, below which :math:`p_t` has no
-detail. In units of :math:`1/\sigma_t^2` truncation and the rounding of f are at every level what
-they are for data of unit scale. Only the rounding of x counts for more at small levels:
-:math:`10^3 u \|x\|/\sigma_t` for an energy, :math:`200 u \|x\|/\sigma_t` for a score. That is 1 %
-at :math:`\|x\| = 150\,\sigma_t` and at :math:`800\,\sigma_t`.
+detail. In units of :math:`1/\sigma_t^2` truncation and the rounding of f are the same at every
+level. Only the rounding of x grows at small levels: for an energy :math:`10^3 u \|x\|/\sigma_t`,
+1 % at :math:`\|x\| = 150\,\sigma_t`; for a score :math:`200 u \|x\|/\sigma_t`, 1 % at
+:math:`800\,\sigma_t`.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def finite_difference_loss(
 ) -> Loss:
     r"""``vᵀ∇s v + ½ (vᵀs)²`` by differences of step ε: sliced score matching to O(ε²).
 
-    A score that knows its log density (see :mod:`sdescore.score.interface`) is not called at all:
-    2K + 1 values of the density are. Any other score is called 2K times.
+    If the score knows its log density (see :mod:`sdescore.score.interface`), the loss calls this
+    density 2K + 1 times in its place. It calls any other score 2K times.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def finite_difference_loss(
         a score, times σ_t where ``t`` is passed.
     reduced_variance : bool
         ``½ ‖(s₊ + s₋)/2‖²`` for ``½ (vᵀ(s₊ + s₋)/2)²``, as in :func:`sdescore.losses.sliced_loss`.
-        Of a score that is no energy's alone: values of an energy do not know its gradient's norm.
+        Not for an energy: its values do not give the norm of its gradient.
 
     Raises
     ------

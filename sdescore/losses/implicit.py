@@ -5,9 +5,9 @@ r"""Implicit and sliced score matching: the Fisher divergence without the data's
    = J_{ESM}(\theta) - \tfrac12 E_p \|\nabla \log p\|^2
 
 (Hyvärinen 2005, JMLR 6, theorem 1), for a p with a differentiable density and
-:math:`p\, s_\theta \to 0` at infinity. The score's derivative must exist as well: a network of
-ReLUs has one that is constant between its kinks and an energy of them a second one that is 0, and
-the objective does not see the kinks. Use smooth activations.
+:math:`p\, s_\theta \to 0` at infinity. The score's derivative must exist as well. With ReLUs it is
+constant between kinks for a network and 0 for an energy, and the objective does not see the kinks.
+Use smooth activations.
 
 The trace is taken exactly, at the price of d derivatives, or by Hutchinson's probes
 (:mod:`sdescore.score.divergence`). Sliced score matching takes all of it along random directions,

@@ -17,9 +17,9 @@ If the generated samples are independent draws from the distribution of the refe
 floor have equal means, and B's luck cancels in the ratio. R // 2 is where 1/n + 1/(R − n) is
 smallest: a larger n would shrink B, and with it the power to see a difference.
 
-A ratio of 1 is "cannot be told from real at these sizes". Clearly below 1 is a warning: copies of
-n random reference samples (memorised training data) share some with B, and E[D²] falls to
-c (1/n + 1/(R − n) − 2/R): at n = R/2 they read about 0.7. The repeats overlap in their samples, so
+At a ratio of 1 samples cannot be told from real at these sizes. Clearly below 1 is a warning:
+copies of n random reference samples (memorised training data) share some with B: E[D²] falls to
+c (1/n + 1/(R − n) − 2/R), the ratio to 0.7 at n = R/2. The repeats overlap in their samples, so
 ``std / sqrt(repeats)`` understates the error that comes from the reference being one finite draw.
 """
 

@@ -35,7 +35,7 @@ def plot_score_field(
 ) -> Figure:
     """A score in the plane as arrows, over the log density (or the size of the score).
 
-    Arrows are in true proportion, those of the 90 % quantile as long as a cell.
+    Arrow lengths are proportional; the 90 % quantile is one cell long.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A request as files of a folder, drawn by one process or many, and gone on with when killed."""
+"""A request drawn to a folder by one process or many; it can be resumed."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def sample_to_folder(
     out : path
         The folder; made where there is none.
     shard : int, optional
-        Samples of a shard, >= 1, which a process holds in memory; by default B/64, but at least 256
-        and at most 2²⁴ numbers.
+        Samples of a shard, >= 1, which a process holds in memory; by default max(B/64, 256), but at
+        most 2²⁴ numbers.
     max_batch : int, optional
         The most samples that a process draws at a time, >= 1; by default a shard.
     progress : bool

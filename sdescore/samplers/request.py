@@ -142,7 +142,7 @@ class Request:
         """What ``run(samples, tick)`` makes of the samples, ``max_batch`` at a time.
 
         Its first tensor holds states. They become data, unless ``data`` is False.
-        ``ticks`` says how often a part calls ``tick``; 0 where it ticks once a sample. All parts
+        ``ticks`` is the number of calls of ``tick`` in a part; 0 means one a sample. All parts
         are written into tensors ``(B, …)`` that are there from the first part on: to join them at
         the end would take the memory twice. If a part diverges, ``error.finished`` holds the
         samples of the parts before.
@@ -254,7 +254,7 @@ def home(model: Score) -> tuple[torch.device, torch.dtype]:
     return device, torch.promote_types(own, torch.float32)
 
 
-# How many runs need a module in eval mode that its owner has in train mode.
+# The number of runs that need eval mode, for each module in train mode.
 _runs: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 _lock = threading.Lock()
 

@@ -78,8 +78,8 @@ def simulate(
         Euler–Maruyama (strong order 1, the noise being additive; weak order 1), or the exact
         transition kernel of a linear SDE.
     seed : int
-        Sample ``i`` uses the stream (seed, i). Its numbers differ from a sampler's, and for each
-        ``start``, so the result may be passed on with the same seed. Step n uses draw ``n``,
+        Sample ``i`` uses the stream (seed, i). A sampler, or another ``start``, draws other numbers
+        from that seed, so you may pass the result on with it. Step n uses draw ``n``,
         counted from 1.
     noise : NoiseSource, optional
         Replaces the seeded noise.

@@ -17,9 +17,9 @@ velocity  (α̇, σ̇)             Lipman et al. 2023, arXiv:2210.02747, eq. 15
 F         below              Karras et al. 2022, arXiv:2206.00364, eq. 7
 ========  =================  ==========================================================
 
-EDM's F has, with :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2`, the pair
-:math:`(\sigma/(\sigma_{data} n),\, -\sigma_{data} \alpha/n)`, which is that of v for
-:math:`\alpha^2 + \sigma^2 = \sigma_{data} = 1`, with the sign changed.
+With :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2` EDM's F has the pair
+:math:`(\sigma/(\sigma_{data} n),\, -\sigma_{data} \alpha/n)`. For
+:math:`\alpha^2 + \sigma^2 = \sigma_{data} = 1` it is minus the pair of v.
 
 **One network, any linear SDE.** Under a linear SDE
 :math:`x_t/\alpha_t = x_0 + (\sigma_t/\alpha_t)\,\epsilon`, so two SDEs, the network's own (a prime)
@@ -253,8 +253,8 @@ def require_log_snr(sde: LinearSDE) -> None:
 def matched(own: LinearSDE, other: LinearSDE, t: Time) -> tuple[Tensor, Tensor]:
     """The times t′ of ``own`` at the log-SNRs of ``other`` at ``t``, and k; both float64.
 
-    Other log-SNRs than those of ``own`` are refused, but for what rounding ``t`` to float32 (or to
-    its own dtype, if that is coarser) moves one out of the range: it is taken as the range's end.
+    A log-SNR outside the range of ``own`` is refused. If only the rounding of ``t`` to float32 (or
+    its coarser dtype) moves it out, it becomes the end of the range.
     """
     t64 = checks.time(t, other.T)
     log_snr = other.log_snr(t64)

@@ -64,8 +64,8 @@ class ExactScore(ABC):
         self._singular = singular
         self._row_numel, self._covariance_row_numel = row_numel, covariance_row_numel
 
-    # What a distribution gives. x is (rows, d) in at least the coarsest dtype; α and σ are () or
-    # (rows,), like x.
+    # What a subclass defines. x is (rows, d) in ``_coarsest`` or finer; α and σ are () or (rows,),
+    # like x.
 
     _chunk_numel: int
     _normals: int

@@ -1,8 +1,7 @@
 """What can be asked of any score: its SDE, its density, its times, its labels, its data's scale.
 
-A score is any callable. One that knows more about itself says so by an attribute ``sde`` or by
-a method ``log_density`` or ``log_prob``, ``require_times`` or ``require_label``, or by an attribute
-``data_scale``. PyTorch's
+A score is any callable. It may have attributes ``sde`` and ``data_scale``, and methods
+``log_density`` or ``log_prob``, ``require_times`` and ``require_label``. PyTorch's
 wrappers (``DataParallel``, ``DistributedDataParallel``, ``torch.compile``) hide these, so the
 functions here look through the wrappers. What calls a score still calls the wrapper.
 """

@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 from sdescore import checks
 from sdescore.borrowed import borrowed_generator, step_seed
 from sdescore.checkpoint.container import raw_bytes
+from sdescore.checkpoint.folder import is_there
 from sdescore.checkpoint.manifest import get, read_scale
 from sdescore.checkpoint.store import read_manifest
 from sdescore.conditions import each_tensor, names_of, replaced, require_labels
@@ -75,8 +76,7 @@ class Batch(NamedTuple):
         """On ``device``, in floating point: bytes go to [−1, 1]."""
         early = device.type != "cpu" and self.x.is_pinned()
         x = in_floating_point(self.x.to(device, non_blocking=early))
-        label = self.label
-        if label is not None:
+        if (label := self.label) is not None:
             label = each_tensor(lambda part: part.detach().to(device, non_blocking=early), label)
         return self._replace(x=x, label=label)
 
@@ -101,11 +101,11 @@ class Source(ABC):
 
     @abstractmethod
     def once(self, n: int, share: Share) -> Iterator[Batch]:
-        """All samples in order, ``n`` at a time if the source has a choice; by turns of a rank."""
+        """All samples in order, ``n`` at a time if the source can; ranks take turns by batch."""
 
     @abstractmethod
     def look(self, generator: torch.Generator) -> Iterator[Batch]:
-        """Some batches to measure the scale of; no later draw differs for it."""
+        """Batches to measure the scale on; reading changes no later draw."""
 
     @abstractmethod
     def record(self) -> dict[str, Any]:
@@ -274,7 +274,7 @@ def measured(
     A run that resumes has that of its file. States that are far from unit scale are warned about.
     Also returns some samples ``(n, *E)``, as training sees them.
     """
-    scale, known = model.data_scale, resumed is not None and os.path.exists(resumed)
+    scale, known = model.data_scale, resumed is not None and is_there(resumed)
     if resumed is not None and known and scale.plain:
         scale = read_scale(get(read_manifest(resumed), "convention", dict))
 

@@ -18,6 +18,7 @@ from torch import Tensor, distributed, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from sdescore import checks
+from sdescore.checkpoint.folder import is_folder
 from sdescore.conditions import each_tensor
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
@@ -181,10 +182,8 @@ def add_gradient(
 
     ``factor`` is the gradient's. Refuses a loss that no training step can use.
     """
-    size, mean = (
-        max(1, -(-len(t) // parts)),
-        torch.zeros((), dtype=torch.float32, device=batch.x.device),
-    )
+    size = max(1, -(-len(t) // parts))
+    mean = torch.zeros((), dtype=torch.float32, device=batch.x.device)
     found = [mean.new_zeros(0)]
     for start in range(0, len(t), size):
         own = slice(start, start + size)
@@ -206,8 +205,8 @@ def add_gradient(
 class Recipe:
     """What a step does, as numbers and names that are the same in every process.
 
-    Those with a default are not for a run with an optimiser or a schedule of its own; but the times
-    may depend on the data, and are named when these are known.
+    An optimiser of your own replaces ``lr`` and ``weight_decay``, a scheduler ``schedule`` and
+    ``warmup``. ``times`` is named once the data are known.
     """
 
     label_dropout: float
@@ -321,6 +320,7 @@ def check_run(
     seconds: float | None,
     callback: object,
     transform: object,
+    shard: bool,
 ) -> float:
     """The seconds that a run may take; refuses a path or a function that cannot be used."""
     for name, function in {"callback": callback, "transform": transform}.items():
@@ -332,7 +332,9 @@ def check_run(
         return limit
     folder = Path(path).parent
     folder.mkdir(parents=True, exist_ok=True)
-    usable = not Path(path).is_dir() and os.access(folder, os.W_OK)
+    parts, there = is_folder(path), Path(path)
+    checks.that(shard or not parts, "shard=True for a folder as path=", path, IncompatibleError)
+    usable = not (there.is_file() if parts else there.is_dir()) and os.access(folder, os.W_OK)
     got = f"{path}; name another, e.g. out/model.safetensors"
     checks.that(usable, "a file that can be written as path=", got, IncompatibleError)
     return limit

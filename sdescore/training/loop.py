@@ -120,8 +120,8 @@ def train(
     batch_size : int, optional
         Samples a step, by default 128; not for an iterable, whose batches have their own size.
     lr, schedule, warmup
-        The learning rate rises linearly over ``warmup`` steps to ``lr``, then stays
-        (``"constant"``) or falls to 0 at ``steps`` along half a cosine (``"cosine"``).
+        The rate is ``lr`` (``"constant"``), or falls to 0 at ``steps`` along half a cosine
+        (``"cosine"``), times a factor rising linearly to 1 in ``warmup`` steps.
     weight_decay : float
         AdamW's (Loshchilov & Hutter 2019, arXiv:1711.05101).
     optimizer : callable, optional
@@ -149,7 +149,8 @@ def train(
         Stop after the first step that ends later than this. The file at ``path`` can be resumed.
     path, save_every, info : optional
         Checkpoint, written every ``save_every`` steps and at the end, with the notes ``info``, a
-        dict of JSON; see :func:`sdescore.save`.
+        dict of JSON (:func:`sdescore.save`). With ``shard=True`` a name like ``large.dcp`` is a
+        folder, to which each rank writes its part (:func:`sdescore.checkpoint.export`).
     resume : bool
         Continue from the file at ``path``, if there is one. Data, labels and options must be those
         of its run, except options that watch or stop it. With the cosine schedule ``steps`` must be
@@ -164,7 +165,7 @@ def train(
         Called after every step with a dict of ``step`` (steps done), ``loss``, ``relative_loss``
         (None with an ``objective``), ``validation_loss`` (None at the steps without) and ``lr``.
     validation, validate_every : optional
-        Held-out data of any kind that ``data`` may have, but finite; with labels if ``data`` has
+        Held-out data of any kind that ``data`` may have, but not endless; labels if ``data`` has
         them, such as a ``TensorDataset(x, labels)``. Its loss, every so many steps and at the end,
         is that of the averaged weights in evaluation mode, always at the same times and noises. The
         weights with the lowest one are ``result.best``, and at ``….best.safetensors`` beside
@@ -206,7 +207,7 @@ def train(
     )  # fmt: skip
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
     validate_every = checks.count("validate_every", validate_every)
-    limit = guards.check_run(path, resume, max_seconds, callback, transform)
+    limit = guards.check_run(path, resume, max_seconds, callback, transform, shard)
     device = model.device if device is None else checks.device(device)
     # Without a process group ``ranks`` is None, and nothing below looks at it.
     with distributed.processes(device, shard) if guards.grouped(shard) else nullcontext() as ranks:
@@ -229,7 +230,6 @@ def train(
         if ranks is not None:
             model.data_scale = ranks.begin(net, model.data_scale, source, recipe)
             called, net = ranks.trained(model, net)
-
         began, watched = time.monotonic(), share.rank == 0 and (progress or callback is not None)
         options: dict[str, Any] = asdict(recipe)
         if recipe.schedule == "cosine" and lr_scheduler is None:
@@ -251,11 +251,11 @@ def train(
         scheduler = None
         if lr_scheduler is not None:
             scheduler = run_as.made_scheduler(lr_scheduler, descent, recipe, options)
-        ema = EMA(net, recipe.ema_decay)
-        step, saver = 0, None
+        ema, step, saver = EMA(net, recipe.ema_decay), 0, None
         if path is not None:
             options |= source.record()
-            saver = Saver(path, model, ema, descent, named, options, info, net, share.rank)
+            made = Saver if ranks is None else ranks.saver
+            saver = made(path, model, ema, descent, named, options, info, net, share.rank)
             step = saver.resume() if resume else 0
         if scheduler is not None:
             run_as.replay(scheduler, step)

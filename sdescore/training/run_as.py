@@ -82,7 +82,7 @@ def made_scheduler(
 
 
 def replay(scheduler: LRScheduler, steps: int) -> None:
-    """Put a fresh schedule where ``steps`` steps lead it: it is a function of their number."""
+    """Step a fresh schedule ``steps`` times, which restores its state."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no optimiser stepped in between
         for _ in range(steps):

@@ -2,13 +2,14 @@
 
 Each rank holds a part of every weight, of its average and of the optimiser's state. ``fully_shard``
 collects the weights of a block of the network when the block is called, and gives each rank its
-part of the gradient. That is an exchange of all ranks within the network's call: so the ranks meet
-before it, to know that each has a batch, and a rank that fails in it cannot tell the others.
+part of the gradient. All ranks exchange data within the network's call. So they meet before it, to
+know that each has a batch. A rank that fails in it cannot tell the others.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
+from sdescore.checkpoint.folder import is_folder
 from sdescore.errors import IncompatibleError
 from sdescore.losses.loss import Loss
 from sdescore.nets.ema import EMA, is_sharded, network_tensors, whole
@@ -24,6 +26,7 @@ from sdescore.nets.energy import EnergyModel
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import Batch
 from sdescore.training.guards import add_gradient
+from sdescore.training.state import FolderSaver, Saver
 from sdescore.training.together import Together
 
 GONE = "storage of size 0"  # torch's words for a weight that was given back after the call
@@ -69,7 +72,7 @@ class Sharded(Together):
         """The sharded model with the averaged weights, in evaluation mode; afterwards as it was."""
         net: Any = self.twin.net
         tensors = {name: value.detach() for name, value in network_tensors(net).items()}
-        kept = {name: value.clone() for name, value in tensors.items()}
+        before = {name: value.clone() for name, value in tensors.items()}
         net.eval()
         try:
             for name, value in tensors.items():
@@ -79,8 +82,15 @@ class Sharded(Together):
         finally:
             net.reshard()  # fully_shard keeps the last weights that it collected for a backward
             for name, value in tensors.items():
-                value.copy_(kept[name])
+                value.copy_(before[name])
             net.train()
+
+    def saver(self, path: str | os.PathLike[str], *run: Any) -> Saver:
+        if not is_folder(path):
+            return Saver(path, *run)
+        saver = FolderSaver(path, *run)
+        saver.ranks = self.ranks
+        return saver
 
     def ready(self, batch: Batch | None, interrupted: bool) -> Batch | None:
         """The batch, if every rank has one."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checkpoint.container import header, opened, write
+from sdescore.checkpoint.container import Container, header, write
+from sdescore.checkpoint.folder import Folder, is_there, opened, write_folder
 from sdescore.checkpoint.store import (
     TrainingRecord,
     contents,
@@ -23,7 +24,7 @@ from sdescore.checkpoint.store import (
     training_record,
 )
 from sdescore.errors import CheckpointError, DivergenceError
-from sdescore.nets.ema import EMA, is_sharded, laid_out, whole
+from sdescore.nets.ema import EMA, is_sharded, whole
 from sdescore.score.model import ScoreModel
 
 __all__ = ["TrainingResult"]
@@ -98,7 +99,7 @@ def check_adam(named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor])
 
 
 def resume_run(
-    path: str | os.PathLike[str],
+    file: Container | Folder,
     model: ScoreModel,
     ema: EMA,
     optimizer: torch.optim.Optimizer,
@@ -111,27 +112,29 @@ def resume_run(
     ``net`` is the network that is trained, if it is not the model's own. Nothing is changed if the
     file is damaged, or of another model or of a run with other options.
     """
-    with opened(path) as file:
-        record = training_record(file, model, ema)
-        _check_options(path, options, record.options)
-        if "optimizer" not in options:
-            check_adam(named, record.optimizer)
-        elif foreign := [what for what in record.optimizer if what.rpartition("/")[0] not in named]:
-            got = f"optim/{foreign[0]}; start anew with resume=False"
-            checks.refuse("tensors of this network's optimiser", got, CheckpointError)
-        # The file is whole and fits: from here on nothing is refused.
-        read_net(file, model.net if net is None else net)
-        read_ema(file, ema)
-        on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
-        for entry in record.optimizer:
-            name, _, what = entry.rpartition("/")
-            weight, value = named[name], file.read(f"optim/{entry}")
-            if value.ndim and value.shape == weight.shape:  # fused kernels look at no strides
-                like = torch.empty_like(weight, dtype=value.dtype)
-                value = like.copy_(laid_out(value, weight))
-            elif what != "step" or on_device:
-                value = value.to(weight.device)
-            optimizer.state[weight][what] = value
+    record = training_record(file, model, ema)
+    _check_options(file.path, options, record.options)
+    if "optimizer" not in options:
+        check_adam(named, record.optimizer)
+    elif foreign := [what for what in record.optimizer if what.rpartition("/")[0] not in named]:
+        got = f"optim/{foreign[0]}; start anew with resume=False"
+        checks.refuse("tensors of this network's optimiser", got, CheckpointError)
+    # The file is whole and fits: from here on nothing is refused.
+    read_net(file, model.net if net is None else net)
+    read_ema(file, ema)
+    on_device = optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    targets = {}
+    for entry, like in record.optimizer.items():
+        name, _, what = entry.rpartition("/")
+        weight = named[name]
+        if like.ndim and like.shape == weight.shape:  # fused kernels look at no strides
+            value = torch.empty_like(weight, dtype=like.dtype)
+        else:
+            there = what != "step" or on_device
+            device = weight.device if there else torch.device("cpu")
+            value = torch.empty(like.shape, dtype=like.dtype, device=device)
+        targets[f"optim/{entry}"] = optimizer.state[weight][what] = value
+    file.read_into(targets)
     return record.step
 
 
@@ -163,12 +166,17 @@ class Saver:
         header(*contents(model, ema=ema, training=TrainingRecord(0, options, {}), info=info))
 
     def resume(self) -> int:
-        """Go on from the file, if there is one; the number of steps done."""
-        if os.path.exists(self.path):
-            self.saved = resume_run(
-                self.path, self.model, self.ema, self.optimizer, self.named, self.options, self.net
-            )
+        """Go on from the checkpoint, if there is one; the number of steps done."""
+        if is_there(self.path):
+            with opened(self.path) as file:
+                self.saved = self.resumed(file)
         return self.saved
+
+    def resumed(self, file: Container | Folder) -> int:
+        """Go on from an open checkpoint; the number of steps done."""
+        return resume_run(
+            file, self.model, self.ema, self.optimizer, self.named, self.options, self.net
+        )
 
     def save(self, step: int) -> None:
         """Save the run after ``step`` steps, or warn why that did not work."""
@@ -180,16 +188,35 @@ class Saver:
         try:
             parts, manifest = contents(self.model, ema=self.ema, training=record, info=self.info)
             parts |= {f"net/{name}": value for name, value in plain_state(self.net).items()}
-            for name, value in parts.items():
-                if is_sharded(value):  # one at a time; only the rank that writes keeps it
-                    found = whole(value)
-                    parts[name] = found.cpu() if self.rank == 0 else found[:0]
-            if self.rank == 0 and self.saved != step:
-                write(self.path, parts, manifest)
+            self.write(step, parts, manifest)
             self.saved, self.error = step, None
         except CheckpointError as error:  # a full disk, say: the next save may succeed
             self.error = error
             warnings.warn(f"step {step} was not saved: {error}", RuntimeWarning, stacklevel=3)
+
+    def write(self, step: int, parts: dict[str, Tensor], manifest: dict[str, Any]) -> None:
+        """Write the tensors, which may be sharded, to one file."""
+        for name, value in parts.items():
+            if is_sharded(value):  # one at a time; only the rank that writes keeps it
+                found = whole(value)
+                parts[name] = found.cpu() if self.rank == 0 else found[:0]
+        if self.rank == 0 and self.saved != step:
+            write(self.path, parts, manifest)
+
+
+class FolderSaver(Saver):
+    """Writes a folder of a sharded run, to which each rank adds its own part of the tensors."""
+
+    ranks: Any = None  # set before the first save
+
+    def resume(self) -> int:
+        if is_there(self.path):
+            self.saved = self.resumed(Folder(self.path, self.ranks.rank, self.ranks.size))
+        return self.saved
+
+    def write(self, step: int, parts: dict[str, Tensor], manifest: dict[str, Any]) -> None:
+        if self.saved != step:
+            write_folder(self.path, step, parts, manifest, self.ranks)
 
 
 def _check_options(

@@ -14,6 +14,7 @@ failed. A rank that fails says so at the next meeting, so that no other waits fo
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ from sdescore.score.convention import DataScale
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import Batch, Share, Source
 from sdescore.training.guards import Recipe, add_gradient
+from sdescore.training.state import Saver
 from sdescore.training.streams import Stream
 
 NUMBERS = 4  # the most that a meeting adds up, beside the number of failures
@@ -69,7 +71,7 @@ class Together:
     def begin(self, net: nn.Module, scale: DataScale, source: Source, recipe: Recipe) -> DataScale:
         """Give all ranks the weights of rank 0, and the scale that it measured, which is returned.
 
-        A stream is found out to be the same on all ranks, or one of each rank's own.
+        It also finds out whether a stream is the same on all ranks.
         """
         self.meet()
         self.ranks.require_equal(lambda: {"shard": self.sharded}, "run")
@@ -101,6 +103,10 @@ class Together:
         """The model that the steps call, and the network that they change."""
         return model, net
 
+    def saver(self, path: str | os.PathLike[str], *run: Any) -> Saver:
+        """What writes the run's checkpoint."""
+        return Saver(path, *run)
+
     def ready(self, batch: Batch | None, interrupted: bool) -> Batch | None:
         """The batch of a step, before the network is called."""
         return batch
@@ -126,7 +132,7 @@ class Together:
     def noise(self, batch: Batch, generator: torch.Generator, own_seed: int) -> Tensor:
         """The noise of these samples, as one process draws it for the whole batch, in parts.
 
-        What an objective draws beyond it is each rank's own, by ``own_seed``.
+        Later draws of an objective use ``own_seed``, which differs by rank.
         """
         n, event = batch.whole, batch.x.shape[1:]
         dtype, size = torch.promote_types(batch.x.dtype, torch.float32), -(-n // self.parts)

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.borrowed import Interrupt, borrowed_generator, step_seed
-from sdescore.checkpoint.container import opened
+from sdescore.checkpoint.folder import is_folder, opened
 from sdescore.checkpoint.store import TrainingRecord, read_net, save
 from sdescore.errors import CheckpointError, IncompatibleError
 from sdescore.losses.denoising import TimeDistribution
@@ -217,4 +217,5 @@ class Validation:
 def best_path(path: str | os.PathLike[str]) -> Path:
     """Where the weights of the lowest validation loss are kept: ``vp.best.safetensors``."""
     path = Path(path)
-    return path.with_name(f"{path.stem}.best{path.suffix}")
+    suffix = ".safetensors" if is_folder(path) else path.suffix
+    return path.with_name(f"{path.stem}.best{suffix}")

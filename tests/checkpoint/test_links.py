@@ -68,14 +68,14 @@ def test_a_strangers_link_is_replaced(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_permissions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Private until whole; then what the umask allows, or what the file before had."""
     path, seen = tmp_path / "m.safetensors", []
-    real = container._has_nan
+    real = container.has_nan
 
     def look(data: Tensor) -> bool:
         (temporary,) = tmp_path.glob(".*.new")
         seen.append(stat.S_IMODE(temporary.stat().st_mode))
         return real(data)
 
-    monkeypatch.setattr(container, "_has_nan", look)
+    monkeypatch.setattr(container, "has_nan", look)
     before = os.umask(0o027)
     try:
         ss.save(path, small())

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from sdescore.checkpoint.container import opened
+from sdescore.checkpoint.folder import opened
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
@@ -112,6 +113,7 @@ def spoilt(rank: int, number: int, factor: Any = lambda: torch.nan) -> Any:
 
 # What each of two ranks does; it writes its results to a folder of its own.
 ON_A_RANK = """
+import warnings
 from torch.distributed.fsdp import FSDPModule
 import json
 from tests.helpers.ranks import outcome
@@ -152,6 +154,32 @@ for name, options in {
     "compile": {"compile": True},
 }.items():
     said[name] = outcome(lambda: run(**{"data": X, "shard": True, **options}))
+parts = {**one, "net": "own", "save_every": 2}
+run(steps=5, path=folder / "parts.dcp", **parts)
+torch.distributed.barrier()
+if rank == 0:  # what a killed run leaves
+    shutil.copytree(folder / "parts.dcp" / "step-5", folder / "parts.dcp" / "step-7")
+    (folder / "parts.dcp" / "step-7" / "manifest.json").unlink()
+    shutil.copytree(folder / "parts.dcp", folder / "five.dcp")
+    damaged = folder / "damaged.dcp"
+    shutil.copytree(folder / "five.dcp", damaged)
+    file = next((damaged / "step-5").glob("shard-00002*"))
+    raw = bytearray(file.read_bytes())
+    raw[-3] ^= 1
+    file.write_bytes(raw)
+torch.distributed.barrier()
+_, result = run(seed=rank + 3, path=folder / "parts.dcp", resume=True, **parts)
+said["resumed"] = result.losses
+for name, lr in {"five": 1.0, "damaged": 2e-3}.items():
+    options = {**parts, "path": folder / f"{name}.dcp", "resume": True, "lr": lr}
+    said[f"{name}.dcp"] = outcome(lambda: run(**options))
+if rank == 0:
+    (folder / "full.dcp").mkdir()
+    (folder / "full.dcp" / "step-2").write_text("no space left")
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    run(steps=3, path=folder / "full.dcp", **parts)
+said["full.dcp"] = [str(warning.message) for warning in caught]
 seen = []
 options = {**HELD_OUT, "path": folder / "held.safetensors", "shard": True}
 model, result = run(seed=rank, callback=seen.append, **options)
@@ -240,6 +268,52 @@ def test_a_file_of_two_halves_is_that_of_one_process(
     shutil.copy(own, path)
     losses = run(seed=5, data=X, schedule="constant", path=path, resume=True)[1].losses
     assert losses == pytest.approx(run(data=X, schedule="constant")[1].losses[steps:], rel=1e-5)
+
+
+def test_a_folder_of_parts_goes_on_and_becomes_one_file(ranks: Path, tmp_path: Path) -> None:
+    """Each rank wrote its half. Step 7 was cut short, and the two newest whole steps stay."""
+    _, result = run(data=X, schedule="constant", net="own")
+    for losses in said(ranks, "resumed"):
+        assert losses == pytest.approx(result.losses[5:], rel=1e-5)
+    steps = sorted(file.parent.name for file in ranks.glob("parts.dcp/*/manifest.json"))
+    assert steps == ["step-6", "step-8"]
+    files = sorted(ranks.glob("parts.dcp/step-8/shard-*"), key=lambda file: file.name)
+    with safe_open(files[1], "pt") as half:
+        assert half.get_slice("net/first.weight").get_shape() == [3, 3]  # of 7 rows
+    path, folder = tmp_path / "one.safetensors", tmp_path / "five.dcp"
+    shutil.copytree(ranks / "five.dcp", folder)
+    ss.checkpoint.export(folder, path)
+    own = tmp_path / "own.safetensors"
+    run(data=X, schedule="constant", net="own", steps=5, path=own)
+    (manifest, tensors), (theirs, parts) = read(own), read(path)
+    assert theirs == manifest and parts.keys() == tensors.keys()
+    for key, value in tensors.items():
+        assert parts[key].dtype == value.dtype
+        assert torch.allclose(parts[key], value, atol=1e-5) or key.endswith("mean"), key
+    assert ss.checkpoint.read_manifest(folder) == manifest
+    loaded = [ss.load(place, net=NETS["own"]()).state_dict() for place in (folder, path)]
+    assert all(torch.equal(value, loaded[1][key]) for key, value in loaded[0].items())
+    again = run(data=X, schedule="constant", net="own", path=path, resume=True)[1].losses
+    assert again == pytest.approx(result.losses[5:], rel=1e-5)
+
+
+def test_a_folder_that_cannot_be_used(ranks: Path, tmp_path: Path) -> None:
+    """Other options, a flipped bit (which rank 1 looks at), a step that cannot be written."""
+    for text in said(ranks, "five.dcp"):
+        assert text.startswith("CheckpointError: expected the options of the run")
+    first, second = said(ranks, "damaged.dcp")
+    assert second.startswith("CheckpointError: expected a whole checkpoint") and "SHA-256" in second
+    assert first.startswith("RankError: rank 1 of 2 failed: CheckpointError")
+    for (warning,) in said(ranks, "full.dcp"):
+        assert warning.startswith("step 2 was not saved: expected") and "full.dcp" in warning
+    assert (ranks / "full.dcp" / "step-3" / "manifest.json").exists()
+    with pytest.raises(ss.errors.CheckpointError, match="the SHA-256 of shard-00002"):
+        ss.checkpoint.export(ranks / "damaged.dcp", tmp_path / "one.safetensors")
+    (tmp_path / "empty.dcp").mkdir()
+    with pytest.raises(ss.errors.CheckpointError, match="a whole checkpoint in the folder"):
+        ss.load(tmp_path / "empty.dcp")
+    with pytest.raises(ss.errors.IncompatibleError, match="shard=True for a folder"):
+        run(data=X, path=tmp_path / "new.dcp")
 
 
 @pytest.mark.parametrize(

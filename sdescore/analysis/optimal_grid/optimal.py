@@ -44,7 +44,7 @@ STARTS = (0.75, 0.85, 0.95)  # where the last time is tried first, in shares of 
 SCORE_ERROR = 0.02  # gave the best first steps on trained networks; see the page on networks
 TRIAL, TIMES, WEIGHTS = 30, 60, 80  # evaluations of the loss
 MOST, ENOUGH = 1024, 2**15  # trajectories, and trajectories times directions
-FEW = 2  # a start is chosen, and the result tested, on one of so many trajectories
+FEW = 2  # the start is chosen and the result tested on 1/FEW of the trajectories
 
 
 @dataclass(frozen=True)

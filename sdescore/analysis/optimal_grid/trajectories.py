@@ -139,7 +139,7 @@ def trajectory_error(
         path = path_error(squares, noise_variance)
     if len(rest):
         # On a Gaussian mode all is linear. One trajectory starts from one standard deviation of
-        # noise, and one has the error of one evaluation alone: the squares of all add up.
+        # noise. Each other one has the error of one evaluation. Their squares add up.
         inputs = torch.eye(1 + evaluations if error else 1, dtype=torch.float64, device="cpu")
         inputs = inputs[..., None]
         start, errors = inputs[0].expand(-1, len(rest)), iter(inputs[1:])

@@ -3,7 +3,7 @@ r"""Which steps are good enough, and how long the next one is.
 The error of a step of one sample is the root mean square over its elements of
 :math:`E_i / (a + r \max(|x_i|, |x'_i|))`, x and x′ being the states before and after it
 (Hairer, Nørsett & Wanner 1993, II.4, eqs. 4.10–4.11; per sample as in Jolicoeur-Martineau et al.
-2021, arXiv:2105.14080, section 3). A step with e ≤ 1 is taken. The next one is longer by
+2021, arXiv:2105.14080, section 3). A step is taken if e ≤ 1. The next has its size times
 
 .. math:: S\, e_n^{-0.7/p}\, e_{n-1}^{0.4/p}
 

@@ -39,8 +39,8 @@ class EmbeddedPair:
     """Which outputs each state of a step is made from."""
 
     nodes: tuple[float, ...]  # where the model is called, in parts of the step; the first is 0
-    # The outputs under the state at each node after the first and under the step's end, and those
-    # under the lower order's end.
+    # The outputs that make the state at each later node and at the step's end, and those that make
+    # the lower-order end.
     through: tuple[tuple[int, ...], ...]
     embedded: tuple[int, ...]
     order: float  # p, where the estimate of the error falls as h^p

@@ -36,8 +36,8 @@ class NoisePath:
     """y of some samples at η > 0, from ``y = 0`` on.
 
     The paths begin at ``start`` ``(B,)`` in λ. The values are like ``like`` ``(B, *E)``. Each of
-    ``draws`` is a standard normal ``(B, *E)``, one for each call of :meth:`normal`; B stays what it
-    was.
+    ``draws`` is a standard normal ``(B, *E)``, one for each call of :meth:`normal`; B does not
+    shrink.
     """
 
     def __init__(self, start: Tensor, like: Tensor, eta: float, draws: Iterator[Tensor]) -> None:

@@ -96,8 +96,8 @@ def run(
         h=torch.full_like(at.t, first_step),
         error=torch.ones_like(at.t),
     )
-    # Draw 0 started the samples. Every trial makes as many draws, so those of a sample are numbered
-    # by its own trials, whatever becomes of the others.
+    # Draw 0 started the samples. Every trial uses equally many draws, so a draw's number depends on
+    # the sample's own trials alone.
     draws = map(stream.draw, count(1))
     path = NoisePath(batch.lam, batch.x, rules.eta, draws) if rules.eta else None
     trial = 0

@@ -214,9 +214,9 @@ class AdaptiveSampler:
     ) -> Iterator[AdaptiveResult]:
         """The samples after each trial step; arguments and errors as in :meth:`solve`.
 
-        The last is what :meth:`solve` returns, but for ``x``, which holds states: of a model that
-        standardises its data ``model.to_data(x)`` is what it returns. Each is a copy: it does not
-        change, and a change of it does not steer.
+        The last is the result of :meth:`solve`, but its ``x`` holds states. If the model
+        standardises its data, :meth:`solve` returns ``model.to_data(x)``. Each is a copy: its
+        change does not steer.
         """
         request = Request(
             self.sde, self._spans, model, shape, samples, seed, noise, init, label, dtype, device

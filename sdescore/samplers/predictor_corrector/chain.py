@@ -1,8 +1,8 @@
 r"""A predictor and a corrector on a grid, as one sequence of moves.
 
-:meth:`sdescore.PredictorCorrector.moves` says what happens in which order. Who wants numbers for a
-loop makes a :class:`Program` of it; who wants the chain's exact effect on Gaussian data reads the
-moves' tableaux as tensors (:mod:`sdescore.samplers.predictor_corrector.exact`).
+:meth:`sdescore.PredictorCorrector.moves` says what happens in which order. A :class:`Program` turns
+them into numbers for the loop. To find the chain's exact effect on Gaussian data,
+:mod:`sdescore.samplers.predictor_corrector.exact` reads the moves' tableaux as tensors.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Move:
     tableau: Tableau | None  # None where custom replaces it
     n: int = 0
     corrects: bool = False  # a corrector neither uses nor leaves outputs of the predictor
-    # A step that no tableau describes, with so many evaluations of the score, all at t, and up to
-    # so many draws.
+    # A step that no tableau describes, its number of score evaluations, all at t, and the most
+    # draws it takes.
     custom: CustomStep | None = None
     evaluations: int = 1
     noises: int = 1

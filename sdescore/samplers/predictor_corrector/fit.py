@@ -51,7 +51,7 @@ def warn_of_few_steps(
         return
     if ratio[0] > LIMIT:
         sigma = sde.marginal(times[-1])[1].item()
-        got = f"noise {ratio[0].item():.2g} times the {sigma:.2g} that should be left at the end"
+        got = f"{ratio[0].item():.2g} times the noise {sigma:.2g} that should be left at the end"
     else:
         worst = int(ratio.argmax())
         got = (

@@ -165,8 +165,8 @@ def run(
             x = advance(steps[i], x, outputs, model, noise, reuse=True)
             if after_row is not None:
                 after_row()
-        # A look waits for the device, so there are few. A NaN stays in the state, and draws
-        # can be made again: what broke is found by going over the rows once more.
+        # A check waits for the device, so there are few. A NaN stays, and draws are repeatable, so
+        # a second pass over the rows finds the step that failed.
         if not math.isfinite(x.sum().item()):
             for i in block:
                 saved = advance(steps[i], saved, saved_outputs, model, noise)

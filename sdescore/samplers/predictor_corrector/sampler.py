@@ -311,8 +311,8 @@ class PredictorCorrector:
         Yields
         ------
         SamplerState
-            After each step. The last ``x`` is what :meth:`sample` returns, of a model that
-            standardises its data after ``model.to_data(x)``.
+            After each step. The last ``x`` is what :meth:`sample` returns, but as states:
+            ``model.to_data(x)`` is data.
 
         Raises
         ------

@@ -34,9 +34,9 @@ class ProbabilityFlow:
     r"""Sampling, encoding and likelihood by the probability-flow ODE (module docstring).
 
     An adaptive solver takes one step size for all samples it solves together. Its error norm here
-    is the largest error of any sample (RMS over a sample's elements, and that of the log density),
-    so every sample meets the tolerance, and a result changes with its batch within the tolerance
-    alone. With ``max_batch=1`` or a fixed-step method a sample does not depend on its batch.
+    is the largest error of any sample (RMS over its elements, and that of the log density). So
+    every sample meets the tolerance, and the batch changes a result by no more than the tolerance.
+    With ``max_batch=1`` or a fixed-step method a sample does not depend on its batch.
 
     Results are not differentiable.
 

@@ -2,9 +2,9 @@ r"""What a likelihood is reported as, and how sure it is.
 
 K probes give K estimates of a log density. Their mean has the standard error
 :math:`S/\sqrt K`, S² the estimates' variance, and the 95 % interval of Student's t with K − 1
-degrees of freedom (Student 1908, Biometrika 6(1)). One estimate has no spread, and a few that
-coincide do not show theirs (two Rademacher probes in d = 2 are equal up to a sign in half of the
-cases): then the error is NaN.
+degrees of freedom (Student 1908, Biometrika 6(1)). The error is NaN for one estimate and for a few
+that coincide, which hide their spread (two Rademacher probes in d = 2 are equal up to a sign in
+half of the cases).
 """
 
 from __future__ import annotations
