@@ -69,12 +69,12 @@ def test_every_sampler_gives_each_sample_its_own(sampler: Any, tmp_path: Path) -
         assert obeys(x, torch.tensor(rows))
     assert obeys(ss.sample_distributed(sampler, score, (6, 2), label=label, max_batch=4), ROWS)
     shards = ss.samplers.sample_to_folder(
-        sampler, score, (6, 2), tmp_path, label=label, shard=4
+        sampler, score, (6, 2), tmp_path, label=label, shard_size=4
     )  # fmt: skip
     assert obeys(torch.cat([torch.from_numpy(np.load(shard)) for shard in shards]), ROWS)
     with pytest.raises(ss.errors.CheckpointError, match="by label"):
         other = label | {"text": label["text"] + 1}
-        ss.samplers.sample_to_folder(sampler, score, (6, 2), tmp_path, label=other, shard=4)
+        ss.samplers.sample_to_folder(sampler, score, (6, 2), tmp_path, label=other, shard_size=4)
 
 
 def test_steps_and_the_pure_function_take_them() -> None:

@@ -32,7 +32,7 @@ def sample_to_folder(
     shape: tuple[int, ...],
     out: str | os.PathLike[str],
     *,
-    shard: int | None = None,
+    shard_size: int | None = None,
     seed: int = 0,
     init: Tensor | None = None,
     label: Condition | None = None,
@@ -57,7 +57,7 @@ def sample_to_folder(
         ``(B, *E)``.
     out : path
         The folder; made where there is none.
-    shard : int, optional
+    shard_size : int, optional
         Samples of a shard, >= 1, which a process holds in memory; by default max(B/64, 256), but at
         most 2²⁴ numbers.
     max_batch : int, optional
@@ -90,7 +90,7 @@ def sample_to_folder(
     >>> sampler = ss.PredictorCorrector(ss.VPSDE(), steps=5)
     >>> score = ss.GaussianScore(torch.zeros(2), 0.5, sampler.sde)
     >>> folder = tempfile.mkdtemp()
-    >>> shards = ss.samplers.sample_to_folder(sampler, score, (1000, 2), folder, shard=400)
+    >>> shards = ss.samplers.sample_to_folder(sampler, score, (1000, 2), folder, shard_size=400)
     >>> [shard.name for shard in shards]
     ['samples-000000000000.npy', 'samples-000000000400.npy', 'samples-000000000800.npy']
     >>> x = numpy.concatenate([numpy.load(shard) for shard in shards])
@@ -103,11 +103,11 @@ def sample_to_folder(
             found = described(sampler, model, shape, seed, init, label, dtype)
             B, *event = found["shape"]
             usual = min(max(256, -(-B // 64)), max(1, 2**24 // max(1, math.prod(event))))
-            size = usual if shard is None else checks.count("shard", shard)
-            return found | {"shard": size, "out": os.fspath(out)}
+            size = usual if shard_size is None else checks.count("shard_size", shard_size)
+            return found | {"shard_size": size, "out": os.fspath(out)}
 
         manifest = ranks.require_equal(request)
-        folder, B, size = Path(manifest.pop("out")), manifest["shape"][0], manifest["shard"]
+        folder, B, size = Path(manifest.pop("out")), manifest["shape"][0], manifest["shard_size"]
         shards = {
             folder / f"samples-{first:012}.npy": range(B)[first : first + size]
             for first in range(0, B, size)

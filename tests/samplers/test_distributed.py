@@ -77,7 +77,7 @@ chain, draw, said = SAMPLERS["chain"], ss.sample_distributed, {}
 torch.save(draw(chain, network(), (B, 3), max_batch=5), own / "network")
 torch.save(draw(chain, Elementwise(), (1, 3)), own / "one")
 write = ss.samplers.sample_to_folder
-paths = write(chain, Elementwise(), (B, 3), folder / "whole", shard=5)
+paths = write(chain, Elementwise(), (B, 3), folder / "whole", shard_size=5)
 said["paths"] = [path.name for path in paths]
 said["seed"] = outcome(lambda: draw(chain, Elementwise(), (B, 3), seed=rank))
 model = network()
@@ -89,12 +89,13 @@ said["no sampler"] = outcome(lambda: draw((chain, ss.DDIM())[rank], network(), (
 said["out"] = outcome(lambda: write(chain, Elementwise(), (B, 3), folder / f"whole{rank}"))
 said["door"] = outcome(lambda: draw(chain, Elementwise(), (B, 3), label=torch.arange(B - rank)))
 label, broken = {"label": torch.arange(B)}, Elementwise(fail_on(13))
+in_shards = label | {"shard_size": 3}
 said["failure"] = outcome(lambda: draw(chain, broken, (B, 3), max_batch=3, **label))
-said["shard"] = outcome(lambda: write(chain, broken, (B, 3), folder / "part", shard=3, **label))
+said["shard"] = outcome(lambda: write(chain, broken, (B, 3), folder / "part", **in_shards))
 said["after"] = outcome(lambda: draw(chain, Elementwise(), (B, 3)))
 (own / "said.json").write_text(json.dumps(said))
 killed = Elementwise(lambda label: os._exit(3) if 17 in label.tolist() else None)
-end = outcome(lambda: write(chain, killed, (B, 3), folder / "killed", shard=3, **label))
+end = outcome(lambda: write(chain, killed, (B, 3), folder / "killed", **in_shards))
 (own / "end").write_text(end)
 """
 
@@ -181,7 +182,7 @@ def test_a_run_that_ended_early_goes_on(ranks: Path, name: str) -> None:
     score = Elementwise(lambda label: drawn.extend(label.tolist()))
     label = torch.arange(B)
     paths = ss.samplers.sample_to_folder(
-        SAMPLERS["chain"], score, (B, 3), ranks / name, shard=3, label=label
+        SAMPLERS["chain"], score, (B, 3), ranks / name, shard_size=3, label=label
     )
     assert 4 <= len(left) < len(paths) == 8
     assert {path: path.stat().st_mtime_ns for path in left} == before

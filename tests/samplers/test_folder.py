@@ -31,7 +31,7 @@ class Shift(nn.Module):
 
 
 def write(out: Path, **options: Any) -> list[Path]:
-    arguments = {"sampler": SAMPLER, "model": Shift(), "shape": (B, 2), "shard": 4} | options
+    arguments = {"sampler": SAMPLER, "model": Shift(), "shape": (B, 2), "shard_size": 4} | options
     return sample_to_folder(out=out, **arguments)
 
 
@@ -83,7 +83,7 @@ def test_missing_shards_are_drawn_again(tmp_path: Path, lost: list[int]) -> None
         ("init", {"init": torch.zeros(B, 2)}),
         ("label", {"label": torch.zeros(B, dtype=torch.int64)}),
         ("dtype", {"dtype": torch.float64}),
-        ("shard", {"shard": 3}),
+        ("shard_size", {"shard_size": 3}),
     ],
 )
 def test_a_folder_of_other_samples_is_refused(
@@ -164,12 +164,12 @@ def test_the_usual_size_of_a_shard(
 
     def sample(*args: object, samples: range, **options: object) -> None:
         assert samples == range(min(size, shape[0]))
-        assert json.loads((tmp_path / "samples.json").read_text())["shard"] == size
+        assert json.loads((tmp_path / "samples.json").read_text())["shard_size"] == size
         raise Drawn
 
     monkeypatch.setattr(ss.PredictorCorrector, "sample", sample)
     with pytest.raises(Drawn):
-        write(tmp_path, shape=shape, shard=None)
+        write(tmp_path, shape=shape, shard_size=None)
 
 
 def test_the_manifest_says_what_the_samples_are_of(tmp_path: Path) -> None:
@@ -183,5 +183,5 @@ def test_the_manifest_says_what_the_samples_are_of(tmp_path: Path) -> None:
         "init": None,
         "label": None,
         "dtype": "float32",
-        "shard": 4,
+        "shard_size": 4,
     }
