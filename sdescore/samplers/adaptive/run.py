@@ -85,7 +85,7 @@ def run(
 ) -> Iterator[None]:
     """Try one step of each sample after the other; ``at`` is written to after each trial."""
     first_lam, last_lam = rules.lam_ends
-    first_step = min(rules.longest, FIRST * (last_lam - first_lam))
+    first_step = min(rules.max_step_size, FIRST * (last_lam - first_lam))
     batch = Batch(
         rows=torch.arange(len(at.x), device="cpu"),
         x=at.x.clone(),
@@ -145,7 +145,7 @@ def try_step(
     error = scaled_error(difference, batch.x, y, rules.rtol, rules.atol)
     good = error <= 1
     h, batch.error = next_step(h, error, batch.error, rules.pair.order, batch.fresh)
-    batch.h = on_a_scale(h).clamp(max=rules.longest)
+    batch.h = on_a_scale(h).clamp(max=rules.max_step_size)
     batch.x = torch.where(align(good.to(device), y), y, batch.x)
     batch.t, batch.lam = torch.where(good, s, batch.t), torch.where(good, lam, batch.lam)
     batch.fresh = good

@@ -50,7 +50,7 @@ class AdaptiveSampler:
         Noise scale in [0, 1]: 1 is the reverse SDE, 0 the probability-flow ODE.
     rtol, atol : float
         Tolerances, relative and in the units of the state; >= 0, and atol > 0.
-    longest : float
+    max_step_size : float
         Longest step in λ, > 0. The estimate does not see what happens after a step's last node, so
         a longer step could jump over the time at which the modes separate.
     max_steps : int
@@ -83,7 +83,7 @@ class AdaptiveSampler:
     eta: float = 1.0
     rtol: float = 0.05
     atol: float = 0.05
-    longest: float = 1.5
+    max_step_size: float = 1.5
     max_steps: int = 1000
     denoise: bool = True
     data_std: float = 0.0
@@ -96,7 +96,7 @@ class AdaptiveSampler:
             eta=checks.number("eta", self.eta, at_least=0, at_most=1),
             rtol=checks.number("rtol", self.rtol, at_least=0),
             atol=checks.number("atol", self.atol, above=0),
-            longest=checks.number("longest", self.longest, above=0),
+            max_step_size=checks.number("max_step_size", self.max_step_size, above=0),
             max_steps=checks.count("max_steps", self.max_steps),
             data_std=checks.number("data_std", self.data_std, at_least=0),
         )

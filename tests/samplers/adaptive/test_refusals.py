@@ -46,7 +46,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 ({"rtol": math.inf}, "rtol"),
                 ({"atol": 0.0}, "atol"),
                 ({"atol": math.nan}, "atol"),
-                ({"longest": 0.0}, "longest"),
+                ({"max_step_size": 0.0}, "max_step_size"),
                 ({"max_steps": 0}, "max_steps"),
                 ({"max_steps": True}, "max_steps"),
                 ({"max_steps": 5.0}, "max_steps"),

@@ -211,13 +211,13 @@ def test_no_step_is_longer_than_asked_or_a_sliver(
         return next_step(h, *rest)
 
     monkeypatch.setattr(run_module, "next_step", spy)
-    sampler = AdaptiveSampler(VP, eta=eta, atol=1e6, longest=1.2, denoise=False)
+    sampler = AdaptiveSampler(VP, eta=eta, atol=1e6, max_step_size=1.2, denoise=False)
     sampler.sample(lambda x, t: -x, (1, 1))
     first, last = VP.half_log_snr(column(VP.T, VP.t_min)).tolist()
     assert sum(lengths) == pytest.approx(last - first, rel=1e-12)
     assert lengths[0] == pytest.approx(0.1 * (last - first)) and max(lengths) == 1.2
     assert lengths[-1] == pytest.approx(lengths[-2], rel=1e-9) and min(lengths[:-2]) > 0.6
-    short = AdaptiveSampler(VP, eta=eta, atol=1e6, longest=0.5, denoise=False)
+    short = AdaptiveSampler(VP, eta=eta, atol=1e6, max_step_size=0.5, denoise=False)
     lengths.clear()
     short.sample(lambda x, t: -x, (1, 1))
     assert lengths[0] == 0.5

@@ -109,7 +109,7 @@ def test_what_was_passed_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
         return honest(self, t, s)
 
     monkeypatch.setattr(NoisePath, "normal", spy)
-    result = AdaptiveSampler(VP, longest=0.1).solve(lambda x, t: -x, (2, 2))
+    result = AdaptiveSampler(VP, max_step_size=0.1).solve(lambda x, t: -x, (2, 2))
     assert result.accepted.min() > 80 and max(slots) < 12
 
 
