@@ -45,7 +45,7 @@ class TableGrid(Grid):
     ----------
     values : sequence of float
         At least two, from noise to data; a tensor is accepted and stored as floats.
-    of : str
+    quantity : str
         What the values are: ``"noise_ratio"`` (σ/α, the σ of Karras et al. and Align Your Steps),
         ``"log_snr"`` or ``"t"``.
 
@@ -54,7 +54,7 @@ class TableGrid(Grid):
     ScheduleError
         Not a one-dimensional sequence of finite numbers, or not strictly from noise to data.
     IncompatibleError
-        ``of`` is none of the three.
+        ``quantity`` is none of the three.
 
     Examples
     --------
@@ -66,18 +66,18 @@ class TableGrid(Grid):
     """
 
     values: tuple[float, ...]
-    of: str = "noise_ratio"
+    quantity: str = "noise_ratio"
 
-    def __init__(self, values: Sequence[float] | Tensor, of: str = "noise_ratio") -> None:
-        checks.choice("of", of, QUANTITIES)
-        levels = checks.numbers(f"a table of {of}", values, at_least=2, error=ScheduleError)
-        vars(self).update(values=levels, of=of)
-        if of == "noise_ratio" and min(levels) <= 0:
+    def __init__(self, values: Sequence[float] | Tensor, quantity: str = "noise_ratio") -> None:
+        checks.choice("quantity", quantity, QUANTITIES)
+        levels = checks.numbers(f"a table of {quantity}", values, at_least=2, error=ScheduleError)
+        vars(self).update(values=levels, quantity=quantity)
+        if quantity == "noise_ratio" and min(levels) <= 0:
             got = f"{min(levels):g}; leave a last 0 out, for the sampler's last denoise goes there"
             checks.refuse("noise_ratio > 0", got, ScheduleError)
-        order, holds = ("rising", lt) if of == "log_snr" else ("falling", gt)
+        order, holds = ("rising", lt) if quantity == "log_snr" else ("falling", gt)
         ordered = all(map(holds, levels, levels[1:]))
-        expected = f"strictly {order} {of} (noise to data)"
+        expected = f"strictly {order} {quantity} (noise to data)"
         checks.that(ordered, expected, f"{levels!r:.200}", ScheduleError)
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
@@ -96,7 +96,7 @@ class TableGrid(Grid):
         sde = linear(sde, self)
         table = torch.tensor(self.values, dtype=torch.float64, device="cpu")
         levels = self._log_snr(sde, table)
-        own = table if self.of == "t" else sde.time_at_log_snr(levels)
+        own = table if self.quantity == "t" else sde.time_at_log_snr(levels)
         if n == len(own):
             return require_falling(own, sde.T)
         if n == 1:
@@ -109,19 +109,21 @@ class TableGrid(Grid):
 
     def _log_snr(self, sde: LinearSDE, table: Tensor) -> Tensor:
         """The table's log-SNRs, within the SDE's range."""
-        if self.of == "t":
+        if self.quantity == "t":
             levels = sde.log_snr(table)
             if not bool(levels.isfinite().all()):
                 got = f"t = {self.values[-1]:g}; end later"
                 checks.refuse("times of finite log-SNR", got, TimeError)
             return levels
-        levels = table if self.of == "log_snr" else -2 * table.log()
+        levels = table if self.quantity == "log_snr" else -2 * table.log()
         ends = torch.tensor([sde.T, 0.0], dtype=torch.float64, device="cpu")
         low, high = sde.log_snr(ends).tolist()
         if not bool(((levels >= low - _PRINTED) & (levels <= high + _PRINTED)).all()):
-            first, last = (sde.log_snr if self.of == "log_snr" else sde.noise_ratio)(ends).tolist()
+            level = sde.log_snr if self.quantity == "log_snr" else sde.noise_ratio
+            first, last = level(ends).tolist()
+            name = type(sde).__name__
             checks.refuse(
-                f"{self.of} between {first:g} and {last:g}, the range of {type(sde).__name__}",
+                f"{self.quantity} between {first:g} and {last:g}, the range of {name}",
                 f"{self.values[0]:g} to {self.values[-1]:g}",
                 TimeError,
             )

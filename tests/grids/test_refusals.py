@@ -83,7 +83,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
     ),
     "bad tables": (
         (
-            lambda: TableGrid([1.0, 0.5], of="sigma"),
+            lambda: TableGrid([1.0, 0.5], quantity="sigma"),
             IncompatibleError,
             "noise_ratio, log_snr, t; got 'sigma'",
         ),

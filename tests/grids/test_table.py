@@ -77,12 +77,12 @@ def test_tables_of_every_quantity_are_log_linear(
     levels = ratio(sde, own).numpy()
     if (np.diff(levels) > -1e-6 * levels[1:]).any():
         return
-    for of, values in (
+    for quantity, values in (
         ("t", own),
         ("noise_ratio", levels.tolist()),
         ("log_snr", tuple(-2 * np.log(levels))),
     ):
-        grid = TableGrid(values, of=of)
+        grid = TableGrid(values, quantity=quantity)
         times = grid.times(sde, n)
         assert times.shape == (n,) and times.dtype == torch.float64
         assert n == 1 or bool((times.diff() < 0).all())
@@ -91,7 +91,7 @@ def test_tables_of_every_quantity_are_log_linear(
         np.testing.assert_allclose(ratio(sde, grid.times(sde, None)), levels, rtol=1e-8)
         assert torch.equal(grid.times(sde, None), grid.times(sde, size))
         assert eval(repr(grid), {"TableGrid": TableGrid}) == grid
-        assert hash(grid) == hash(TableGrid(list(values), of))
+        assert hash(grid) == hash(TableGrid(list(values), quantity))
     grid = TableGrid(own, "t")
     assert torch.equal(grid.times(sde, None), own)  # without a detour over log-SNR
     assert grid.times(sde, n)[0] == own[0] and grid.times(sde, n + 1)[-1] == own[-1]
@@ -128,14 +128,14 @@ def test_a_printed_table_on_a_ddpm() -> None:
 def test_ends_past_the_range(sde: ss.LinearSDE, inside: list[float], outside: list[float]) -> None:
     ends = ratio(sde, torch.tensor([0.0, sde.T], dtype=torch.float64))
     low, high = ends.tolist()
-    for of, given_as in (("noise_ratio", float), ("log_snr", lambda r: -2 * math.log(r))):
-        times = TableGrid([given_as(r) for r in inside], of).times(sde, 5)
+    for quantity, given_as in (("noise_ratio", float), ("log_snr", lambda r: -2 * math.log(r))):
+        times = TableGrid([given_as(r) for r in inside], quantity).times(sde, 5)
         expected = min(high, max(low, inside[0])), min(high, max(low, inside[-1]))
         np.testing.assert_allclose(ratio(sde, times[[0, -1]]), expected, rtol=1e-9)
         with pytest.raises(
-            ss.errors.TimeError, match=f"{of} between .* the range of {type(sde).__name__}"
+            ss.errors.TimeError, match=f"{quantity} between .* the range of {type(sde).__name__}"
         ):
-            TableGrid([given_as(r) for r in outside], of).times(sde, 5)
+            TableGrid([given_as(r) for r in outside], quantity).times(sde, 5)
     with pytest.raises(ss.errors.TimeError, match=f"between {high:g} and {low:g}"):
         TableGrid(outside).times(sde, 5)
 
