@@ -52,8 +52,12 @@ def test_no_setting_of_the_caller_changes_an_analysis(setting: Callable) -> None
 def test_numpy_scalars_are_numbers() -> None:
     spectrum = torch.tensor([2.0, 0.1])
     plain = ss.optimal_grid(
-        ss.VPSDE(), ss.DDIM(), 3, spectrum=spectrum, likelihood=0.5, score_error=0.25, seed=1
+        ss.VPSDE(), ss.DDIM(), 3, spectrum=spectrum, likelihood_weight=0.5, score_error=0.25, seed=1
     )
-    options = {"likelihood": np.float32(0.5), "score_error": np.float32(0.25), "seed": np.int64(1)}
+    options = {
+        "likelihood_weight": np.float32(0.5),
+        "score_error": np.float32(0.25),
+        "seed": np.int64(1),
+    }
     grid = ss.optimal_grid(ss.VPSDE(), ss.DDIM(), np.int64(3), spectrum=spectrum, **options)
     assert repr(grid) == repr(plain)

@@ -89,9 +89,9 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 (
                     ss.DDIM(),
                     5,
-                    {"likelihood": 2.0},
+                    {"likelihood_weight": 2.0},
                     ParameterError,
-                    "likelihood >= 0 and likelihood <= 1",
+                    "likelihood_weight >= 0 and likelihood_weight <= 1",
                 ),
                 (ss.DDIM(), 5, {"score_error": -0.1}, ParameterError, "score_error >= 0"),
                 (ss.DDIM(), 5, {"score_error": math.nan}, ParameterError, "score_error >= 0"),

@@ -102,7 +102,7 @@ def optimal_grid(
     spectrum: Tensor | None = None,
     surrogate: str = "mixture",
     weights: bool = False,
-    likelihood: float = 0.5,
+    likelihood_weight: float = 0.5,
     score_error: float = SCORE_ERROR,
     trajectories: int | None = None,
     seed: int = 0,
@@ -130,7 +130,7 @@ def optimal_grid(
         ``predictor``, a one-stage method in x₀ of at most three outputs, and
         ``sdescore.predictors.Multistep(grid.weights)`` is the predictor to use on the grid. This
         needs ``data``: on a Gaussian many weights are exact that are wrong elsewhere.
-    likelihood : float
+    likelihood_weight : float
         b in [0, 1]: 0 counts the plain error (W2), 1 the error by local precision (likelihood).
     score_error : float
         Standard deviation >= 0 of the error of the model's ε, 0 for an exact score. It is counted
@@ -175,7 +175,7 @@ def optimal_grid(
     steps = checks.count("steps", steps, at_least=2)
     if trajectories is not None:
         trajectories = checks.count("trajectories", trajectories)
-    likelihood = checks.number("likelihood", likelihood, at_least=0, at_most=1)
+    likelihood_weight = checks.number("likelihood_weight", likelihood_weight, at_least=0, at_most=1)
     score_error = checks.number("score_error", score_error, at_least=0)
     seed = checks.seed(seed)
     if weights and (data is None or surrogate == "gaussian"):
@@ -187,7 +187,7 @@ def optimal_grid(
     ends = 0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device="cpu"))
     finite = bool(ends.isfinite().all())
     checks.that(finite, "a finite log-SNR at T and t_min", f"{ends.tolist()}", ScheduleError)
-    search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood)
+    search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood_weight)
     if weights:
         shares(predictor, sde, search.equal(steps), POINTS)  # refused before the search
     error = error_beyond(score_error, stand_in.spectrum.mean().item())

@@ -22,7 +22,7 @@ def recommended_sampler(
     data: Tensor | None = None,
     spectrum: Tensor | None = None,
     weights: bool | None = None,
-    likelihood: float = 0.5,
+    likelihood_weight: float = 0.5,
     score_error: float = SCORE_ERROR,
     seed: int = 0,
 ) -> PredictorCorrector:
@@ -38,7 +38,7 @@ def recommended_sampler(
     ----------
     evaluations : int
         Calls of the network for a sample, >= 2.
-    sde, data, spectrum, likelihood, score_error, seed
+    sde, data, spectrum, likelihood_weight, score_error, seed
         As in :func:`sdescore.optimal_grid`, as are the errors.
     weights : bool, optional
         Whether to find the method's weights as well, which needs ``data``. By default this is done
@@ -66,7 +66,7 @@ def recommended_sampler(
         data=data,
         spectrum=spectrum,
         weights=free and data is not None,
-        likelihood=likelihood,
+        likelihood_weight=likelihood_weight,
         score_error=score_error,
         seed=seed,
     )

@@ -44,7 +44,7 @@ class Search:
     predictor: Predictor
     first: float
     last: float
-    likelihood: float
+    likelihood_weight: float
 
     @property
     def finest(self) -> float:
@@ -93,7 +93,7 @@ class Search:
         else:
             tableau = moves(self.sde, times, weights)
             ending = weighted_mean(times[-1:], weights[-1])
-        error, b = measure(tableau, ending, sde=self.sde, times=times), self.likelihood
+        error, b = measure(tableau, ending, sde=self.sde, times=times), self.likelihood_weight
         return (1 - b) * error.plain + b * error.weighted + PATH * error.path
 
     def descend(self, start: Free, measure: ErrorMeasure, evaluations: int) -> Candidate:

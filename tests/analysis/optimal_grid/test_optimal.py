@@ -125,9 +125,9 @@ def test_likelihood_moves_the_end_towards_the_data() -> None:
     """Local precision sees the finest mode, which an early last denoise flattens."""
     sde, predictor = ss.VPSDE(), ss.ExponentialAdams()
     ends = [
-        ss.optimal_grid(sde, predictor, 6, spectrum=torch.tensor([2.0, 1e-3]), likelihood=b).values[
-            -1
-        ]
+        ss.optimal_grid(
+            sde, predictor, 6, spectrum=torch.tensor([2.0, 1e-3]), likelihood_weight=b
+        ).values[-1]
         for b in (0.0, 1.0)
     ]
     assert ends[0] > 2 * ends[1]
