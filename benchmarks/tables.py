@@ -87,7 +87,7 @@ def story_table(report: dict[str, Any]) -> str:
 
 
 def accuracy_table(report: dict[str, Any], steps: tuple[int, ...] = (5, 10, 20)) -> str:
-    """``W2 | NLL`` of the contenders, and the best that any peer does at either figure."""
+    """``W2 | NLL`` of the contenders, the best that any peer does at either figure, and the bar."""
     parts = report["targets"]
     heads = [f"{name}, N = {n}" for name in parts for n in steps]
     lines = ["| method | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
@@ -97,6 +97,8 @@ def accuracy_table(report: dict[str, Any], steps: tuple[int, ...] = (5, 10, 20))
         lines.append(f"| {who[0]}: {who[1]} | " + " | ".join(cells) + " |")
     best = [cell(best_of_peers(part, n)) for part in parts.values() for n in steps]
     lines.append("| the best figure of any peer | " + " | ".join(best) + " |")
+    bars = [f"{part['w2_bar_in_floors']:.2f} \\| ±0.050" for part in parts.values() for _ in steps]
+    lines.append("| the bar | " + " | ".join(bars) + " |")
     return "\n".join(lines)
 
 
