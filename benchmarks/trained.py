@@ -79,7 +79,7 @@ def as_if_exact(sde: ss.LinearSDE, n: int, seen: Tensor) -> ss.PredictorCorrecto
 
 def freely_weighted(sde: ss.LinearSDE, n: int, seen: Tensor) -> ss.PredictorCorrector:
     """The recommended sampler with its method's weights free."""
-    return ss.recommended_sampler(sde, n, data=seen, weights=True, seed=SEED)
+    return ss.recommended_sampler(sde, n, data=seen, fit_weights=True, seed=SEED)
 
 
 LOG_SNR, UNIFORM = ss.LogSNRGrid(), ss.UniformGrid()

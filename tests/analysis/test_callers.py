@@ -19,7 +19,7 @@ def analysed(data: Tensor, spectrum: Tensor) -> list[object]:
     sde, predictor = ss.VPSDE(), ss.ExponentialAdams()
     options = {"trajectories": 8, "seed": 3}
     grids = [
-        ss.optimal_grid(sde, predictor, 3, data=data, weights=True, **options),
+        ss.optimal_grid(sde, predictor, 3, data=data, fit_weights=True, **options),
         ss.optimal_grid(sde, predictor, 3, spectrum=spectrum, **options),
         ss.optimal_grid(sde, ss.Ancestral(), 3, data=data, surrogate="gaussian", **options),
     ]

@@ -69,7 +69,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             )
             for predictor, options, match in [
                 (ss.Heun(s_churn=10.0), {}, "whose noises each drive the chain"),
-                (ss.Ancestral(), {"weights": True}, "expected a one-stage predictor in x0"),
+                (ss.Ancestral(), {"fit_weights": True}, "expected a one-stage predictor in x0"),
             ]
         ),
     ),

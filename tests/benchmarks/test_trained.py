@@ -144,7 +144,7 @@ def test_every_method_makes_its_evaluations_and_finds_the_distribution(
     for sde, n, options in given:
         assert (sde, n, options.pop("seed")) == (subject.model.sde, 24, 0)
         assert torch.equal(options.pop("data"), subject.seen)
-    assert [options for _, _, options in given] == [{}, {"score_error": 0.0}, {"weights": True}]
+    assert [options for _, _, options in given] == [{}, {"score_error": 0.0}, {"fit_weights": True}]
 
 
 def test_ours_start_where_the_peers_do(trained: ModuleType, subject: Any) -> None:

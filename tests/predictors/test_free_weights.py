@@ -27,7 +27,7 @@ def blobs() -> Tensor:
 def optimal(blobs: Tensor) -> dict[bool, ss.analysis.OptimalGrid]:
     return {
         w: ss.optimal_grid(
-            ss.VPSDE(), ADAMS, 5, data=blobs, weights=w, score_error=0, trajectories=64
+            ss.VPSDE(), ADAMS, 5, data=blobs, fit_weights=w, score_error=0, trajectories=64
         )
         for w in (False, True)
     }
@@ -83,7 +83,7 @@ def test_weights_that_cannot_be_found(
     predictor: ss.Predictor, options: dict, match: str, blobs: Tensor
 ) -> None:
     with pytest.raises(ss.errors.IncompatibleError, match=match):
-        ss.optimal_grid(ss.VPSDE(), predictor, 6, **{"data": blobs, "weights": True, **options})
+        ss.optimal_grid(ss.VPSDE(), predictor, 6, **{"data": blobs, "fit_weights": True, **options})
 
 
 def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,11 +95,11 @@ def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> 
     assert exact.predictor == ss.predictors.Multistep(exact.grid.weights)
     learned = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs)
     assert learned.predictor == ADAMS and learned.grid.score_error == 0.02
-    free = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, weights=True)
+    free = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, fit_weights=True)
     assert isinstance(free.predictor, ss.predictors.Multistep)
     for options in (
         {"spectrum": torch.tensor([1.0, 0.1])},
-        {"data": blobs, "weights": False},
+        {"data": blobs, "fit_weights": False},
     ):
         sampler = ss.recommended_sampler(ss.VPSDE(), 3, score_error=0, **options)
         assert sampler.predictor == ADAMS

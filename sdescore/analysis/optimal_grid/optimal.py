@@ -101,7 +101,7 @@ def optimal_grid(
     data: Tensor | None = None,
     spectrum: Tensor | None = None,
     surrogate: str = "mixture",
-    weights: bool = False,
+    fit_weights: bool = False,
     likelihood_weight: float = 0.5,
     score_error: float = SCORE_ERROR,
     trajectories: int | None = None,
@@ -125,7 +125,7 @@ def optimal_grid(
     surrogate : {"mixture", "gaussian"}
         The distribution that stands for the data: a Gaussian has their spectrum, and only a mixture
         has modes.
-    weights : bool
+    fit_weights : bool
         Whether to find the weights of a multistep method as well. They start from those of
         ``predictor``, a one-stage method in x₀ of at most three outputs, and
         ``sdescore.predictors.Multistep(grid.weights)`` is the predictor to use on the grid. This
@@ -147,7 +147,7 @@ def optimal_grid(
     ------
     IncompatibleError
         A predictor without a tableau or with churn, an SDE that is not linear, both or none of
-        ``data`` and ``spectrum``, or ``weights=True`` for a predictor that has no such weights.
+        ``data`` and ``spectrum``, or ``fit_weights=True`` for a predictor that has no such weights.
     ParameterError, ShapeError
         A number out of range, or data of a wrong shape, not finite, or that do not vary.
     ScheduleError
@@ -178,17 +178,17 @@ def optimal_grid(
     likelihood_weight = checks.number("likelihood_weight", likelihood_weight, at_least=0, at_most=1)
     score_error = checks.number("score_error", score_error, at_least=0)
     seed = checks.seed(seed)
-    if weights and (data is None or surrogate == "gaussian"):
+    if fit_weights and (data is None or surrogate == "gaussian"):
         raise IncompatibleError(
-            "expected data= and the mixture for weights=True, because many weights that are exact "
-            "on a Gaussian are wrong elsewhere; leave the weights to the predictor"
+            "expected data= and the mixture for fit_weights=True, because many weights that are "
+            "exact on a Gaussian are wrong elsewhere; leave the weights to the predictor"
         )
     stand_in = surrogate_of(data, spectrum, surrogate, seed)
     ends = 0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device="cpu"))
     finite = bool(ends.isfinite().all())
     checks.that(finite, "a finite log-SNR at T and t_min", f"{ends.tolist()}", ScheduleError)
     search = Search(sde, predictor, ends[0].item(), ends[1].item(), likelihood_weight)
-    if weights:
+    if fit_weights:
         shares(predictor, sde, search.equal(steps), POINTS)  # refused before the search
     error = error_beyond(score_error, stand_in.spectrum.mean().item())
     if predictor.stochastic:
@@ -209,7 +209,7 @@ def optimal_grid(
         )
     tried = [search.descend((search.start(steps, share),), rough, TRIAL) for share in STARTS]
     loss, free = search.descend(min(tried, key=itemgetter(0))[1], fitted, TIMES)
-    if weights:
+    if fit_weights:
         loss, free = search.descend(search.with_weights(*free), fitted, WEIGHTS)
     times, table = search.decode(*free)
     if table is not None:

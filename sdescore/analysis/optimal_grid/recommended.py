@@ -21,7 +21,7 @@ def recommended_sampler(
     *,
     data: Tensor | None = None,
     spectrum: Tensor | None = None,
-    weights: bool | None = None,
+    fit_weights: bool | None = None,
     likelihood_weight: float = 0.5,
     score_error: float = SCORE_ERROR,
     seed: int = 0,
@@ -40,7 +40,7 @@ def recommended_sampler(
         Calls of the network for a sample, >= 2.
     sde, data, spectrum, likelihood_weight, score_error, seed
         As in :func:`sdescore.optimal_grid`, as are the errors.
-    weights : bool, optional
+    fit_weights : bool, optional
         Whether to find the method's weights as well, which needs ``data``. By default this is done
         for an exact score. On two trained networks free weights gained little, and were worse at
         five or eight evaluations.
@@ -58,14 +58,14 @@ def recommended_sampler(
     """
     evaluations = checks.count("evaluations", evaluations, at_least=2)
     predictor: Predictor = ExponentialAdams(points=2, corrector_points=3)
-    free = score_error == 0 if weights is None else weights
+    free = score_error == 0 if fit_weights is None else fit_weights
     grid = optimal_grid(
         sde,
         predictor,
         evaluations,
         data=data,
         spectrum=spectrum,
-        weights=free and data is not None,
+        fit_weights=free and data is not None,
         likelihood_weight=likelihood_weight,
         score_error=score_error,
         seed=seed,
