@@ -297,11 +297,13 @@ def sentences(report: dict[str, Any]) -> list[str]:
         f"That distance is {fd['mean']:.1f} ± {fd['std']:.1f} in FD-EffNetLite0 and "
         f"{sw['mean']:.4f} ± {sw['std']:.4f} in sliced W2",
     ]
+    shares = []
     for model in report["models"].values():
         name, counts = model["title"].split(",")[0], model["nearest_class_counts"]
-        share = model["nearest"]["share_within_1_percent_of_held_out"]
-        said += [f"{share:.1%} of the {name}'s", f"{min(counts)} to {max(counts)} of the {name}'s"]
-    return said
+        shares.append(model["nearest"]["share_within_1_percent_of_held_out"])
+        said += [f"{min(counts)} to {max(counts)} of the {name}'s"]
+        said += [f"{shares[-1]:.1%} of the {name}'s"] if shares[-1] else []
+    return said if any(shares) else [*said, "Of both models, no sample lies closer"]
 
 
 def main() -> None:

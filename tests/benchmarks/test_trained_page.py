@@ -129,14 +129,12 @@ def sentences(report: dict[str, Any]) -> dict[str, str]:
             f"{digits[EXACT][n]['fd']:.2f} in place of {digits[RECOMMENDED][n]['fd']:.2f} at {n}"
             for n in (5, 10)
         ),
-        "first steps": "; ".join(
-            "{:.0f} times and {:.0f} times at {}".format(
-                *(first_ratio(digits[name][n]) for name in (EXACT, RECOMMENDED)), n
-            )
-            for n in (5, 10)
+        "first steps": "by {:.0f} (exact score) or {:.0f} (network) at N = 5, and by {:.0f} or "
+        "{:.0f} at N = 10".format(
+            *(first_ratio(digits[name][n]) for n in (5, 10) for name in (EXACT, RECOMMENDED))
         ),
-        "off": "; ".join(
-            f"{exact['network']['median'] / ours['network']['median']:.1f} times as far at {n}"
+        "off": " and ".join(
+            f"{exact['network']['median'] / ours['network']['median']:.1f} times (N = {n})"
             for n, (ours, exact) in off.items()
         ),
         "sizes": f"{report['digits']['samples']} and {report['ddpm']['samples']} samples",
