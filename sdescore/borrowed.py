@@ -103,10 +103,15 @@ def deferred_signals() -> Iterator[Interrupt]:
 
 @contextmanager
 def training_mode(net: nn.Module) -> Iterator[None]:
-    """Training mode inside, the mode from before afterwards."""
-    before = net.training
-    net.train()
+    """Training mode inside, the modes from before afterwards.
+
+    A part in evaluation mode of a network in training mode stays so: a frozen batch norm, say.
+    """
+    before = [(module, module.training) for module in net.modules()]
+    if not net.training:
+        net.train()
     try:
         yield
     finally:
-        net.train(before)
+        for module, training in before:
+            module.training = training

@@ -84,6 +84,9 @@ def replaced(condition: Condition, null: object, missing: Tensor) -> Condition:
     whole = condition.is_floating_point() or not known.is_floating_point()
     expected = f"a null label of integers for labels of {condition.dtype}"
     checks.that(whole, expected, f"{known.dtype}", ShapeError)
+    if known.ndim == 0 and not known.is_floating_point() and bool((condition == known).any()):
+        got = f"{int(known)}, which means no label; number the classes from 0"
+        checks.refuse(f"labels other than {int(known)} beside label_dropout", got, ShapeError)
     value = known.to(condition).detach()
     rows = missing.to(condition.device).reshape(-1, *(1,) * value.ndim)
     return torch.where(rows, value, condition)

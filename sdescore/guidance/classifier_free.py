@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.conditions import each_tensor, require_labels
 from sdescore.errors import IncompatibleError
 from sdescore.guidance.base import GuidedScore, call
 from sdescore.score.interface import require_label
@@ -74,26 +76,50 @@ def classifier_free(conditional: Score, unconditional: Score, weight: float) -> 
 class _Conditioned(GuidedScore):
     def __init__(self, score: Score, label: object) -> None:
         super().__init__([score])
-        if isinstance(label, bool) or not isinstance(label, Integral):
+        if isinstance(label, Integral) and not isinstance(label, bool):
+            label = torch.tensor(int(label), dtype=torch.int64, device="cpu")
+        if not isinstance(label, Tensor | Mapping):
             got = f"{label!r:.200}; labels that differ between samples go to sample(..., label=)"
-            checks.refuse("an integer label for all samples", got, IncompatibleError)
-        require_label(score, label)
-        self.score, self.label = score, int(label)
+            expected = "an integer, or one condition (*C) without a batch, for all samples"
+            checks.refuse(expected, got, IncompatibleError)
+        self.score, self.labels = score, [label]
+        require_labels(self._rows(1), 1)
+        require_label(score, self._rows(1))
 
     def extra_repr(self) -> str:
-        return f"label={self.label}"
+        shown = each_tensor(lambda part: part.tolist() if part.ndim == 0 else "…", self.labels[0])
+        return f"label={shown}"
+
+    def _rows(self, samples: int, device: torch.device | None = None) -> Condition:
+        """The label of each sample."""
+
+        def repeated(part: object) -> object:
+            if not isinstance(part, Tensor):
+                return part
+            return part.to(device).expand(samples, *part.shape)
+
+        rows: Condition = each_tensor(repeated, self.labels[0])
+        return rows
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        label = torch.full(x.shape[:1], self.label, dtype=torch.int64, device=x.device)
-        return self.score(x, t, label)
+        return self.score(x, t, self._rows(len(x), x.device))
 
 
-def condition(score: Score, label: int) -> GuidedScore:
-    """``score(x, t, label)`` with one integer label for all samples, as a score ``(x, t)``.
+def condition(score: Score, label: int | Condition) -> GuidedScore:
+    """``score(x, t, label)`` with one label for all samples, as a score ``(x, t)``.
+
+    Parameters
+    ----------
+    score : callable
+        Called as ``score(x, t, label)``.
+    label : int, Tensor or dict
+        A class, or another condition: a tensor ``(*C)`` without a batch dimension, or a dict.
 
     Raises
     ------
     IncompatibleError
-        The score is not callable or takes no label, or the label is no integer.
+        The score is not callable or takes no label, or the label is of another kind.
+    ShapeError
+        A part of a condition is no tensor that a score takes, such as a number that is no integer.
     """
     return _Conditioned(score, label)

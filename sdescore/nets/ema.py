@@ -35,7 +35,7 @@ _average = cast(Callable[[float], _Average], get_ema_multi_avg_fn)
 
 
 class EMA:
-    """Moving average of the parameters of ``net``; its buffers are copied.
+    """Moving average of the parameters of ``net``; buffers and frozen masks of −∞ are copied.
 
     Parameters
     ----------
@@ -101,11 +101,18 @@ class EMA:
         """
         _require_same(network_tensors(net), self.shadow, IncompatibleError)
         net = plain_network(net)
-        weights = list(net.parameters())
-        shadow = [self.shadow[plain_name(name)] for name, _ in net.named_parameters()]
+        # A mask of −∞ that is no buffer has no average either.
+        masks = {
+            name
+            for name, value in net.named_parameters()
+            if not value.requires_grad and bool(value.isinf().any())
+        }
+        named = [(name, value) for name, value in net.named_parameters() if name not in masks]
+        weights = [value for _, value in named]
+        shadow = [self.shadow[plain_name(name)] for name, _ in named]
         buffers = [
             (self.shadow[plain_name(name)], net.get_submodule(name.rpartition(".")[0]), name)
-            for name, _ in net.named_buffers()
+            for name in (*masks, *(name for name, _ in net.named_buffers()))
         ]
 
         @torch.no_grad()
@@ -116,7 +123,7 @@ class EMA:
             pairs = zip(weights, shadow, strict=True)
             _average(decay)(shadow, [weight.to(average) for weight, average in pairs], n)
             for copied, part, name in buffers:
-                copied.copy_(part.get_buffer(name.rpartition(".")[2]))
+                copied.copy_(getattr(part, name.rpartition(".")[2]))
 
         return take_in
 
@@ -166,7 +173,11 @@ def plain_network(net: nn.Module) -> nn.Module:
 
 def plain_copy(model: ScoreModel) -> ScoreModel:
     """A copy of a model whose network is in no wrapper."""
-    return copy.deepcopy(model, {id(model.net): copy.deepcopy(plain_network(model.net))})
+    try:
+        return copy.deepcopy(model, {id(model.net): copy.deepcopy(plain_network(model.net))})
+    except Exception as error:
+        got = f"{type(model.net).__name__}: {error}"
+        raise IncompatibleError(f"expected a network for copy.deepcopy; got {got}") from error
 
 
 def plain_name(name: str) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -26,14 +29,12 @@ def described(
     label: Condition | None,
     dtype: torch.dtype | None,
 ) -> dict[str, Any]:
-    """What fixes the samples of a request, as JSON; ``model`` by its repr and its weights."""
+    """What fixes the samples of a request, as JSON; ``model`` by its repr and its numbers."""
     require_sampler(sampler)
     checks.function("model", model)
-    weights = model.state_dict().values() if isinstance(model, nn.Module) else ()
-    tensors = [value for value in weights if isinstance(value, Tensor)]
     return {
         "sampler": plain(sampler),
-        "model": digest(plain(model), *tensors),
+        "model": digest(plain(model), *numbers(model, set())),
         "shape": list(checks.shape(shape)),
         "seed": checks.seed(seed),
         "init": digest(init) if isinstance(init, Tensor) else None,
@@ -46,6 +47,46 @@ def named(label: Condition) -> Iterator[str | Tensor]:
     """The tensors of a condition, each after its name; anything else is refused by a sampler."""
     for name, part in parts_of(label):
         yield from (name, part if isinstance(part, Tensor) else plain(part))
+
+
+def numbers(value: object, seen: set[int]) -> Iterator[str | Tensor]:
+    """What fixes the values of a score: weights, attributes, the closure and code of a function."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, str | bytes | int | float | complex | None | type):
+        yield plain(value)
+    elif id(value) not in seen:
+        seen.add(id(value))
+        parts: list[Any] = []
+        if isinstance(value, Mapping):
+            parts = [part for item in value.items() for part in item]
+        elif isinstance(value, list | tuple):
+            parts = [*value]
+        elif isinstance(value, FunctionType):
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            yield value.__code__.co_code.hex() + plain(value.__code__.co_consts)
+            parts = [*cells, value.__defaults__, value.__kwdefaults__]
+        elif isinstance(value, MethodType):
+            parts = [value.__self__, value.__func__]
+        elif isinstance(value, partial):
+            parts = [value.func, value.args, value.keywords]
+        elif isinstance(value, nn.Module):
+            parts = [value.state_dict(), dict(value.named_buffers())]
+            for module in value.modules():
+                if not hasattr(module, "_orig_mod"):  # torch.compile's own
+                    parts += [(k, v) for k, v in vars(module).items() if is_option(k, v)]
+        elif type(value).__repr__ is not object.__repr__ and not is_dataclass(value):
+            yield plain(value)  # says itself what it is
+        elif hasattr(value, "__dict__"):
+            parts = [vars(value)]
+        for part in parts:
+            yield from numbers(part, seen)
+
+
+def is_option(name: str, value: object) -> bool:
+    """Whether a module's attribute is its user's, and no tensor that may be a cache."""
+    own = isinstance(value, Mapping) and name.startswith("_")  # parameters, hooks, parts
+    return name != "training" and not own and not isinstance(value, Tensor)
 
 
 def plain(value: object) -> str:

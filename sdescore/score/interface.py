@@ -9,9 +9,10 @@ functions here look through the wrappers. What calls a score still calls the wra
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from sdescore import checks
@@ -96,6 +97,14 @@ def require_label(score: object, label: object) -> None:
         own_check(label)
     elif label is not None:
         require_third_argument(score)
+
+
+def means_no_label(net: object, label: object) -> bool:
+    """Whether some of the labels are the number of the network's classes, which means "none"."""
+    config: Any = getattr(net, "config", None)
+    classes = config.get("classes") if isinstance(config, Mapping) else None
+    classed = isinstance(label, Tensor) and label.ndim == 1 and label.dtype == torch.int64
+    return classed and isinstance(classes, int) and bool((cast(Tensor, label) == classes).any())
 
 
 def require_third_argument(score: object) -> None:

@@ -16,7 +16,7 @@ from sdescore import checks
 from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention, DataScale, Number, Numbers
-from sdescore.score.interface import require_label, require_third_argument
+from sdescore.score.interface import means_no_label, require_label, require_third_argument
 from sdescore.score.parameterization import combine
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
@@ -210,9 +210,9 @@ class ScoreModel(nn.Module):
         IncompatibleError
             See ``label_required``; or the network's signature takes no label.
         """
-        if label is None:
+        if label is None or (self.label_required and means_no_label(self.net, label)):
             expected = "a label for a network that was trained with labels alone"
-            got = "none; pass label=, or train it with label_dropout > 0"
+            got = "none, or the null label; pass label=, or train it with label_dropout > 0"
             checks.that(not self.label_required, expected, got, IncompatibleError)
         elif self.convention is None:
             require_third_argument(self)

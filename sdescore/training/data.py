@@ -194,9 +194,7 @@ def part(data: Rows, start: int, stop: int, name: str = "data") -> Tensor:
     if data.ndim == 0:
         checks.refuse(f"{name} of shape (N, *E)", "one number", ShapeError)
     rows = data[start:stop]
-    found: Tensor = (
-        rows if isinstance(rows, Tensor) else tensor_of(np.array(rows, subok=True), name)
-    )
+    found: Tensor = rows if torch.is_tensor(rows) else tensor_of(np.array(rows, subok=True), name)
     return found
 
 
@@ -250,7 +248,7 @@ def draw_batch(
     expected = "a label in every batch or in none, of the same parts"
     checks.that(own == source.parts, expected, f"{own} after {source.parts}", IncompatibleError)
     if transform is not None:
-        x = transform(x)
+        x = transform(x.clone())  # which may work in place
         checks.state(x, "what transform returns")
         same, got = len(x) == len(batch.x), f"{len(x)} for {len(batch.x)}"
         checks.that(same, "transform to keep all samples", got, ShapeError)
@@ -279,7 +277,8 @@ def measured(
         scale = read_scale(get(read_manifest(resumed), "convention", dict))
 
     def seen(batch: Batch) -> Tensor:
-        x = batch.to(device).x if transform is None else transform(batch.to(device).x)
+        x = batch.to(device).x
+        x = x if transform is None else transform(x.clone())
         checks.state(x, "what transform returns")
         return checks.finite_tensor("x0", x)
 

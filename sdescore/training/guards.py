@@ -98,21 +98,21 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> Conditio
     labels = getattr(source, "labels", None)
     if isinstance(labels, Tensor) and labels.ndim == 1:
         low, high = int(labels.min()), int(labels.max())
-        if low < 0 or (isinstance(classes, int) and high > classes):
-            last = f" {classes}" if isinstance(classes, int) else ""
-            got = f"{low} … {high}; relabel the classes"
+        if low < 0 or (isinstance(classes, int) and high >= classes):
+            last = f" {classes - 1}" if isinstance(classes, int) else ""
+            got = f"{low} … {high}; number the classes from 0"
             checks.refuse(f"labels in 0 …{last}", got, ShapeError)
     if label_dropout == 0:
         return None
     expected = f"labels=, or data with labels, for label_dropout={label_dropout}"
     checks.that(bool(source.parts), expected, "no labels", IncompatibleError)
     null: Any = getattr(net, "null_condition", None)
+    learned = isinstance(null, nn.Parameter) and null.requires_grad  # but by no step
+    checks.that(not learned, "a buffer as null_condition", "a parameter", IncompatibleError)
     if isinstance(null, Tensor | Mapping):
         return null
     if not isinstance(classes, int):
-        expected = (
-            'a network with config["classes"] or null_condition, its null label, for label_dropout'
-        )
+        expected = 'a network with config["classes"] or null_condition for label_dropout'
         checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
     return torch.tensor(classes, dtype=torch.int64, device="cpu")
 

@@ -29,7 +29,7 @@ from sdescore.nets.ema import EMA, plain_copy, plain_name, whole
 from sdescore.score.model import ScoreModel
 from sdescore.training import distributed, guards, run_as
 from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
-from sdescore.training.state import Saver, TrainingResult, divergence
+from sdescore.training.state import Saver, TrainingResult, divergence, unfinished
 from sdescore.training.watch import Validation, Watch, least_informed
 
 __all__ = ["train"]
@@ -270,18 +270,18 @@ def train(
                 checked.resume()
         if ranks is not None:
             ranks.require_one_run(options, source, held_out, steps, step, validate_every)
-        callers.data_scale, callers.label_required = model.data_scale, model.label_required
         draw = functools.partial(
             draw_batch, source, recipe.batch_size, recipe.label_dropout, null, transform, device,
             share,
         )  # fmt: skip
-        losses, take_average = list[float](), ema.updater(net)
+        losses, take_average, averaged = list[float](), ema.updater(net), plain_copy(model)
         late, noise, mean = False, None, torch.zeros((), dtype=torch.float32, device=device)
         # AdamW counts its steps in tensors that it makes on the default device.
         elsewhere = torch.get_default_device().type != "cpu"
         on_cpu = torch.device("cpu") if elsewhere else nullcontext()
 
         with (
+            unfinished(callers, model, saver, lambda: step),
             training_mode(net),
             deferred_signals() as interrupt,
             Watch(steps, step, progress, callback, unit, interrupt)
@@ -321,14 +321,14 @@ def train(
                 lr = descent.param_groups[0]["lr"]
                 with on_cpu:
                     descent.step()
-                if scheduler is not None:
-                    scheduler.step()
                 take_average()
                 step += 1
+                if scheduler is not None:
+                    scheduler.step()
                 losses.append(loss)
                 held_out_loss = None if checked is None else checked.loss(ema, step, steps)
-                if saver is not None and step % save_every == 0:
-                    saver.save(step)
+                if saver is not None:
+                    saver.after(step, save_every)
                 if watch is not None:
                     watch.step(step, losses, float(lr), held_out_loss)
                 late = time.monotonic() - began > limit
@@ -336,7 +336,6 @@ def train(
                 ema = ranks.end(net, ema)
             if saver is not None:
                 saver.save(step)
-        averaged = plain_copy(model)
         ema.copy_to(averaged.net)
         seconds, done = time.monotonic() - began, step >= steps
         best = None if checked is None else checked.best

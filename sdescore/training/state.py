@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.checkpoint.container import Container, header, write
+from sdescore.checkpoint.container import Container, has_nan, header, write
 from sdescore.checkpoint.folder import Folder, is_there, opened, write_folder
 from sdescore.checkpoint.store import (
     TrainingRecord,
@@ -30,6 +31,7 @@ from sdescore.score.model import ScoreModel
 __all__ = ["TrainingResult"]
 
 ADAM = ("exp_avg", "exp_avg_sq", "step")
+NUMBER = "number:"  # before the name of what is a Python number
 COUNTS = (torch.float32, torch.float64)  # torch's choice follows the caller's default dtype
 ADVICE = {
     "data": "Pass the data that the run began with",
@@ -73,13 +75,19 @@ class TrainingResult:
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, named: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """Its state as ``<parameter>/<what>``; parameters that never had a gradient have none."""
-    return {
-        f"{name}/{what}": value
-        for name, parameter in named.items()
-        for what, value in optimizer.state.get(parameter, {}).items()
-        if value is not None
-    }
+    """Its state as ``<parameter>/<what>``; parameters that never had a gradient have none.
+
+    A Python number, such as a count of steps, becomes a tensor whose name says so.
+    """
+    found: dict[str, Any] = {}
+    for name, parameter in named.items():
+        for what, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, int | float):
+                kind = torch.float64 if isinstance(value, float) else torch.int64
+                found[f"{name}/{NUMBER}{what}"] = torch.tensor(value, dtype=kind, device="cpu")
+            elif value is not None:
+                found[f"{name}/{what}"] = value
+    return found
 
 
 def check_adam(named: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
@@ -135,6 +143,9 @@ def resume_run(
             value = torch.empty(like.shape, dtype=like.dtype, device=device)
         targets[f"optim/{entry}"] = optimizer.state[weight][what] = value
     file.read_into(targets)
+    for state in optimizer.state.values():
+        for what in [what for what in state if what.startswith(NUMBER)]:
+            state[what.removeprefix(NUMBER)] = state.pop(what).item()
     return record.step
 
 
@@ -161,9 +172,16 @@ class Saver:
         self.path, self.model, self.ema = path, model, ema
         self.optimizer, self.named = optimizer, named
         self.options, self.info = options, info
-        self.saved = 0
+        self.saved, self.looked_at = 0, False
         self.error: CheckpointError | None = None
-        header(*contents(model, ema=ema, training=TrainingRecord(0, options, {}), info=info))
+        parts, manifest = contents(
+            model, ema=ema, training=TrainingRecord(0, options, {}), info=info
+        )
+        header(parts, manifest)
+        for name, value in parts.items():
+            here = not is_sharded(value) and has_nan(value)
+            got = f"NaN in {name}; give it a finite value"
+            checks.that(not here, "numbers to save", got, CheckpointError)
 
     def resume(self) -> int:
         """Go on from the checkpoint, if there is one; the number of steps done."""
@@ -172,16 +190,32 @@ class Saver:
                 self.saved = self.resumed(file)
         return self.saved
 
+    @property
+    def alone(self) -> bool:
+        """Whether a save needs no other process."""
+        return self.net is self.model.net
+
     def resumed(self, file: Container | Folder) -> int:
         """Go on from an open checkpoint; the number of steps done."""
         return resume_run(
             file, self.model, self.ema, self.optimizer, self.named, self.options, self.net
         )
 
+    def after(self, step: int, every: int) -> None:
+        """Save if it is time; after the first step, refuse an optimiser that cannot be saved."""
+        if not self.looked_at:
+            tensors = optimizer_tensors(self.optimizer, self.named)
+            foreign = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
+            got = f"{foreign[:1]} that is neither; save without path=, or change the optimiser"
+            expected = "tensors and numbers in the optimiser's state, for path="
+            checks.that(not foreign, expected, got, CheckpointError)
+            self.looked_at = True
+        if step % every == 0:
+            self.save(step)
+
     def save(self, step: int) -> None:
         """Save the run after ``step`` steps, or warn why that did not work."""
-        sharded = self.net is not self.model.net  # then all ranks come along, if one has to write
-        if self.saved == step and not sharded:
+        if self.saved == step and self.alone:
             return
         tensors = optimizer_tensors(self.optimizer, self.named)
         record = TrainingRecord(step, self.options, tensors)
@@ -217,6 +251,26 @@ class FolderSaver(Saver):
     def write(self, step: int, parts: dict[str, Tensor], manifest: dict[str, Any]) -> None:
         if self.saved != step:
             write_folder(self.path, step, parts, manifest, self.ranks)
+
+
+@contextmanager
+def unfinished(
+    callers: ScoreModel, model: ScoreModel, saver: Saver | None, done: Callable[[], int]
+) -> Iterator[None]:
+    """What an error in the steps leaves: a file of the ``done()`` steps that were whole.
+
+    The caller's model has the scale of its data from the first step on, and not if that failed.
+    """
+    before = callers.data_scale, callers.label_required
+    callers.data_scale, callers.label_required = model.data_scale, model.label_required
+    try:
+        yield
+    except Exception as error:
+        if done() == 0:
+            callers.data_scale, callers.label_required = before
+        elif saver is not None and saver.alone and not isinstance(error, DivergenceError):
+            saver.save(done())
+        raise
 
 
 def _check_options(

@@ -61,7 +61,7 @@ class Stream(Source):
         first = self._next(self.batches)
         if first is None:
             checks.refuse("at least one batch", f"{name} without", ShapeError)
-        self.waiting = deque([first])
+        self.waiting = deque([copied(first)])
         self.parts = names_of(first.label)
 
     def _begun(self) -> Iterator[Any]:
@@ -99,7 +99,7 @@ class Stream(Source):
         while sum(len(b.x) for b in read) < 1000 and sum(b.x.nbytes for b in read) < READ_AHEAD:
             if (batch := self._next(self.batches)) is None:
                 break
-            read.append(batch)
+            read.append(copied(batch))
         return iter(list(read))
 
     def record(self) -> dict[str, Any]:
@@ -124,6 +124,11 @@ def unpacked(batch: object) -> Batch:
     if label is not None:
         require_labels(label, len(x))
     return Batch(x, label)
+
+
+def copied(batch: Batch) -> Batch:
+    """A batch to keep: its loader may fill the same memory with the next one."""
+    return batch._replace(x=batch.x.clone(), label=each_tensor(torch.clone, batch.label))
 
 
 def name_of(data: object) -> str:

@@ -41,13 +41,14 @@ from sdescore.losses.weighting import Weighting, named_weighting
 from sdescore.nets.ema import EMA, is_sharded, network_tensors, plain_copy, whole
 from sdescore.score.interface import states_of
 from sdescore.score.model import ScoreModel
-from sdescore.training.data import Share, Source
-from sdescore.training.guards import Recipe
+from sdescore.training.data import Batch, Share, Source
+from sdescore.training.guards import Recipe, null_label
 from sdescore.training.sharded import Sharded
 from sdescore.training.together import Together
 from sdescore.typing import Condition
 
 POINTS = 1000  # of the integral over the training times
+ONCE = "none the second time; pass a list or a DataLoader"
 RECENT = 100  # steps whose mean the bar shows
 
 
@@ -144,6 +145,12 @@ class Validation:
         self.ranks, self.rank = ranks, 0 if ranks is None else ranks.share.rank
         # A sharded network is called by all ranks at once, so each sees every batch.
         self.share = Share() if ranks is None or isinstance(ranks, Sharded) else ranks.share
+        null_label(source, 0.0, self.model.net)  # labels out of range
+        first = next(source.once(1, Share()), None)
+        if first is None:
+            checks.refuse("validation= with samples whenever it is read", ONCE)
+        with borrowed_generator(self.seed(0), self.model.device):  # what does not fit fails now
+            self._found(self.model, first, 0)
         self.best: ScoreModel | None = None
         self.lowest = math.inf
         self.path = None if path is None else best_path(path)
@@ -177,16 +184,14 @@ class Validation:
                 if batch is None:
                     break
                 number = rank + turn * size  # of the batch, on whatever process it is
-                x0, label = batch.to(device)[:2]
-                generator = torch.Generator("cpu").manual_seed(self.seed(number))
-                t = self.times.sample(model.sde, len(x0), generator, device)
-                found = self.evaluate(model, x0, label, t, generator)
+                found = self._found(model, batch, number)
                 sums[0] += found.per_sample.detach().double().sum().item()
-                sums[1] += len(x0)
+                sums[1] += len(batch.x)
         total, samples = sums if self.ranks is None else self.ranks.meet(*sums)
-        got = "none the second time; pass a list or a DataLoader"
-        checks.that(samples > 0, "validation= with samples whenever it is read", got)
+        checks.that(samples > 0, "validation= with samples whenever it is read", ONCE)
         loss = total / samples
+        got = f"{loss:g} at step {step}; look for NaN, also in the conditions"
+        checks.that(math.isfinite(loss), "a finite loss on the held-out data", got)
         if loss < self.lowest:
             if isinstance(self.ranks, Sharded):
                 for name, value in network_tensors(self.model.net).items():
@@ -194,6 +199,13 @@ class Validation:
             self.lowest, self.best = loss, copy.deepcopy(self.model)
             self._save(step)
         return loss
+
+    def _found(self, model: ScoreModel, batch: Batch, number: int) -> Loss:
+        """The loss of a batch, which fixes the times and noises by its number."""
+        x0, label = batch.to(self.device)[:2]
+        generator = torch.Generator("cpu").manual_seed(self.seed(number))
+        t = self.times.sample(model.sde, len(x0), generator, self.device)
+        return self.evaluate(model, x0, label, t, generator)
 
     def _averaged(self, ema: EMA) -> AbstractContextManager[ScoreModel]:
         """The model with the averaged weights, in evaluation mode."""
