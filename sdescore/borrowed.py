@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -74,7 +74,7 @@ class Interrupt:
 
 
 @contextmanager
-def deferred_signals() -> Iterator[Interrupt]:
+def late_signals() -> Iterator[Interrupt]:
     """The first Ctrl-C or SIGTERM is noted; the second does what it does by default.
 
     A file written in the middle of an update could not be resumed exactly. Outside the main thread,
@@ -99,6 +99,16 @@ def deferred_signals() -> Iterator[Interrupt]:
     finally:
         for number, action in mine.items():
             signal.signal(number, action)
+
+
+@contextmanager
+def on_error(do: Callable[[Exception], None]) -> Iterator[None]:
+    """Call ``do(error)`` if the block ends with one, which goes on."""
+    try:
+        yield
+    except Exception as error:
+        do(error)
+        raise
 
 
 @contextmanager

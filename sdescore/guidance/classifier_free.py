@@ -76,13 +76,13 @@ def classifier_free(conditional: Score, unconditional: Score, weight: float) -> 
 class _Conditioned(GuidedScore):
     def __init__(self, score: Score, label: object) -> None:
         super().__init__([score])
-        if isinstance(label, Integral) and not isinstance(label, bool):
+        if not isinstance(label, bool) and isinstance(label, Integral):
             label = torch.tensor(int(label), dtype=torch.int64, device="cpu")
         if not isinstance(label, Tensor | Mapping):
             got = f"{label!r:.200}; labels that differ between samples go to sample(..., label=)"
             expected = "an integer, or one condition (*C) without a batch, for all samples"
             checks.refuse(expected, got, IncompatibleError)
-        self.score, self.labels = score, [label]
+        self.score, self.labels = score, (label,)
         require_labels(self._rows(1), 1)
         require_label(score, self._rows(1))
 

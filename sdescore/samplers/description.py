@@ -84,9 +84,8 @@ def numbers(value: object, seen: set[int]) -> Iterator[str | Tensor]:
 
 
 def is_option(name: str, value: object) -> bool:
-    """Whether a module's attribute is its user's, and no tensor that may be a cache."""
-    own = isinstance(value, Mapping) and name.startswith("_")  # parameters, hooks, parts
-    return name != "training" and not own and not isinstance(value, Tensor)
+    """Whether a module's attribute is an option, and neither a cache nor a record of its calls."""
+    return name != "training" and not isinstance(value, Tensor | list | Mapping)
 
 
 def plain(value: object) -> str:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.borrowed import borrowed_generator, deferred_signals, step_seed, training_mode
+from sdescore.borrowed import borrowed_generator, late_signals, on_error, step_seed, training_mode
 from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.levels import Objective
 from sdescore.losses.weighting import Weighting
@@ -29,7 +29,7 @@ from sdescore.nets.ema import EMA, plain_copy, plain_name, whole
 from sdescore.score.model import ScoreModel
 from sdescore.training import distributed, guards, run_as
 from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
-from sdescore.training.state import Saver, TrainingResult, divergence, unfinished
+from sdescore.training.state import Saver, TrainingResult, divergence, left_behind
 from sdescore.training.watch import Validation, Watch, least_informed
 
 __all__ = ["train"]
@@ -218,8 +218,7 @@ def train(
         with borrowed_generator(all_seed(0, domain=1), device):
             source, held_out = guards.sources(data, labels, batch_size, validation)
         null = guards.null_label(source, recipe.label_dropout, net)
-        # The caller's model gets its scale when everything was accepted.
-        callers, model = model, copy.copy(model)  # of one network
+        callers, model = model, copy.copy(model)  # whose scale is the caller's once it is accepted
         model.data_scale, some = measured(
             model, source, transform, recipe.standardize, recipe.seed, device,
             path if resume else None,
@@ -279,11 +278,12 @@ def train(
         # AdamW counts its steps in tensors that it makes on the default device.
         elsewhere = torch.get_default_device().type != "cpu"
         on_cpu = torch.device("cpu") if elsewhere else nullcontext()
-
+        before = callers.data_scale, callers.label_required
+        callers.data_scale, callers.label_required = model.data_scale, model.label_required
         with (
-            unfinished(callers, model, saver, lambda: step),
+            on_error(lambda error: left_behind(callers, before, saver, step, error)),
             training_mode(net),
-            deferred_signals() as interrupt,
+            late_signals() as interrupt,
             Watch(steps, step, progress, callback, unit, interrupt)
             if watched
             else nullcontext() as watch,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +25,7 @@ from sdescore.checkpoint.store import (
 )
 from sdescore.errors import CheckpointError, DivergenceError
 from sdescore.nets.ema import EMA, is_sharded, whole
+from sdescore.score.convention import DataScale
 from sdescore.score.model import ScoreModel
 
 __all__ = ["TrainingResult"]
@@ -253,24 +253,18 @@ class FolderSaver(Saver):
             write_folder(self.path, step, parts, manifest, self.ranks)
 
 
-@contextmanager
-def unfinished(
-    callers: ScoreModel, model: ScoreModel, saver: Saver | None, done: Callable[[], int]
-) -> Iterator[None]:
-    """What an error in the steps leaves: a file of the ``done()`` steps that were whole.
-
-    The caller's model has the scale of its data from the first step on, and not if that failed.
-    """
-    before = callers.data_scale, callers.label_required
-    callers.data_scale, callers.label_required = model.data_scale, model.label_required
-    try:
-        yield
-    except Exception as error:
-        if done() == 0:
-            callers.data_scale, callers.label_required = before
-        elif saver is not None and saver.alone and not isinstance(error, DivergenceError):
-            saver.save(done())
-        raise
+def left_behind(
+    callers: ScoreModel,
+    before: tuple[DataScale, bool],
+    saver: Saver | None,
+    step: int,
+    error: Exception,
+) -> None:
+    """After an error in the steps: a file of those that were whole, or the model as before."""
+    if step == 0:
+        callers.data_scale, callers.label_required = before
+    elif saver is not None and saver.alone and not isinstance(error, DivergenceError):
+        saver.save(step)
 
 
 def _check_options(

@@ -85,5 +85,5 @@ def test_a_folder_of_another_score_is_refused(tmp_path: Path, name: str) -> None
 
 def test_what_holds_itself_has_an_end() -> None:
     model: Any = Scaled(1.0)
-    model.table = [model, {"again": model}]
+    model.table = (model, {"again": model})
     assert digest(plain(model), *numbers(model, set()))
