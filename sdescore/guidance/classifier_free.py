@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from numbers import Integral
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_tensor
 
 from sdescore import checks
 from sdescore.conditions import each_tensor, require_labels
@@ -92,13 +92,10 @@ class _Conditioned(GuidedScore):
 
     def _rows(self, samples: int, device: torch.device | None = None) -> Condition:
         """The label of each sample."""
-
-        def repeated(part: object) -> object:
-            if not isinstance(part, Tensor):
-                return part
-            return part.to(device).expand(samples, *part.shape)
-
-        rows: Condition = each_tensor(repeated, self.labels[0])
+        rows: Condition = each_tensor(
+            lambda part: part.to(device).expand(samples, *part.shape) if is_tensor(part) else part,
+            self.labels[0],
+        )
         return rows
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -110,8 +107,6 @@ def condition(score: Score, label: int | Condition) -> GuidedScore:
 
     Parameters
     ----------
-    score : callable
-        Called as ``score(x, t, label)``.
     label : int, Tensor or dict
         A class, or another condition: a tensor ``(*C)`` without a batch dimension, or a dict.
 
