@@ -70,7 +70,7 @@ SCORES: dict[str, Callable[[float], Any]] = {
 def test_a_folder_of_another_score_is_refused(tmp_path: Path, name: str) -> None:
     """And one of the same score, made anew, goes on after a shard was lost."""
     make, sampler = SCORES[name], ss.PredictorCorrector(SDE, ss.EulerMaruyama(), steps=3)
-    draw = partial(ss.samplers.sample_to_folder, sampler, shape=(6, 2), out=tmp_path, shard=3)
+    draw = partial(ss.samplers.sample_to_folder, sampler, shape=(6, 2), out=tmp_path, shard_size=3)
     shards = draw(make(1.0))
     whole = [np.load(shard) for shard in shards]
     shards[1].unlink()
