@@ -71,8 +71,8 @@ def run(seed: int) -> tuple[dict[str, Any], float]:
     return names, time.process_time() - began
 
 
-def samplers(sde: ss.LinearSDE, data: Tensor) -> dict[str, Any]:
-    make = partial(ss.PredictorCorrector, sde, grid=ss.LogSNRGrid())
+def samplers(model: ss.ScoreModel, data: Tensor) -> dict[str, Any]:
+    make = partial(ss.PredictorCorrector, model.sde, grid=ss.LogSNRGrid())
     langevin = ss.Langevin(snr=0.16)
     return {
         "reverse diffusion + Langevin": make(ss.ReverseDiffusion(), langevin, steps=100),
@@ -81,7 +81,7 @@ def samplers(sde: ss.LinearSDE, data: Tensor) -> dict[str, Any]:
         "DDIM": make(ss.DDIM(), steps=100),
         "Heun": make(ss.Heun(), steps=50),
         "exponential Adams": make(ss.ExponentialAdams(), steps=100),
-        "recommended": ss.recommended_sampler(sde, evaluations=10, data=data),
+        "recommended": ss.recommended_sampler(model, evaluations=10, data=data),
         "DDIM, 20": make(ss.DDIM(), steps=20),
         "exponential Adams, 20": make(ss.ExponentialAdams(), steps=20),
     }
@@ -226,7 +226,7 @@ def main() -> None:
 
     for seed in range(SEEDS):
         names, seconds = run(seed)
-        for name, sampler in samplers(names["sde"], names["data"]).items():
+        for name, sampler in samplers(names["trained"], names["data"]).items():
             x = sampler.sample(names["trained"], shape=(COUNT, 2), seed=seed)
             add(seed, name, sampler.evaluations, x, seconds)
         print(f"seed {seed}: the ten lines took {seconds:.1f} CPU seconds", flush=True)

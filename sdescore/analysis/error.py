@@ -128,7 +128,8 @@ def gaussian_error(
         ``(M,)``, the eigenvalues Λ >= 0 of the data's covariance; a power spectrum, where the
         data are stationary.
     data : Tensor
-        ``(n, *E)``, n >= 2, in place of ``spectrum`` and ``mean``, which are computed from it.
+        States ``(n, *E)``, n >= 2, in place of ``spectrum`` and ``mean``, which are computed from
+        them. Of a model that standardises its data they are ``model.from_data(x)``.
     mean : Tensor, optional
         ``(M,)``; 0 by default.
     times : Tensor, optional

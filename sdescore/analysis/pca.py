@@ -14,7 +14,7 @@ The power p is the one that makes all variances sum to the total, which is known
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,11 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ShapeError
+from sdescore.score.interface import sde_of, states_of
+from sdescore.sde.base import SDE
+from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import flat
+from sdescore.typing import Score
 
 __all__ = ["local_spectra"]
 
@@ -135,6 +139,22 @@ def spectrum_of(x: Tensor) -> Tensor:
     gram = away @ away.T if d > k else away.T @ away
     values: Tensor = torch.linalg.eigvalsh(gram).flip(0).clamp(min=0.0)
     return values[: min(k - 1, d)] / (k - 1)
+
+
+def on_states(
+    model: LinearSDE | Score, data: Tensor | np.ndarray[Any, Any] | None
+) -> tuple[Any, Any]:
+    """The SDE of a model or the one passed, and the data as states; bytes become x/127.5 − 1.
+
+    Without a model the data are states already.
+    """
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, Tensor) and data.dtype == torch.uint8:
+        data = data.to(torch.float32).div(127.5).sub(1)
+    if isinstance(model, SDE):
+        return model, data
+    return sde_of(model), data if data is None else states_of(model, data)
 
 
 def data_rows(data: Tensor) -> Tensor:

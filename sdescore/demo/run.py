@@ -153,7 +153,7 @@ def _samplers(
     few = max(2, min(FEW, options.steps))
     samplers = {
         "default": PredictorCorrector(model.sde, steps=options.steps),
-        f"recommended, {few} evaluations": recommended_sampler(model.sde, few, data=images),
+        f"recommended, {few} evaluations": recommended_sampler(model, few, data=images),
     }
     samplers |= {
         predictor if corrector == "none" else f"{predictor} + {corrector}": make_sampler(

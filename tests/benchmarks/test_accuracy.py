@@ -271,9 +271,10 @@ def test_contenders_are_the_best_of_each_library(accuracy: ModuleType) -> None:
 
 def test_the_readmes_table(script: Callable[[str], ModuleType]) -> None:
     lines = script("tables").accuracy_table(made_up(CELLS), (5, 10)).splitlines()
-    assert lines[0] == "| method | one, N = 5 | one, N = 10 |" and len(lines) == 2 + 6 + 1
+    assert lines[0] == "| method | one, N = 5 | one, N = 10 |" and len(lines) == 2 + 6 + 2
     assert lines[2] == r"| sdescore: recommended, exact score | 1.00 \| -0.010 | 1.00 \| -0.010 |"
-    assert lines[-1] == r"| the best figure of any peer | 1.00 \| +0.050 | 1.00 \| +0.050 |"
+    assert lines[-1] == r"| the bar | 2.00 \| ±0.050 | 2.00 \| ±0.050 |"
+    assert lines[-2] == r"| the best figure of any peer | 1.00 \| +0.050 | 1.00 \| +0.050 |"
 
 
 def test_the_picture_shows_the_figures(

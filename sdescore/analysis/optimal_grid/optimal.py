@@ -17,7 +17,9 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ from sdescore.analysis.optimal_grid.impulses import impulse_error, require_drive
 from sdescore.analysis.optimal_grid.search import POINTS, Search
 from sdescore.analysis.optimal_grid.surrogate import Surrogate, fit_surrogate, gaussian_surrogate
 from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, trajectory_error
-from sdescore.analysis.pca import local_spectra, principal_axes
+from sdescore.analysis.pca import local_spectra, on_states, principal_axes
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.grids.base import CustomGrid, Grid
 from sdescore.predictors.multistep import Multistep, shares
@@ -37,6 +39,7 @@ from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Predictor
+from sdescore.typing import Score
 
 __all__ = ["OptimalGrid", "optimal_grid"]
 
@@ -94,11 +97,11 @@ class OptimalGrid(Grid):
 @torch.inference_mode(False)  # the search needs gradients, whatever mode the caller is in
 @torch.enable_grad()
 def optimal_grid(
-    sde: LinearSDE,
+    model: LinearSDE | Score,
     predictor: Predictor,
     steps: int,
     *,
-    data: Tensor | None = None,
+    data: Tensor | np.ndarray[Any, Any] | None = None,
     spectrum: Tensor | None = None,
     surrogate: str = "mixture",
     fit_weights: bool = False,
@@ -111,17 +114,19 @@ def optimal_grid(
 
     Parameters
     ----------
-    sde : LinearSDE
-        The sampler's SDE.
+    model : ScoreModel or LinearSDE
+        The model, which knows its SDE and the scale of its data; or the sampler's SDE.
     predictor : Predictor
         A method with a tableau. It may draw noise, but not as churn.
     steps : int
         Number of times, >= 2, that of the last denoise included. For a method with one evaluation a
         step, it is the number of evaluations.
-    data : Tensor
-        ``(n, *E)``, n >= 2, like those to be sampled. A few thousand are enough.
+    data : Tensor or array
+        ``(n, *E)``, n >= 2, like those to be sampled; also an array. A few thousand are enough.
+        With an SDE they are states: of a model that standardises its data, ``model.from_data(x)``.
+        Bytes become x/127.5 − 1, as in :func:`sdescore.train`.
     spectrum : Tensor
-        ``(M,)``, eigenvalues of the data's covariance, in place of ``data``.
+        ``(M,)``, eigenvalues of the states' covariance, in place of ``data``.
     surrogate : {"mixture", "gaussian"}
         The distribution that stands for the data: a Gaussian has their spectrum, and only a mixture
         has modes.
@@ -169,6 +174,7 @@ def optimal_grid(
     >>> sampler.evaluations, grid.held_out_loss < grid.log_snr_loss
     (6, True)
     """
+    sde, states = on_states(model, data)
     checks.linear(sde, type(predictor).__name__)
     affine, got = predictor.is_affine(sde), f"{predictor!r}"
     checks.that(affine, "a predictor with a tableau", got, IncompatibleError)
@@ -178,12 +184,12 @@ def optimal_grid(
     likelihood_weight = checks.number("likelihood_weight", likelihood_weight, at_least=0, at_most=1)
     score_error = checks.number("score_error", score_error, at_least=0)
     seed = checks.seed(seed)
-    if fit_weights and (data is None or surrogate == "gaussian"):
+    if fit_weights and (states is None or surrogate == "gaussian"):
         raise IncompatibleError(
             "expected data= and the mixture for fit_weights=True, because many weights that are "
             "exact on a Gaussian are wrong elsewhere; leave the weights to the predictor"
         )
-    stand_in = surrogate_of(data, spectrum, surrogate, seed)
+    stand_in = surrogate_of(states, spectrum, surrogate, seed)
     ends = 0.5 * sde.log_snr(torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device="cpu"))
     finite = bool(ends.isfinite().all())
     checks.that(finite, "a finite log-SNR at T and t_min", f"{ends.tolist()}", ScheduleError)
@@ -193,7 +199,7 @@ def optimal_grid(
     error = error_beyond(score_error, stand_in.spectrum.mean().item())
     if predictor.stochastic:
         require_driven(predictor, predictor.tableau(sde, search.equal(steps)))
-        parts = neighbourhoods(data, surrogate, stand_in, seed)
+        parts = neighbourhoods(states, surrogate, stand_in, seed)
         driven = weighted_modes(stand_in, parts, search.finest)
         measure = partial(impulse_error, modes=driven, eta=predictor.eta, error=error)
         rough = fitted = held_out = measure  # nothing is drawn

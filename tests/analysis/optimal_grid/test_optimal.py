@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -139,3 +140,26 @@ def test_the_recommended_sampler() -> None:
     assert "relative_w2=" in repr(sampler)
     with pytest.raises(ss.errors.ParameterError, match="evaluations >= 2"):
         ss.recommended_sampler(ss.VPSDE(), 1, data=two_blobs(300))
+
+
+@pytest.mark.parametrize("kind", ["tensor", "array", "bytes"])
+def test_a_model_knows_the_scale_of_its_data(kind: str) -> None:
+    """The times are those for the states. A model of unit scale is as good as its SDE."""
+    sde, x = ss.VPSDE(), 500 + 100 * two_blobs(200, seed=0).float()
+    data: Any = x
+    if kind == "array":
+        data = x.numpy()
+    if kind == "bytes":
+        data = (x - x.min()).div(x.max() - x.min()).mul(255).to(torch.uint8)
+        x = data.double() / 127.5 - 1
+    mean, std = x.mean(0).tolist(), x.std(0).tolist()
+    model = ss.ScoreModel(ss.MLP(3), sde, data_mean=mean, data_std=std)
+    states = (x.double() - torch.tensor(mean, dtype=F64)) / torch.tensor(std, dtype=F64)
+    expected = ss.recommended_sampler(sde, 4, data=states)
+    found = ss.recommended_sampler(model, 4, data=data)
+    assert found.sde == sde
+    assert found.grid.values == pytest.approx(expected.grid.values, rel=1e-3)
+    raw = ss.recommended_sampler(sde, 4, data=x)
+    assert raw.grid.values != pytest.approx(expected.grid.values, rel=1e-2)
+    plain = ss.ScoreModel(ss.MLP(3), sde)
+    assert ss.recommended_sampler(plain, 4, data=x).grid == raw.grid
