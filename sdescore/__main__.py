@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--shape", type=_positive, nargs="+", help="shape of a sample; else the file's event_shape"
     )
+    sample.add_argument("--label", type=int, help="the class of all samples")
     sample.add_argument("--predictor", choices=PREDICTORS, default="exponential-adams")
     sample.add_argument("--corrector", choices=CORRECTORS, default="none")
     sample.add_argument("--steps", type=_positive, default=DemoOptions.steps)
@@ -107,12 +108,14 @@ def _sample(arguments: argparse.Namespace) -> None:
     event_shape = arguments.shape or _event_shape(arguments.checkpoint)
     shape = (arguments.n, *event_shape)
     out = arguments.out or arguments.checkpoint.with_suffix(".samples.png")
-    seed, max_batch = arguments.seed, arguments.max_batch
+    options: dict[str, Any] = {"seed": arguments.seed, "max_batch": arguments.max_batch}
+    if arguments.label is not None:
+        options["label"] = torch.full(shape[:1], arguments.label, dtype=torch.int64, device="cpu")
     if out.is_dir() or not out.suffix:
-        sample_to_folder(sampler, model, shape, out, seed=seed, max_batch=max_batch, progress=True)
+        sample_to_folder(sampler, model, shape, out, progress=True, **options)
     else:
         _check_out(out, event_shape)
-        x = sample_distributed(sampler, model, shape, seed=seed, max_batch=max_batch, progress=True)
+        x = sample_distributed(sampler, model, shape, progress=True, **options)
         if first and out.suffix == ".npy":
             numpy.save(out, x.cpu().numpy())
         elif first:
@@ -135,15 +138,18 @@ def _process_group() -> Iterator[None]:
 
 
 def _event_shape(path: Path) -> tuple[int, ...]:
-    """The shape of one sample, from the notes in a checkpoint."""
+    """The shape of one sample, from the notes in a checkpoint or from the run that trained it."""
     from sdescore.checkpoint.store import read_manifest
 
-    info = read_manifest(path).get("info")
-    found: Any = info.get("event_shape") if isinstance(info, dict) else None
+    manifest = read_manifest(path)
+    info, training = manifest.get("info"), manifest.get("training")
+    run = training.get("options") if isinstance(training, dict) else None
+    noted = [part["event_shape"] for part in (info, run) if part and "event_shape" in part]
+    found: Any = noted[0] if noted else None
     counts = isinstance(found, list) and bool(found) and all(map(checks.is_count, found))
     if not counts or not 0 < math.prod(found) <= MOST_NUMBERS:
         raise CheckpointError(
-            f"expected event_shape in the info of {path} as a list of positive integers, of at "
+            f"expected event_shape in the notes of {path} as a list of positive integers, of at "
             f"most {MOST_NUMBERS} numbers a sample, got {found!r:.80}; pass --shape"
         )
     return tuple(found)

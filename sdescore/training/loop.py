@@ -102,8 +102,8 @@ def train(
         Probability in [0, 1] that a sample gets the null label: ``net.config["classes"]``, or
         ``net.null_condition``, shaped like one condition (Ho & Salimans 2022, arXiv:2207.12598).
     transform : callable, optional
-        ``transform(x)`` gets a batch ``(B, *E)`` on ``device`` and returns one of as many samples.
-        Seed and step fix what it draws from torch's global generator.
+        ``transform(x)`` gets a copy of a batch ``(B, *E)`` on ``device``, or of a rank's part,
+        and returns as many samples. Seed and step fix its draws from torch's global generator.
     standardize : bool
         Set ``data_mean`` and ``data_std`` of a model that has none, measured for each feature or
         channel. States then have mean 0, and standard deviation 1, or ``sigma_data`` where that
@@ -252,7 +252,7 @@ def train(
             scheduler = run_as.made_scheduler(lr_scheduler, descent, recipe, options)
         ema, step, saver = EMA(net, recipe.ema_decay), 0, None
         if path is not None:
-            options |= source.record()
+            options |= {**source.record(), "event_shape": [*some[0].shape]}
             made = Saver if ranks is None else ranks.saver
             saver = made(path, model, ema, descent, named, options, info, net, share.rank)
             step = saver.resume() if resume else 0

@@ -105,7 +105,7 @@ def test_a_shape_in_a_file_is_checked(
         info={"event_shape": event_shape},
     )
     assert main(["sample", str(path), "-n", "4", "--steps", "2"]) == 2
-    assert "expected event_shape in the info" in capsys.readouterr().err
+    assert "expected event_shape in the notes" in capsys.readouterr().err
     out = str(tmp_path / "x.npy")
     assert main(["sample", str(path), "-n", "4", "--steps", "2", "--shape", "2", "--out", out]) == 0
 

@@ -46,6 +46,26 @@ def by_hand(checkpoint: Path) -> Tensor:
     return sampler.sample(model, (N, 2), seed=3)
 
 
+def test_a_file_of_a_run_knows_its_shape_and_draws_a_class(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run without notes: its event shape. A class is that of every sample."""
+    x, path, out = torch.randn(40, 2), tmp_path / "m.safetensors", tmp_path / "x.npy"
+    labels, model = torch.arange(40) % 3, ss.ScoreModel(ss.MLP(2, hidden=8, classes=3), ss.VPSDE())
+    options = {"steps": 3, "lr": 0.1, "warmup": 0, "progress": False, "path": path}
+    ss.train(model, x, labels=labels, **options)
+    call = arguments(path, out)
+    assert main(call) == 2 and "label" in capsys.readouterr().err
+    assert main([*call, "--label", "2"]) == 0
+    trained = ss.load(path)
+    sampler = ss.PredictorCorrector(trained.sde, predictor=ss.DDIM(), steps=4)
+    label = torch.full((N,), 2)
+    expected = sampler.sample(trained, (N, 2), seed=3, label=label, max_batch=256)
+    assert torch.equal(torch.from_numpy(numpy.load(out)), expected)
+    assert not torch.equal(expected, sampler.sample(trained, (N, 2), seed=3, label=label - 1))
+    assert main([*call, "--label", "3"]) == 2  # which means no label
+
+
 def test_two_processes_write_a_folder_that_one_goes_on_with(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

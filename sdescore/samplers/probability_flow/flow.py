@@ -138,9 +138,13 @@ class ProbabilityFlow:
             Replaces the seeded noise; the start is its draw 0.
         init : Tensor, optional
             ``(B, *E)``, the state at T in place of a draw from the prior.
+        samples : range, optional
+            Only these samples of the request. By an adaptive solver they are those of the whole
+            request within the tolerance; with ``max_batch=1``, or ``method="rk4", steps=40``, and
+            an elementwise score they are the same bits.
         denoise : bool
             Whether to end with Tweedie's mean at t_min, one more evaluation.
-        model, shape, samples, label, max_batch, progress, dtype, device
+        model, shape, label, max_batch, progress, dtype, device
             As there.
 
         Returns
