@@ -109,7 +109,16 @@ _NAMES = {
     "errors": "SDEScoreError",
 }
 _ROOM_OF = {name: room for room, names in _NAMES.items() for name in names.split()}
-_ROOMS = [*_NAMES, "noise", "langevin", "fokker_planck", "metrics", "plotting", "datasets"]
+_ROOMS = [
+    *_NAMES,
+    "noise",
+    "langevin",
+    "fokker_planck",
+    "metrics",
+    "plotting",
+    "datasets",
+    "interop",
+]
 
 __all__ = [*_ROOM_OF, *_ROOMS]
 
