@@ -1,0 +1,161 @@
+r"""A network of ``diffusers``, with its scheduler's table.
+
+A scheduler's β table is a DDPM's chain (:class:`sdescore.DiscreteVPSDE`); all schedulers of that
+kind (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver++, UniPC, …) differ in the sampler alone. With
+:math:`x_i = \sqrt{\bar\alpha_i}\, x_0 + \sqrt{1 - \bar\alpha_i}\, \epsilon` their
+``prediction_type`` is ε, x₀ (``"sample"``) or :math:`v = \sqrt{\bar\alpha_i}\, \epsilon -
+\sqrt{1 - \bar\alpha_i}\, x_0` (``"v_prediction"``). The schedulers of score_sde hold an SDE:
+``ScoreSdeVeScheduler`` that of NCSN++, whose network returns the score and is given σ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdescore import checks
+from sdescore.errors import CheckpointError, IncompatibleError
+from sdescore.score.model import ScoreModel
+from sdescore.sde.discrete import DiscreteVPSDE
+from sdescore.sde.linear import LinearSDE
+from sdescore.sde.ve import VESDE
+from sdescore.typing import Condition
+
+__all__ = ["load_diffusers"]
+
+PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+
+
+class DiffusersNetwork(nn.Module):
+    """A network of ``diffusers`` as ``net(x, c, label)``, which returns the tensor.
+
+    A label is ``class_labels`` if it holds one class each, else ``encoder_hidden_states``; a dict
+    holds arguments by name. A learned variance, which comes after the mean, is left out.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, c: Tensor, label: Condition | None = None) -> Tensor:
+        """``x`` ``(B, C, H, W)`` and levels ``c`` ``(B,)`` → ``(B, C, H, W)``."""
+        arguments: dict[str, Any] = {}
+        if isinstance(label, Tensor):
+            classes = label.ndim == 1
+            arguments["class_labels" if classes else "encoder_hidden_states"] = label
+        elif label is not None:
+            arguments = dict(label)
+        found: Tensor = self.net(x, c, **arguments).sample
+        return found[:, : x.shape[1]]
+
+
+def load_diffusers(
+    source: str | os.PathLike[str] | object,
+    scheduler: object | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> ScoreModel:
+    r"""A model of ``diffusers``, in evaluation mode.
+
+    Parameters
+    ----------
+    source : path, pipeline or network
+        A folder that ``pipeline.save_pretrained`` wrote, a pipeline, or a network such as
+        ``UNet2DModel``. Nothing is downloaded.
+    scheduler : scheduler of diffusers, optional
+        For a network alone: the one that it was trained with.
+    device : torch.device or str
+        Where to put the network.
+
+    Returns
+    -------
+    ScoreModel
+        On :class:`sdescore.DiscreteVPSDE`, by ``time_input="continuous_level"``, for these networks
+        take sinusoidal embeddings of the level; so every grid works. On :class:`sdescore.VESDE` for
+        a ``ScoreSdeVeScheduler``. Samples are in the range of the original's training data, which
+        is [−1, 1] for pixels. A network with labels takes ``label=`` as :class:`DiffusersNetwork`
+        says.
+
+    Raises
+    ------
+    CheckpointError, FileNotFoundError
+        The folder holds no network or no scheduler.
+    IncompatibleError
+        The scheduler is of another kind, such as flow matching; or ``diffusers`` is not installed.
+
+    Examples
+    --------
+    >>> import diffusers, sdescore as ss
+    >>> unet = diffusers.UNet2DModel(
+    ...     sample_size=8, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
+    ...     down_block_types=("DownBlock2D",) * 2, up_block_types=("UpBlock2D",) * 2)
+    >>> model = ss.load_diffusers(unet, diffusers.DDIMScheduler(prediction_type="v_prediction"))
+    >>> model.sde.levels, model.prediction
+    (1000, 'v')
+    >>> sampler = ss.PredictorCorrector(model.sde, predictor=ss.DDIM(), steps=5)
+    >>> sampler.sample(model, (2, 3, 8, 8)).shape
+    torch.Size([2, 3, 8, 8])
+    """
+    device = checks.device(device)
+    net: Any = source
+    if isinstance(source, str | os.PathLike):
+        net, scheduler = _read_folder(Path(source))
+    elif not isinstance(source, nn.Module):
+        net, scheduler = getattr(source, "unet", None), getattr(source, "scheduler", scheduler)
+    expected, got = "a folder, a pipeline with a unet, or a network", type(source).__name__
+    checks.that(isinstance(net, nn.Module), expected, got, IncompatibleError)
+    advice = "pass the one that the network was trained with"
+    checks.that(scheduler is not None, "a scheduler", f"none; {advice}", IncompatibleError)
+    sde, prediction, time_input = convention_of(scheduler)
+    model = ScoreModel(DiffusersNetwork(net), sde, prediction, time_input)
+    return model.to(device).eval()
+
+
+def convention_of(scheduler: Any) -> tuple[LinearSDE, str, str]:
+    """The SDE, prediction and time input of a scheduler's networks."""
+    name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+    if name == "ScoreSdeVeScheduler":
+        sigmas = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
+        return VESDE(**sigmas), "score", "sigma"
+    betas: Any = getattr(scheduler, "betas", None)
+    kind = config.get("prediction_type", "epsilon")
+    expected = "a scheduler with a table of β and prediction_type epsilon, sample or v_prediction"
+    known = isinstance(betas, Tensor) and kind in PREDICTIONS and not config.get("use_flow_sigmas")
+    checks.that(known, expected, f"{name} with prediction_type={kind!r}", IncompatibleError)
+    return (
+        DiscreteVPSDE(betas=tuple(betas.double().tolist())),
+        PREDICTIONS[kind],
+        "continuous_level",
+    )
+
+
+def _read_folder(path: Path) -> tuple[nn.Module, object]:
+    """The network and the scheduler of a folder, by the classes of diffusers that it names."""
+    index = path / "model_index.json"
+    if not index.is_file():
+        raise FileNotFoundError(f"expected a folder of diffusers, with {index}")
+    diffusers = _diffusers()
+    parts = {"unet": "a unet", "scheduler": "a scheduler"}
+    found: list[Any] = []
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    for part, what in parts.items():
+        library, kind = (*(entries.get(part) or ()), None, None)[:2]
+        known: Any = library == "diffusers" and getattr(diffusers, str(kind), None)
+        got = f"{part}={entries.get(part)}"
+        checks.that(bool(known), f"{what} of diffusers in {path}", got, CheckpointError)
+        found.append(known.from_pretrained(path / part, local_files_only=True))
+    return found[0], found[1]
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers
+    except ImportError:
+        got = "an environment without it; pip install diffusers"
+        checks.refuse("the package diffusers", got, IncompatibleError)
+    return diffusers
