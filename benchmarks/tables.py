@@ -71,6 +71,19 @@ def training_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def scaling_table(report: dict[str, Any]) -> str:
+    """What a second process is worth."""
+    lines = [
+        "| network, batch | a step of one, ms | weak | strong | sampling |",
+        "|---|---|---|---|---|",
+    ]
+    for row in report["rows"]:
+        cells = [f"{1e3 * row['seconds']:.1f}"]
+        cells += [f"{row[key]:.2f}" for key in ("weak", "strong", "sampling")]
+        lines.append(f"| {row['network']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def story_table(report: dict[str, Any]) -> str:
     """What the three pictures show, in numbers."""
     fields, weights, curve = (report[k] for k in ("low_density", "mode_weights", "manifold"))
@@ -109,4 +122,5 @@ if __name__ == "__main__":
     print(demo_table(load("demo-cpu")), end="\n\n")
     print(overhead_table(load("overhead-cpu")), end="\n\n")
     print(training_table(load("training-cpu")), end="\n\n")
+    print(scaling_table(load("scaling-cpu")), end="\n\n")
     print(noise_sentence(load("overhead-cpu")))

@@ -35,6 +35,7 @@ def test_the_tables_are_those_of_the_saved_results(tables: ModuleType) -> None:
     assert tables.demo_table(tables.load("demo-cpu")) in RESULTS
     assert tables.overhead_table(tables.load("overhead-cpu")) in RESULTS
     assert tables.training_table(tables.load("training-cpu")) in RESULTS
+    assert tables.scaling_table(tables.load("scaling-cpu")) in RESULTS
     assert tables.accuracy_table(tables.load("accuracy-cpu")) in RESULTS
     held_out = tables.load("accuracy-held-out-cpu")
     assert tables.accuracy_table(held_out, (5, 8, 10)) in RESULTS
