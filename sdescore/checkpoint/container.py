@@ -51,6 +51,9 @@ CODES = {dtype: code for code, dtype in DTYPES.items()}
 BLOCK = 2**20  # bytes read at a time; a multiple of every item's size
 LONGEST_HEADER = 10**8  # safetensors' own limit, in bytes
 
+FOREIGN = {b"PK": "a file of torch.save", b"\x80\x02": "a pickle", b"\x80\x04": "a pickle"}
+ELSEWHERE = "sdescore.interop has loaders for files of other codes"
+
 _EMPTY = b"0" * 64
 # Inside the manifest, itself a JSON string, every quote is escaped: this cannot match there.
 _DIGEST = re.compile(rb'"sha256":"([0-9a-f]{64})"')
@@ -147,6 +150,9 @@ class Container:
         length = int.from_bytes(file.read(8), "little")
         self._data = 8 + length
         if length > LONGEST_HEADER or self._data > size:
+            start = length.to_bytes(8, "little")[:2]
+            expected, got = "a file of sdescore", f"{path}, {FOREIGN.get(start)}; {ELSEWHERE}"
+            checks.that(start not in FOREIGN, expected, got, CheckpointError)
             raise damaged(path, "it is cut short, or was not written by sdescore")
         self._header = length.to_bytes(8, "little") + file.read(length)
         self._digest = _digest_start(self._header, path)
@@ -255,7 +261,7 @@ def _digest_start(first: bytes, path: Path) -> int:
     """Where the 64 digits of the digest stand in a header."""
     match = _DIGEST.search(first)
     if match is None:
-        raise damaged(path, "it is cut short, or was not written by sdescore")
+        raise damaged(path, f"it is cut short, or another program wrote it; {ELSEWHERE}")
     return match.start(1)
 
 

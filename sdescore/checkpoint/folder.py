@@ -52,6 +52,9 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Container | Folder]:
     A file stays the one opened, even if another is saved under its name meanwhile.
     """
     if Path(path).is_dir():
+        foreign = (Path(path) / "model_index.json").exists()
+        expected, got = "a folder of sdescore.train", f"{path} of diffusers; use load_diffusers"
+        checks.that(not foreign, expected, got, CheckpointError)
         yield Folder(path)
         return
     with open(path, "rb") as file:
