@@ -1,8 +1,8 @@
 r"""A denoiser of k-diffusion.
 
 k-diffusion's models are denoisers :math:`D(x; \sigma) \approx E[x_0 | x]` of
-:math:`x = x_0 + \sigma \epsilon` (Karras et al. 2022, arXiv:2206.00364, eq. 2), whatever network is inside. On
-:class:`sdescore.EDMSDE`, where α = 1 and σ = t, that is ``prediction="x0"`` with
+:math:`x = x_0 + \sigma \epsilon` (Karras et al. 2022, arXiv:2206.00364, eq. 2), whatever network is
+inside. On :class:`sdescore.EDMSDE`, where α = 1 and σ = t, that is ``prediction="x0"`` with
 ``time_input="sigma"``.
 """
 
