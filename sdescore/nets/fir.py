@@ -30,52 +30,31 @@ def fir_down(x: Tensor, taps: Sequence[float]) -> Tensor:
 
 def fir_up(x: Tensor, taps: Sequence[float], beyond: int = 0) -> Tensor:
     """Images at twice their resolution, with ``beyond`` more pixels on every side."""
-    for axis in (2, 3):
-        x = _up(x, taps, axis, beyond)
-    return x
+    start = len(taps) // 2 - 1 - beyond  # of the images wanted in the whole convolution
+    cut = max(start, 0)
+    kernel = _kernel(x, taps, 2.0)
+    y = nn.functional.conv_transpose2d(x, kernel, stride=2, padding=cut, groups=x.shape[1])
+    margins: list[int] = []
+    for axis in (3, 2):
+        missing = 2 * (x.shape[axis] + beyond) - y.shape[axis]
+        margins += [cut - start, missing - (cut - start)]
+    return nn.functional.pad(y, margins) if any(margins) else y
 
 
 def filtered(x: Tensor, taps: Sequence[float], before: int, after: int, step: int = 1) -> Tensor:
-    """Every ``step``-th value of a convolution of zero-padded images with the taps."""
-    total = math.fsum(taps)
-    for axis in (2, 3):
-        margins = (before, after) if axis == 3 else (0, 0, before, after)
-        x = nn.functional.pad(x, margins)
-        last = x.shape[axis] - len(taps)
-        x = _weighted(
-            [_cut(x, axis, j, j + last + 1, step) for j in range(len(taps))],
-            [tap / total for tap in reversed(taps)],
-        )
-    return x
+    """Every ``step``-th value of the convolution of images, between margins of zeros.
+
+    ``before`` is at least ``after``.
+    """
+    kernel = _kernel(x, taps[::-1], 1.0)
+    y = nn.functional.conv2d(x, kernel, stride=step, padding=before, groups=x.shape[1])
+    rows, columns = ((n + before + after - len(taps)) // step + 1 for n in x.shape[2:])
+    return y[:, :, :rows, :columns]
 
 
-def _up(x: Tensor, taps: Sequence[float], axis: int, beyond: int) -> Tensor:
-    # Zeros between the pixels would meet every other tap, so the even results and the odd ones are
-    # sums over half of the taps each.
-    total, shift = math.fsum(taps) / 2, (len(taps) - 1) // 2 + 1 + beyond
-    edge = len(taps) // 2 + beyond + 1
-    margins = (edge, edge) if axis == 3 else (0, 0, edge, edge)
-    length = x.shape[axis] + beyond
-    x = nn.functional.pad(x, margins)
-    halves = []
-    for odd in (0, 1):
-        used = range((shift + odd) % 2, len(taps), 2)
-        starts = [edge + (odd + j - shift) // 2 for j in used]
-        halves.append(
-            _weighted(
-                [_cut(x, axis, start, start + length, 1) for start in starts],
-                [taps[len(taps) - 1 - j] / total for j in used],
-            )
-        )
-    return torch.stack(halves, axis + 1).flatten(axis, axis + 1)
-
-
-def _cut(x: Tensor, axis: int, start: int, stop: int, step: int) -> Tensor:
-    return x[:, :, start:stop:step] if axis == 2 else x[..., start:stop:step]
-
-
-def _weighted(parts: list[Tensor], weights: list[float]) -> Tensor:
-    y = weights[0] * parts[0]
-    for part, weight in zip(parts[1:], weights[1:], strict=True):
-        y = torch.add(y, part, alpha=weight)
-    return y
+def _kernel(x: Tensor, taps: Sequence[float], total: float) -> Tensor:
+    """The taps of either axis, scaled to a sum, as the kernel ``(C, 1, K, K)`` of every channel."""
+    # Filled on the device: a copy from the host would stop the capture of a CUDA graph.
+    scale = total / math.fsum(taps)
+    row = torch.cat([x.new_full((1,), scale * tap) for tap in taps])
+    return torch.outer(row, row).expand(x.shape[1], 1, -1, -1)
