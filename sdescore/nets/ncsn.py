@@ -1,0 +1,71 @@
+r"""The network of NCSN (Song & Ermon 2019, arXiv:1907.05600, appendix A).
+
+Every normalisation has its own weights for each level i: :math:`s(x, \sigma_i) = f(2x - 1, i)` for
+data in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from sdescore import checks
+from sdescore.errors import ShapeError
+from sdescore.nets.refinenet import RefineNet, architecture
+
+__all__ = ["NCSN"]
+
+
+class NCSN(RefineNet):
+    r"""The conditional network of Song & Ermon 2019 for images ``(B, channels, H, W)``.
+
+    Official name ``CondRefineNetDilated``. ``c`` is the integer level ``(B,)``, 0 for the largest
+    σ; the output is a score. H and W must be even.
+
+    Parameters
+    ----------
+    channels, width, rescaled, nonlinearity
+        As in :class:`sdescore.nets.NCSNv2`; the paper's width is 64 for MNIST, else 128.
+    levels : int
+        Number of levels L, >= 1; the paper's 10.
+
+    Attributes
+    ----------
+    config : dict[str, Any]
+        JSON-able arguments; ``NCSN(**net.config)`` builds the same architecture.
+
+    Raises
+    ------
+    ParameterError, IncompatibleError
+        An argument is out of range.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> net = ss.nets.NCSN(1, levels=10, width=8)
+    >>> net(torch.rand(2, 1, 28, 28), torch.tensor([0, 9])).shape
+    torch.Size([2, 1, 28, 28])
+    """
+
+    config: dict[str, Any]
+
+    def __init__(
+        self,
+        channels: int,
+        levels: int = 10,
+        width: int = 128,
+        rescaled: bool = False,
+        nonlinearity: str = "elu",
+    ) -> None:
+        levels = checks.count("levels", levels)
+        config = architecture(channels, width, rescaled, nonlinearity)
+        super().__init__({**config, "levels": levels}, levels, 4)
+
+    def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
+        """The score at integer levels ``c``; see :meth:`sdescore.nets.NCSNv2.forward`."""
+        self.check(x, c, label, self.config["levels"])
+        expected = "integer levels for NCSN, whose normalisations are a table"
+        got = f"{c.dtype}; use time_input='level'"
+        checks.that(not c.is_floating_point(), expected, got, ShapeError)
+        return self.features(x, c)
