@@ -124,7 +124,7 @@ class AttentionBlock(nn.Module):
 class Stage(nn.Sequential):
     """Layers one after the other; those that take the embedding get it."""
 
-    def forward(self, h: Tensor, e: Tensor) -> Tensor:
+    def forward(self, h: Tensor, e: Tensor) -> Tensor:  # type: ignore[override]
         for layer in self:
             h = layer(h, e) if isinstance(layer, ResBlock | AttentionBlock) else layer(h)
         return h
