@@ -48,6 +48,16 @@ def test_names_shapes_and_order_are_the_official_ones(name: str) -> None:
     assert digest(trained) == official["order_sha256"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [(NCSNpp, "ve/cifar10_ncsnpp_continuous"), (DDPMpp, "vp/cifar10_ddpmpp_continuous")],
+)
+def test_the_defaults_are_an_official_configuration(kind: type[NCSNpp], name: str) -> None:
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in kind().state_dict().items()}
+        assert shapes == {k: v.shape for k, v in score_sde_network(name).state_dict().items()}
+
+
 def test_sizes_are_the_published_ones() -> None:
     # google/ncsnpp-church-256 has 65.6 M; the CIFAR-10 networks 62 M, and 107 M where deep.
     assert TABLE["ve/church_ncsnpp_continuous"]["parameters"] == 65_574_549
