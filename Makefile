@@ -48,7 +48,7 @@ docs: install
 
 # One thread per worker: the tensors are small.
 pytest: install
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
 
 format: install
 	$(PY) -m ruff check --fix .
