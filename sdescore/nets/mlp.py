@@ -330,11 +330,12 @@ class Conditioning(nn.Module):
         if label is None:
             label = torch.full_like(c, self.classes, dtype=torch.int64)
         else:
-            _check_label(label, x, self.classes)
+            check_label(label, x, self.classes)
         return nn.functional.silu(vector + self.label(label))
 
 
-def _check_label(label: Tensor, x: Tensor, classes: int) -> None:
+def check_label(label: Tensor, x: Tensor, classes: int) -> None:
+    """Refuse labels that are not ``(B,)`` int64 in ``0 … classes``."""
     checks.label(label, len(x), classes=True)
     expected = f"labels on {x.device} with values in 0 … {classes} ({classes} means no label)"
     checks.that(label.device == x.device, expected, f"{label.device}", ShapeError)
