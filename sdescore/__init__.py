@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from sdescore.guidance.classifier import classifier_guidance as classifier_guidance
     from sdescore.guidance.classifier_free import classifier_free as classifier_free
     from sdescore.interop.diffusers import load_diffusers as load_diffusers
+    from sdescore.interop.edm import load_edm as load_edm
     from sdescore.interop.guided_diffusion import load_guided_diffusion as load_guided_diffusion
     from sdescore.interop.k_diffusion import load_k_diffusion as load_k_diffusion
     from sdescore.interop.ncsnv2 import load_ncsnv2 as load_ncsnv2
@@ -111,7 +112,8 @@ _NAMES = {
     "training": "train",
     "checkpoint": "save load",
     "analysis": "optimal_grid recommended_sampler",
-    "interop": "load_diffusers load_guided_diffusion load_k_diffusion load_ncsnv2 load_score_sde",
+    "interop": "load_diffusers load_edm load_guided_diffusion load_k_diffusion load_ncsnv2 "
+    "load_score_sde",
     "errors": "SDEScoreError",
 }
 _ROOM_OF = {name: room for room, names in _NAMES.items() for name in names.split()}
