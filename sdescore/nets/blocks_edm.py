@@ -199,12 +199,14 @@ class Block(nn.Module):
         """Among all positions (Vaswani et al. 2017, Eq. 1), in at least float32, like ``h``."""
         qkv = self.qkv(self.norm2(h)).flatten(2)
         qkv = qkv.unflatten(1, (self.heads, h.shape[1] // self.heads, 3))
-        # Written out: the fused kernels have no second derivative and no forward mode.
-        q, k, v = qkv.unbind(3)  # each (B, heads, channels, positions)
+        # Written out: the fused kernels have no second derivative and no forward mode. Positions
+        # come before channels: torch.compile fuses another order into a kernel whose bfloat16
+        # gradient is NaN on the CPU (torch 2.13).
+        q, k, v = (part.transpose(2, 3) for part in qkv.unbind(3))  # (B, heads, positions, ·)
         precision = torch.promote_types(q.dtype, torch.float32)
-        products = q.to(precision).transpose(2, 3) @ (k * k.shape[2] ** -0.5).to(precision)
-        weight = products.softmax(dim=-1).to(v.dtype)
-        y: Tensor = (v @ weight.transpose(2, 3)).reshape(h.shape)
+        scaled = (k * k.shape[-1] ** -0.5).to(precision)
+        weight = (q.to(precision) @ scaled.transpose(2, 3)).softmax(dim=-1).to(v.dtype)
+        y: Tensor = (weight @ v).transpose(2, 3).reshape(h.shape)
         return y
 
 

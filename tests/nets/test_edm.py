@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import DhariwalUNet, SongUNet
+from sdescore.nets import blocks_edm as blocks
 from tests.helpers.nets import perturbed
 
 TABLE = json.loads((Path(__file__).parent / "tables" / "edm.json").read_text(encoding="utf-8"))
@@ -153,6 +154,18 @@ def test_compiles() -> None:
         y = function(x, c, label)
         results.append([y, *torch.autograd.grad(y.square().sum(), weights)])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_block_has_a_finite_gradient_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    block = blocks.Block(blocks.SONG, 8, 8, 4, 0.0, (1, 1), attend=True)
+    h, vector, results = torch.randn(4, 8, 8, 8), torch.randn(4, 4), []
+    for function in (torch.compile(block), block):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = function(h, vector)
+        results.append(torch.autograd.grad(y.float().square().mean(), list(block.parameters())))
+    for compiled, eager in zip(*results, strict=True):
+        assert (compiled - eager).norm() <= 0.1 * eager.norm() + 1e-6
 
 
 def test_a_checkpoint_brings_the_network_back(net: nn.Module, tmp_path: Path) -> None:
