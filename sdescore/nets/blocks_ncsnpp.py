@@ -29,10 +29,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Like ``x`` ``(B, C, H, W)``."""
         h = self.GroupNorm_0(x)
-        q, k, v = (part(h).flatten(2) for part in (self.NIN_0, self.NIN_1, self.NIN_2))
-        # Written out, for the fused kernels have no second derivative.
-        weight = (q.transpose(1, 2) @ k * x.shape[1] ** -0.5).softmax(dim=-1)
-        h = self.NIN_3((v @ weight.transpose(1, 2)).reshape(x.shape))
+        q, k, v = (part(h).flatten(2).mT for part in (self.NIN_0, self.NIN_1, self.NIN_2))
+        # Written out, for the fused kernels have no second derivative; pixels before channels, for
+        # compiled bfloat16 had NaN gradients the other way round.
+        weight = (q @ (k * x.shape[1] ** -0.5).mT).softmax(dim=-1)
+        h = self.NIN_3((weight @ v).mT.reshape(x.shape))
         return joined(x, h, self.skip_rescale)
 
 

@@ -177,3 +177,17 @@ def test_weights_are_drawn_with_the_variance_of_their_fans(scale: float) -> None
     variance = max(scale, 1e-10) / (9 * 96)
     assert weight.double().square().mean().item() == pytest.approx(variance, rel=0.02)
     assert weight.abs().max().item() <= math.sqrt(3 * variance) * (1 + 1e-6)
+
+
+def test_compiled_attention_has_a_finite_gradient_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    block, x = blocks.Attention(8, 1.0, 2, False), torch.randn(4, 8, 8, 8)
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    results = []
+    for function in (torch.compile(block), block):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = function(x)
+        results.append(torch.autograd.grad(y.float().square().mean(), list(block.parameters())))
+    for compiled, eager in zip(*results, strict=True):
+        assert (compiled - eager).norm() <= 0.1 * eager.norm() + 1e-6

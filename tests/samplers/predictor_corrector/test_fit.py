@@ -87,7 +87,7 @@ def test_noise_above_what_is_left_is_said_with_the_number_of_steps_that_is_enoug
     # The last step's own noise is √V; the chain keeps some more.
     t, s = silent(sde, **parts, steps=100).times[-2:]
     last = sde.transition(s, t).variance.sqrt() / sde.marginal(s)[1]
-    said = float(re.search(r"leave noise ([\d.e+]+) times the 0.01 ", message)[1])
+    said = float(re.search(r"leave ([\d.e+]+) times the noise 0.01 ", message)[1])
     assert last < said < 1.2 * last and said > LIMIT
     enough = int(re.search(r"take (\d+) steps", message)[1])
     assert 100 < enough < 200
@@ -107,7 +107,7 @@ def test_an_unstable_method_names_its_steps(predictor: ss.Predictor) -> None:
 
 def test_a_flow_that_is_unstable_draws_no_noise_and_is_said_to_widen() -> None:
     (message,) = warned(ss.VPSDE(), predictor=ss.Heun(), steps=3)
-    assert "a Gaussian of standard deviation" in message and "leave noise" not in message
+    assert "a Gaussian of standard deviation" in message and "times the noise" not in message
 
 
 def test_where_no_number_of_steps_is_enough_another_grid_is_advised() -> None:
