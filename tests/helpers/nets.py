@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -16,3 +19,12 @@ def perturbed(net: nn.Module) -> nn.Module:
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return net
+
+
+@contextmanager
+def inductor() -> Iterator[None]:
+    """A skip where torch's compiler cannot work: without C++, or in a folder with a space."""
+    try:
+        yield
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        pytest.skip(f"inductor cannot compile here: {str(error)[:80]}")
