@@ -15,7 +15,7 @@ from tests.helpers import methods
 from tests.helpers.affine import Modes, coefficients, order, output_moments, slope
 from tests.helpers.methods import Heun, Multistep
 
-pytestmark = pytest.mark.fast
+fast = pytest.mark.fast  # but not the simulations of a path
 
 DATA = Modes.of((0.7, 0.5), (-1.0, 2.0), (0.2, 0.05))
 # Moderate σ_max/σ_min for VE: with λ the data's variance, Euler–Maruyama's leading error there
@@ -48,6 +48,7 @@ ANY_NUMBER_OF_TIMES = [p for p in methods.PREDICTORS if p.grid_times is None]
 TOLERANCE = 0.1  # NUMERICS' bar
 
 
+@fast
 @pytest.mark.guards("M09", "B04")
 @pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("predictor", ANY_NUMBER_OF_TIMES, ids=repr)
@@ -58,12 +59,14 @@ def test_every_registered_predictor_has_its_declared_order(
     assert measured == pytest.approx(predictor.order, abs=TOLERANCE)
 
 
+@fast
 def test_one_predictor_alone_is_made_for_its_number_of_times() -> None:
     """Its order is measured where its weights are tested."""
     fixed = {type(p) for p in methods.PREDICTORS if p.grid_times is not None}
     assert fixed == {ss.predictors.Multistep}
 
 
+@fast
 def test_a_boastful_order_is_found() -> None:
     class Boastful(ss.DDIM):
         order = 2
@@ -72,12 +75,14 @@ def test_a_boastful_order_is_found() -> None:
     assert abs(measured - Boastful.order) > 0.9
 
 
+@fast
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=repr)
 def test_the_first_order_holds_on_every_sde(name: str, predictor: ss.Predictor) -> None:
     assert order(SDES[name], predictor, DATA) == pytest.approx(1, abs=TOLERANCE)
 
 
+@fast
 @pytest.mark.parametrize("grid", [ss.LogSNRGrid(), ss.KarrasGrid(), ss.QuadraticGrid()], ids=repr)
 def test_the_order_holds_on_every_grid(grid: ss.grids.Grid) -> None:
     for predictor in (ss.DDIM(), ss.Ancestral(), ss.ReverseDiffusion()):
@@ -88,6 +93,7 @@ def test_the_order_holds_on_every_grid(grid: ss.grids.Grid) -> None:
 @pytest.mark.parametrize(
     "predictor", [Heun(), Multistep(), Multistep("epsilon")], ids=["heun", "x0", "epsilon"]
 )
+@fast
 @pytest.mark.parametrize("name", ["ve", "cosine", "flow", "trigonometric"])
 def test_a_users_second_order_method(name: str, predictor: ss.Predictor) -> None:
     grid = ss.UniformGrid() if isinstance(predictor, Heun) else ss.LogSNRGrid()
@@ -98,6 +104,7 @@ def test_a_users_second_order_method(name: str, predictor: ss.Predictor) -> None
     assert measured == pytest.approx(2, abs=0.1)
 
 
+@fast
 @pytest.mark.parametrize("output", ["x0", "epsilon"])
 def test_the_first_evaluation_of_a_multistep_method_does_not_reach_into_nothing(
     output: str,
@@ -107,6 +114,7 @@ def test_the_first_evaluation_of_a_multistep_method_does_not_reach_into_nothing(
     assert numbers.b[1, 0, 1] != 0
 
 
+@fast
 @pytest.mark.parametrize("denoise", [False, True])
 @pytest.mark.parametrize("predictor", [*PREDICTORS, Heun(), Multistep()], ids=repr)
 def test_the_loop_computes_the_affine_map(predictor: ss.Predictor, denoise: bool) -> None:
@@ -140,6 +148,7 @@ class TwoLangevinStages(ss.Langevin):
         return ss.Tableau(twice, torch.ones_like(twice), b, noise)
 
 
+@fast
 @pytest.mark.parametrize("predictor", [ss.Ancestral(), Multistep()], ids=repr)
 def test_a_correctors_stages_keep_their_outputs_to_themselves(predictor: ss.Predictor) -> None:
     """Two stages are two steps, and a multistep predictor does not see them in its past."""
@@ -153,6 +162,7 @@ def test_a_correctors_stages_keep_their_outputs_to_themselves(predictor: ss.Pred
     torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-12)
 
 
+@fast
 @pytest.mark.parametrize("corrector_first", [False, True])
 @pytest.mark.parametrize(
     "predictor", [ss.EulerMaruyama(), ss.Ancestral(), ss.DDIM(), Heun()], ids=repr
@@ -205,6 +215,7 @@ def test_strong_order_on_one_brownian_path(predictor: ss.Predictor) -> None:
     assert slope(sizes, strong_errors(predictor, sizes, shared=True)) == pytest.approx(1, abs=0.1)
 
 
+@fast
 @pytest.mark.guards("M08")
 def test_independent_noises_do_not_converge_strongly() -> None:
     sizes = (32, 128)
