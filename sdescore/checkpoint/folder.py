@@ -13,6 +13,7 @@ each file. A step without it was cut short, and is not looked at. The newest who
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import shutil
 import warnings
@@ -192,12 +193,16 @@ def whole_steps(path: Path) -> list[Path]:
 
 def _engine() -> tuple[Any, Any]:
     """torch's distributed checkpoints, and their form as safetensors."""
+    expected = f"a torch that writes safetensors from many processes, for a folder {SUFFIX}"
+    got = f"{torch.__version__}; 2.13 does; or save one file"
     try:
         from torch.distributed import checkpoint
         from torch.distributed.checkpoint import hf_storage
-    except ImportError:
-        got = f"{torch.__version__}; save one file instead"
-        checks.refuse(f"torch 2.9 or newer for a folder {SUFFIX}", got, IncompatibleError)
+
+        options = inspect.signature(hf_storage.HuggingFaceStorageWriter).parameters
+    except (ImportError, AttributeError):
+        checks.refuse(expected, got, IncompatibleError)
+    checks.that("save_distributed" in options, expected, got, IncompatibleError)
     return checkpoint, hf_storage
 
 

@@ -22,14 +22,14 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from sdescore import checks
 from sdescore.borrowed import borrowed_generator
-from sdescore.errors import CheckpointError, IncompatibleError
+from sdescore.errors import IncompatibleError
 from sdescore.interop.weights import load_strictly, network_state, read_weights
 from sdescore.nets.edm import SongUNet
 from sdescore.nets.edm_adm import DhariwalUNet
@@ -140,9 +140,7 @@ def load_edm(path: str | os.PathLike[str], config: str | Mapping[str, Any]) -> S
     >>> sampler.sample(model, shape=(2, 3, 8, 8), label=torch.tensor([0, 9])).shape
     torch.Size([2, 3, 8, 8])
     """
-    if Path(path).suffix in (".pkl", ".pickle"):
-        got = f"the pickle {Path(path).name}; {CONVERT}"
-        checks.refuse("a file of tensors, which runs nothing", got, CheckpointError)
+    found = read_weights(path, CONVERT)
     options = _options(config)
     precond = _preconditioning(options)
     default = "DhariwalUNet" if precond == "edm" else "SongUNet"
@@ -160,9 +158,8 @@ def load_edm(path: str | os.PathLike[str], config: str | Mapping[str, Any]) -> S
     checks.that(not unknown, expected, f"{unknown}; leave them out", IncompatibleError)
     needs = "img_resolution in config, the height of the images"
     checks.that("img_resolution" in options, needs, "none", IncompatibleError)
-    with borrowed_generator():  # initial weights are drawn in vain
-        net = build(classes=classes, **options)
-    found = read_weights(path)
+    with borrowed_generator(), torch.device("cpu"):  # initial weights are drawn in vain
+        net = build(classes=classes, **options).float()
     if isinstance(found, Mapping) and isinstance(found.get("ema"), Mapping):
         found = found["ema"]
     state = network_state(found, path)

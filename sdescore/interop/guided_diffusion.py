@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from sdescore import checks
+from sdescore.borrowed import borrowed_generator
 from sdescore.errors import IncompatibleError
 from sdescore.interop.weights import load_strictly, network_state, read_weights
 from sdescore.nets.adm import ADM
@@ -122,7 +123,7 @@ def load_guided_diffusion(
     """
     device = checks.device(device)
     options = flags_of(config)
-    with torch.device("cpu"):
+    with borrowed_generator(), torch.device("cpu"):  # initial weights are drawn in vain
         net = network_of(options).float()
     load_strictly(net, network_state(read_weights(path), path), path)
     sde = DiscreteVPSDE(betas=betas_of(options["noise_schedule"], options["diffusion_steps"]))

@@ -25,8 +25,10 @@ CONVERT = (
 )
 
 
-def read_weights(path: str | os.PathLike[str]) -> Any:
+def read_weights(path: str | os.PathLike[str], convert: str = CONVERT) -> Any:
     """What a file holds: a dict of tensors, or of the parts of a training state.
+
+    ``convert`` says how to make such a file of one that is refused.
 
     Raises
     ------
@@ -34,11 +36,11 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
         The file holds more than tensors, numbers and containers, is damaged, or is not there.
     """
     path = Path(path)
+    if path.suffix in (".pkl", ".pickle"):
+        got = f"the pickle {path.name}; {convert}"
+        checks.refuse("a file of tensors, which runs nothing", got, CheckpointError)
     if not path.exists():
         raise FileNotFoundError(f"expected a file of weights at {path}")
-    if path.suffix in (".pkl", ".pickle"):
-        got = f"the pickle {path.name}; {CONVERT}"
-        checks.refuse("a file of tensors, which runs nothing", got, CheckpointError)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -52,7 +54,7 @@ def read_weights(path: str | os.PathLike[str]) -> Any:
     except Exception as error:  # of whatever kind a file that is none causes
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         message = (
-            f"expected tensors and plain containers alone in {path}, got {what:.200}; {CONVERT}"
+            f"expected tensors and plain containers alone in {path}, got {what:.200}; {convert}"
         )
         raise CheckpointError(message) from error
 

@@ -27,6 +27,7 @@ from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.nets.blocks_ncsnpp import Resample
 from sdescore.nets.layers_ncsnpp import activation, joined, positional_features
 from sdescore.nets.layout_ncsnpp import assemble
+from sdescore.shapes import align
 
 __all__ = ["DDPMpp", "NCSNpp"]
 
@@ -225,7 +226,7 @@ class NCSNpp(nn.Module):
         )
         if self.options["scale_by_sigma"]:
             sigma = c if self.layout.features is not None else self.sigmas[c.long()].to(c.dtype)
-            y = y / sigma[:, None, None, None]
+            y = y / align(sigma, y)
         return y
 
     def _encoded(self, image: Tensor, vector: Tensor | None) -> list[Tensor]:

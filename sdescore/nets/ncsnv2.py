@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.nets.refinenet import STAGES, RefineNet, architecture
+from sdescore.shapes import align
 
 __all__ = ["NCSNv2"]
 
@@ -96,7 +97,8 @@ class NCSNv2(RefineNet):
         """
         self.check(x, c, label, len(self.sigmas))
         sigma = self.sigmas[c] if not c.is_floating_point() else self.sigma_between(c)
-        return self.features(x, c) / sigma.to(x.dtype)[:, None, None, None]
+        y = self.features(x, c)
+        return y / align(sigma.to(x.dtype), y)
 
     def sigma_between(self, c: Tensor) -> Tensor:
         """σ at real levels ``(B,)``: the table's, and log σ linear between two of them."""
