@@ -59,7 +59,7 @@ def load_ncsnv2(
         The name of the official configuration: ``"cifar10"``, ``"celeba"``, ``"church"``,
         ``"bedroom"``, ``"tower"``, ``"ffhq"``; ``"ncsn_mnist"``, ``"ncsn_cifar10"``,
         ``"ncsn_celeba"`` for 2019. Or the parsed YAML file, a dict with ``"data"`` and ``"model"``.
-        The depth of the network is read from the file.
+        Depth and normalisation of the network are read from the file.
     weights : {"ema", "raw"}
         The averaged weights, as the paper takes (the raw ones, if the file holds no average), or
         the raw ones.
@@ -104,11 +104,13 @@ def load_ncsnv2(
     sigmas, geometric = ladder(options)
     net: NCSN | NCSNv2
     with borrowed_generator(), torch.device("cpu"):
-        if "normalizer.embed.weight" in state:
-            net = NCSN(channels, len(sigmas), width, rescaled, nonlinearity).float()
+        depth = 6 if any(name.startswith("res31.") for name in state) else 5
+        depth = depth if any(name.startswith("res5.") for name in state) else 4
+        by_level = state.get("normalizer.embed.weight")
+        if by_level is not None:
+            norm = "InstanceNorm" if by_level.shape[1:] == (2 * width,) else "InstanceNorm++"
+            net = NCSN(channels, len(sigmas), width, rescaled, nonlinearity, depth, norm).float()
         else:
-            depth = 6 if any(name.startswith("res31.") for name in state) else 5
-            depth = depth if any(name.startswith("res5.") for name in state) else 4
             net = NCSNv2(channels, sigmas, width, depth, rescaled, nonlinearity).float()
             state = {"sigmas": net.sigmas, **state}  # an average alone has none
     if weights == "ema" and len(parts) >= OF_AN_AVERAGE:

@@ -1,13 +1,14 @@
 r"""Blocks of the encoder of Song & Ermon's RefineNets: instance norm++ and residual blocks.
 
-Every block is called as ``block(h, c)``. With ``levels`` a block has normalisations whose weights
-are looked up by the level ``c`` (2019, arXiv:1907.05600, appendix A); without, ``c`` is not used
-(2020, arXiv:2006.09011, section 3.3). Attributes have the official code's names.
+Every block is called as ``block(h, c)``. The normalisations of 2019 (arXiv:1907.05600, appendix A)
+have weights that are looked up by the level ``c``. Those of 2020 (arXiv:2006.09011, section 3.3) do
+not use ``c``. Attributes have the official code's names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -69,6 +70,36 @@ class InstanceNormPlus(nn.Module):
         return y
 
 
+class LevelInstanceNorm(nn.Module):
+    """Instance norm whose scale γ and shift β are looked up by the level."""
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(levels, 2 * channels)
+        with torch.no_grad():
+            self.embed.weight[:, :channels].uniform_()
+            self.embed.weight[:, channels:].zero_()
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """Like ``x`` ``(B, C, H, W)``; ``c`` is ``(B,)``."""
+        gamma, beta = (v.to(x.dtype)[..., None, None] for v in self.embed(c).chunk(2, dim=1))
+        y: Tensor = gamma * F.instance_norm(x, eps=EPSILON) + beta
+        return y
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Which normalisation a network has; called with a number of channels, it makes one."""
+
+    levels: int | None = None  # None: the weights do not depend on the level
+    plus: bool = True  # instance norm++, else instance norm by level
+
+    def __call__(self, channels: int) -> nn.Module:
+        if self.levels is None or self.plus:
+            return InstanceNormPlus(channels, self.levels)
+        return LevelInstanceNorm(channels, self.levels)
+
+
 class ConvMeanPool(nn.Module):
     """A convolution and the mean of every 2×2 pixels."""
 
@@ -96,7 +127,7 @@ class Residual(nn.Module):
         inputs: int,
         outputs: int,
         act: Activation,
-        levels: int | None,
+        norm: Normalization,
         *,
         enters: bool,
         dilation: int,
@@ -104,13 +135,13 @@ class Residual(nn.Module):
         super().__init__()
         self.act, self.enters, pools = act, enters, enters and dilation == 1
         self.conv1 = conv(inputs, inputs, dilation)
-        self.normalize2 = InstanceNormPlus(inputs, levels)
+        self.normalize2 = norm(inputs)
         self.conv2 = ConvMeanPool(inputs, outputs, 3) if pools else conv(inputs, outputs, dilation)
         if enters:
             self.shortcut = (
                 ConvMeanPool(inputs, outputs, 1) if pools else conv(inputs, outputs, dilation)
             )
-        self.normalize1 = InstanceNormPlus(inputs, levels)
+        self.normalize1 = norm(inputs)
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """``(B, inputs, H, W)`` → ``(B, outputs, …)``; ``c`` is ``(B,)``."""

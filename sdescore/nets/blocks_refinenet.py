@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdescore.nets.blocks_ncsn import Activation, InstanceNormPlus, conv
+from sdescore.nets.blocks_ncsn import Activation, Normalization, conv
 
 POOLED = 5
 
@@ -16,13 +16,13 @@ POOLED = 5
 class ResidualConvolutions(nn.Module):
     """Residual units of two convolutions."""
 
-    def __init__(self, channels: int, units: int, act: Activation, levels: int | None) -> None:
+    def __init__(self, channels: int, units: int, act: Activation, norm: Normalization) -> None:
         super().__init__()
-        self.units, self.act, self.levels = units, act, levels
+        self.units, self.act, self.levels = units, act, norm.levels
         for i in range(1, units + 1):
             for j in (1, 2):
-                if levels is not None:
-                    self.add_module(f"{i}_{j}_norm", InstanceNormPlus(channels, levels))
+                if norm.levels is not None:
+                    self.add_module(f"{i}_{j}_norm", norm(channels))
                 self.add_module(f"{i}_{j}_conv", conv(channels, channels, bias=False))
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -40,17 +40,17 @@ class ResidualConvolutions(nn.Module):
 class Fusion(nn.Module):
     """Multi-resolution fusion: maps of several sizes, brought to the first one's and added."""
 
-    def __init__(self, channels: int, outputs: int, levels: int | None) -> None:
+    def __init__(self, channels: int, outputs: int, norm: Normalization) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv(channels, outputs) for _ in range(2))
-        if levels is not None:
-            self.norms = nn.ModuleList(InstanceNormPlus(channels, levels) for _ in range(2))
-        self.levels = levels
+        if norm.levels is not None:
+            self.norms = nn.ModuleList(norm(channels) for _ in range(2))
+        self.levels = norm.levels
 
     def forward(self, xs: list[Tensor], c: Tensor) -> Tensor:
         """The fine and the coarse map → ``(B, outputs, H, W)`` of the fine one."""
         if self.levels is not None:
-            xs = [norm(x, c) for norm, x in zip(self.norms, xs, strict=True)]
+            xs = [layer(x, c) for layer, x in zip(self.norms, xs, strict=True)]
         fine, coarse = (layer(x) for layer, x in zip(self.convs, xs, strict=True))
         if coarse.shape != fine.shape:
             size = fine.shape[2:]
@@ -62,12 +62,12 @@ class Fusion(nn.Module):
 class ChainedPooling(nn.Module):
     """Chained residual pooling: by maxima without levels, by means with them."""
 
-    def __init__(self, channels: int, act: Activation, levels: int | None) -> None:
+    def __init__(self, channels: int, act: Activation, norm: Normalization) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv(channels, channels, bias=False) for _ in range(2))
-        if levels is not None:
-            self.norms = nn.ModuleList(InstanceNormPlus(channels, levels) for _ in range(2))
-        self.act, self.levels = act, levels
+        if norm.levels is not None:
+            self.norms = nn.ModuleList(norm(channels) for _ in range(2))
+        self.act, self.levels = act, norm.levels
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """Like ``x`` ``(B, C, H, W)``; ``c`` is ``(B,)``."""
@@ -91,19 +91,19 @@ class Refine(nn.Module):
         channels: int,
         outputs: int,
         act: Activation,
-        levels: int | None,
+        norm: Normalization,
         *,
         inputs: int = 2,
         end: bool = False,
     ) -> None:
         super().__init__()
         self.adapt_convs = nn.ModuleList(
-            ResidualConvolutions(channels, 2, act, levels) for _ in range(inputs)
+            ResidualConvolutions(channels, 2, act, norm) for _ in range(inputs)
         )
-        self.output_convs = ResidualConvolutions(outputs, 3 if end else 1, act, levels)
+        self.output_convs = ResidualConvolutions(outputs, 3 if end else 1, act, norm)
         if inputs > 1:
-            self.msf = Fusion(channels, outputs, levels)
-        self.crp = ChainedPooling(outputs, act, levels)
+            self.msf = Fusion(channels, outputs, norm)
+        self.crp = ChainedPooling(outputs, act, norm)
 
     def forward(self, xs: list[Tensor], c: Tensor) -> Tensor:
         """The maps, the fine one first → ``(B, outputs, H, W)`` of the fine one."""

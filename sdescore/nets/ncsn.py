@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ShapeError
+from sdescore.nets.blocks_ncsn import Normalization
 from sdescore.nets.refinenet import RefineNet, architecture
 
 __all__ = ["NCSN"]
@@ -20,8 +21,7 @@ __all__ = ["NCSN"]
 class NCSN(RefineNet):
     r"""The conditional network of Song & Ermon 2019 for images ``(B, channels, H, W)``.
 
-    Official name ``CondRefineNetDilated``. ``c`` is the integer level ``(B,)``, 0 for the largest
-    σ; the output is a score. H and W must be even.
+    ``c`` is the integer level ``(B,)``, 0 for the largest σ; the output is a score.
 
     Parameters
     ----------
@@ -29,6 +29,13 @@ class NCSN(RefineNet):
         As in :class:`sdescore.nets.NCSNv2`; the paper's width is 64 for MNIST, else 128.
     levels : int
         Number of levels L, >= 1; the paper's 10.
+    depth : int
+        Number of stages: 4, as in the paper (official names ``CondRefineNetDilated`` and ``NCSN``),
+        or 5 (``CondRefineNetDeeperDilated`` and ``NCSNdeeper``). H and W must be multiples of 2
+        or 4.
+    normalization : str
+        ``"InstanceNorm++"``, as in the paper, or ``"InstanceNorm"``, which
+        ``CondRefineNetDeeperDilated`` has.
 
     Attributes
     ----------
@@ -57,10 +64,15 @@ class NCSN(RefineNet):
         width: int = 128,
         rescaled: bool = False,
         nonlinearity: str = "elu",
+        depth: int = 4,
+        normalization: str = "InstanceNorm++",
     ) -> None:
         levels = checks.count("levels", levels)
+        depth = int(checks.choice("depth", depth, (4, 5)))
+        checks.choice("normalization", normalization, ("InstanceNorm++", "InstanceNorm"))
         config = architecture(channels, width, rescaled, nonlinearity)
-        super().__init__({**config, "levels": levels}, levels, 4)
+        config |= {"levels": levels, "depth": depth, "normalization": normalization}
+        super().__init__(config, Normalization(levels, normalization == "InstanceNorm++"), depth)
 
     def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
         """The score at integer levels ``c``; see :meth:`sdescore.nets.NCSNv2.forward`."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.nets.blocks_ncsn import Normalization
 from sdescore.nets.refinenet import STAGES, RefineNet, architecture
 from sdescore.shapes import align
 
@@ -83,7 +84,7 @@ class NCSNv2(RefineNet):
         checks.that(falling, "strictly decreasing sigmas > 0, largest noise first", got)
         config = architecture(channels, width, rescaled, nonlinearity)
         depth = int(checks.choice("depth", depth, list(STAGES)))
-        super().__init__({**config, "sigmas": list(sigmas), "depth": depth}, None, depth)
+        super().__init__({**config, "sigmas": list(sigmas), "depth": depth}, Normalization(), depth)
         table = torch.tensor(sigmas, dtype=torch.float64, device="cpu")
         self.register_buffer("sigmas", table.to(torch.get_default_device(), torch.float32))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.nets.blocks_ncsn import ACTIVATIONS, InstanceNormPlus, Residual, conv
+from sdescore.nets.blocks_ncsn import ACTIVATIONS, Normalization, Residual, conv
 from sdescore.nets.blocks_refinenet import Refine
 
 # By depth: the names of a stage in the encoder and in the decoder, its channels over the width,
@@ -36,28 +36,28 @@ STAGES: dict[int, tuple[tuple[str, str, int, int], ...]] = {
 class RefineNet(nn.Module):
     """Encoder and decoder of both networks; a subclass says what the level does."""
 
-    def __init__(self, config: dict[str, Any], levels: int | None, depth: int) -> None:
+    def __init__(self, config: dict[str, Any], norm: Normalization, depth: int) -> None:
         super().__init__()
         self.config = config
         channels, width = config["channels"], config["width"]
         self.act = ACTIVATIONS[config["nonlinearity"]]
         self.stages = STAGES[depth]
         self.begin_conv = conv(channels, width)
-        self.normalizer = InstanceNormPlus(width, levels)
+        self.normalizer = norm(width)
         self.end_conv = conv(width, channels)
         widths = [width * times for _, _, times, _ in self.stages]
         above = width
         for i, (name, _, _, dilation) in enumerate(self.stages):
             here = widths[i]
-            enter = Residual(above, here, self.act, levels, enters=i > 0, dilation=dilation)
-            stay = Residual(here, here, self.act, levels, enters=False, dilation=dilation)
+            enter = Residual(above, here, self.act, norm, enters=i > 0, dilation=dilation)
+            stay = Residual(here, here, self.act, norm, enters=False, dilation=dilation)
             self.add_module(name, nn.ModuleList([enter, stay]))
             above = here
         decoder = {}
         for i, (_, name, _, _) in enumerate(self.stages):
             inputs = 1 if i == len(widths) - 1 else 2
             outputs = widths[max(i - 1, 0)]
-            decoder[name] = Refine(widths[i], outputs, self.act, levels, inputs=inputs, end=i == 0)
+            decoder[name] = Refine(widths[i], outputs, self.act, norm, inputs=inputs, end=i == 0)
         for name in sorted(decoder):  # the official order
             self.add_module(name, decoder[name])
 

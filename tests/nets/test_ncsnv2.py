@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import NCSN, NCSNv2
-from sdescore.nets.blocks_ncsn import ConvMeanPool, InstanceNormPlus
+from sdescore.nets.blocks_ncsn import ConvMeanPool, InstanceNormPlus, Normalization
 from sdescore.nets.blocks_refinenet import Fusion
 from tests.helpers.nets import perturbed
 
@@ -32,6 +32,8 @@ PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "ffhq": lambda: NCSNv2(3, ladder(348, 2311), depth=6),
     "ncsn-cifar10": lambda: NCSN(3),
     "ncsn-mnist": lambda: NCSN(1, width=64),
+    "NCSNdeeper": lambda: NCSN(3, depth=5),
+    "CondRefineNetDeeperDilated": lambda: NCSN(3, depth=5, normalization="InstanceNorm"),
 }
 SIGMAS = (2.0, 1.0, 0.25, 0.125)
 
@@ -46,6 +48,11 @@ NETS: dict[str, tuple[Callable[[], NCSNv2 | NCSN], int]] = {
     "NCSNv2Deeper": (lambda: NCSNv2(2, SIGMAS, 4, 5, nonlinearity="swish"), 16),
     "NCSNv2Deepest": (lambda: NCSNv2(2, SIGMAS, 4, 6, rescaled=True), 16),
     "NCSN": (lambda: NCSN(2, 4, 4), 12),
+    "NCSNdeeper": (lambda: NCSN(2, 4, 4, depth=5), 16),
+    "CondRefineNetDeeperDilated": (
+        lambda: NCSN(2, 4, 4, depth=5, normalization="InstanceNorm"),
+        16,
+    ),
 }
 
 
@@ -77,6 +84,7 @@ class Written:
     def __init__(self, net: NCSNv2 | NCSN, c: Tensor) -> None:
         self.state, self.c = dict(net.state_dict()), c
         self.conditional = "normalizer.embed.weight" in self.state
+        self.plain = net.config.get("normalization") == "InstanceNorm"
         self.act = F.silu if net.config["nonlinearity"] == "swish" else F.elu
 
     def conv(self, name: str, x: Tensor, dilation: int = 1) -> Tensor:
@@ -86,7 +94,10 @@ class Written:
         return F.conv2d(x, weight, bias, padding=pad, dilation=dilation)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        if self.conditional:
+        if self.plain:
+            gamma, beta = self.state[name + ".embed.weight"][self.c].chunk(2, 1)
+            alpha = torch.zeros_like(beta)
+        elif self.conditional:
             gamma, alpha, beta = self.state[name + ".embed.weight"][self.c].chunk(3, 1)
         else:
             alpha, gamma, beta = (
@@ -185,7 +196,7 @@ def test_the_blocks_against_scipy_and_numpy() -> None:
     expected = np.stack(full).reshape(2, 3, 2, 4, 2).mean((2, 4))
     np.testing.assert_allclose(pool(x)[0].detach().numpy(), expected, rtol=1e-12)
 
-    fuse = Fusion(3, 2, None).double()
+    fuse = Fusion(3, 2, Normalization()).double()
     coarse = torch.randn(1, 3, 3, 4, dtype=torch.float64)
     fine = fuse.convs[0](x)[0].detach().numpy()
     small = fuse.convs[1](coarse)[0].detach().numpy()
@@ -308,6 +319,14 @@ def test_ncsn_takes_no_level_between() -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises((ParameterError, IncompatibleError), match="expected"):
         NCSNv2(**{"channels": 1, "sigmas": SIGMAS, "width": 4, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("levels", 0), ("depth", 6), ("normalization", "BatchNorm")]
+)
+def test_bad_arguments_of_ncsn_are_refused(name: str, value: Any) -> None:
+    with pytest.raises((ParameterError, IncompatibleError), match=f"expected.* {name}"):
+        NCSN(**{"channels": 1, "width": 4, name: value})
 
 
 @pytest.mark.parametrize("name", ["NCSNv2", "NCSN"])
