@@ -268,9 +268,13 @@ def accepts(
 
 
 def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:
-    """What a score or network returned at ``x``, refused unless it is a real tensor like ``x``."""
+    """What a score or network returned at ``x``, refused unless it is a real tensor like ``x``.
+
+    Of an object with a tensor ``sample``, as diffusers' networks return, it is that tensor.
+    """
+    y = y if isinstance(y, Tensor) else getattr(y, "sample", y)
     if not isinstance(y, Tensor):
-        got = f"{type(y).__name__}; wrap it in a module that returns the tensor, such as .sample"
+        got = f"{type(y).__name__}; wrap it in a module that returns the tensor"
         refuse(f"{who} to return a tensor", got, IncompatibleError)
     if y.is_complex():
         got = f"{y.dtype}; return torch.view_as_real(y) as two channels"

@@ -139,7 +139,7 @@ def _read_folder(path: Path) -> tuple[nn.Module, object]:
     index = path / "model_index.json"
     if not index.is_file():
         raise FileNotFoundError(f"expected a folder of diffusers, with {index}")
-    diffusers = _diffusers()
+    diffusers = require_diffusers()
     parts = {"unet": "a unet", "scheduler": "a scheduler"}
     found: list[Any] = []
     entries = json.loads(index.read_text(encoding="utf-8"))
@@ -152,7 +152,8 @@ def _read_folder(path: Path) -> tuple[nn.Module, object]:
     return found[0], found[1]
 
 
-def _diffusers() -> Any:
+def require_diffusers() -> Any:
+    """The package, or a refusal that says how to get it."""
     try:
         import diffusers
     except ImportError:
