@@ -10,9 +10,11 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from operator import ge, gt, le, lt
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeGuard, TypeVar
 
 import torch
@@ -132,6 +134,17 @@ def device(value: torch.device | str, error: Error = ParameterError) -> torch.de
             f'expected a device of this machine, "cpu" for one; got {value!r:.100} ({why:.100})'
         ) from cause
     that(found.type != "meta", "a device of this machine that holds data", f"{value!r}", error)
+    return found
+
+
+def path(value: object, name: str = "path") -> Path:
+    """``value`` as a path, refused unless a file or folder may be called so."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        refuse(f"{name} as a string or a pathlib.Path", f"{value!r:.100}", IncompatibleError)
+    found = Path(value)
+    usable = "\0" not in str(found) and all(len(os.fsencode(part)) <= 255 for part in found.parts)
+    expected = f"{name} with names of at most 255 bytes, without NUL"
+    that(usable and os.fspath(value) != "", expected, f"{os.fspath(value)!r:.100}")
     return found
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from sdescore import checks
 from sdescore.errors import CheckpointError
 
 
@@ -34,7 +35,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     A new file has the permissions that the umask allows; a replacement has those of the old file.
     Until it is complete, only its owner can open it. If it cannot be written, the old file stays.
     """
-    path = Path(path)
+    path = checks.path(path)
     try:
         target = _behind_links(path)
         target.parent.mkdir(parents=True, exist_ok=True)

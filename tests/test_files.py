@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import sdescore as ss
 from tests.helpers.stored import same_weights, small
@@ -75,3 +77,29 @@ def test_everything_is_synced_before_it_gets_its_name(
         )
     ss.save(tmp_path / "m.safetensors", small())
     assert events == ["fsync", "replace", "fsync"]  # the file, its name, the directory
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "a" * 300, b"a", 5, None])
+@pytest.mark.parametrize("door", ["save", "load", "train", "folder", "interop"])
+def test_a_path_that_is_none_is_refused(door: str, path: Any) -> None:
+    """Before anything is written, and in the library's own words."""
+    score = ss.GaussianScore(torch.zeros(2), 1.0, ss.VPSDE())
+    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=2)
+    doors: dict[str, Callable[[], object]] = {
+        "save": lambda: ss.save(path, small(0)),
+        "load": lambda: ss.load(path),
+        "train": lambda: ss.train(small(0), torch.ones(9, 2), steps=1, path=path, progress=False),
+        "folder": lambda: ss.samplers.sample_to_folder(sampler, score, (2, 2), path),
+        "interop": lambda: ss.load_edm(path, {}),
+    }
+    if door == "train" and path is None:
+        pytest.skip("a run without a file")
+    with pytest.raises(ss.errors.SDEScoreError, match=r"expected (path|out)"):
+        doors[door]()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "model.safetensors"
+    with pytest.raises(ss.errors.CheckpointError, match="name another folder"):
+        ss.train(small(0), torch.ones(9, 2), steps=1, path=path, progress=False)

@@ -109,7 +109,7 @@ def write(
     ``read`` gets the data of a tensor by its name, where ``tensors`` has none.
     """
     first = header(tensors, manifest, there=read is None)
-    start = _digest_start(first, Path(path))
+    start = _digest_start(first, checks.path(path))
     with replacing(path) as file:
         digest = hashlib.sha256(first)
         file.write(first)

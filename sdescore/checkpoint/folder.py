@@ -52,14 +52,15 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Container | Folder]:
 
     A file stays the one opened, even if another is saved under its name meanwhile.
     """
-    if Path(path).is_dir():
-        foreign = (Path(path) / "model_index.json").exists()
+    path = checks.path(path)
+    if path.is_dir():
+        foreign = (path / "model_index.json").exists()
         expected, got = "a folder of sdescore.train", f"{path} of diffusers; use load_diffusers"
         checks.that(not foreign, expected, got, CheckpointError)
         yield Folder(path)
         return
     with open(path, "rb") as file:
-        yield Container(Path(path), file)
+        yield Container(path, file)
 
 
 def export(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ def read_weights(path: str | os.PathLike[str], convert: str = CONVERT) -> Any:
     CheckpointError, FileNotFoundError
         The file holds more than tensors, numbers and containers, is damaged, or is not there.
     """
-    path = Path(path)
+    path = checks.path(path)
     if path.suffix in (".pkl", ".pickle"):
         got = f"the pickle {path.name}; {convert}"
         checks.refuse("a file of tensors, which runs nothing", got, CheckpointError)

@@ -104,7 +104,7 @@ def sample_to_folder(
             B, *event = found["shape"]
             usual = min(max(256, -(-B // 64)), max(1, 2**24 // max(1, math.prod(event))))
             size = usual if shard_size is None else checks.count("shard_size", shard_size)
-            return found | {"shard_size": size, "out": os.fspath(out)}
+            return found | {"shard_size": size, "out": str(checks.path(out, "out"))}
 
         manifest = ranks.require_equal(request)
         folder, B, size = Path(manifest.pop("out")), manifest["shape"][0], manifest["shard_size"]

@@ -9,7 +9,6 @@ import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from sdescore import checks
 from sdescore.checkpoint.folder import is_folder
 from sdescore.conditions import each_tensor
-from sdescore.errors import IncompatibleError, ParameterError, ShapeError
+from sdescore.errors import CheckpointError, IncompatibleError, ParameterError, ShapeError
 from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
 from sdescore.losses.levels import Objective
 from sdescore.losses.loss import Loss
@@ -291,16 +290,6 @@ def training_times(
     return LogNormalTimes(centre, 1.2, stratified=True)
 
 
-def adamw(
-    weights: list[nn.Parameter], recipe: Recipe, device: torch.device
-) -> torch.optim.Optimizer:
-    """torch's AdamW, in one kernel where it has one for the device."""
-    fused = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in weights)
-    return torch.optim.AdamW(
-        weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused or None
-    )
-
-
 def training_weighting(weighting: str | Weighting | None, model: ScoreModel) -> str | Weighting:
     """The weighting, or what :func:`sdescore.denoising_loss` takes by default."""
     if weighting is None:
@@ -330,9 +319,13 @@ def check_run(
     if path is None:
         checks.that(not resume, "path= for resume=True", "none; name a file", IncompatibleError)
         return limit
-    folder = Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    parts, there = is_folder(path), Path(path)
+    there, parts = checks.path(path), is_folder(path)
+    folder = there.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        got = f"{type(error).__name__}: {error}; name another folder"
+        raise CheckpointError(f"expected to write {path}, got {got}") from error
     checks.that(shard or not parts, "shard=True for a folder as path=", path, IncompatibleError)
     usable = not (there.is_file() if parts else there.is_dir()) and os.access(folder, os.W_OK)
     got = f"{path}; name another, e.g. out/model.safetensors"
