@@ -290,6 +290,13 @@ def training_times(
     return LogNormalTimes(centre, 1.2, stratified=True)
 
 
+def adamw(weights: list[nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
+    """torch's AdamW, in one kernel where it has one for the device."""
+    known = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in weights)
+    fused = True if known else None
+    return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+
+
 def training_weighting(weighting: str | Weighting | None, model: ScoreModel) -> str | Weighting:
     """The weighting, or what :func:`sdescore.denoising_loss` takes by default."""
     if weighting is None:

@@ -243,7 +243,7 @@ def train(
         gradient = functools.partial(add_gradient, evaluate, called, recipe.accumulate)
         named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
         weights = list(named.values())
-        descent = run_as.adamw(weights, recipe, device)
+        descent: torch.optim.Optimizer = guards.adamw(weights, recipe, device)
         if optimizer is not None:
             descent = run_as.made_optimizer(optimizer, weights, recipe, options)
         rates = [group["lr"] for group in descent.param_groups]

@@ -45,14 +45,6 @@ def running(
     return twin
 
 
-def adamw(weights: list[nn.Parameter], recipe: Recipe, device: torch.device) -> Optimizer:
-    """torch's AdamW, in one kernel where it has one for the device."""
-    fused = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in weights)
-    return torch.optim.AdamW(
-        weights, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused or None
-    )
-
-
 def made_optimizer(
     make: MakeOptimizer, weights: list[nn.Parameter], recipe: Recipe, options: dict[str, Any]
 ) -> Optimizer:
