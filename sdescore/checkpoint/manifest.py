@@ -10,7 +10,8 @@
 
 Classes are looked up in two tables: the SDEs of :mod:`sdescore.sde`, and the networks of
 :mod:`sdescore.nets` that declare a ``config``. A class outside them is saved by name alone
-(``fields`` or ``config`` is null), and its object must be passed again when loading.
+(``fields`` or ``config`` is null), and its object must be passed again when loading. So must a time
+input that is a function: its entry is ``{"function": name}``.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from sdescore.nets.ema import plain_network
 from sdescore.rooms import members
 from sdescore.score.convention import PLAIN, DataScale
 from sdescore.score.model import ScoreModel
+from sdescore.score.time_input import TimeFunction
 from sdescore.sde.linear import LinearSDE, MarginalSDE
 
 FORMAT = 1
@@ -58,9 +60,14 @@ def describe_model(model: ScoreModel) -> dict[str, Any]:
     net_name, known_net = _entry(net, NETS)
     fields = {f.name: getattr(sde, f.name) for f in dataclasses.fields(sde)} if known else None  # type: ignore[arg-type]
     config, dtype = net.config if known_net else None, str(model.dtype).removeprefix("torch.")
+    options = model.options
+    if callable(options["time_input"]):  # a function is no JSON: its name alone is kept
+        options["time_input"] = {"function": checks.part_name(options["time_input"])}
+    if not options["snap"]:  # as in a file of an older version
+        del options["snap"]
     return {
         "sde": {"class": name, "fields": fields},
-        "convention": model.options,
+        "convention": options,
         "net": {"class": net_name, "config": config, "dtype": dtype},
     }
 
@@ -79,6 +86,7 @@ def build_model(
     *,
     net: nn.Module | None,
     sde: LinearSDE | None,
+    time_input: TimeFunction | None = None,
 ) -> ScoreModel:
     """The model of a manifest, without its weights; ``tensors`` are its network's, without data."""
     if get(manifest, "format", int) != FORMAT:
@@ -88,9 +96,11 @@ def build_model(
     built = _build_sde(get(manifest, "sde", dict), sde)
     network = _build_net(get(manifest, "net", dict), tensors, net)
     options = dict(get(manifest, "convention", dict))
-    expected = {"prediction": str, "time_input": str, "input_scaling": str, "sigma_data": float}
+    expected = {"prediction": str, "input_scaling": str, "sigma_data": float}
     for key, kind in {**expected, "label_required": bool}.items():
         get(options, key, kind)
+    options["time_input"] = _time_input(options, time_input)
+    get({"snap": False, **options}, "snap", bool)
     read_scale(options)
     return _attempt("convention", lambda: ScoreModel(network, built, **options))
 
@@ -108,6 +118,21 @@ def read_scale(convention: Mapping[str, Any]) -> DataScale:
         value = convention.get(key)
         found[key] = value if isinstance(value, list) else get(convention, key, float)
     return _attempt("convention", lambda: DataScale(found["data_mean"], found["data_std"]))
+
+
+def _time_input(convention: Mapping[str, Any], own: TimeFunction | None) -> str | TimeFunction:
+    """The time input of a manifest's ``convention``; a function is the one passed to ``load``."""
+    stored = convention.get("time_input")
+    if isinstance(stored, dict):
+        name = f"{get(stored, 'function', str):.80}"
+        if own is None:
+            got = "none; a file holds no code: load(path, time_input=function)"
+            checks.refuse(f"time_input=, the function {name!r} of t", got, CheckpointError)
+        return checks.function("time_input", own)
+    text = get(convention, "time_input", str)
+    got = f"time_input={checks.part_name(own)}; leave time_input= out"
+    checks.that(own is None, f"the checkpoint's own time input, {text!r:.80}", got, CheckpointError)
+    return text
 
 
 def _build_sde(entry: Mapping[str, Any], own: LinearSDE | None) -> LinearSDE:

@@ -33,6 +33,7 @@ from sdescore.nets.ema import (
     plain_network,
 )
 from sdescore.score.model import ScoreModel
+from sdescore.score.time_input import TimeFunction
 from sdescore.sde.linear import LinearSDE
 
 __all__ = ["load", "read_manifest", "save"]
@@ -68,8 +69,9 @@ def save(
     path : path
         Conventionally ``….safetensors``; missing folders are made.
     model : ScoreModel
-        An SDE or network from outside the package is saved by its name, its weights included;
-        loading then needs ``sde=`` or ``net=``.
+        An SDE or network from outside the package is saved by its name, its weights included, and
+        so is a time input that is a function. Loading then needs ``sde=``, ``net=`` or
+        ``time_input=``.
     ema, training : EMA, TrainingRecord, optional
         The average of ``model.net``; what resuming needs, as :func:`sdescore.train` makes it.
     info : dict, optional
@@ -138,6 +140,7 @@ def load(
     device: torch.device | str = "cpu",
     net: nn.Module | None = None,
     sde: LinearSDE | None = None,
+    time_input: TimeFunction | None = None,
 ) -> ScoreModel:
     """The model of a checkpoint, in evaluation mode.
 
@@ -154,12 +157,14 @@ def load(
         Where to put the network.
     net, sde : nn.Module, LinearSDE, optional
         For parts that are not from this package: instances, the network to receive the weights.
+    time_input : callable, optional
+        The function of t that the saved model had as its ``time_input``; a file holds no code.
 
     Raises
     ------
     CheckpointError, FileNotFoundError
-        The file is damaged, foreign or inconsistent, holds NaN, or needs ``net=`` or ``sde=``; or
-        there is none. A network passed as ``net=`` is not changed then.
+        The file is damaged, foreign or inconsistent, holds NaN, or needs ``net=``, ``sde=`` or
+        ``time_input=``; or there is none. A network passed as ``net=`` is not changed then.
     ParameterError
         ``weights`` is neither, or this machine has no such device.
     """
@@ -168,7 +173,7 @@ def load(
     with opened(path) as file:
         file.verify()
         parts = _parts(file.tensors)
-        model = build_model(file.manifest, parts["net/"], net=net, sde=sde)
+        model = build_model(file.manifest, parts["net/"], net=net, sde=sde, time_input=time_input)
         require_tensors(plain_state(model.net), parts["net/"], "net/")
         averaged = _has_average(file, parts["ema/"], model.net)
         # The file is whole and fits: from here on nothing is refused, and a net= may change.

@@ -1,4 +1,4 @@
-r"""One score, any SDE: a change of time and of scale (see :mod:`sdescore.score.convention`).
+r"""One score, any SDE: a change of time and of scale (see :mod:`sdescore.score.same_log_snr`).
 
 A :class:`sdescore.ScoreModel` and an exact score change their SDE themselves. Any other callable is
 called at another time and scale: :math:`\nabla \log p_t(x) = k\, \nabla \log p'_{t'}(k x)`.
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.score.convention import DataScale, matched, require_log_snr
+from sdescore.score.convention import DataScale
 from sdescore.score.exact import ExactScore
 from sdescore.score.interface import (
     knows_density,
@@ -24,6 +24,7 @@ from sdescore.score.interface import (
     sde_of,
 )
 from sdescore.score.model import ScoreModel
+from sdescore.score.same_log_snr import matched, require_log_snr
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Condition, Score, Time

@@ -21,20 +21,6 @@ With :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2` EDM's F has the pair
 :math:`(\sigma/(\sigma_{data} n),\, -\sigma_{data} \alpha/n)`. For
 :math:`\alpha^2 + \sigma^2 = \sigma_{data} = 1` it is minus the pair of v.
 
-**One network, any linear SDE.** Under a linear SDE
-:math:`x_t/\alpha_t = x_0 + (\sigma_t/\alpha_t)\,\epsilon`, so two SDEs, the network's own (a prime)
-and another, have the same distribution of :math:`x/\alpha` wherever their log-SNRs agree:
-
-.. math::
-   \frac{\alpha'_{t'}}{\sigma'_{t'}} = \frac{\alpha_t}{\sigma_t}, \qquad
-   k = \frac{\alpha'_{t'}}{\alpha_t} = \frac{\sigma'_{t'}}{\sigma_t} \quad\Longrightarrow\quad
-   p_t(x) = k^d\, p'_{t'}(k x), \qquad \nabla \log p_t(x) = k\, \nabla \log p'_{t'}(k x)
-
-(Kingma et al. 2021, arXiv:2107.00630, section 5.1; Karras et al. 2022, section 2 and appendix B,
-with :math:`s = \alpha` and the VE SDE as the one in common). :math:`E[x_0 | x_t]` and
-:math:`E[\epsilon | x_t]` do not change. So a network under another SDE keeps the pair
-:math:`(p, q)` and the time input of t′, and its input is scaled by k.
-
 **Data of any scale.** A model may keep a mean m and a standard deviation s of its data. Its states
 are then those of
 
@@ -56,8 +42,14 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
+from sdescore.score.same_log_snr import matched, require_log_snr
+from sdescore.score.time_input import (
+    TimeFunction,
+    nearest_level_time,
+    require_time_input,
+    value_of,
+)
 from sdescore.sde.linear import LinearSDE
-from sdescore.shapes import float64
 from sdescore.typing import Time
 
 __all__ = ["Convention"]
@@ -70,8 +62,6 @@ Numbers = float | Sequence[float] | Tensor
 
 KINDS = ("score", "epsilon", "x0", "v")
 PREDICTIONS = (*KINDS, "velocity", "F")
-LEVELS = ("level", "continuous_level")
-TIME_INPUTS = ("t", "999t", *LEVELS, "sigma", "log_sigma", "log_snr", "quarter_log_sigma")
 INPUT_SCALINGS = ("none", "unit")
 
 
@@ -119,7 +109,7 @@ class Convention:
     ----------
     trained_on : LinearSDE
         The SDE that the network was trained on.
-    prediction, time_input, input_scaling, sigma_data
+    prediction, time_input, input_scaling, sigma_data, snap
         As :class:`sdescore.ScoreModel` takes them.
     sde : LinearSDE, optional
         The SDE of the states and times at which the network will be called; by default the one that
@@ -135,25 +125,19 @@ class Convention:
 
     trained_on: LinearSDE
     prediction: str = "F"
-    time_input: str | None = None
+    time_input: str | TimeFunction | None = None
     input_scaling: str = "none"
     sigma_data: float = 1.0
+    snap: bool = False
     sde: LinearSDE = None  # type: ignore[assignment]  # never None after __post_init__
 
     def __post_init__(self) -> None:
         checks.choice("prediction", self.prediction, PREDICTIONS)
         if self.time_input is None:
             vars(self).update(time_input="quarter_log_sigma" if self.prediction == "F" else "t")
-        checks.choice("time_input", self.time_input, TIME_INPUTS)
         checks.choice("input_scaling", self.input_scaling, INPUT_SCALINGS)
         checks.linear(self.trained_on, "ScoreModel")
-        checks.that(
-            self.time_input not in LEVELS or hasattr(self.trained_on, "level"),
-            f"a discrete SDE for time_input={self.time_input!r}",
-            f"{type(self.trained_on).__name__}; use DiscreteVPSDE or DiscreteVESDE, or another "
-            "time input",
-            IncompatibleError,
-        )
+        require_time_input(self.time_input, self.snap, self.trained_on)
         vars(self).update(
             sigma_data=checks.number("sigma_data", self.sigma_data, above=0),
             # The input of F is scaled by definition.
@@ -183,6 +167,8 @@ class Convention:
         TimeError
             The network takes integer levels and a time is between two, or the SDE that it was
             trained on does not reach the log-SNR of a time.
+        ShapeError, IncompatibleError
+            As :meth:`time_value`.
         """
         alpha_t, sigma_t = self.sde.marginal(t) if marginal is None else marginal
         own_t, own_alpha, own_sigma, scale = t, alpha_t, sigma_t, torch.ones_like(t)
@@ -191,6 +177,9 @@ class Convention:
             own_alpha, own_sigma = self.trained_on.marginal(own_t)
         if self.input_scaling == "unit":
             scale = scale / (own_alpha * self.sigma_data).hypot(own_sigma)
+        if self.snap:
+            own_t = nearest_level_time(self.trained_on, own_t)
+            own_alpha, own_sigma = self.trained_on.marginal(own_t)
         if self.prediction in KINDS:
             own_pair = pair(self.prediction, own_alpha, own_sigma)
         else:
@@ -208,15 +197,17 @@ class Convention:
     def time_value(self, t: Tensor) -> Tensor:
         """What the network is given at float64 times of the SDE that it was trained on, like ``t``.
 
-        A subclass overrides it for a time input that is not in the list.
-
         Raises
         ------
         TimeError
             The network takes integer levels and a time is between two.
+        ShapeError, IncompatibleError
+            A function of t returned another shape, or no real numbers.
         """
-        sde = self.trained_on
-        match self.time_input:
+        sde, name = self.trained_on, self.time_input
+        if callable(name):
+            return value_of(name, t)
+        match name:
             case "t":
                 return t
             case "999t":
@@ -230,49 +221,48 @@ class Convention:
             case "log_sigma":
                 return sde.marginal(t)[1].log()
         level: Tensor = sde.level(t)  # type: ignore[attr-defined]
-        if self.time_input == "continuous_level":
+        if name == "continuous_level":
             return level
         index = level.round()
-        if bool(((level - index).abs() > 1e-3).any()) or bool((index < 0).any()):
+        off = (level - index).abs()
+        if bool((off > 1e-3).any()) or bool((index < 0).any()):
             raise TimeError(
                 "expected times at the SDE's levels, for this network takes integer levels; got "
-                f"level {level.flatten()[(level - index).abs().flatten().argmax()].item():.4f}. "
-                "Use LevelGrid(), or time_input='continuous_level' if the network allows it"
+                f"level {level.flatten()[off.flatten().argmax()].item():.4f}. If it embeds the "
+                "level by sines, as DDPM's and diffusers' networks do, declare "
+                "time_input='continuous_level'; if it looks it up in a table, use LevelGrid(), or "
+                "snap=True for the nearest level"
             )
         return index.to(torch.int64)
 
+    def log_snr_change(self, t: Time) -> Tensor:
+        """How far ``snap`` moves the log-SNR at times ``()`` or ``(n,)``: float64, like ``t``.
 
-def require_log_snr(sde: LinearSDE) -> None:
-    """Refuse an SDE without marginal, log-SNR or the log-SNR's inverse."""
-    needed = ("marginal", "log_snr", "time_at_log_snr")
-    has = not isinstance(sde, type) and all(callable(getattr(sde, name, None)) for name in needed)
-    expected = "linear SDEs, which differ by time and scale alone"
-    checks.that(has, expected, f"{sde!r:.200}", IncompatibleError)
+        It is the log-SNR of the level that the network is given, less that of the state; 0 for a
+        network that is given any time. For a sampler take ``sampler.times``.
 
+        Raises
+        ------
+        TimeError
+            A time is outside [0, T], or more than half a level below the SDE's first level.
 
-def matched(own: LinearSDE, other: LinearSDE, t: Time) -> tuple[Tensor, Tensor]:
-    """The times t′ of ``own`` at the log-SNRs of ``other`` at ``t``, and k; both float64.
-
-    A log-SNR outside the range of ``own`` is refused. If only the rounding of ``t`` to float32 (or
-    its coarser dtype) moves it out, it becomes the end of the range.
-    """
-    t64 = checks.time(t, other.T)
-    log_snr = other.log_snr(t64)
-    low, high = (own.log_snr(float64(end)).item() for end in (own.T, 0.0))
-    coarse = t.dtype if isinstance(t, Tensor) and t.is_floating_point() else torch.float32
-    eps = max(torch.finfo(coarse).eps, torch.finfo(torch.float32).eps)
-    slack = 8 * eps * (1 + log_snr.abs().nan_to_num(posinf=0.0))
-    if not bool(((log_snr >= low - slack) & (log_snr <= high + slack)).all()):
-        raise TimeError(
-            f"expected times of {type(other).__name__} with a log-SNR in [{low:g}, {high:g}], "
-            f"which {type(own).__name__}, the score's own SDE, covers; got [{log_snr.min():g}, "
-            f"{log_snr.max():g}] at t in [{t64.min():g}, {t64.max():g}]. Keep the grid inside, or "
-            "choose the SDE's range to fit"
-        )
-    own_t = own.time_at_log_snr(log_snr.clamp(low, high))
-    # k = α′/α = σ′/σ = √(α′²+σ′²)/√(α²+σ²), which amplifies no rounding of t′ at small α′ or σ′.
-    (own_alpha, own_sigma), (alpha, sigma) = own.marginal(own_t), other.marginal(t64)
-    return own_t, own_alpha.hypot(own_sigma) / alpha.hypot(sigma)
+        Examples
+        --------
+        >>> import torch, sdescore as ss
+        >>> sde = ss.DiscreteVPSDE.linear(1000)
+        >>> net = lambda x, level: torch.zeros_like(x)
+        >>> model = ss.ScoreModel(net, sde, "epsilon", "level", snap=True)
+        >>> sampler = ss.PredictorCorrector(sde, grid=ss.LogSNRGrid(), steps=10)
+        >>> round(model.convention.log_snr_change(sampler.times).abs().max().item(), 3)
+        0.049
+        """
+        own_t = t = checks.time(t, self.sde.T)
+        if self.sde != self.trained_on:
+            own_t = matched(self.trained_on, self.sde, t)[0]
+        if not self.snap:
+            return torch.zeros_like(own_t)
+        level_t = nearest_level_time(self.trained_on, own_t)
+        return self.trained_on.log_snr(level_t) - self.trained_on.log_snr(own_t)
 
 
 def _numbers(name: str, value: object) -> Number:

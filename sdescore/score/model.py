@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError, TimeError
-from sdescore.score.convention import Coefficients, Convention, DataScale, Number, Numbers
+from sdescore.score.convention import Coefficients, Convention, DataScale, Numbers
 from sdescore.score.interface import means_no_label, require_label, require_third_argument
 from sdescore.score.parameterization import combine
+from sdescore.score.time_input import TimeFunction
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Condition, Time
@@ -43,16 +44,21 @@ class ScoreModel(nn.Module):
         see benchmarks/defaults.py; or a paper's own: ``"score"``, ``"epsilon"``, ``"x0"``,
         ``"v"`` (:math:`\alpha\epsilon - \sigma x_0`), ``"velocity"`` (:math:`\dot\alpha x_0 +
         \dot\sigma\epsilon`).
-    time_input : str, optional
-        ``"t"``; ``"999t"`` (Song et al. 2021's code); ``"level"``, the integer index of a
-        discrete SDE; ``"continuous_level"``, the same between levels; ``"sigma"``,
-        ``"log_sigma"``; ``"log_snr"``; ``"quarter_log_sigma"``, EDM's ¼ log(σ/α), the default
-        for ``"F"``. The default for others is ``"t"``.
+    time_input : str or callable, optional
+        ``"t"``; ``"999t"`` (Song et al. 2021's code); ``"continuous_level"``, the index of a
+        discrete SDE's level as a real number, for a network that embeds it by sines (DDPM,
+        diffusers); ``"level"``, the same as an integer, for one that looks it up in a table (NCSN);
+        ``"sigma"``, ``"log_sigma"``; ``"log_snr"``; ``"quarter_log_sigma"``, EDM's ¼ log(σ/α), the
+        default for ``"F"`` (for others ``"t"``). Or a function of t, such as
+        ``lambda t: 10 * t``, from float64 times to a tensor of their shape.
     input_scaling : str
         ``"none"``, or ``"unit"``: the network gets
         :math:`x/\sqrt{\alpha^2\sigma_{data}^2 + \sigma^2}`, EDM's :math:`c_{in}`, as for ``"F"``.
     sigma_data : float
         Standard deviation of the data, > 0; used by ``"F"`` and ``"unit"``.
+    snap : bool
+        Give a network of integer levels the nearest one at any other time, where it would be
+        refused. ``model.convention.log_snr_change(times)`` says how far it is.
     label_required : bool
         Whether the network was trained with labels and never without. Then a call without a label
         would use weights that no training step has touched, and it is refused.
@@ -66,9 +72,10 @@ class ScoreModel(nn.Module):
     Raises
     ------
     IncompatibleError
-        An unknown option, an SDE without kernels, or levels asked of a continuous SDE.
+        An unknown option, an SDE without kernels, levels asked of a continuous SDE, or ``snap``
+        without ``time_input="level"``.
     ParameterError
-        ``sigma_data``, ``data_mean``, ``data_std`` or ``label_required`` out of range.
+        ``sigma_data``, ``snap``, ``data_mean``, ``data_std`` or ``label_required`` out of range.
 
     Examples
     --------
@@ -86,17 +93,18 @@ class ScoreModel(nn.Module):
         net: nn.Module,
         sde: LinearSDE,
         prediction: str = "F",
-        time_input: str | None = None,
+        time_input: str | TimeFunction | None = None,
         *,
         input_scaling: str = "none",
         sigma_data: float = 1.0,
+        snap: bool = False,
         label_required: bool = False,
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
     ) -> None:
         super().__init__()
         self.net = checks.function("net", net)
-        self._convention = Convention(sde, prediction, time_input, input_scaling, sigma_data)
+        self._convention = Convention(sde, prediction, time_input, input_scaling, sigma_data, snap)
         self.label_required = checks.flag("label_required", label_required)
         self.data_scale = DataScale(data_mean, data_std)  # type: ignore[arg-type]
 
@@ -127,7 +135,7 @@ class ScoreModel(nn.Module):
         return self._convention.sigma_data
 
     @property
-    def options(self) -> dict[str, str | bool | Number]:
+    def options(self) -> dict[str, Any]:
         """The keyword arguments that rebuild the model from its network and its SDE.
 
         Raises
@@ -141,8 +149,8 @@ class ScoreModel(nn.Module):
         checks.that(self.sde == own, expected, f"one under {now}; {advice}", IncompatibleError)
         return self._options()
 
-    def _options(self) -> dict[str, str | bool | Number]:
-        names = ("prediction", "time_input", "input_scaling", "sigma_data")
+    def _options(self) -> dict[str, Any]:
+        names = ("prediction", "time_input", "input_scaling", "sigma_data", "snap")
         options = {name: getattr(self._convention, name) for name in names}
         scale = {"data_mean": self.data_scale.mean, "data_std": self.data_scale.std}
         return {**options, "label_required": self.label_required, **scale}
@@ -152,6 +160,8 @@ class ScoreModel(nn.Module):
         shown = {"trained_on": self._convention.trained_on, **self._options()}
         if shown["trained_on"] == self.sde:
             del shown["trained_on"]
+        if not isinstance(shown["time_input"], str):  # a function, whose repr is an address
+            shown["time_input"] = checks.part_name(shown["time_input"])
         return ", ".join([repr(self.sde), *(f"{name}={value!r}" for name, value in shown.items())])
 
     @property
@@ -193,13 +203,7 @@ class ScoreModel(nn.Module):
         return self.data_scale.to_data(x)
 
     def require_times(self, t: Tensor) -> None:
-        """Refuse float64 times ``(n,)`` that the network does not cover.
-
-        Raises
-        ------
-        TimeError
-            As :meth:`sdescore.score.convention.Convention.at`.
-        """
+        """Refuse float64 times ``(n,)`` that the network does not cover, by a ``TimeError``."""
         self._convention.at(t)
 
     def require_label(self, label: object) -> None:
@@ -234,13 +238,6 @@ class ScoreModel(nn.Module):
             scale = scale.reshape(-1, *(1,) * (x.ndim - 1))
         return (scale * x).to(dtype), value.expand(x.shape[0])
 
-    def output(
-        self, x: Tensor, t: Time, label: Condition | None = None
-    ) -> tuple[Tensor, Coefficients]:
-        """The network's own output and the convention's numbers at ``t``; see :meth:`predict`."""
-        numbers = self._numbers(x, t)
-        return self.output_at(x, numbers, label), numbers
-
     def output_at(self, x: Tensor, numbers: Coefficients, label: Condition | None = None) -> Tensor:
         """The network's own output, like ``x`` ``(B, *E)``; errors as :meth:`predict`.
 
@@ -274,8 +271,10 @@ class ScoreModel(nn.Module):
             The state, the time or the kind is bad (at σ_t = 0 some kinds do not exist), or the
             network's output does not fit.
         """
-        y, numbers = self.output(x, t, label)
-        if kind == self.prediction and self.sde == self._convention.trained_on:
+        numbers = self._numbers(x, t)
+        y = self.output_at(x, numbers, label)
+        own = self.sde == self._convention.trained_on and not self._convention.snap
+        if kind == self.prediction and own:
             return y
         u, w = numbers.to(kind)
         if not bool((u + w).isfinite().all()):
@@ -330,7 +329,7 @@ class ScoreModel(nn.Module):
         """The same network as a model under another linear SDE.
 
         The network is shared. ``model.under(model.convention.trained_on)`` leads back. For the
-        equations see :mod:`sdescore.score.convention`.
+        equations see :mod:`sdescore.score.same_log_snr`.
 
         Raises
         ------

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.score.change_of_sde import ScoreUnderSDE, under
-from sdescore.score.convention import Convention
 from tests.helpers.changed import (
     DOUBLE,
     EDM,
@@ -93,15 +92,6 @@ def test_a_subclass_with_its_own_score_is_called() -> None:
         model.under(VE)
     torch.testing.assert_close(under(model, VE)(x, t), 2 * base.under(VE)(x, t))
 
-    class Halved(Convention):  # another time input: of the network's own, half
-        def time_value(self, t: Tensor) -> Tensor:
-            return 0.5 * super().time_value(t)
-
-    class Late(ss.ScoreModel):
-        def __init__(self, net: nn.Module, sde: ss.LinearSDE) -> None:
-            super().__init__(net, sde, "epsilon")
-            self._convention = Halved(sde, "epsilon")
-
     class AtTwice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -110,7 +100,7 @@ def test_a_subclass_with_its_own_score_is_called() -> None:
         def forward(self, x: Tensor, c: Tensor) -> Tensor:
             return self.inner(x, 2 * c)
 
-    late = Late(AtTwice(), VP)
+    late = ss.ScoreModel(AtTwice(), VP, "epsilon", lambda t: 0.5 * t)
     torch.testing.assert_close(late.under(VE)(x, t), base.under(VE)(x, t), rtol=1e-14, atol=0)
 
 
