@@ -65,6 +65,27 @@ def _some(condition: object) -> list[tuple[str, object]]:
     return parts
 
 
+def alike(one: object, other: object) -> bool:
+    """Whether two conditions have the same parts, of the same shapes beside the batch."""
+    first, second = (
+        [
+            (name, part.shape[1:], part.is_floating_point()) if torch.is_tensor(part) else None
+            for name, part in parts_of(condition)
+        ]
+        for condition in (one, other)
+    )
+    return None not in first and first == second
+
+
+def joined(one: Condition, other: Condition) -> Condition:
+    """The rows of two conditions that are :func:`alike`, one after the other."""
+    if isinstance(one, Mapping):
+        parts: Any = other
+        return {k: None if part is None else joined(part, parts[k]) for k, part in one.items()}
+    second: Any = other
+    return torch.cat([one, second.to(one)])
+
+
 def replaced(condition: Condition, null: object, missing: Tensor) -> Condition:
     """``null``, which has one row and no batch, for the samples that ``missing`` ``(B,)`` says."""
     if isinstance(condition, Mapping):

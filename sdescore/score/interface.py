@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.score.convention import PLAIN, DataScale
+from sdescore.typing import Condition
 
 
 def unwrapped(score: object) -> Any:
@@ -105,6 +106,21 @@ def means_no_label(net: object, label: object) -> bool:
     classes = config.get("classes") if isinstance(config, Mapping) else None
     classed = isinstance(label, Tensor) and label.ndim == 1 and label.dtype == torch.int64
     return classed and isinstance(classes, int) and bool((cast(Tensor, label) == classes).any())
+
+
+def null_condition_of(net: object) -> Condition | None:
+    """What a network declares to mean "no label", without a batch; None where it declares nothing.
+
+    It is ``null_condition`` (a tensor, or a dict), else the number of ``config["classes"]``.
+    """
+    null: Any = getattr(net, "null_condition", None)
+    if isinstance(null, Tensor | Mapping):
+        return cast(Condition, null)
+    config: Any = getattr(net, "config", None)
+    classes = config.get("classes") if isinstance(config, Mapping) else None
+    if not isinstance(classes, int):
+        return None
+    return torch.tensor(classes, dtype=torch.int64, device="cpu")
 
 
 def require_third_argument(score: object) -> None:

@@ -26,7 +26,7 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.times import LogNormalTimes
 from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import plain_network, require_writable
-from sdescore.score.interface import unwrapped
+from sdescore.score.interface import null_condition_of, unwrapped
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import BATCH_SIZE, Batch, Data, Labels, Source, Table
 from sdescore.training.streams import Items, Stream
@@ -108,12 +108,11 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> Conditio
     null: Any = getattr(net, "null_condition", None)
     learned = isinstance(null, nn.Parameter) and null.requires_grad  # but by no step
     checks.that(not learned, "a buffer as null_condition", "a parameter", IncompatibleError)
-    if isinstance(null, Tensor | Mapping):
-        return null
-    if not isinstance(classes, int):
-        expected = 'a network with config["classes"] or null_condition for label_dropout'
-        checks.refuse(expected, f"{type(net).__name__} without", IncompatibleError)
-    return torch.tensor(classes, dtype=torch.int64, device="cpu")
+    declared = null_condition_of(net)
+    expected = 'a network with config["classes"] or null_condition for label_dropout'
+    got = f"{type(net).__name__} without"
+    checks.that(declared is not None, expected, got, IncompatibleError)
+    return declared
 
 
 def chosen_objective(
