@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -9,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import sdescore as ss
+from tests.helpers import ROOT
 
 
 class Network(nn.Module):
@@ -74,3 +80,48 @@ def test_what_is_refused() -> None:
         ss.load_k_diffusion(3)  # type: ignore[arg-type]
     with pytest.raises(ss.errors.ScheduleError):
         ss.load_k_diffusion(Network(), -1.0)
+
+
+PAGE = ROOT / "docs" / "howto" / "k-diffusion.md"
+ROW = re.compile(r"^\| `(sample_\w+)`(?:, `(\w+)=([^`]+)`)? \| `(ss\.[^`]+)` \|$", re.MULTILINE)
+ROWS = ROW.findall(PAGE.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def sampling(script: Callable[[str], ModuleType]) -> ModuleType:
+    if find_spec("k_diffusion") is None:  # whose samplers import nothing of the package
+        pytest.skip("k_diffusion is not installed")
+    found: ModuleType = script("peers").k_sampling()
+    return found
+
+
+@pytest.mark.parametrize(("name", "option", "value", "predictor"), ROWS)
+def test_the_pages_samplers_are_those_of_k_diffusion(
+    sampling: ModuleType, name: str, option: str, value: str, predictor: str
+) -> None:
+    net, x = Network(), 80 * noise(16)
+    sigmas, draws = sampling.get_sigmas_karras(12, 0.01, 80.0), torch.randn(24, 16, 2)
+    options: dict[str, Any] = {option: ast.literal_eval(value)} if option else {}
+    if "ancestral" in name or "sde" in name:
+        drawn = iter(draws)
+        options["noise_sampler"] = lambda *_: next(drawn)
+    with torch.no_grad():
+        expected = getattr(sampling, name)(net, x, sigmas, disable=True, **options)
+    model = ss.load_k_diffusion(net, 0.01, 80.0)
+    sampler = ss.PredictorCorrector(
+        model.sde, eval(predictor, {"ss": ss}), grid=ss.KarrasGrid(), steps=12
+    )
+    replayed = ss.noise.ReplayNoise(torch.cat([x[None], draws]))
+    found = sampler.sample(model, x.shape, init=x, noise=replayed)
+    assert torch.allclose(found, expected, atol=1e-5 * expected.abs().max().item())
+
+
+def test_the_page_compares_seven() -> None:
+    assert len(ROWS) == 7
+
+
+def test_the_grids_are_those_of_k_diffusion(sampling: ModuleType) -> None:
+    sde = ss.EDMSDE(sigma_min=0.01, sigma_max=80.0)
+    for name, grid in (("karras", ss.KarrasGrid()), ("exponential", ss.LogSNRGrid())):
+        sigmas = getattr(sampling, f"get_sigmas_{name}")(20, 0.01, 80.0)
+        assert torch.allclose(grid.times(sde, 20), sigmas[:-1].double(), rtol=1e-5)
