@@ -121,6 +121,7 @@ _ROOMS = [
     *_NAMES,
     "noise",
     "langevin",
+    "published",
     "fokker_planck",
     "metrics",
     "plotting",

@@ -30,6 +30,7 @@ LINES: list[set[str]] = [
     {"guidance"},
     {"inverse"},
     {"samplers"},
+    {"published"},
     {"nets"},
     {"losses"},
     {"checkpoint"},

@@ -24,9 +24,11 @@ class AnnealedLangevin(Corrector):
     .. math:: \alpha_i = \epsilon\, \frac{\sigma_i^2}{\sigma_L^2}, \qquad
               x \leftarrow x + \tfrac{\alpha_i}{2} s(x, \sigma_i) + \sqrt{\alpha_i}\, z ,
 
-    with :math:`\sigma_L` the last σ of the grid. NCSN's sampler is
-    ``PredictorCorrector(sde, predictor=NoPredictor(), corrector=AnnealedLangevin(...),
-    corrector_first=True)``.
+    with :math:`\sigma_L` the last σ of the grid. The paper's sampler is
+    ``PredictorCorrector(sde, predictor=NoPredictor(), corrector=AnnealedLangevin(),
+    corrector_first=True, denoise=False)``. NCSN's released code steps by
+    :math:`\alpha_i` in place of :math:`\alpha_i/2`, which is ``epsilon=4e-5``:
+    :func:`sdescore.published.ncsn`.
 
     Parameters
     ----------

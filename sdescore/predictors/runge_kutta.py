@@ -15,7 +15,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
 from sdescore.tableau.method import Predictor
 from sdescore.tableau.runge_kutta import runge_kutta
-from sdescore.tableau.tableau import Tableau
+from sdescore.tableau.tableau import Tableau, mean_ending
 
 __all__ = ["Heun", "RungeKutta4"]
 
@@ -38,9 +38,10 @@ class Heun(Predictor):
        \text{ if } S_{min} \le \rho \le S_{max}, \text{ else } 0,
 
     and takes Heun's step from there. N is the number of grid times. It is the paper's number of
-    steps, because the paper's last step ends at σ = 0, as the sampler's last denoise does. The
-    SDE's time ends at T, so :math:`\hat\rho` is at most :math:`\rho_T`, and a step that starts at T
-    has no churn. The paper's first step calls the model beyond its largest σ instead.
+    steps, because the paper's last step ends at σ = 0, as the sampler's last denoise does; it has
+    churn as well. The SDE's time ends at T, so :math:`\hat\rho` is at most :math:`\rho_T`, and a
+    step that starts at T has no churn. The paper's first step calls the model beyond its largest σ
+    instead: :func:`sdescore.published.edm`.
 
     Parameters
     ----------
@@ -85,25 +86,36 @@ class Heun(Predictor):
         nodes, weights = (0.0, 1.0), ((1.0,), (0.5, 0.5))
         if not self.s_churn:
             return runge_kutta(sde, t, s, nodes, weights)
-        later = self.churned(sde, times)
+        later = self.churned(sde, t, len(times))
+        return self._with_churn(sde, t, later, runge_kutta(sde, later, s, nodes, weights))
+
+    def ending(self, sde: LinearSDE, times: Tensor) -> Tableau:
+        """Tweedie's mean, after churn as in every other step."""
+        last = times[-1:]
+        if not self.s_churn:
+            return mean_ending(sde, last)
+        later = self.churned(sde, last, len(times))
+        return self._with_churn(sde, last, later, mean_ending(sde, later))
+
+    def _with_churn(self, sde: LinearSDE, t: Tensor, later: Tensor, method: Tableau) -> Tableau:
+        """A method's steps from the times ``later``, each after a move back there from ``t``."""
         kick = sde.transition(t, later)
         start = kick.scale, self.s_noise * kick.variance.sqrt()[:, None]
-        heun = runge_kutta(sde, later, s, nodes, weights)
         return replace(
-            heun,
-            a=heun.a * start[0][:, None],
-            c=heun.a[..., None] * start[1][:, None],
+            method,
+            a=method.a * start[0][:, None],
+            c=method.a[..., None] * start[1][:, None],
             start=start,
             # The kick is undone before the next draw: it is no move along the chain's path.
             spans=t[:, None, None].expand(-1, 1, 2),
         )
 
-    def churned(self, sde: LinearSDE, times: Tensor) -> Tensor:
-        """Where each step first goes back to, ``(N,)``."""
-        t, lam = times[:-1], sde.half_log_snr(times[:-1])
+    def churned(self, sde: LinearSDE, t: Tensor, steps: int) -> Tensor:
+        """Where a step of ``steps`` first goes back to from each time ``t`` ``(n,)``."""
+        lam = sde.half_log_snr(t)
         rho = (-lam).exp()
         inside = (self.s_min <= rho) & (rho <= self.s_max)
-        gamma = min(self.s_churn / len(times), LARGEST_CHURN)
+        gamma = min(self.s_churn / steps, LARGEST_CHURN)
         lowest = sde.half_log_snr(float64(sde.T))
         target = (lam - math.log1p(gamma)).maximum(lowest)
         back: Tensor = torch.where(

@@ -190,9 +190,9 @@ def mean_ending(sde: LinearSDE, times: Tensor, share: float = 1.0) -> Tableau:
 
 
 def flow_ending(sde: LinearSDE, times: Tensor) -> Tableau:
-    r""":math:`(x + \tfrac12 \sigma^2 s)/\alpha`, half as far as :func:`mean_ending`.
+    r""":math:`(x + \tfrac12 \sigma^2 s)/\alpha` at ``times[-1]``: half of :func:`mean_ending`.
 
     It is the Euler step of the probability flow :math:`d\bar x/dr^2 = -\tfrac12 \nabla \log p`,
     and leaves :math:`\Lambda + r^4 / 4(\Lambda + r^2)` of a Gaussian mode's variance.
     """
-    return mean_ending(sde, times, 0.5)
+    return mean_ending(sde, times[-1:], 0.5)

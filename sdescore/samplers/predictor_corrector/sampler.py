@@ -193,7 +193,7 @@ class PredictorCorrector:
                 yield Move(n, t, clock[n + 1], predicts, n)
         if self.denoise:
             ending = flow_ending if self.denoise == "flow" else predictor.ending
-            yield Move(last, clock[-1], 0.0, ending(sde, times[-1:]))  # type: ignore[arg-type]
+            yield Move(last, clock[-1], 0.0, ending(sde, times))  # type: ignore[arg-type]
 
     @property
     def evaluations(self) -> int:
