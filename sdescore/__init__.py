@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from sdescore.nets.mlp import MLP as MLP
     from sdescore.nets.unet import UNet as UNet
     from sdescore.predictors.adams import ExponentialAdams as ExponentialAdams
+    from sdescore.predictors.ancestral import Ancestral as Ancestral
     from sdescore.predictors.ddim import DDIM as DDIM
-    from sdescore.predictors.ddim import Ancestral as Ancestral
     from sdescore.predictors.euler_maruyama import EulerMaruyama as EulerMaruyama
     from sdescore.predictors.exponential_runge_kutta import (
         ExponentialRungeKutta as ExponentialRungeKutta,

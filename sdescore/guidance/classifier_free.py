@@ -13,6 +13,7 @@ from sdescore.conditions import alike, each_tensor, joined, require_labels
 from sdescore.errors import IncompatibleError
 from sdescore.guidance.base import GuidedScore, call
 from sdescore.score.interface import null_condition_of, require_label, unwrapped
+from sdescore.score.variance import knows_variance, with_variance
 from sdescore.typing import Condition, Score
 
 __all__ = ["classifier_free", "condition"]
@@ -54,6 +55,17 @@ class _ClassifierFree(GuidedScore):
         times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
         both = score(torch.cat([x, x]), times, joined(label, null))
         return both[: len(x)], both[len(x) :]
+
+    @property
+    def has_variance(self) -> bool:
+        return knows_variance(self.conditional)
+
+    def with_variance(
+        self, x: Tensor, t: Tensor, label: Condition | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The guided score by two calls, and the variance of the conditional one."""
+        conditional, v = with_variance(self.conditional, x, t, label)
+        return self.weight * conditional + (1 - self.weight) * self.unconditional(x, t), v
 
     def require_label(self, label: object) -> None:
         require_label(self.conditional, label)
@@ -139,6 +151,13 @@ class _Conditioned(GuidedScore):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return self.score(x, t, _rows(self.labels[0], len(x), x.device))
+
+    @property
+    def has_variance(self) -> bool:
+        return knows_variance(self.score)
+
+    def with_variance(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return with_variance(self.score, x, t, _rows(self.labels[0], len(x), x.device))
 
 
 def condition(score: Score, label: int | Condition) -> GuidedScore:

@@ -20,6 +20,7 @@ from sdescore import checks
 from sdescore.guidance.base import GuidedScore, call
 from sdescore.score.convention import PLAIN
 from sdescore.score.interface import require_label
+from sdescore.score.variance import knows_variance, with_variance
 from sdescore.shapes import align, flat
 from sdescore.typing import Condition, Score, Time
 
@@ -41,8 +42,20 @@ class _Clipped(GuidedScore):
     def require_label(self, label: object) -> None:
         require_label(self.score, label)
 
+    @property
+    def has_variance(self) -> bool:
+        return knows_variance(self.score)
+
+    def with_variance(
+        self, x: Tensor, t: Time, label: Condition | None = None
+    ) -> tuple[Tensor, Tensor]:
+        score, v = with_variance(self.score, x, t, label)
+        return self._bounded(score, x, t), v
+
     def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
-        score = call(self.score, x, t, label)  # type: ignore[arg-type]
+        return self._bounded(call(self.score, x, t, label), x, t)  # type: ignore[arg-type]
+
+    def _bounded(self, score: Tensor, x: Tensor, t: Time) -> Tensor:
         alpha_t, sigma_t = (align(v.to(x), x) for v in self.sde.marginal(t))  # type: ignore[attr-defined]
         x0 = (x + sigma_t.square() * score) / alpha_t
         scale = self.data_scale or PLAIN

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import CheckpointError, IncompatibleError
+from sdescore.nets.learned_variance import halves
 from sdescore.score.model import ScoreModel
 from sdescore.sde.discrete import DiscreteVPSDE
 from sdescore.sde.linear import LinearSDE
@@ -35,7 +36,7 @@ class DiffusersNetwork(nn.Module):
     """A network of ``diffusers`` as ``net(x, c, label)``, which returns the tensor.
 
     A label is ``class_labels`` if it holds one class each, else ``encoder_hidden_states``; a dict
-    holds arguments by name. A learned variance, which comes after the mean, is left out.
+    holds arguments by name. A learned variance comes after the prediction: see ``with_variance``.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -44,6 +45,22 @@ class DiffusersNetwork(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor, label: Condition | None = None) -> Tensor:
         """``x`` ``(B, C, H, W)`` and levels ``c`` ``(B,)`` → ``(B, C, H, W)``."""
+        return self._output(x, c, label)[:, : x.shape[1]]
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether the network returns twice the channels that it takes."""
+        config: Any = getattr(self.net, "config", {})
+        taken, returned = config.get("in_channels"), config.get("out_channels")
+        return taken is not None and returned == 2 * taken
+
+    def with_variance(
+        self, x: Tensor, c: Tensor, label: Condition | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The prediction and the learned variance v, each like ``x``; as :meth:`forward`."""
+        return halves(self._output(x, c, label), x)
+
+    def _output(self, x: Tensor, c: Tensor, label: Condition | None) -> Tensor:
         arguments: dict[str, Any] = {}
         if isinstance(label, Tensor):
             classes = label.ndim == 1
@@ -51,7 +68,7 @@ class DiffusersNetwork(nn.Module):
         elif label is not None:
             arguments = dict(label)
         found: Tensor = self.net(x, c, **arguments).sample
-        return found[:, : x.shape[1]]
+        return found
 
 
 def load_diffusers(

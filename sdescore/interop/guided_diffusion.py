@@ -1,7 +1,8 @@
 r"""Checkpoints of guided diffusion (Dhariwal & Nichol 2021, arXiv:2105.05233).
 
-The network is given the level i = 0 … N − 1 of a DDPM's table and predicts ε; half of its channels
-are a learned variance, which a score has no use for. The table is DDPM's linear one, or the cosine
+The network is given the level i = 0 … N − 1 of a DDPM's table and predicts ε. Half of its channels
+are a learned variance, for :class:`sdescore.Ancestral`. The table is DDPM's linear one, or the
+cosine
 
 .. math:: \bar\alpha(u) = \cos^2\!\Bigl(\frac{\pi}{2} \frac{u + 0.008}{1.008}\Bigr), \qquad
    \beta_i = \min\Bigl(1 - \frac{\bar\alpha((i+1)/N)}{\bar\alpha(i/N)},\; 0.999\Bigr)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from sdescore import checks
 from sdescore.errors import ShapeError
+from sdescore.nets.learned_variance import halves
 
 __all__ = ["ADM"]
 
@@ -155,7 +156,7 @@ class ADM(nn.Module):
     num_classes : int, optional
         Classes; then a label ``(B,)`` in 0 … num_classes − 1 is required.
     learned_variance : bool
-        Whether there are as many channels again, for the variance (:meth:`full`).
+        Whether there are as many channels again, for the variance (:meth:`with_variance`).
     scale_shift, resample_blocks, new_attention : bool
         AdaGN, else addition; residual blocks that change the size, else convolutions; the order of
         q, k, v and heads.
@@ -262,6 +263,18 @@ class ADM(nn.Module):
             ``x`` has other channels or an odd size, or a label is missing, wrong or not taken.
         """
         return self.full(x, c, label)[:, : self.channels]
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether the network has a learned variance."""
+        learned: bool = self.config["learned_variance"]
+        return learned
+
+    def with_variance(
+        self, x: Tensor, c: Tensor, label: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The prediction and the learned variance v, each like ``x``; see :meth:`forward`."""
+        return halves(self.full(x, c, label), x)
 
     def full(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
         """All channels: those of a learned variance after those of :meth:`forward`."""

@@ -1,4 +1,4 @@
-r"""The bridge to x_s: DDPM's ancestral step, and DDIM with any share of its noise."""
+r"""The bridge to x_s with any share of its noise."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.method import EtaPredictor, Predictor
+from sdescore.tableau.method import EtaPredictor
 from sdescore.tableau.tableau import Tableau, one_stage
 
-__all__ = ["DDIM", "Ancestral"]
+__all__ = ["DDIM"]
 
 
 @dataclass(frozen=True)
@@ -44,26 +44,3 @@ class DDIM(EtaPredictor):
         # σ_t²/a² − σ_s² = V/a² and the two terms nearly cancel on a fine grid.
         on_score = sigma_t * (V / a.square() + tau2) / (sigma_t / a + remainder)
         return one_stage(t, 1 / a, on_score, tau2.sqrt())
-
-
-@dataclass(frozen=True)
-class Ancestral(Predictor):
-    r"""A draw from the bridge :math:`x_s \mid x_t, \hat x_0` at Tweedie's
-    :math:`\hat x_0 = E[x_0 | x_t]`:
-
-    .. math:: x_s = \frac{1}{a}\bigl(x_t + V s(x_t, t)\bigr)
-              + \sqrt{\frac{\sigma_s^2 V}{\sigma_t^2}}\; z,
-              \qquad x_t = a x_s + \sqrt{V} z .
-
-    On a DDPM's table it is Ho et al. 2020 (arXiv:2006.11239), algorithm 2 with
-    :math:`\tilde\beta` (eq. 7); on a VE SDE Song et al. 2021 (arXiv:2011.13456), eq. 47. It
-    equals :class:`sdescore.DDIM` with η = 1.
-    """
-
-    order: ClassVar[int] = 1
-
-    def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        t, s = times[:-1], times[1:]
-        bridge = sde.bridge(s, t)
-        a, V = bridge.scale, bridge.added_variance
-        return one_stage(t, 1 / a, V / a, bridge.variance.sqrt())

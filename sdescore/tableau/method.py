@@ -113,6 +113,14 @@ class Predictor(Method):
     order: ClassVar[int]
 
     @property
+    def needs_variance(self) -> bool:
+        """Whether :meth:`step` asks for ``score.with_variance``, by default not.
+
+        A sampler refuses a model without a learned variance before it calls it.
+        """
+        return False
+
+    @property
     def eta(self) -> float:
         r"""η of the SDE that the method follows as its steps shrink; 1 is the reverse SDE's.
 

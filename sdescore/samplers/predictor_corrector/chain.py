@@ -19,6 +19,7 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.noise.sources import Span
 from sdescore.sde.base import SDE
+from sdescore.tableau.method import Corrector, Predictor
 from sdescore.tableau.tableau import Tableau
 
 CustomStep = Callable[..., Tensor]
@@ -79,12 +80,16 @@ class Program:
     outputs: list[str]  # what each evaluation's output is
     spans: list[Span]  # what each draw is for; spans[0] is that of the draw that starts the chain
     needs_log_density: bool
+    needs_variance: bool
     affine: bool  # whether every row is numbers alone
     marginal: tuple[Tensor, Tensor] | None  # α and σ at the times, where the SDE has them
 
     @classmethod
-    def of(cls, chain: Iterable[Move], sde: SDE, needs_log_density: bool) -> Program:
-        """The program of a sequence of moves on an SDE."""
+    def of(
+        cls, chain: Iterable[Move], sde: SDE, predictor: Predictor, corrector: Corrector
+    ) -> Program:
+        """The program of a sequence of moves on an SDE; the two parts say what they need."""
+        needs = corrector.needs_log_density, predictor.needs_variance
         rows: list[Row] = []
         times: list[float] = []
         outputs: list[str] = []
@@ -124,7 +129,7 @@ class Program:
         if checks.is_linear(sde):
             marginal = sde.marginal(torch.tensor(times, dtype=torch.float64, device="cpu"))
         affine = all(row.move.custom is None for row in rows)
-        return cls(rows, times, outputs, spans, needs_log_density, affine, marginal)
+        return cls(rows, times, outputs, spans, *needs, affine, marginal)
 
 
 def steps_of(tableau: Tableau) -> list[tuple[Any, ...]]:

@@ -25,6 +25,7 @@ from sdescore.samplers.request import Request, called, not_finite
 from sdescore.score.convention import Coefficients, pair
 from sdescore.score.interface import log_density_of, require_times
 from sdescore.score.model import ScoreModel
+from sdescore.score.variance import VarianceReader
 
 # Rows between two looks at whether the state is still finite: a look waits for the device.
 CHECK_EVERY = 16
@@ -62,6 +63,8 @@ class BoundModel:
             self._who, self._scales = "the score", [1.0] * len(times)
             self._inputs = times.to(device, self._dtype).unbind(0)
         self._log_density = log_density_of(model) if program.needs_log_density else None
+        self.variance = VarianceReader(self._function) if program.needs_variance else None
+        self._function = self.variance or self._function
         self.u, self.w = self.numbers(program.outputs)
         for t, u, w in zip(program.times, self.u, self.w, strict=True):
             if not math.isfinite(u + w):
@@ -125,7 +128,7 @@ class BoundModel:
 
 @dataclass
 class At:
-    """The score, and the log density, at evaluation ``k``'s time."""
+    """The score, the log density and the learned variance at evaluation ``k``'s time."""
 
     bound: BoundModel
     k: int
@@ -145,6 +148,15 @@ class At:
         exact = isinstance(bound.model, ScoreModel)
         t = bound._times[self.k].to(x.device) if exact else bound._inputs[self.k]
         return bound._log_density(x, t, *bound._labels)
+
+    def with_variance(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The score and the network's v, each like ``x``; see :class:`sdescore.Ancestral`."""
+        score, reader = self.bound.output(x, self.k), self.bound.variance
+        if reader is None:
+            got = "False; set it in the class"
+            expected = "needs_variance = True of a predictor that asks for a learned variance"
+            checks.refuse(expected, got, IncompatibleError)
+        return score, reader.of(x)
 
 
 def run(

@@ -143,7 +143,7 @@ class PredictorCorrector:
             std = math.hypot(sigma_t, alpha_t * data_std)
         vars(self).update(data_std=data_std, grid=grid, times=times, start_std=std)
         # Made now, so that parts that do not fit are refused.
-        program = Program.of(self.moves(), self.sde, self.corrector.needs_log_density)
+        program = Program.of(self.moves(), self.sde, self.predictor, self.corrector)
         vars(self).update(program=program)
         if self.predictor.is_affine(self.sde):
             warn_of_few_steps(program, self.sde, self.predictor, grid, times, self.denoise)  # type: ignore[arg-type]
