@@ -7,22 +7,27 @@ r"""The probability-flow ODE: the same marginals without noise, and the likeliho
 (Song et al. 2021, arXiv:2011.13456, eqs. 13 and 39; d elements per sample). The density is that
 of :math:`x_{t_{\min}} = \alpha x_0 + \sigma \epsilon`, data with a little noise, and for
 :class:`sdescore.VESDE` with noise σ_min even at t = 0.
+
+The solver's clock is not t but the angle ``φ = atan(σ/α)``, in which every linear SDE has the same
+smooth flow (:mod:`sdescore.samplers.probability_flow.ode`). So an accuracy costs the same number
+of evaluations on every SDE.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import ShapeError
+from sdescore.grids.base import CustomGrid, Grid
 from sdescore.noise.sources import NoiseSource
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
-from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, BoundScore, FlowODE, Trace
+from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, FlowODE, Trace, Velocity
 from sdescore.samplers.request import Request, Tick, require_init, require_mean_or_none
-from sdescore.score.parameterization import tweedie_mean
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Score
 
@@ -48,10 +53,13 @@ class ProbabilityFlow:
         Adaptive: ``"dopri5"``, ``"dopri8"``, ``"bosh3"``,
         ``"adaptive_heun"``. Fixed step: ``"euler"``, ``"midpoint"``, ``"heun3"``, ``"rk4"``.
     rtol, atol : float
-        Tolerances of an adaptive method, relative and in the units of the state (nats for the
-        log density), > 0.
+        Tolerances of an adaptive method, > 0: relative, and absolute in the units of the state over
+        ``√(α² + σ²)`` (nats for the log density).
     steps : int, optional
-        Number of equal steps in t, for a fixed-step method and required by it.
+        Number of steps, for a fixed-step method and required by it, unless its grid has a number.
+    grid : Grid, tensor or sequence of float, optional
+        The times between which a fixed-step method steps, falling, and the ends of the flow. By
+        default the steps are equal in the angle ``φ = atan(σ/α)``.
     max_evaluations : int
         How often one solve may call the model.
     t_min : float, optional
@@ -60,12 +68,20 @@ class ProbabilityFlow:
         The data's standard deviation, for a prior that remembers it (see
         :meth:`LinearSDE.prior_std`); 0 is the field's usual prior.
 
+    Attributes
+    ----------
+    times : Tensor
+        Float64, falling: the ends of the flow, or all times of ``grid``.
+
     Raises
     ------
     IncompatibleError
         An SDE that is not linear, an unknown method.
     ParameterError
-        A number out of its range, ``steps`` missing or beside an adaptive method.
+        A number out of its range, ``steps`` missing, or ``steps`` or ``grid`` beside an adaptive
+        method.
+    ScheduleError, TimeError
+        A bad grid.
 
     Examples
     --------
@@ -82,33 +98,46 @@ class ProbabilityFlow:
     rtol: float = 1e-5
     atol: float = 1e-5
     steps: int | None = None
+    grid: Grid | Tensor | Sequence[float] | None = None
     max_evaluations: int = 20_000
     t_min: float | None = None
     data_std: float = 0.0
+    times: Tensor = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         advice = "use PredictorCorrector with EulerMaruyama(eta=0)"
         checks.linear(self.sde, "ProbabilityFlow", advice)
         checks.choice("method", self.method, ADAPTIVE + FIXED)
-        t_min, T, steps = self.t_min, self.sde.T, self.steps
-        if self.method in FIXED:
+        t_min, T, steps, grid = self.t_min, self.sde.T, self.steps, self.grid
+        fixed, got = self.method in FIXED, f"steps={steps!r}, grid={grid!r:.100}"
+        expected = f"no steps= or grid= for {self.method}, which sets its own by rtol and atol"
+        checks.that(fixed or (steps is None and grid is None), expected, got)
+        if steps is not None or (fixed and grid is None):
             steps = checks.count("steps", steps)
-        elif steps is not None:
-            expected = f"no steps for {self.method}, which sets its own by rtol and atol"
-            checks.refuse(expected, f"steps={steps!r}")
+        if t_min is not None:
+            t_min = checks.number("t_min", t_min, at_least=0, below=T)
+        ends = (T, self.sde.t_min if t_min is None else t_min)
+        times = torch.tensor(ends, dtype=torch.float64, device="cpu")
+        if grid is not None:
+            checks.that(t_min is None, "t_min= or grid=, which has its own end", "both")
+            grid = grid if isinstance(grid, Grid) else CustomGrid(grid)
+            times = grid.times(self.sde, None if steps is None else steps + 1)
+            checks.that(len(times) > 1, "at least two grid times", len(times))
         vars(self).update(
             rtol=checks.number("rtol", self.rtol, above=0),
             atol=checks.number("atol", self.atol, above=0),
             steps=steps,
+            grid=grid,
+            times=times,
             max_evaluations=checks.count("max_evaluations", self.max_evaluations),
-            t_min=t_min if t_min is None else checks.number("t_min", t_min, at_least=0, below=T),
+            t_min=t_min,
             data_std=checks.number("data_std", self.data_std, at_least=0),
         )
 
     @property
     def interval(self) -> tuple[float, float]:
-        """``(t_min, T)``, between which the flow runs."""
-        return self.sde.t_min if self.t_min is None else self.t_min, self.sde.T
+        """``(t_min, T)``, between which the flow runs, or the ends of the grid."""
+        return self.times[-1].item(), self.times[0].item()
 
     def sample(
         self,
@@ -287,13 +316,11 @@ class ProbabilityFlow:
 
         def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
             x = request.start(samples, std)
-            score = BoundScore(request, samples, self.interval)
             rule = None if trace is None else trace.of(samples, x)
-            ode = FlowODE(self, score, rule, samples.start)
+            ode = FlowODE(self, Velocity(request, samples, self.interval), rule, samples.start)
             x, integrals = ode.solve(x, 0 if trace is None else trace.estimates, path)
             if denoise and x.numel():
-                alpha, sigma = self.sde.marginal(path[1])
-                x = tweedie_mean(x, score(x, path[1]), alpha, sigma)
+                x = ode.denoised(x, path[1])
             if tick is not None:
                 tick(len(samples))
             calls = torch.zeros(len(samples), dtype=torch.int64, device="cpu")

@@ -1,11 +1,26 @@
 r"""The probability-flow ODE of some samples, with its divergence, and torchdiffeq held to it.
 
-The solver's state is one row per sample: the flattened ``x`` and K integrals of its divergence.
+With :math:`r_t = \sqrt{\alpha_t^2 + \sigma_t^2}`, the state :math:`y = x_t / r_t` and the angle
+:math:`\varphi = \arctan(\sigma_t / \alpha_t)`
 
-torchdiffeq measures the first step by a probe outside the time range, steps over the last time
-and interpolates back, goes on for ever on a NaN where asserts are off, and takes one step size
-for all rows. So the last time is a step's end (``step_t``), every time is brought back into the
-range, every derivative must be finite, calls are counted, and the error norm is the worst row's.
+.. math:: y = \cos\varphi\, x_0 + \sin\varphi\, \epsilon, \qquad
+   \frac{\mathrm{d}y}{\mathrm{d}\varphi} = \hat v(y, \varphi)
+   = \cos\varphi\, \hat\epsilon - \sin\varphi\, \hat x_0, \qquad
+   \hat x_0 = \cos\varphi\, y - \sin\varphi\, \hat v
+
+(Salimans & Ho 2022, arXiv:2202.00512, appendix D). No α, σ or time is left in it: every linear SDE
+has this one flow, and no noise schedule makes it stiff. A solver then needs as many steps on one
+SDE as on another. Between the angles of two times a density changes by
+
+.. math:: \log\Bigl|\det \frac{\partial x_T}{\partial x_t}\Bigr|
+   = d \log\frac{r_T}{r_t} + \int \nabla_y \cdot \hat v\, \mathrm{d}\varphi .
+
+The solver's state is one row per sample: the flattened y and K integrals of the divergence.
+
+torchdiffeq measures the first step by a probe outside the range, steps over the end and
+interpolates back, goes on for ever on a NaN where asserts are off, and takes one step size for
+all rows. So the end is a step's end (``step_t``), every angle is brought back into the range,
+every derivative must be finite, calls are counted, and the error norm is the worst row's.
 """
 
 from __future__ import annotations
@@ -13,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +47,7 @@ from sdescore.score.divergence import (
 )
 from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
+from sdescore.sde.linear import LinearSDE
 
 if TYPE_CHECKING:
     from sdescore.samplers.probability_flow.flow import ProbabilityFlow
@@ -41,7 +57,7 @@ FIXED = ("euler", "midpoint", "heun3", "rk4")
 DIVERGENCES = ("exact", "hutchinson")
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
-"""``(score, x) -> (B, K)``: K estimates of each sample's ∇·s, the score made from ``x``."""
+"""``(o, y) -> (B, K)``: K estimates of each sample's ∇·o, the output made from ``y``."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +84,10 @@ class Trace:
         # PyTorch cannot take several derivatives of a network under autocast at a time.
         chunk = 1 if torch.is_autocast_enabled(x.device.type) else None
         if self.divergence == "exact":
-            return lambda s, x: exact_trace(s, x, chunk_size=chunk).unsqueeze(1)
+            return lambda o, y: exact_trace(o, y, chunk_size=chunk).unsqueeze(1)
         stream = NormalStream(self.seed, samples, x.shape[1:], device=x.device, domain=Domain.TRACE)
         probes = probes_from_normal(self.probe_distribution, stream.draw(range(self.probes)).to(x))
-        return lambda s, x: probe_traces(s, x, probes, chunk_size=chunk)
+        return lambda o, y: probe_traces(o, y, probes, chunk_size=chunk)
 
     def likelihood(
         self,
@@ -95,8 +111,45 @@ class Trace:
         return LogLikelihood(prior + log_det, error, margin, latent, log_det, evaluations)
 
 
-class BoundScore:
-    """A model's score at any state and time of an interval, its samples' labels included."""
+class Point(NamedTuple):
+    """A time of the flow: ``cosine = α/r`` and ``sine = σ/r`` of its angle, and r."""
+
+    cosine: float
+    sine: float
+    r: float
+
+    @property
+    def angle(self) -> float:
+        """φ in [0, π/2]."""
+        return math.atan2(self.sine, self.cosine)
+
+
+class Clock:
+    """The angle φ between two times of an SDE, and back; it rises with the time."""
+
+    def __init__(self, sde: LinearSDE, interval: tuple[float, float]) -> None:
+        self._sde, self._interval = sde, interval
+        self._ends = self.at(interval[0]).angle, self.at(interval[1]).angle
+
+    def at(self, time: float) -> Point:
+        """The point of a time."""
+        alpha, sigma = (value.item() for value in self._sde.marginal(time))
+        r = math.hypot(alpha, sigma)
+        return Point(alpha / r, sigma / r, r)
+
+    def time(self, angle: float) -> float:
+        """The time of an angle; one outside the interval's becomes its end."""
+        (low, high), (first, last) = self._ends, self._interval
+        if angle <= low:
+            return first
+        if angle >= high:
+            return last
+        log_snr = -2 * math.log(math.tan(angle))
+        return min(max(self._sde.time_at_log_snr(log_snr).item(), first), last)
+
+
+class Velocity:
+    """A model's v̂ of some samples, their labels included, as ``w o + c y`` with its output o."""
 
     def __init__(self, request: Request, samples: range, interval: tuple[float, float]) -> None:
         self._model: Any = request.model
@@ -111,101 +164,127 @@ class BoundScore:
         self._convention = request.model.convention
         self._dtype = request.model.dtype
 
-    def __call__(self, x: Tensor, time: float) -> Tensor:
-        """The score at ``x`` ``(B, *E)``, like it."""
+    def __call__(self, y: Tensor, time: float, point: Point) -> tuple[Tensor, float, float]:
+        """``(o, w, c)`` at ``y`` ``(B, *E)``; o is like it.
+
+        Raises
+        ------
+        TimeError
+            The output says nothing of v̂ there: it is the score where σ_t = 0 or α_t = 0, or ε where
+            α_t = 0.
+        """
         if self._convention is None:
-            t = torch.tensor(time, dtype=x.dtype, device=x.device)
-            return called(self._model, x, t, *self._labels, who="the score").to(x.dtype)
+            t = torch.tensor(time, dtype=y.dtype, device=y.device)
+            o = called(self._model, point.r * y, t, *self._labels, who="the score").to(y.dtype)
+            tangent = math.tan(point.angle)
+            return o, -point.r * tangent, -tangent  # v̂ = −tan φ (r s + y)
         numbers = self._convention.at(torch.tensor(time, dtype=torch.float64, device="cpu"))
-        u, w = (number.item() for number in numbers.to("score"))
-        if not math.isfinite(u + w):
-            raise TimeError(
-                f"expected t with sigma_t > 0 to get the score from {self._convention.prediction}, "
-                f"got sigma_t = {numbers.sigma.item():g} at t = {time:g}; raise t_min"
+        p, q = (value.item() for value in numbers.pair)
+        w = 1 / determinant if (determinant := point.cosine * q - point.sine * p) else math.inf
+        c = -(point.sine * q + point.cosine * p) * w
+        if not math.isfinite(w + c):
+            expected = (
+                f"0 < sigma_t and 0 < alpha_t to get the flow from {self._convention.prediction}"
             )
-        scaled = (numbers.input_scale.item() * x).to(self._dtype)
+            got = f"{point.r * point.sine:g} and {point.r * point.cosine:g} at t = {time:g}"
+            checks.refuse(expected, f"{got}; raise t_min, or lower the SDE's T", TimeError)
+        scaled = (numbers.input_scale.item() * point.r * y).to(self._dtype)
         value = numbers.time_value  # integer levels stay integers
-        value = value.to(x.device, self._dtype if value.is_floating_point() else None)
-        value = value.expand(len(x))
-        o = self._model.net(scaled, value, *self._labels)
-        o = checks.score_output(o, scaled, "the network").to(x.dtype)
-        return w * o + u * x if u else w * o
+        value = value.to(y.device, self._dtype if value.is_floating_point() else None)
+        o = self._model.net(scaled, value.expand(len(y)), *self._labels)
+        return checks.score_output(o, scaled, "the network").to(y.dtype), w, c
 
 
 class FlowODE:
-    r"""``dx/dt = f x − ½ g² s`` and ``f d − ½ g² ∇·s``, row by row.
+    r"""``dy/dφ = v̂`` and ``∇·v̂``, row by row.
 
-    ``score(x, time)`` takes a number as time. Without a ``divergence`` the state alone is
-    integrated. ``first_sample`` is row 0 in the whole request, for messages.
+    Without a ``divergence`` the state alone is integrated. ``first_sample`` is row 0 in the whole
+    request, for messages.
     """
 
     def __init__(
         self,
         flow: ProbabilityFlow,
-        score: Callable[[Tensor, float], Tensor],
+        velocity: Callable[[Tensor, float, Point], tuple[Tensor, float, float]],
         divergence: Divergence | None,
         first_sample: int,
     ) -> None:
-        self._flow, self._score, self._divergence = flow, score, divergence
-        self._first_sample = first_sample
+        self._flow, self._velocity, self._divergence = flow, velocity, divergence
+        self._first_sample, self._clock = first_sample, Clock(flow.sde, flow.interval)
         self.evaluations = 0
         self._t = math.nan
         self._calling = False
 
     def solve(self, x: Tensor, integrals: int, path: tuple[float, float]) -> tuple[Tensor, Tensor]:
-        """Take ``x`` ``(B, *E)`` from ``path[0]`` to ``path[1]``; its divergences' integrals
-        on the way are ``(B, K)``."""
+        """Take ``x`` ``(B, *E)`` from the time ``path[0]`` to ``path[1]``.
+
+        K = ``integrals`` estimates of ``log |det ∂x_end/∂x_start|`` are ``(B, K)``.
+        """
         from torchdiffeq import odeint
 
         flow, self._shape = self._flow, x.shape
         numel = math.prod(x.shape[1:])
-        y = torch.cat([x.reshape(len(x), numel), x.new_zeros(len(x), integrals)], 1)
+        start, end = (self._clock.at(time) for time in path)
+        y = torch.cat([x.reshape(len(x), numel) / start.r, x.new_zeros(len(x), integrals)], 1)
         if x.numel() == 0:
             return x, y[:, numel:]
         device, got = x.device, f"{x.device}; move the model to the CPU"
         fits = checks.with_float64(device) == device
         checks.that(fits, "a device with float64 for ProbabilityFlow", got, ShapeError)
-        times = torch.tensor(path, dtype=torch.float64, device=device)
-
-        def grid(_f: object, _y: object, _t: object) -> Tensor:
-            steps = flow.steps or 1
-            return torch.linspace(*path, steps + 1, dtype=times.dtype, device="cpu").to(times)
-
-        options: dict[str, object] = {"step_t": times[1:], "norm": worst_row(numel)}
+        ends = torch.tensor([start.angle, end.angle], dtype=torch.float64, device=device)
+        options: dict[str, object] = {"step_t": ends[1:], "norm": worst_row(numel)}
         if flow.method in FIXED:
-            options = {"grid_constructor": grid}
+            angles = self._angles(path).to(device)
+            options = {"grid_constructor": lambda _f, _y, _t: angles}
         tolerances = {"rtol": flow.rtol, "atol": flow.atol}
         try:
-            y = odeint(self, y, times, **tolerances, method=flow.method, options=options)[-1]
+            y = odeint(self, y, ends, **tolerances, method=flow.method, options=options)[-1]
         except AssertionError as error:
             if self._calling:
                 raise  # the model's own
             raise self._stuck(f"the step size underflowed ({error!s:.60})") from error
-        return y[:, :numel].reshape(x.shape), y[:, numel:]
+        scaling = numel * math.log(end.r / start.r)
+        return end.r * y[:, :numel].reshape(x.shape), y[:, numel:] + scaling
 
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        """``dy/dt`` of rows ``y`` ``(B, d + K)``, in torchdiffeq's order of arguments."""
-        low, high = self._flow.interval
-        self._t = time = min(max(t.item(), low), high)
+    def _angles(self, path: tuple[float, float]) -> Tensor:
+        """The ends of a fixed-step method's steps, those of the path exactly."""
+        flow, (first, last) = self._flow, (self._clock.at(time).angle for time in path)
+        if flow.grid is None:
+            return torch.linspace(
+                first, last, (flow.steps or 0) + 1, dtype=torch.float64, device="cpu"
+            )
+        alpha, sigma = flow.sde.marginal(flow.times if path[0] > path[1] else flow.times.flip(0))
+        angles = torch.atan2(sigma, alpha)
+        angles[0], angles[-1] = first, last
+        return angles
+
+    def denoised(self, x: Tensor, time: float) -> Tensor:
+        """``E[x_0 | x_t]`` of states ``(B, *E)`` at a time."""
+        point = self._clock.at(time)
+        y = x / point.r
+        o, w, c = self._evaluate(y, time, point)
+        return point.cosine * y - point.sine * (w * o + c * y)
+
+    def __call__(self, angle: Tensor, rows: Tensor) -> Tensor:
+        """The derivative of rows ``(B, d + K)``, in torchdiffeq's order of arguments."""
+        self._t = time = self._clock.time(angle.item())
         if self.evaluations >= self._flow.max_evaluations:
             raise self._stuck(f"it called the model {self.evaluations} times, its limit")
         self.evaluations += 1
-        f, g2 = (rate.item() for rate in self._flow.sde.rates(time))
-        numel = math.prod(self._shape[1:])
-        x = y[:, :numel].reshape(self._shape)
+        point, numel = self._clock.at(time), math.prod(self._shape[1:])
+        y = rows[:, :numel].reshape(self._shape)
         if self._divergence is None:
-            rows = (f * x - 0.5 * g2 * self._evaluate(x, time)).reshape(y.shape)
+            o, w, c = self._evaluate(y, time, point)
+            found = (w * o + c * y).reshape(rows.shape)
         else:
             # Tensors of inference mode cannot enter autograd.
             with torch.inference_mode(False), torch.enable_grad():
-                x = x.clone().detach().requires_grad_()
-                s = self._evaluate(x, time)
-                divergence = self._divergence(s, x)
-            velocity = f * x.detach() - 0.5 * g2 * s.detach()
-            rows = torch.cat(
-                [velocity.reshape(len(x), numel), f * numel - 0.5 * g2 * divergence], 1
-            )
-        samples, named = not_finite(rows, self._first_sample)
+                y = y.clone().detach().requires_grad_()
+                o, w, c = self._evaluate(y, time, point)
+                divergence = self._divergence(o, y)
+            v = (w * o.detach() + c * y.detach()).reshape(len(y), numel)
+            found = torch.cat([v, w * divergence + c * numel], 1)
+        samples, named = not_finite(found, self._first_sample)
         if samples:
             raise DivergenceError(
                 f"the flow is not finite at evaluation {self.evaluations} (t = {time:g}), in "
@@ -215,13 +294,13 @@ class FlowODE:
                 t=time,
                 samples=samples,
             )
-        return rows
+        return found
 
-    def _evaluate(self, x: Tensor, time: float) -> Tensor:
+    def _evaluate(self, y: Tensor, time: float, point: Point) -> tuple[Tensor, float, float]:
         self._calling = True
-        s = self._score(x, time)
+        found = self._velocity(y, time, point)
         self._calling = False
-        return s
+        return found
 
     def _stuck(self, why: str) -> DivergenceError:
         return DivergenceError(

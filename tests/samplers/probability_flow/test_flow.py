@@ -40,15 +40,15 @@ def mixture_log_prob(sde: ss.LinearSDE, x: Tensor, t: float) -> np.ndarray:
 
 
 @pytest.mark.guards("B07", "B08")
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "ddpm"])
 @pytest.mark.parametrize(
-    ("dtype", "tolerance", "bar"), [(F64, 1e-9, 1e-6), (torch.float32, 1e-6, 1e-3)]
+    ("dtype", "tolerance", "bar"), [(F64, 1e-9, 1e-8), (torch.float32, 1e-6, 1e-3)]
 )
 def test_likelihood_of_a_mixture(
     name: str, dtype: torch.dtype, tolerance: float, bar: float
 ) -> None:
     """The integrator alone: change of variables from the exact p_T, so no prior enters."""
-    sde = REPRESENTATIVES[name]
+    sde = ss.DiscreteVPSDE.linear() if name == "ddpm" else REPRESENTATIVES[name]
     score, x = mixture(sde), mixture_states(sde, 60, sde.t_min).to(dtype)
     flow = ss.ProbabilityFlow(sde, rtol=tolerance, atol=tolerance)
     result = flow.log_likelihood(score, x)
@@ -64,6 +64,19 @@ def test_likelihood_of_a_mixture(
     latent = flow.encode(score, x)
     assert (latent - result.latent).abs().max() <= bar * sde.prior_std()
     assert (flow.decode(score, latent) - x).abs().max() <= bar
+
+
+def test_every_sde_takes_the_same_evaluations() -> None:
+    """In the angle all SDEs have one flow; only the ends of the angle differ."""
+    sdes = [*(REPRESENTATIVES[name] for name in NAMES), ss.DiscreteVPSDE.linear()]
+    counts = [
+        ss.ProbabilityFlow(sde)
+        .log_likelihood(mixture(sde), mixture_states(sde, 60, sde.t_min))
+        .evaluations
+        for sde in sdes
+    ]
+    assert max(counts) <= 80
+    assert max(counts) - min(counts) <= 6  # one step
 
 
 @pytest.mark.parametrize("name", [*NAMES, "discrete-vp", "marginal-power"])
@@ -131,3 +144,62 @@ def test_other_adaptive_methods_meet_the_tolerance(method: str) -> None:
     flow = ss.ProbabilityFlow(sde, method=method, rtol=1e-5, atol=1e-5, t_min=0.1)
     exact = gaussian_map(sde, x, M, STD, 0.1, 1.0)[0]
     assert (flow.encode(score, x) - exact).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_grid_places_the_steps(backwards: bool) -> None:
+    """The network is called where the grid says, and in one order or the other."""
+    sde, steps, seen = ss.VPSDE(), 5, []
+
+    def score(x: Tensor, t: Tensor) -> Tensor:
+        seen.append(t.item())
+        return -x
+
+    flow = ss.ProbabilityFlow(sde, method="euler", steps=steps, grid=ss.LogSNRGrid())
+    x = torch.randn(3, 2, dtype=F64)
+    (flow.decode if backwards else flow.encode)(score, x)
+    times = ss.LogSNRGrid().times(sde, steps + 1)
+    expected = times[:-1] if backwards else times.flip(0)[:-1]
+    assert seen == pytest.approx(expected.tolist(), rel=1e-9)
+    own = ss.ProbabilityFlow(sde, method="euler", grid=[0.9, 0.5, 0.2])
+    assert own.interval == (0.2, 0.9)
+    seen.clear()
+    own.encode(score, x)
+    assert seen == pytest.approx([0.2, 0.5])
+
+
+def test_equal_steps_are_equal_in_the_angle() -> None:
+    """And few of them bring DDIM's error: on a unit Gaussian the flow is the identity in y."""
+    sde = ss.VESDE()
+    score = ss.GaussianScore(torch.zeros(2), 1.0, sde)
+    flow = ss.ProbabilityFlow(sde, method="euler", steps=2)
+    x = torch.randn(3, 2, dtype=F64)
+    ends = [math.hypot(*(c.item() for c in sde.marginal(t))) for t in flow.interval]
+    torch.testing.assert_close(flow.encode(score, x), x * (ends[1] / ends[0]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_network_starts_where_there_is_no_noise(prediction: str) -> None:
+    """At σ = 0 the velocity is known from ε and from v; the network is exact."""
+    sde = ss.RectifiedFlowSDE()
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = (c[:, None].to(x) for c in sde.marginal(t.double()))
+        mean, variance = M.to(x), STD.square().to(x)
+        away = (x - alpha * mean) / (alpha**2 * variance + sigma**2)
+        noise, x0 = sigma * away, mean + alpha * variance * away
+        return noise if prediction == "epsilon" else alpha * noise - sigma * x0
+
+    flow = ss.ProbabilityFlow(sde, t_min=0.0, rtol=1e-6, atol=1e-6)
+    x = M + STD * torch.randn(4, 3, dtype=F64)
+    latent = gaussian_map(sde, x, M, STD, 0.0, sde.T)[0]
+    got = flow.encode(ss.ScoreModel(net, sde, prediction), x)
+    torch.testing.assert_close(got, latent, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["score", "x0"])
+def test_what_says_nothing_where_there_is_no_noise_is_refused(prediction: str) -> None:
+    sde = ss.RectifiedFlowSDE()
+    model = ss.ScoreModel(lambda x, t: -x, sde, prediction)
+    with pytest.raises(ss.errors.TimeError, match="0 < sigma_t"):
+        ss.ProbabilityFlow(sde, t_min=0.0).encode(model, torch.ones(1, 2))
