@@ -11,7 +11,7 @@ from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.score.interface import require_label
 from sdescore.typing import Condition
 
-__all__ = ["LearnedVariance", "halves"]
+__all__ = ["LearnedVariance"]
 
 
 def halves(y: object, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,8 @@ class LearnedVariance(nn.Module):
     r"""A network that returns ``(B, 2C, …)``: its prediction, and after it the variance v.
 
     By itself it is the network of the prediction. :class:`sdescore.Ancestral` with
-    ``variance="learned_range"`` reads v as well (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
+    ``variance="learned_range"`` and :func:`sdescore.samplers.variational_bound` read v as well
+    (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 15).
 
     Parameters
     ----------

@@ -46,6 +46,7 @@ class Domain(IntEnum):
     SIMULATE = 6  #: an SDE run by hand, from data to noise as a rule
     LANGEVIN = 7  #: Langevin chains
     ADAPTIVE = 8  #: the steps of an adaptive sampler
+    BOUND = 9  #: the noised data of a variational bound
 
 
 # int32 and int64 wrap around, so 64- and 32-bit constants are given as signed numbers.

@@ -25,7 +25,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Predictor
 from sdescore.tableau.tableau import Tableau, one_stage
 
-__all__ = ["VARIANCES", "Ancestral"]
+__all__ = ["Ancestral"]
 
 VARIANCES = ("fixed_small", "fixed_large", "learned_range")
 
