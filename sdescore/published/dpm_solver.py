@@ -123,9 +123,8 @@ def dpm_solver_plus_plus(
     Parameters
     ----------
     source : ScoreModel or LinearSDE
-        A model, or its SDE. The code has a linear β(t), :class:`sdescore.VPSDE`, or a table.
-        Between two levels of a table it interpolates log α linearly, and
-        :class:`sdescore.DiscreteVPSDE` by a cubic.
+        A model, or its SDE. The code has a linear β(t), :class:`sdescore.VPSDE`, or a table. On a
+        table the network is called between levels, by ``time_input="continuous_level"``.
     steps : int
         Moves, each of one evaluation; not below ``order``.
     order : int

@@ -118,16 +118,20 @@ def score_sde_pc(
     )
 
 
+def last_time(sde: LinearSDE, eps: float | None) -> float:
+    """``eps``, or the code's own for samples on this SDE."""
+    eps = (1e-5 if kind_of(sde) == "ve" else 1e-3) if eps is None else eps
+    return checks.number("eps", eps, above=0, below=sde.T, error=ScheduleError)
+
+
 def code_times(sde: LinearSDE, num_scales: int, eps: float | None) -> Tensor:
     """The code's N times from T to ``eps``, ``(N,)`` float64.
 
     The code gives a network of a table the label t (N − 1), and level i of
     :class:`sdescore.DiscreteVPSDE` has the time (i + 1)/N.
     """
-    kind = kind_of(sde)
-    eps = (1e-5 if kind == "ve" else 1e-3) if eps is None else eps
-    eps = checks.number("eps", eps, above=0, below=sde.T, error=ScheduleError)
-    times = torch.linspace(sde.T, eps, num_scales, dtype=torch.float64, device="cpu")
-    if kind == "vp" and hasattr(sde, "level"):
+    end = last_time(sde, eps)
+    times = torch.linspace(sde.T, end, num_scales, dtype=torch.float64, device="cpu")
+    if kind_of(sde) == "vp" and hasattr(sde, "level"):
         return (times * (num_scales - 1) + 1) / num_scales
     return times

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.correctors.langevin import Langevin, inner_steps
-from sdescore.errors import IncompatibleError
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
@@ -69,6 +69,14 @@ def beta_of(sde: LinearSDE, i: Tensor, num_scales: int) -> Tensor:
     if hasattr(sde, "level"):
         return sde.transition(i / num_scales, (i + 1) / num_scales).variance
     return sde.rates(i * sde.T / (num_scales - 1))[1] / num_scales
+
+
+def require_small_betas(sde: LinearSDE, num_scales: int) -> None:
+    """Refuse so few scales that a β_i of a VP SDE is not below 1."""
+    last = torch.tensor([num_scales - 1], dtype=torch.float64, device="cpu")
+    beta = beta_of(sde, last, num_scales).item()
+    expected = "num_scales so large that the table's largest beta, β(T)/N, is below 1"
+    checks.that(beta < 1, expected, f"num_scales={num_scales}, beta={beta:g}", ScheduleError)
 
 
 def sigma_of(sde: LinearSDE, t: Tensor, num_scales: int) -> Tensor:
@@ -129,6 +137,8 @@ class ScoreSDEStep(Predictor):
         expected = "reverse_diffusion or ancestral_sampling on an SDE with a table of levels"
         fits = self.predictor != "euler_maruyama" or not discrete
         checks.that(fits, expected, "euler_maruyama", IncompatibleError)
+        if kind == "vp" and self.predictor != "euler_maruyama":
+            require_small_betas(linear, self.num_scales)
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         """All steps but the last."""
@@ -204,6 +214,7 @@ class ScoreSDELangevin(Corrector):
         linear = checks.linear(sde, "ScoreSDELangevin")
         got = f"{type(sde).__name__}; use Langevin, which score_sde has on VE SDEs"
         checks.that(kind_of(linear) == "vp", "a VP SDE", got, IncompatibleError)
+        require_small_betas(linear, self.num_scales)
 
     def step(
         self, sde: SDE, x: Tensor, score: Callable[[Tensor], Tensor], t: float, z: Tensor

@@ -27,7 +27,8 @@ class RectifiedFlowSDE(LinearSDE):
     Parameters
     ----------
     T : float
-        End of the forward time, ``0.001 < T < 1``, or ``ScheduleError``.
+        End of the forward time, ``0.001 < T < 1``, or ``ScheduleError``. A network of velocities is
+        finite at t = 1; with ``T=1 - 1e-8`` it starts there, up to 1e-7 of a sample.
     """
 
     T: float = 0.999

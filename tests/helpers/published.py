@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
+from sdescore.typing import Score
 
 SHAPE = (5, 2, 3)
 
@@ -28,7 +29,7 @@ def noises(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(3), dtype=dtype)
 
 
-def draw(sampler: PredictorCorrector, model: ss.ScoreModel, z: Tensor) -> Tensor:
+def draw(sampler: PredictorCorrector, model: Score, z: Tensor) -> Tensor:
     """Samples with the noise ``z``, in its dtype."""
     source = ss.noise.ReplayNoise(z)
     return sampler.sample(model, SHAPE, noise=source, dtype=z.dtype)

@@ -170,3 +170,28 @@ def test_the_samplers_are_the_originals(
         model, predictor, corrector, num_scales=None if not continuous else N
     )
     assert difference(draw(sampler, model, z), theirs) < (1e-9 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::sdescore.errors.StepsWarning")
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("sde", "predictor"), [("ve", "reverse_diffusion"), ("vp", "euler_maruyama")]
+)
+def test_the_probability_flow_steps_are_the_originals(sde: str, predictor: str) -> None:
+    N, eps, z = 50, 1e-5 if sde == "ve" else 1e-3, noises(1)
+    theirs = original(Original(sde, N), predictor, "none", iter(z), eps, flow=True)
+    model = model_of(sde, N, True, torch.float64)
+    sampler = ss.published.score_sde_pc(
+        model, predictor, "none", probability_flow=True, num_scales=N
+    )
+    assert difference(draw(sampler, model, z), theirs) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore::sdescore.errors.StepsWarning")
+@torch.no_grad()
+def test_the_corrector_may_take_several_steps() -> None:
+    N, z = 30, noises(91)
+    theirs = original(Original("vp", N), "none", "langevin", iter(z), 1e-2, 0.1, 3)
+    model = model_of("vp", N, True, torch.float64)
+    sampler = ss.published.score_sde_pc(model, "none", "langevin", 0.1, 3, num_scales=N, eps=1e-2)
+    assert difference(draw(sampler, model, z), theirs) < 1e-9

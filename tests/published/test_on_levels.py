@@ -1,4 +1,4 @@
-"""NCSN's and NCSNv2's annealed Langevin dynamics, and DDIM, as loops from papers and codes."""
+"""Annealed Langevin dynamics, DDPM and DDIM, as loops from papers and codes."""
 
 from __future__ import annotations
 
@@ -42,9 +42,7 @@ def test_annealed_langevin(denoise: bool, dtype: torch.dtype) -> None:
     model = ss.ScoreModel(net, sde, "epsilon", "level")
     sampler = ss.published.ncsnv2(model, 3e-5, 4) if denoise else ss.published.ncsn(model, 3e-5, 4)
     theirs = annealed_langevin(Network(), z.double(), 3e-5, 4, denoise)
-    assert difference(draw(sampler, model, z), theirs) < (
-        1e-12 if dtype == z.double().dtype else 1e-5
-    )
+    assert difference(draw(sampler, model, z), theirs) < (1e-12 if dtype == torch.float64 else 1e-5)
     assert sampler.evaluations == 40 + denoise
 
 
@@ -88,12 +86,39 @@ def test_ddim(
     model = ss.ScoreModel(net, ss.DiscreteVPSDE(betas=tuple(BETAS.tolist())), "epsilon", "level")
     sampler = ss.published.ddim(model, timesteps, eta, skip_type)
     theirs = generalised_steps(Network(), z.double(), visited, eta)
-    assert difference(draw(sampler, model, z), theirs) < (
-        1e-12 if dtype == z.double().dtype else 1e-5
-    )
+    assert difference(draw(sampler, model, z), theirs) < (1e-12 if dtype == torch.float64 else 1e-5)
 
 
-@pytest.mark.parametrize("make", [ss.published.ncsn, ss.published.ncsnv2, ss.published.ddim])
+def ancestral_sampling(net: Network, z: Tensor, large: bool, clip: bool) -> Tensor:
+    """The posterior mean of eq. 7 at x̂₀, which the code clips, and noise but at the last step."""
+    abar = [1.0, *torch.cumprod(1 - BETAS, 0).tolist()]
+    x = z[0]
+    for k, i in enumerate(reversed(range(LEVELS))):
+        beta, a, b = BETAS[i].item(), abar[i + 1], abar[i]
+        x0 = (x - math.sqrt(1 - a) * net(x, level(i))) / math.sqrt(a)
+        x0 = x0.clamp(-1, 1) if clip else x0
+        mean = (math.sqrt(b) * beta * x0 + math.sqrt(1 - beta) * (1 - b) * x) / (1 - a)
+        variance = beta if large else beta * (1 - b) / (1 - a)
+        x = mean + math.sqrt(variance) * z[k + 1] if i else mean
+    return x
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("var_type", ["fixedlarge", "fixedsmall"])
+def test_ddpm(var_type: str, clip: bool, dtype: torch.dtype) -> None:
+    z, net = noises(LEVELS + 1, dtype), Network(dtype)
+    model = ss.ScoreModel(net, ss.DiscreteVPSDE(betas=tuple(BETAS.tolist())), "epsilon", "level")
+    sampler = ss.published.ddpm(model, var_type)
+    theirs = ancestral_sampling(Network(), z.double(), var_type == "fixedlarge", clip)
+    ours = draw(sampler, ss.guidance.clipped(model) if clip else model, z)
+    assert difference(ours, theirs) < (1e-12 if dtype == torch.float64 else 1e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [ss.published.ncsn, ss.published.ncsnv2, ss.published.ddim, ss.published.ddpm]
+)
 def test_an_sde_without_levels_is_refused(make: Any) -> None:
     with pytest.raises(IncompatibleError, match="table of levels"):
         make(ss.VPSDE())
@@ -107,6 +132,7 @@ def test_an_sde_without_levels_is_refused(make: Any) -> None:
         (lambda s: ss.published.ncsn(s, step_lr=0.0), ParameterError, "step_lr"),
         (lambda s: ss.published.ncsnv2(s, n_steps_each=0), ParameterError, "inner steps"),
         (lambda s: ss.published.ncsnv2(s, denoise="yes"), ParameterError, "denoise"),
+        (lambda s: ss.published.ddpm(s, "learned"), IncompatibleError, "model_var_type"),
         (lambda s: ss.published.ddim(s, timesteps=61), ScheduleError, "timesteps"),
         (lambda s: ss.published.ddim(s, timesteps=50, skip_type="quad"), ScheduleError, "falling"),
         (lambda s: ss.published.ddim(s, skip_type="cubic"), IncompatibleError, "skip_type"),
