@@ -13,8 +13,11 @@ of data in [−1, 1] with noise of standard deviation σ. Each is a convention o
   is the state αx of ``VPSDE`` at the t of this σ/α, and :math:`c_{noise} = 999\,t`.
 * VE: :math:`D = x + \sigma F`, so −F estimates ε; :math:`c_{in} = 1` and
   :math:`c_{noise} = \log(\sigma/2)`. :class:`sdescore.nets.SongUNetVE` has both.
+* iDDPM: D and the state as for VP, on a table of M levels; :math:`c_{noise}` is the level whose σ
+  is nearest. :class:`sdescore.nets.DhariwalUNetIDDPM` finds it.
 
-The iDDPM preconditioning, that of the ADM baseline, rounds σ to the levels of a table.
+EDM2 (Karras et al. 2024, arXiv:2312.02696) has EDM's preconditioning and another network,
+:class:`sdescore.nets.EDM2UNet`.
 """
 
 from __future__ import annotations
@@ -30,56 +33,32 @@ from torch import nn
 from sdescore import checks
 from sdescore.borrowed import borrowed_generator
 from sdescore.errors import IncompatibleError
+from sdescore.interop.edm_configurations import options_of
 from sdescore.interop.weights import load_strictly, network_state, read_weights
 from sdescore.nets.edm import SongUNet
+from sdescore.nets.edm2 import EDM2UNet
 from sdescore.nets.edm_adm import DhariwalUNet
+from sdescore.nets.edm_iddpm import DhariwalUNetIDDPM, iddpm_betas
 from sdescore.nets.edm_ve import SongUNetVE
 from sdescore.score.model import ScoreModel
+from sdescore.sde.discrete import DiscreteVPSDE
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.ve import VESDE
 from sdescore.sde.vp import VPSDE
 
 __all__ = ["load_edm"]
 
-DDPMPP: dict[str, Any] = {
-    "model_type": "SongUNet",
-    "embedding_type": "positional",
-    "encoder_type": "standard",
-    "decoder_type": "standard",
-    "channel_mult_noise": 1,
-    "resample_filter": [1, 1],
-    "model_channels": 128,
+PRECONDITIONINGS = {
+    "EDMPrecond": "edm",
+    "VPPrecond": "vp",
+    "VEPrecond": "ve",
+    "iDDPMPrecond": "iddpm",
+    "Precond": "edm2",  # of EDM2's networks_edm2
 }
-NCSNPP: dict[str, Any] = {
-    **DDPMPP,
-    "embedding_type": "fourier",
-    "encoder_type": "residual",
-    "channel_mult_noise": 2,
-    "resample_filter": [1, 3, 3, 1],
-}
-ADM: dict[str, Any] = {
-    "model_type": "DhariwalUNet",
-    "model_channels": 192,
-    "channel_mult": [1, 2, 3, 4],
-}
-CIFAR = {"img_resolution": 32, "augment_dim": 9, "channel_mult": [2, 2, 2], "dropout": 0.13}
-FACES = {"img_resolution": 64, "augment_dim": 9, "channel_mult": [1, 2, 2, 2], "dropout": 0.05}
-SONG = {"img_resolution": 32, "channel_mult": [1, 2, 2, 2], "dropout": 0.10}
-CONFIGS: dict[str, dict[str, Any]] = {
-    "cifar10-32x32-cond-vp": {**DDPMPP, **CIFAR, "label_dim": 10},
-    "cifar10-32x32-cond-ve": {**NCSNPP, **CIFAR, "label_dim": 10},
-    "cifar10-32x32-uncond-vp": {**DDPMPP, **CIFAR},
-    "cifar10-32x32-uncond-ve": {**NCSNPP, **CIFAR},
-    "ffhq-64x64-uncond-vp": {**DDPMPP, **FACES},
-    "ffhq-64x64-uncond-ve": {**NCSNPP, **FACES},
-    "afhqv2-64x64-uncond-vp": {**DDPMPP, **FACES, "dropout": 0.25},
-    "afhqv2-64x64-uncond-ve": {**NCSNPP, **FACES, "dropout": 0.25},
-    "imagenet-64x64-cond-adm": {**ADM, "img_resolution": 64, "dropout": 0.10, "label_dim": 1000},
-    "baseline-cifar10-32x32-uncond-vp": {**DDPMPP, **SONG, "precond": "vp"},
-    "baseline-cifar10-32x32-uncond-ve": {**NCSNPP, **SONG, "precond": "ve"},
-}
-PRECONDITIONINGS = {"EDMPrecond": "edm", "VPPrecond": "vp", "VEPrecond": "ve"}
 NETWORKS: dict[str, type[nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNet": DhariwalUNet}
+OF_PRECOND: dict[str, type[nn.Module]] = {
+    "ve": SongUNetVE, "iddpm": DhariwalUNetIDDPM, "edm2": EDM2UNet,
+}  # fmt: skip
 CONVERT = (
     "where EDM's code runs, save its tensors: "
     'net = pickle.load(open("NAME.pkl", "rb"))["ema"]; torch.save(net.state_dict(), "NAME.pt")'
@@ -87,7 +66,7 @@ CONVERT = (
 
 
 def load_edm(path: str | os.PathLike[str], config: str | Mapping[str, Any]) -> ScoreModel:
-    """A network of EDM (Karras et al. 2022) as a score model of images in [−1, 1].
+    """A network of EDM or EDM2 (Karras et al. 2022, 2024) as a score model.
 
     EDM's own files are pickles of objects, which run code when they are opened. They are refused.
     In an environment with EDM's code, two lines write the averaged weights as a file of tensors::
@@ -96,19 +75,22 @@ def load_edm(path: str | os.PathLike[str], config: str | Mapping[str, Any]) -> S
         torch.save(net.state_dict(), "edm-cifar10-32x32-cond-vp.pt")
 
     What D(x; σ) of EDM is to the model, and why, is in :mod:`sdescore.interop.edm`. EDM's states
-    have α = 1, as on ``EDMSDE``; ``model.under(ss.EDMSDE())`` brings those of VP and VE there.
+    have α = 1, as on ``EDMSDE``; ``model.under(ss.EDMSDE())`` brings those of VP, VE and iDDPM
+    there. Samples are images in [−1, 1], or latents for EDM2's ``img512`` (:doc:`/howto/edm`).
 
     Parameters
     ----------
     path : path-like
         A ``.pt``, ``.pth`` or ``.safetensors`` file of the tensors of ``EDMPrecond``,
-        ``VPPrecond`` or ``VEPrecond``, or of the network in it.
+        ``VPPrecond``, ``VEPrecond``, ``iDDPMPrecond`` or EDM2's ``Precond``, or of the network in
+        it.
     config : str or dict
-        The name of a released network, such as ``"cifar10-32x32-cond-vp"`` or
-        ``"baseline-cifar10-32x32-uncond-ve"``; or the arguments of the network as a dict: the
-        pickled object's ``init_kwargs``, or ``network_kwargs`` of ``training_options.json`` with
-        ``img_resolution``, and with ``label_dim`` where there are labels. ``"precond"`` is
-        ``"edm"``, the default, ``"vp"`` or ``"ve"``.
+        The name of a released network, such as ``"cifar10-32x32-cond-vp"``,
+        ``"baseline-cifar10-32x32-uncond-ve"`` or ``"edm2-img512-xs"``; or the arguments of the
+        network as a dict: the pickled object's ``init_kwargs``, or ``network_kwargs`` of
+        ``training_options.json`` with ``img_resolution``, and with ``label_dim`` where there are
+        labels. ``"precond"`` is ``"edm"``, the default, ``"vp"``, ``"ve"``, ``"iddpm"`` or
+        ``"edm2"``.
 
     Returns
     -------
@@ -141,61 +123,59 @@ def load_edm(path: str | os.PathLike[str], config: str | Mapping[str, Any]) -> S
     torch.Size([2, 3, 8, 8])
     """
     found = read_weights(path, CONVERT)
-    options = _options(config)
+    options = options_of(config)
     precond = _preconditioning(options)
-    default = "DhariwalUNet" if precond == "edm" else "SongUNet"
-    kind = checks.choice("model_type", options.pop("model_type", default), list(NETWORKS))
-    sde, convention = _convention(precond, kind, options)
+    build = _network(precond, options)
+    sde, convention = _convention(precond, options)
     classes = options.pop("label_dim", 0) or None
     # Label dropout is no part of the network here: train(label_dropout=…).
     unlabelled = options.pop("label_dropout", 0) > 0
     options.pop("use_fp16", None)  # in which precision it was run; its weights are float32
-    build = SongUNetVE if precond == "ve" else NETWORKS[kind]
-    options["in_channels"] = options["out_channels"] = options.pop("img_channels", 3)
-    known = set(inspect.signature(NETWORKS[kind]).parameters) - {"classes"}
+    options["in_channels"] = options.pop("img_channels", 3)
+    known = set(inspect.signature(build).parameters) - {"classes", "out_channels"}
     unknown = ", ".join(sorted(options.keys() - known))
-    expected = f"arguments of EDM's {kind}"
+    expected = f"arguments of EDM's {build.__name__}"
     checks.that(not unknown, expected, f"{unknown}; leave them out", IncompatibleError)
     needs = "img_resolution in config, the height of the images"
     checks.that("img_resolution" in options, needs, "none", IncompatibleError)
     with borrowed_generator(), torch.device("cpu"):  # initial weights are drawn in vain
-        net = build(classes=classes, **options).float()
+        net: Any = build(classes=classes, **options).float()
     if isinstance(found, Mapping) and isinstance(found.get("ema"), Mapping):
         found = found["ema"]
-    state = network_state(found, path)
-    if all(name.startswith("model.") for name in state):
-        state = {name.removeprefix("model."): value for name, value in state.items()}
+    prefix = "unet." if precond == "edm2" else "model."
+    state = {n.removeprefix(prefix): v for n, v in network_state(found, path).items()}
+    if precond == "iddpm":
+        state = {"u": net.u, **state}  # the network by itself has none
     load_strictly(net, state, path)
     required = classes is not None and not unlabelled
     return ScoreModel(net, sde, label_required=required, **convention).eval()
 
 
-def _options(config: str | Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments by EDM's names, as a new dict."""
-    if isinstance(config, Mapping):
-        return dict(config)
-    name = str(config).removesuffix(".pkl").removeprefix("edm-")
-    return dict(CONFIGS[checks.choice("config", name, sorted(CONFIGS))])
-
-
 def _preconditioning(options: dict[str, Any]) -> str:
     """Take the preconditioning's name out of the options."""
     default, name = "edm", str(options.pop("class_name", "")).rpartition(".")[2]
-    if name == "iDDPMPrecond" or options.get("precond") == "iddpm":
-        got = (
-            "iDDPM's, whose network has a learned variance and takes the levels of a table; load "
-            "the original file of guided-diffusion"
-        )
-        checks.refuse("EDM's, the VP or the VE preconditioning", got, IncompatibleError)
     if name:
         default = PRECONDITIONINGS[checks.choice("class_name", name, list(PRECONDITIONINGS))]
     found: str = options.pop("precond", default)
-    return checks.choice("precond", found, ("edm", "vp", "ve"))
+    return checks.choice("precond", found, list(PRECONDITIONINGS.values()))
+
+
+def _network(precond: str, options: dict[str, Any]) -> type[nn.Module]:
+    """The network's class; takes its type out of the options."""
+    if precond == "edm2":
+        options.setdefault("logvar_channels", 128)
+        return EDM2UNet
+    default = "SongUNet" if precond in ("vp", "ve") else "DhariwalUNet"
+    kind = checks.choice("model_type", options.pop("model_type", default), list(NETWORKS))
+    needed = {"ve": "SongUNet", "iddpm": "DhariwalUNet"}.get(precond, kind)
+    expected = f"a {needed} for the preconditioning {precond!r}, as every released one has"
+    checks.that(kind == needed, expected, kind, IncompatibleError)
+    return OF_PRECOND.get(precond, NETWORKS[kind])
 
 
 def _convention(
-    precond: str, kind: str, options: dict[str, Any]
-) -> tuple[EDMSDE | VPSDE | VESDE, dict[str, Any]]:
+    precond: str, options: dict[str, Any]
+) -> tuple[EDMSDE | VPSDE | VESDE | DiscreteVPSDE, dict[str, Any]]:
     """The SDE and the convention; takes the preconditioning's numbers out of the options."""
     if precond == "vp":
         low = options.pop("beta_min", 0.1)
@@ -206,10 +186,12 @@ def _convention(
         checks.that(steps == 1000, needs, steps, IncompatibleError)
         sde = VPSDE(beta_min=low, beta_max=high)
         return sde, {"prediction": "epsilon", "time_input": "999t"}
+    if precond == "iddpm":
+        numbers = {name: options[name] for name in ("M", "C_1", "C_2") if name in options}
+        table = DiscreteVPSDE(betas=iddpm_betas(**numbers))
+        return table, {"prediction": "epsilon", "time_input": "quarter_log_sigma"}
     low, high = options.pop("sigma_min", None), options.pop("sigma_max", None)
     if precond == "ve":
-        needs = "a SongUNet for the VE preconditioning, whose sign and log(σ/2) SongUNetVE has"
-        checks.that(kind == "SongUNet", needs, kind, IncompatibleError)
         ve = VESDE(sigma_min=0.02 if low is None else low, sigma_max=high or 100.0)
         return ve, {"prediction": "epsilon", "time_input": "log_sigma"}
     # As EDM's sampler: from 80 to 0.002, within what the network was made for.

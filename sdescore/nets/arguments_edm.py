@@ -33,6 +33,34 @@ def check_augment(augment: Tensor | None, x: Tensor, size: int) -> None:
     checks.that(fits, expected, f"{tuple(augment.shape)}", ShapeError)
 
 
+def checked_sizes(
+    img_resolution: int,
+    in_channels: int,
+    classes: int | None,
+    model_channels: int,
+    channel_mult: Sequence[int],
+    num_blocks: int,
+    attn_resolutions: Sequence[int],
+    dropout: float,
+) -> dict[str, Any]:
+    """The arguments that all three networks have, checked."""
+    channel_mult = [checks.count("every channel_mult", m) for m in channel_mult]
+    checks.that(bool(channel_mult), "at least one channel_mult", "none; use (1,) for one level")
+    resolution, unit = checks.count("img_resolution", img_resolution), 2 ** (len(channel_mult) - 1)
+    levels = f"img_resolution as a multiple of {unit}, for {len(channel_mult)} levels"
+    checks.that(resolution % unit == 0, levels, resolution)
+    return {
+        "img_resolution": resolution,
+        "in_channels": checks.count("in_channels", in_channels),
+        "classes": None if classes is None else checks.count("classes", classes),
+        "model_channels": checks.count("model_channels", model_channels),
+        "channel_mult": channel_mult,
+        "num_blocks": checks.count("num_blocks", num_blocks),
+        "attn_resolutions": [checks.count("attn_resolution", size) for size in attn_resolutions],
+        "dropout": checks.number("dropout", dropout, at_least=0, below=1),
+    }
+
+
 def checked_config(
     img_resolution: int,
     in_channels: int,
@@ -46,30 +74,19 @@ def checked_config(
     attn_resolutions: Sequence[int],
     dropout: float,
 ) -> dict[str, Any]:
-    """The arguments that both networks have, checked."""
-    channel_mult = [checks.count("every channel_mult", m) for m in channel_mult]
-    checks.that(bool(channel_mult), "at least one channel_mult", "none; use (1,) for one level")
-    resolution, unit = checks.count("img_resolution", img_resolution), 2 ** (len(channel_mult) - 1)
-    levels = f"img_resolution as a multiple of {unit}, for {len(channel_mult)} levels"
-    checks.that(resolution % unit == 0, levels, resolution)
-    channels = checks.count("model_channels", model_channels)
+    """The arguments that SongUNet and DhariwalUNet have, checked."""
+    config = checked_sizes(
+        img_resolution, in_channels, classes, model_channels, channel_mult, num_blocks,
+        attn_resolutions, dropout,
+    )  # fmt: skip
     expected = f"model_channels as a multiple of {CHANNELS_PER_GROUP}"
-    checks.that(channels % CHANNELS_PER_GROUP == 0, expected, channels)
-    inputs = checks.count("in_channels", in_channels)
-    return {
-        "img_resolution": resolution,
-        "in_channels": inputs,
+    checks.that(model_channels % CHANNELS_PER_GROUP == 0, expected, model_channels)
+    return config | {
         "out_channels": checks.count(
-            "out_channels", inputs if out_channels is None else out_channels
+            "out_channels", config["in_channels"] if out_channels is None else out_channels
         ),
-        "classes": None if classes is None else checks.count("classes", classes),
         "augment_dim": checks.count("augment_dim", augment_dim, at_least=0),
-        "model_channels": channels,
-        "channel_mult": channel_mult,
         "channel_mult_emb": checks.count("channel_mult_emb", channel_mult_emb),
-        "num_blocks": checks.count("num_blocks", num_blocks),
-        "attn_resolutions": [checks.count("attn_resolution", size) for size in attn_resolutions],
-        "dropout": checks.number("dropout", dropout, at_least=0, below=1),
     }
 
 

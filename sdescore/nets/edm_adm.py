@@ -127,7 +127,8 @@ class DhariwalUNet(nn.Module):
             vector = vector + self.map_label(hot)
         vector = silu(vector)
 
-        h, skips = x, list[Tensor]()
+        skips: list[Tensor] = []
+        h = x
         for part in self.enc.values():
             h = part(h, vector) if isinstance(part, Block) else part(h)
             skips.append(h)

@@ -8,6 +8,18 @@ r"""Exponential moving average of a network's weights.
 after update :math:`n = 1, 2, …`, from :math:`\bar\theta_0 = \theta_0` (Song & Ermon 2020, section
 4, technique 5). The second part of the minimum is the warm-up: the average first covers the last
 few updates, so that it forgets the random start.
+
+**Power-function average.** With a relative width :math:`\sigma_{rel}` the decay is
+
+.. math::
+
+    d_n = \Big(1 - \frac1n\Big)^{\gamma + 1}, \qquad
+    \sigma_{rel}^2 = \frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}
+
+(Karras et al. 2024, arXiv:2312.02696, section 3.1, eqs. 123 and 127). Update k then has a weight in
+proportion to :math:`k^\gamma`. The average always covers the same part of the training so far: the
+standard deviation of the weights over updates is :math:`\sigma_{rel}\, n`. It keeps nothing of
+:math:`\theta_0`.
 """
 
 from __future__ import annotations
@@ -46,6 +58,9 @@ class EMA:
         In ``[0, 1)``; about ``1 / (1 - decay)`` updates are remembered.
     warmup : bool
         Cap the decay at ``(1 + n) / (10 + n)``.
+    sigma_rel : float, optional
+        In ``(0, 0.28]``: the width of a power-function average, in place of ``decay`` and
+        ``warmup``. EDM2 takes 0.05 to 0.15.
 
     Attributes
     ----------
@@ -57,7 +72,7 @@ class EMA:
     Raises
     ------
     ParameterError
-        ``decay`` lies outside ``[0, 1)``.
+        ``decay`` lies outside ``[0, 1)``, or ``sigma_rel`` outside ``(0, 0.28]``.
     IncompatibleError
         A tensor of ``net`` was made by ``expand``, so nothing can be written into it.
 
@@ -73,9 +88,17 @@ class EMA:
     0.25
     """
 
-    def __init__(self, net: nn.Module, decay: float = 0.999, warmup: bool = True) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        decay: float = 0.999,
+        warmup: bool = True,
+        *,
+        sigma_rel: float | None = None,
+    ) -> None:
         self.decay = checks.number("decay", decay, at_least=0, below=1)
         self.warmup = checks.flag("warmup", warmup)
+        self.exponent = None if sigma_rel is None else power_exponent(sigma_rel)
         self.num_updates = 0
         require_writable(net)
         self.shadow = {
@@ -120,6 +143,8 @@ class EMA:
             self.num_updates += 1
             n = self.num_updates
             decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+            if self.exponent is not None:
+                decay = (1 - 1 / n) ** (self.exponent + 1)
             pairs = zip(weights, shadow, strict=True)
             _average(decay)(shadow, [weight.to(average) for weight, average in pairs], n)
             for copied, part, name in buffers:
@@ -158,6 +183,16 @@ class EMA:
         for key, value in expected.items():
             value.copy_(state[key])
         self.num_updates = int(count)
+
+
+def power_exponent(sigma_rel: float) -> float:
+    """γ of a power-function average of this relative width, by bisection; it falls with width."""
+    variance = checks.number("sigma_rel", sigma_rel, above=0, at_most=0.28) ** 2
+    low, high = 0.0, 1 / sigma_rel  # where the variance is 1/12, and below 1/γ²
+    while low < (middle := (low + high) / 2) < high:
+        wide = (middle + 1) / ((middle + 2) ** 2 * (middle + 3)) > variance
+        low, high = (middle, high) if wide else (low, middle)
+    return low
 
 
 def plain_network(net: nn.Module) -> nn.Module:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.errors import CheckpointError, IncompatibleError
-from sdescore.interop.edm import CONFIGS, _convention
+from sdescore.interop.edm import _convention
+from sdescore.interop.edm_configurations import CONFIGS
 from tests.helpers.nets import perturbed
 
 TABLE = Path(__file__).parents[1] / "nets" / "tables" / "edm.json"
@@ -99,6 +100,42 @@ def test_vp_and_ve_denoisers_are_their_formulas(
     torch.testing.assert_close(edm.denoise(x, SIGMAS, label), expected, rtol=1e-4, atol=1e-4)
 
 
+def iddpm_table(M: int, C_1: float, C_2: float) -> Tensor:
+    """u_0 … u_M by the recursion of the paper's table 1."""
+    u, bar = [0.0], [math.sin(math.pi / 2 * j / M / (C_2 + 1)) ** 2 for j in range(M + 1)]
+    for j in range(M, 0, -1):
+        u.insert(0, math.sqrt((u[0] ** 2 + 1) / max(bar[j - 1] / bar[j], C_1) - 1))
+    return torch.tensor(u, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("numbers", [{}, {"M": 40, "C_1": 0.02, "C_2": 0.05}])
+def test_iddpms_denoiser_is_its_formula(numbers: dict[str, Any], tmp_path: Path) -> None:
+    """D(x; σ) = x − σ F(x/√(σ² + 1); M − 1 − argmin_j |u_j − σ|), between the levels too."""
+    inner = network(ss.nets.DhariwalUNet, out_channels=6)
+    u = iddpm_table(**{"M": 1000, "C_1": 0.001, "C_2": 0.008} | numbers)
+    state = {f"model.{name}": value for name, value in inner.state_dict().items()}
+    torch.save({"u": u.float(), **state}, tmp_path / "a.pt")
+    torch.save(inner.state_dict(), tmp_path / "b.pt")
+    named = {"class_name": "training.networks.iDDPMPrecond", "use_fp16": False}
+    label = torch.tensor([0, 1, 2, 3])
+    for file in ("a.pt", "b.pt"):
+        model = ss.load_edm(tmp_path / file, SMALL | named | numbers)
+        assert model.prediction == "epsilon" and model.label_required
+        torch.testing.assert_close(model.net.u.double(), u, rtol=1e-6, atol=0)
+        edm = model.under(ss.EDMSDE(sigma_min=1e-3, sigma_max=80.0))
+        for sigmas in (u[[2, 9, 20, len(u) - 2]].clamp(max=80), SIGMAS.double()):
+            x = column(sigmas.float()) * torch.randn(4, 3, 8, 8)
+            level = len(u) - 2 - (u - sigmas[:, None]).abs().argmin(1)
+            inside = (x / (column(sigmas) ** 2 + 1).sqrt()).float()
+            output = inner(inside, level.float(), label)[:, :3]
+            expected = x - column(sigmas) * output
+            found = edm.denoise(x, sigmas, label)
+            torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+    # Level i of a DDPM has σ/α = u_{M−1−i}.
+    alpha, sigma = model.sde.marginal(model.sde.level_times())
+    torch.testing.assert_close(sigma / alpha, u[:-1].flip(0), rtol=1e-9, atol=0)
+
+
 def test_the_named_sdes() -> None:
     sdes = {
         "edm": ss.EDMSDE(),
@@ -106,9 +143,9 @@ def test_the_named_sdes() -> None:
         "ve": ss.VESDE(sigma_min=0.02, sigma_max=100.0),
     }
     for precond, sde in sdes.items():
-        assert _convention(precond, "SongUNet", {})[0] == sde
+        assert _convention(precond, {})[0] == sde
     options = {"sigma_min": 0.01, "sigma_max": 40.0}
-    assert _convention("edm", "SongUNet", options)[0] == ss.EDMSDE(sigma_min=0.01, sigma_max=40.0)
+    assert _convention("edm", options)[0] == ss.EDMSDE(sigma_min=0.01, sigma_max=40.0)
 
 
 def test_edms_sampler_by_hand(tmp_path: Path) -> None:
@@ -145,17 +182,18 @@ def test_edms_sampler_by_hand(tmp_path: Path) -> None:
 
 def test_named_configurations_are_the_published_ones() -> None:
     table = json.loads(TABLE.read_text(encoding="utf-8"))
-    assert set(CONFIGS) == {name for name in table if not name.startswith("small")}
-    for name, row in table.items():
-        if name in CONFIGS:
-            config, published = dict(CONFIGS[name]), row["network"]
-            assert config.pop("precond", "edm") == (
-                name.rpartition("-")[2] if name.startswith("baseline") else "edm"
-            )
-            del config["dropout"]
-            assert published == {
-                "in_channels": 3, "out_channels": 3, "label_dim": 0, "augment_dim": 0, **config
-            }  # fmt: skip
+    released = {name for name in CONFIGS if not name.startswith("edm2-")}
+    assert released == {name for name in table if not name.startswith("small")}
+    preconds = {"vp": "vp", "ve": "ve", "adm": "iddpm"}
+    for name in released:
+        config, published = dict(CONFIGS[name]), dict(table[name]["network"])
+        baseline = name.startswith("baseline")
+        assert config.pop("precond", "edm") == (
+            preconds[name.rpartition("-")[2]] if baseline else "edm"
+        )
+        del config["dropout"]
+        assert published.pop("out_channels") == (6 if baseline and "imagenet" in name else 3)
+        assert published == {"in_channels": 3, "label_dim": 0, "augment_dim": 0, **config}
 
 
 def test_a_released_name_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,12 +272,11 @@ def test_pickles_are_refused_with_the_way_to_convert(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class_name": "training.networks.iDDPMPrecond"}, "learned variance"),
-        ({"precond": "iddpm"}, "learned variance"),
         ({"precond": "cosine"}, "precond"),
-        ({"class_name": "training.networks.Precond"}, "class_name"),
+        ({"class_name": "training.networks.CosinePrecond"}, "class_name"),
         ({"precond": "vp", "M": 500}, "M = 1000"),
         ({"precond": "ve", "model_type": "DhariwalUNet"}, "SongUNet"),
+        ({"precond": "iddpm"}, "DhariwalUNet"),
         ({"model_type": "UNet"}, "model_type"),
         ({"num_heads": 4}, "num_heads"),
         ({"img_resolution": None}, "img_resolution"),

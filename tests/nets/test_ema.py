@@ -56,6 +56,38 @@ def test_ema_warmup_closed_form() -> None:
         )
 
 
+@pytest.mark.parametrize("sigma_rel", [0.28, 0.1, 0.03])
+def test_power_function_average_has_its_profile(sigma_rel: float) -> None:
+    """Weights are those of ∫ s^γ over the n-th parts of [0, 1]; their deviation is σ_rel."""
+    net, n = toy(), 400
+    set_all(net, 7.0)  # of which nothing is kept
+    ema = EMA(net, sigma_rel=sigma_rel)
+    moments = []
+    for power in (0, 1, 2):  # of k/n under the weights of the updates k
+        ema = EMA(net, sigma_rel=sigma_rel)
+        for k in range(1, n + 1):
+            set_all(net, ((k - 0.5) / n) ** power)
+            ema.update(net)
+        moments.append(ema.shadow["0.weight"][0, 0].item())
+    assert moments[0] == pytest.approx(1.0, abs=1e-5)
+    deviation = math.sqrt(moments[2] - moments[1] ** 2)
+    assert deviation == pytest.approx(sigma_rel, rel=5e-3)
+
+
+def test_power_function_average_by_its_closed_form() -> None:
+    # γ = 1 has the variance 2/(9·4): update k of 3 weighs (k² − (k−1)²)/9, so 1/9, 3/9, 5/9.
+    net = toy()
+    ema = EMA(net, sigma_rel=math.sqrt(1 / 18))
+    for value in (1.0, 10.0, 100.0):
+        set_all(net, value)
+        ema.update(net)
+    expected = (1 + 30 + 500) / 9
+    assert ema.shadow["0.weight"][0, 0].item() == pytest.approx(expected, rel=1e-6)
+    for wrong in (0.0, 0.3):
+        with pytest.raises(ParameterError, match="sigma_rel"):
+            EMA(net, sigma_rel=wrong)
+
+
 def test_ema_copies_buffers_and_leaves_the_net_alone() -> None:
     torch.manual_seed(0)
     net = toy()
