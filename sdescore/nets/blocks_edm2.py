@@ -93,8 +93,8 @@ class MPConv(nn.Module):
         """``(B, inputs, …)`` → ``(B, outputs, …)``, times ``gain``."""
         dim = tuple(range(1, self.weight.ndim))
         if self.training:
-            with torch.no_grad():
-                self.weight.copy_(normalized(self.weight, dim))
+            # By .data: an earlier call may wait for its gradient, which does not change by this.
+            self.weight.data.copy_(normalized(self.weight.data, dim))
         weight = self.weight.to(torch.promote_types(self.weight.dtype, torch.float32))
         weight = normalized(weight, dim) * (gain / math.sqrt(weight[0].numel()))
         weight = weight.to(x.dtype)

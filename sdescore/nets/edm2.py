@@ -29,6 +29,7 @@ class EDM2UNet(nn.Module):
     It has no biases and no normalisation layers with weights. In training mode every call
     normalises the weights (:class:`sdescore.nets.blocks_edm2.MPConv`). ``c`` is EDM's
     :math:`c_{noise} = \tfrac14 \log\sigma`, so a :class:`sdescore.ScoreModel` that predicts F fits.
+    Gains are scalars, which torch does not shard: ``train(shard=True)`` refuses the network.
 
     Parameters
     ----------

@@ -56,6 +56,10 @@ class Sharded(Together):
         expected = "a network that does not differentiate itself, for shard=True"
         got = "an EnergyModel; leave shard= out"
         checks.that(not energy, expected, got, IncompatibleError)
+        scalars = [name for name, value in net.named_parameters() if value.ndim == 0]
+        expected = "parameters with at least one dimension, as torch shards no scalar"
+        got = f"{scalars[:1]} of {type(net).__name__}; leave shard= out"
+        checks.that(not scalars, expected, got, IncompatibleError)
         mesh = init_device_mesh(self.device.type, (self.share.size,))
         self.original, net = net, copy.deepcopy(net)
         lists = [module for module in net.modules() if isinstance(module, nn.ModuleList)]

@@ -155,6 +155,18 @@ def test_training_normalises_the_weights_and_keeps_the_function(net: EDM2UNet) -
             assert bool((inner <= 1e-3 * p.grad.flatten(1).norm(dim=1) * p[0].numel() ** 0.5).all())
 
 
+def test_two_calls_may_come_before_one_gradient(net: EDM2UNet) -> None:
+    """Each normalises the weights. The gradient of a sum is the sum of the gradients."""
+    net.train()
+    x, c, label = torch.randn(2, 2, 8, 8), torch.rand(2), label_for(net, 2)
+    net(x, c, label)
+    weights = [p for name, p in net.named_parameters() if "logvar" not in name]
+    parts = [torch.autograd.grad(net(k * x, c, label).sum(), weights) for k in (1, 2)]
+    both = torch.autograd.grad((net(x, c, label) + net(2 * x, c, label)).sum(), weights)
+    for a, b, total in zip(*parts, both, strict=True):
+        torch.testing.assert_close(a + b, total, rtol=1e-3, atol=1e-4)
+
+
 # ---------------------------------------------------------------- the function
 
 
@@ -234,6 +246,15 @@ def test_the_function_is_the_papers(channels: int) -> None:
         x, c = torch.randn(4, 2, 8, 8).double(), torch.linspace(-1, 1, 4).double()
         label = label_for(net, 4)  # type: ignore[arg-type]
         torch.testing.assert_close(net(x, c, label), Written(net)(x, c, label))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def test_activations_end_at_256() -> None:
+    torch.manual_seed(0)
+    block = blocks.MPBlock(8, 8, 4, 0.0, decoder=True)
+    x = torch.tensor([-3e3, 3e3]).reshape(2, 1, 1, 1).expand(2, 8, 4, 4)
+    y = block(x, torch.zeros(2, 4))
+    assert y.min() == -256 and y.max() == 256
 
 
 @torch.no_grad()

@@ -49,6 +49,7 @@ NETS: dict[str, Any] = {
     "unet": lambda: ss.UNet(1, width=8, multipliers=(1, 2), blocks=1, attention=(1,)),
     "own": Listed,
     "energy": lambda: ss.nets.EnergyModel(ss.MLP(2, hidden=8)),
+    "scalar": lambda: ss.nets.EDM2UNet(8, 1, model_channels=8, channel_mult=(1,), num_blocks=1),
 }
 RUNS: dict[str, dict[str, Any]] = {
     "mlp": {"data": X, "labels": LABELS, "label_dropout": 0.3, "clip": 0.1, "accumulate": 2},
@@ -148,6 +149,7 @@ for name in ("two", "one"):
     said[name] = result.losses
 for name, options in {
     "energy": {"net": "energy"},
+    "scalar": {"net": "scalar", "data": IMAGES},
     "twice": {"objective": ss.losses.implicit_loss},
     "parts": {"batch_size": 7, "accumulate": 2},
     "differ": {"shard": rank == 0},
@@ -320,6 +322,7 @@ def test_a_folder_that_cannot_be_used(ranks: Path, tmp_path: Path) -> None:
     ("what", "message"),
     [
         ("energy", "expected a network that does not differentiate itself"),
+        ("scalar", "expected parameters with at least one dimension"),
         ("twice", "expected an objective that differentiates the network once"),
         ("parts", "expected as many samples on every rank for accumulate= with shard=True"),
         ("differ", "expected the same run on every rank"),
