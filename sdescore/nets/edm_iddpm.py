@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.nets.edm_adm import DhariwalUNet
+from sdescore.nets.learned_variance import halves
 
 __all__ = ["DhariwalUNetIDDPM"]
 
@@ -26,7 +27,8 @@ class DhariwalUNetIDDPM(DhariwalUNet):
 
     (Karras et al. 2022, arXiv:2206.00364, table 1). ``c`` is :math:`\tfrac14 \log(\sigma/\alpha)`.
     The network below gets the level :math:`M - 1 - j` of the :math:`u_j` nearest to σ/α, as an
-    integer. It has ``2 in_channels`` outputs: ε, and a variance, which is dropped.
+    integer. It has ``2 in_channels`` outputs: ε, and after it the variance v, which
+    :class:`sdescore.Ancestral` with ``variance="learned_range"`` reads.
 
     Parameters
     ----------
@@ -96,10 +98,16 @@ class DhariwalUNetIDDPM(DhariwalUNet):
         self, x: Tensor, c: Tensor, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
         """The estimate of ε; see :meth:`sdescore.nets.SongUNet.forward`."""
+        return self.with_variance(x, c, label, augment)[0]
+
+    def with_variance(
+        self, x: Tensor, c: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The estimate of ε and the learned variance v, each like ``x``; see :meth:`forward`."""
         sigma = (4 * c.to(torch.promote_types(c.dtype, torch.float32))).exp()
         nearest = (sigma[:, None] - self.u.to(sigma.dtype)).abs().argmin(1)
         level = (len(self.u) - 2 - nearest).to(sigma.dtype)
-        return super().forward(x, level, label, augment)[:, : self.config["in_channels"]]
+        return halves(super().forward(x, level, label, augment), x)
 
 
 def iddpm_betas(M: int = 1000, C_1: float = 0.001, C_2: float = 0.008) -> tuple[float, ...]:

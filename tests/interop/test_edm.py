@@ -131,6 +131,11 @@ def test_iddpms_denoiser_is_its_formula(numbers: dict[str, Any], tmp_path: Path)
             expected = x - column(sigmas) * output
             found = edm.denoise(x, sigmas, label)
             torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
+    y, v = model.net.with_variance(inside, sigmas.log().float() / 4, label)
+    torch.testing.assert_close(torch.cat([y, v], 1), inner(inside, level.float(), label))
+    ancestral = ss.PredictorCorrector(model.sde, ss.Ancestral("learned_range"))
+    if model.sde.levels < 100:
+        assert bool(ancestral.sample(model, (4, 3, 8, 8), label=label).isfinite().all())
     # Level i of a DDPM has σ/α = u_{M−1−i}.
     alpha, sigma = model.sde.marginal(model.sde.level_times())
     torch.testing.assert_close(sigma / alpha, u[:-1].flip(0), rtol=1e-9, atol=0)
