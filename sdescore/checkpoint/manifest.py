@@ -63,8 +63,9 @@ def describe_model(model: ScoreModel) -> dict[str, Any]:
     options = model.options
     if callable(options["time_input"]):  # a function is no JSON: its name alone is kept
         options["time_input"] = {"function": checks.part_name(options["time_input"])}
-    if not options["snap"]:  # as in a file of an older version
-        del options["snap"]
+    for option in ("snap", "data_range"):
+        if not options[option]:  # as in a file of an older version
+            del options[option]
     return {
         "sde": {"class": name, "fields": fields},
         "convention": options,

@@ -27,7 +27,13 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.score.convention import DataScale
-from sdescore.score.interface import one_scale, require_third_argument, require_times, sde_of
+from sdescore.score.interface import (
+    one_scale,
+    require_third_argument,
+    require_times,
+    sde_of,
+    unwrapped,
+)
 from sdescore.sde.base import SDE
 from sdescore.typing import Condition, Score
 
@@ -71,6 +77,12 @@ class GuidedScore(nn.Module):
     def data_scale(self) -> DataScale | None:
         """That of the parts, which training may have changed since; None where none has one."""
         return one_scale(self._parts)
+
+    @property
+    def data_range(self) -> tuple[float, float] | None:
+        """The range of the data by the first part that knows one; else None."""
+        found = (getattr(unwrapped(part), "data_range", None) for part in self._parts)
+        return next((ends for ends in found if ends is not None), None)
 
     def require_times(self, t: Tensor) -> None:
         """Refuse times ``(n,)`` that a part does not cover, in the part's own words."""

@@ -8,8 +8,8 @@ arXiv:2205.11487, section 2.3):
 .. math:: \hat x_0 \leftarrow \frac{r}{m}\, \mathrm{clip}(\hat x_0, -m, m), \qquad
    m = \max\bigl(r,\ \text{the quantile } q \text{ of } |\hat x_0|\bigr)
 
-for a range [−r, r]. The score changes by :math:`\alpha/\sigma^2` times the change of x̂₀, so where
-nothing is clipped it is the same bits.
+for a range [−r, r], or for another range about its middle. The score changes by
+:math:`\alpha/\sigma^2` times the change of x̂₀, so where nothing is clipped it is the same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.guidance.base import GuidedScore, call
 from sdescore.score.convention import PLAIN
-from sdescore.score.interface import require_label
+from sdescore.score.interface import require_label, unwrapped
 from sdescore.score.variance import knows_variance, with_variance
 from sdescore.shapes import align, flat
 from sdescore.typing import Condition, Score, Time
@@ -28,16 +28,21 @@ __all__ = ["clipped"]
 
 
 class _Clipped(GuidedScore):
-    def __init__(self, score: Score, limit: float, quantile: float | None) -> None:
+    def __init__(self, score: Score, limit: float | None, quantile: float | None) -> None:
         super().__init__([score])
         checks.linear(getattr(self, "sde", None), "clipped", "pass a score with an SDE")
-        self.score, self.limit = score, checks.number("limit", limit, above=0)
+        low, high = getattr(unwrapped(score), "data_range", None) or (-1.0, 1.0)
+        if limit is not None:
+            high = checks.number("limit", limit, above=0)
+            low = -high
+        self.score, self.centre, self.limit = score, (low + high) / 2, (high - low) / 2
         self.quantile = quantile
         if quantile is not None:
             self.quantile = checks.number("quantile", quantile, above=0, at_most=1)
 
     def extra_repr(self) -> str:
-        return f"limit={self.limit}, quantile={self.quantile}"
+        low, high = self.centre - self.limit, self.centre + self.limit
+        return f"range=({low:g}, {high:g}), quantile={self.quantile}"
 
     def require_label(self, label: object) -> None:
         require_label(self.score, label)
@@ -59,7 +64,7 @@ class _Clipped(GuidedScore):
         alpha_t, sigma_t = (align(v.to(x), x) for v in self.sde.marginal(t))  # type: ignore[attr-defined]
         x0 = (x + sigma_t.square() * score) / alpha_t
         scale = self.data_scale or PLAIN
-        data = scale.to_data(x0)
+        data = scale.to_data(x0) - self.centre
         bounded = data.clamp(-self.limit, self.limit)
         if self.quantile is not None:
             sizes = flat(data).abs().quantile(self.quantile, dim=1).clamp(min=self.limit)
@@ -69,15 +74,18 @@ class _Clipped(GuidedScore):
         return score + (alpha_t / sigma_t.square()) * change.to(x)
 
 
-def clipped(score: Score, limit: float = 1.0, *, quantile: float | None = None) -> GuidedScore:
-    r"""A score whose denoised state x̂₀ lies in [−limit, limit], in the units of the data.
+def clipped(
+    score: Score, limit: float | None = None, *, quantile: float | None = None
+) -> GuidedScore:
+    r"""A score whose denoised state x̂₀ lies in the range of the data.
 
     Parameters
     ----------
     score : callable
         A model, or another score with a linear SDE; also a guided one.
-    limit : float
-        r > 0; pixels in [−1, 1] have 1.
+    limit : float, optional
+        r > 0, for the range [−r, r] in the units of the data. By default the range is the model's
+        ``data_range``, or [−1, 1] where it has none.
     quantile : float, optional
         q in (0, 1] of dynamic thresholding, of each sample's own numbers; 0.995 in the paper's
         successors. By default x̂₀ is clipped.

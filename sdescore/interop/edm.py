@@ -148,7 +148,8 @@ def load_edm(path: str | os.PathLike[str], config: str | Mapping[str, Any]) -> S
         state = {"u": net.u, **state}  # the network by itself has none
     load_strictly(net, state, path)
     required = classes is not None and not unlabelled
-    return ScoreModel(net, sde, label_required=required, **convention).eval()
+    pixels = (-1.0, 1.0)
+    return ScoreModel(net, sde, label_required=required, data_range=pixels, **convention).eval()
 
 
 def _preconditioning(options: dict[str, Any]) -> str:

@@ -130,7 +130,9 @@ def load_guided_diffusion(
     sde = DiscreteVPSDE(betas=betas_of(options["noise_schedule"], options["diffusion_steps"]))
     prediction = "x0" if options["predict_xstart"] else "epsilon"
     required = bool(options["class_cond"])
-    model = ScoreModel(net, sde, prediction, "continuous_level", label_required=required)
+    model = ScoreModel(
+        net, sde, prediction, "continuous_level", label_required=required, data_range=(-1.0, 1.0)
+    )
     return model.to(device).eval()
 
 

@@ -137,5 +137,6 @@ def load_ncsnv2(
         # The states of such a network are 2x − 1.
         data_mean=0.5 if rescaled else 0.0,
         data_std=0.5 if rescaled else 1.0,
+        data_range=(0.0, 1.0),
     )
     return model.to(device).eval()

@@ -99,4 +99,5 @@ def load_score_sde(
             got = type(average).__name__
             checks.refuse(f"ema.shadow_params in {path} as tensors", got, CheckpointError)
         load_strictly(net, averaged(net, state, average), path)
-    return ScoreModel(net, sde, prediction, time_input).to(device).eval()
+    pixels = (-1.0 if options["centered"] else 0.0, 1.0)
+    return ScoreModel(net, sde, prediction, time_input, data_range=pixels).to(device).eval()

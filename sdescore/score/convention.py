@@ -274,6 +274,14 @@ def _numbers(name: str, value: object) -> Number:
     return checks.numbers(name, value)
 
 
+def data_range_of(value: object) -> tuple[float, float]:
+    """The least and the largest number of data, refused unless they are two, in this order."""
+    ends = checks.numbers("data_range", value)
+    fits = len(ends) == 2 and ends[0] < ends[1]
+    checks.that(fits, "data_range as (lowest, highest)", f"{value!r:.100}")
+    return ends[0], ends[1]
+
+
 @dataclass(frozen=True)
 class DataScale:
     """``z = (x − mean)/std``, with one number each, or one for each feature or channel.

@@ -7,6 +7,7 @@ given, how its input is scaled and in which precision it runs. Everything else s
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError, TimeError
-from sdescore.score.convention import Coefficients, Convention, DataScale, Numbers
+from sdescore.score.convention import Coefficients, Convention, DataScale, Numbers, data_range_of
 from sdescore.score.interface import means_no_label, require_label, require_third_argument
 from sdescore.score.parameterization import combine
 from sdescore.score.time_input import TimeFunction
@@ -60,14 +61,15 @@ class ScoreModel(nn.Module):
         Give a network of integer levels the nearest one at any other time, where it would be
         refused. ``model.convention.log_snr_change(times)`` says how far it is.
     label_required : bool
-        Whether the network was trained with labels and never without. Then a call without a label
-        would use weights that no training step has touched, and it is refused.
-        :func:`sdescore.train` sets it, and a checkpoint keeps it.
+        Whether the network was trained with labels and never without; then a call without one is
+        refused. :func:`sdescore.train` sets it, and a checkpoint keeps it.
     data_mean, data_std : float or sequence of float
         The model's states are standardised data, ``(x0 − data_mean)/data_std``. Each is one number,
         or one for each feature of a vector or channel of an image. Samplers return data; losses and
         likelihoods take data. ``x`` of ``model(x, t)``, ``init=`` and what ``iterate`` yields are
         states. :func:`sdescore.train` measures both.
+    data_range : (float, float), optional
+        The least and the largest number of the data, for :func:`sdescore.guidance.clipped`.
 
     Raises
     ------
@@ -75,7 +77,7 @@ class ScoreModel(nn.Module):
         An unknown option, an SDE without kernels, levels asked of a continuous SDE, or ``snap``
         without ``time_input="level"``.
     ParameterError
-        ``sigma_data``, ``snap``, ``data_mean``, ``data_std`` or ``label_required`` out of range.
+        A number or a flag out of its range.
 
     Examples
     --------
@@ -101,12 +103,14 @@ class ScoreModel(nn.Module):
         label_required: bool = False,
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
+        data_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.net = checks.function("net", net)
         self._convention = Convention(sde, prediction, time_input, input_scaling, sigma_data, snap)
         self.label_required = checks.flag("label_required", label_required)
         self.data_scale = DataScale(data_mean, data_std)  # type: ignore[arg-type]
+        self.data_range = None if data_range is None else data_range_of(data_range)
 
     @property
     def convention(self) -> Convention | None:
@@ -153,7 +157,8 @@ class ScoreModel(nn.Module):
         names = ("prediction", "time_input", "input_scaling", "sigma_data", "snap")
         options = {name: getattr(self._convention, name) for name in names}
         scale = {"data_mean": self.data_scale.mean, "data_std": self.data_scale.std}
-        return {**options, "label_required": self.label_required, **scale}
+        own = {"label_required": self.label_required, "data_range": self.data_range}
+        return {**options, **own, **scale}
 
     def extra_repr(self) -> str:
         """Shown inside the module's repr."""
@@ -209,10 +214,7 @@ class ScoreModel(nn.Module):
     def require_label(self, label: object) -> None:
         """Refuse a label that the network does not take, or None where it needs one.
 
-        Raises
-        ------
-        IncompatibleError
-            See ``label_required``; or the network's signature takes no label.
+        By ``IncompatibleError``; see ``label_required``.
         """
         if label is None or (self.label_required and means_no_label(self.net, label)):
             expected = "a label for a network that was trained with labels alone"

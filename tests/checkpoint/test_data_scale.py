@@ -20,13 +20,18 @@ def mlp(**options: Any) -> ss.ScoreModel:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"data_mean": 0.1, "data_std": 3.7}, {"data_mean": MEAN, "data_std": STD}]
+    "options",
+    [
+        {},
+        {"data_mean": 0.1, "data_std": 3.7},
+        {"data_mean": MEAN, "data_std": STD, "data_range": (-1.0, 2.0)},
+    ],
 )
 def test_it_comes_back(tmp_path: Path, options: dict[str, Any]) -> None:
     model = mlp(**options)
     ss.save(tmp_path / "m.safetensors", model)
     again = ss.load(tmp_path / "m.safetensors")
-    assert again.data_scale == model.data_scale
+    assert again.data_scale == model.data_scale and again.data_range == model.data_range
     sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.DDIM(), steps=3)
     assert torch.equal(sampler.sample(again, (2, 3)), sampler.sample(model, (2, 3)))
 

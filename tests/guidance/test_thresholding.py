@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,27 @@ def test_the_denoised_state_is_clipped(quantile: float | None, sde: Any, scale: 
             tolerance = 2e-5 * (1 + own.abs().max())
             assert (found - expected).abs().max() < tolerance
         assert before.abs().max() > 1.5
+
+
+@pytest.mark.parametrize("quantile", [None, 0.9])
+def test_the_range_is_the_models_own(quantile: float | None) -> None:
+    """[0, 1], about its middle 1/2; also of a guided score, and nothing else by ``limit``."""
+    model = ss.ScoreModel(Network(), ss.VPSDE(), "epsilon", data_range=(0.0, 1.0))
+    x, t = 3 * noise(), torch.tensor(0.7)
+    for score in (model, ss.classifier_free(model, model, 2.0)):
+        inside = ss.guidance.clipped(score, quantile=quantile)
+        alpha, sigma = (v.float() for v in score.sde.marginal(0.7))
+        before, after = ((x + sigma**2 * s(x, t).detach()) / alpha for s in (score, inside))
+        assert before.min() < -0.1 and before.max() > 1.1
+        if quantile is None:
+            expected = before.clamp(0, 1)
+        else:
+            away = before.numpy().reshape(3, -1) - 0.5
+            most = np.maximum(np.quantile(np.abs(away), quantile, axis=1, keepdims=True), 0.5)
+            expected = torch.from_numpy(0.5 + np.clip(away, -most, most) / most * 0.5).view_as(x)
+        torch.testing.assert_close(after, expected.to(after), rtol=0, atol=1e-4)
+    wide = ss.guidance.clipped(model, 7.0)
+    assert "range=(-7, 7)" in repr(wide) and "data_range=(0.0, 1.0)" in repr(model)
 
 
 def test_nothing_changes_where_nothing_is_clipped() -> None:

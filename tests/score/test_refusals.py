@@ -237,6 +237,9 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             )
             for options, words in [
                 ({"data_std": 0.0}, "data_std > 0"),
+                ({"data_range": (1.0, -1.0)}, "data_range as"),
+                ({"data_range": 1.0}, "data_range as"),
+                ({"data_range": (0.0, math.inf)}, "data_range as"),
                 ({"data_std": [1.0, -1.0]}, "data_std > 0"),
                 ({"data_std": math.inf}, "finite"),
                 ({"data_mean": [math.nan]}, "finite"),
