@@ -81,7 +81,7 @@ def samplers(model: ss.ScoreModel, data: Tensor) -> dict[str, Any]:
         "DDIM": make(ss.DDIM(), steps=100),
         "Heun": make(ss.Heun(), steps=50),
         "exponential Adams": make(ss.ExponentialAdams(), steps=100),
-        "recommended": ss.recommended_sampler(model.sde, evaluations=10, data=data),
+        "recommended": ss.recommended_sampler(model, evaluations=10, data=data),
         "DDIM, 20": make(ss.DDIM(), steps=20),
         "exponential Adams, 20": make(ss.ExponentialAdams(), steps=20),
     }

@@ -1,11 +1,13 @@
 """What a training step costs beyond the network, the data and AdamW, against a loop by hand.
 
 Ours and the loops by hand train copies of one network on the same images, with the same batch size
-and an exponential moving average of the weights. They take turns in blocks of steps in one process;
-a step's time is the median over all blocks, without each block's first steps.
+and an exponential moving average of the weights. They take turns in blocks of steps in one process,
+each turn begins with another of them, and a step's time is the median over all blocks, without
+each block's first steps.
 
 - bare: random rows, ``x₀ + noise``, the network, a mean squared error, clipping, AdamW, and the
   average by ``torch._foreach_lerp_``. It is the least that any of the others does.
+- bare again: the same loop on another copy of the network. Its ratio is the error of the others'.
 - ours: ``ss.train(model, data)``.
 - diffusers: its training example's recipe, ``DDPMScheduler.add_noise``, a mean squared error on ε,
   clipping, AdamW, ``EMAModel``.
@@ -187,6 +189,7 @@ def with_lucidrains(net: nn.Module, data: Tensor, size: int) -> Block:
 
 LOOPS: dict[str, Callable[[nn.Module, Tensor, int], Block]] = {
     "bare": bare,
+    "bare again": bare,
     "ours": ours,
     "diffusers": with_diffusers,
     "azula": with_azula,
@@ -203,9 +206,11 @@ def measure(net: nn.Module, data: Tensor, size: int) -> tuple[dict[str, float], 
         except ImportError as error:
             missing[name] = str(error)
     seconds: dict[str, list[float]] = {name: [] for name in blocks}
+    names = list(blocks)
+    orders = [names[first:] + names[:first] for first in range(len(names))]
     for turn in range(BLOCKS + 1):
-        for name, block in blocks.items():
-            moments = block(STEPS)
+        for name in orders[turn % len(orders)]:
+            moments = blocks[name](STEPS)
             if turn:  # the first warms up
                 gaps = zip(moments[WARM:], moments[WARM + 1 :], strict=False)
                 seconds[name] += [b - a for a, b in gaps]

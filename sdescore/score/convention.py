@@ -33,6 +33,7 @@ return data; losses and likelihoods take data. Everything in between works on st
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -323,6 +324,11 @@ class DataScale:
     def to_data(self, z: Tensor) -> Tensor:
         """The data of states ``(B, *E)``, the inverse of :meth:`to_state`."""
         z, mean, std = self._with(z)
+        step = (mean.abs() / std).max().item() * torch.finfo(z.dtype).eps  # between two numbers
+        if step > 0.01:
+            got = f"{z.dtype} with steps of {step:.2g} there; pass dtype=torch.float64 to sample()"
+            message = f"expected numbers at most 1 % of data_std apart near data_mean; got {got}"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
         return std * z + mean
 
     def log_volume(self, event: Sequence[int]) -> float:

@@ -127,3 +127,13 @@ def test_a_guided_score_follows_its_parts() -> None:
 def test_the_score_is_that_of_the_states() -> None:
     x: Tensor = torch.randn(4, 3)
     assert torch.equal(exact()(x, torch.tensor(0.5)), -x)
+
+
+def test_an_offset_that_the_dtype_cannot_hold_is_said() -> None:
+    """Near 1e9 float32 has a number every 64: all samples would be the same."""
+    model = ss.ScoreModel(lambda x, c: x, VP, "epsilon", data_mean=1e9, data_std=1.0)
+    sampler = ss.PredictorCorrector(VP, steps=5)
+    with pytest.warns(RuntimeWarning, match=r"1 % of data_std.*dtype=torch\.float64"):
+        sampler.sample(model, (4, 2))
+    x = sampler.sample(model, (4, 2), dtype=torch.float64) - 1e9  # and no warning
+    assert bool((x.std(0) > 0.01).all())
