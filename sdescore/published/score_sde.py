@@ -11,6 +11,7 @@ from sdescore.correctors.none import NoCorrector
 from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.predictors.none import NoPredictor
 from sdescore.published._source import linear_sde, std_of_unit_prior
+from sdescore.published.score_sde_flow import ScoreSDEFlow
 from sdescore.published.score_sde_steps import (
     PREDICTORS,
     ScoreSDELangevin,
@@ -22,7 +23,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Corrector, Predictor
 from sdescore.typing import Score
 
-__all__ = ["score_sde_pc"]
+__all__ = ["score_sde_ode", "score_sde_pc"]
 
 CORRECTORS = {"langevin": "batch", "ald": "expected"}
 
@@ -115,6 +116,65 @@ def score_sde_pc(
         grid=times,
         denoise=predictor != "none",
         data_std=std_of_unit_prior(sde, times[0].item()),
+    )
+
+
+def score_sde_ode(
+    source: LinearSDE | Score,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    eps: float | None = None,
+    num_scales: int = 1000,
+) -> ScoreSDEFlow:
+    """The code's solver of the probability flow, scipy's RK45, for samples and likelihoods.
+
+    The code takes one step size for the whole batch, so a sample depends on its batch within the
+    tolerance. Compare whole batches, without ``max_batch``.
+
+    Parameters
+    ----------
+    source : ScoreModel or LinearSDE
+        A model on a continuous SDE, or this SDE.
+    rtol, atol : float
+        The tolerances, > 0.
+    eps : float, optional
+        The end of the flow on the data's side, > 0. By default that of the code's samples, 1e-5 on
+        VE and 1e-3 else. Its likelihoods have 1e-5 on every SDE.
+    num_scales : int
+        N >= 2, by which the last denoise steps.
+
+    Returns
+    -------
+    ScoreSDEFlow
+        Its samples end with the mean of a reverse-diffusion step, as the code's do.
+
+    Raises
+    ------
+    IncompatibleError
+        The SDE is not linear, or has a table of levels.
+    ParameterError, ScheduleError
+        A number is out of range.
+
+    Examples
+    --------
+    The likelihood of data with the Hutchinson probe of another program:
+
+    >>> import torch, sdescore as ss
+    >>> model = ss.ScoreModel(ss.MLP(2), ss.VPSDE(), prediction="epsilon", time_input="999t")
+    >>> flow = ss.published.score_sde_ode(model, eps=1e-5)
+    >>> x, probe = torch.zeros(3, 2), torch.ones(3, 2)
+    >>> found = flow.log_likelihood(model, x, divergence="hutchinson", probes=probe[None])
+    >>> found.log_prob.shape
+    torch.Size([3])
+    """
+    sde = linear_sde(source, "score_sde_ode")
+    return ScoreSDEFlow(
+        sde,
+        rtol=rtol,
+        atol=atol,
+        t_min=last_time(sde, eps),
+        data_std=std_of_unit_prior(sde, sde.T),
+        num_scales=num_scales,
     )
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -103,11 +104,13 @@ class ProbabilityFlow:
     t_min: float | None = None
     data_std: float = 0.0
     times: Tensor = field(init=False, repr=False, compare=False)
+    methods: ClassVar[tuple[str, ...]] = ADAPTIVE + FIXED
+    solver: ClassVar[type[FlowODE]] = FlowODE
 
     def __post_init__(self) -> None:
         advice = "use PredictorCorrector with EulerMaruyama(eta=0)"
         checks.linear(self.sde, "ProbabilityFlow", advice)
-        checks.choice("method", self.method, ADAPTIVE + FIXED)
+        checks.choice("method", self.method, self.methods)
         t_min, T, steps, grid = self.t_min, self.sde.T, self.steps, self.grid
         fixed, got = self.method in FIXED, f"steps={steps!r}, grid={grid!r:.100}"
         expected = f"no steps= or grid= for {self.method}, which sets its own by rtol and atol"
@@ -234,7 +237,7 @@ class ProbabilityFlow:
         x: Tensor,
         *,
         divergence: str = "exact",
-        probes: int = 1,
+        probes: int | Tensor = 1,
         probe_distribution: str = "rademacher",
         seed: int = 0,
         label: Condition | None = None,
@@ -255,8 +258,9 @@ class ProbabilityFlow:
             ``(B, *E)``, float32 or float64: data, and the density is in their units.
         divergence : {"exact", "hutchinson"}
             Exact, from d derivatives per evaluation, or estimated, from ``probes`` of them.
-        probes : int
-            K >= 1 probes, fixed for the whole solve; their K estimates are averaged.
+        probes : int or Tensor
+            K >= 1 probes, fixed for the whole solve; their K estimates are averaged. Or the probes
+            themselves, ``(K, B, *E)``; then no distribution and no seed are used.
         probe_distribution : {"rademacher", "gaussian", "sphere"}
             Distribution of the probes; Rademacher's variance is lower than the Gaussian one.
         seed : int
@@ -279,6 +283,7 @@ class ProbabilityFlow:
         """
         trace = Trace(divergence, probes, probe_distribution, seed)
         request = self._request(model, x, "x", label, data=True)
+        trace.check_shape(request.shape)
         latent, integrals, calls = self._follow(request, self.interval, max_batch, progress, trace)
         std = self.sde.prior_std(self.data_std)
         scale, event = request.scale, request.shape[1:]
@@ -317,7 +322,8 @@ class ProbabilityFlow:
         def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
             x = request.start(samples, std)
             rule = None if trace is None else trace.of(samples, x)
-            ode = FlowODE(self, Velocity(request, samples, self.interval), rule, samples.start)
+            velocity = Velocity(request, samples, self.interval)
+            ode = self.solver(self, velocity, rule, samples.start)
             x, integrals = ode.solve(x, 0 if trace is None else trace.estimates, path)
             if denoise and x.numel():
                 x = ode.denoised(x, path[1])

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import DivergenceError, ShapeError, TimeError
+from sdescore.errors import DivergenceError, IncompatibleError, ShapeError, TimeError
 from sdescore.noise.counter import Domain, NormalStream
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood, standard_error, t_quantile
 from sdescore.samplers.request import Request, called, not_finite
@@ -65,19 +65,34 @@ class Trace:
     """How :meth:`sdescore.ProbabilityFlow.log_likelihood` finds its divergences."""
 
     divergence: str
-    probes: int
+    probes: int | Tensor
     probe_distribution: str
     seed: int
 
     def __post_init__(self) -> None:
         checks.choice("divergence", self.divergence, DIVERGENCES)
         checks.choice("probe_distribution", self.probe_distribution, PROBE_DISTRIBUTIONS)
-        vars(self).update(probes=checks.count("probes", self.probes), seed=checks.seed(self.seed))
+        vars(self).update(seed=checks.seed(self.seed))
+        if not isinstance(self.probes, Tensor):
+            vars(self).update(probes=checks.count("probes", self.probes))
+        elif self.divergence == "exact":
+            expected = 'divergence="hutchinson" for probes of your own'
+            checks.refuse(expected, 'divergence="exact"', IncompatibleError)
 
     @property
     def estimates(self) -> int:
         """K, the number of estimates per sample."""
-        return 1 if self.divergence == "exact" else self.probes
+        if self.divergence == "exact":
+            return 1
+        return len(self.probes) if isinstance(self.probes, Tensor) else self.probes
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse probes of one's own that are not finite numbers ``(K, *shape)``."""
+        if isinstance(self.probes, Tensor):
+            got = tuple(self.probes.shape)
+            fits = len(got) > 0 and got[0] > 0 and got[1:] == shape
+            checks.that(fits, f"probes of shape (K, {str(shape)[1:]}", got, ShapeError)
+            checks.finite_tensor("probes", self.probes)
 
     def of(self, samples: range, x: Tensor) -> Divergence:
         """The rule for these samples, fixed probes and all; ``x`` ``(B, *E)`` is their state."""
@@ -85,8 +100,13 @@ class Trace:
         chunk = 1 if torch.is_autocast_enabled(x.device.type) else None
         if self.divergence == "exact":
             return lambda o, y: exact_trace(o, y, chunk_size=chunk).unsqueeze(1)
-        stream = NormalStream(self.seed, samples, x.shape[1:], device=x.device, domain=Domain.TRACE)
-        probes = probes_from_normal(self.probe_distribution, stream.draw(range(self.probes)).to(x))
+        if isinstance(self.probes, Tensor):
+            probes = self.probes[:, samples.start : samples.stop].to(x)
+        else:
+            shape = x.shape[1:]
+            stream = NormalStream(self.seed, samples, shape, device=x.device, domain=Domain.TRACE)
+            normal = stream.draw(range(self.probes)).to(x)
+            probes = probes_from_normal(self.probe_distribution, normal)
         return lambda o, y: probe_traces(o, y, probes, chunk_size=chunk)
 
     def likelihood(
@@ -105,9 +125,10 @@ class Trace:
         prior = -0.5 * squares - numel * (math.log(prior_std) + 0.5 * math.log(2 * math.pi))
         error = margin = torch.zeros_like(log_det)
         # In d = 1 the probes ±1 are exact.
-        if self.divergence != "exact" and (numel > 1 or self.probe_distribution == "gaussian"):
+        own = isinstance(self.probes, Tensor) or self.probe_distribution == "gaussian"
+        if self.divergence != "exact" and (numel > 1 or own):
             error = standard_error(integrals)
-            margin = error * t_quantile(max(1, self.probes - 1))
+            margin = error * t_quantile(max(1, self.estimates - 1))
         return LogLikelihood(prior + log_det, error, margin, latent, log_det, evaluations)
 
 

@@ -1,0 +1,116 @@
+r"""The probability flow in the time t, as score_sde solves it (Song et al. 2021, arXiv:2011.13456).
+
+.. math:: \frac{\mathrm{d}x}{\mathrm{d}t} = f x - \tfrac12 g^2 s(x, t), \qquad
+   \frac{\mathrm{d} \log p}{\mathrm{d}t} = -\Bigl(f d - \tfrac12 g^2\, \nabla \cdot s\Bigr)
+
+(eqs. 13 and 39), by scipy's RK45 on all numbers of the batch together: one step size for all, by
+the RMS of all errors. :mod:`sdescore.samplers.probability_flow.ode` has the velocity v̂ in the
+angle φ, with :math:`r = \sqrt{\alpha^2 + \sigma^2}` and y = x/r. There
+
+.. math:: s = - \frac{\hat v \cot\varphi + y}{r}, \qquad
+   \nabla \cdot s = - \frac{\cot\varphi\, \nabla_y \cdot \hat v + d}{r^2} .
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdescore import checks
+from sdescore.errors import IncompatibleError
+from sdescore.published.score_sde_steps import ScoreSDEStep
+from sdescore.samplers.probability_flow.flow import ProbabilityFlow
+from sdescore.samplers.probability_flow.ode import FlowODE
+
+__all__ = ["ScoreSDEFlow"]
+
+
+class TimeODE(FlowODE):
+    """The flow in t, by scipy's RK45; its rows are those of :class:`FlowODE` with x for y."""
+
+    _flow: ScoreSDEFlow
+
+    def solve(self, x: Tensor, integrals: int, path: tuple[float, float]) -> tuple[Tensor, Tensor]:
+        """Take ``x`` ``(B, *E)`` from ``path[0]`` to ``path[1]``; as in the base class."""
+        from scipy.integrate import solve_ivp
+
+        flow, self._shape = self._flow, x.shape
+        numel = math.prod(x.shape[1:])
+        rows = torch.cat([x.reshape(len(x), numel), x.new_zeros(len(x), integrals)], 1)
+        if x.numel() == 0:
+            return x, rows[:, numel:]
+
+        def rates(time: float, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            state = torch.from_numpy(numbers).reshape(rows.shape).to(rows)
+            return self._rates(time, state).to("cpu", torch.float64).flatten().numpy()
+
+        start = rows.to("cpu", torch.float64).flatten().numpy()
+        found = solve_ivp(rates, path, start, method="RK45", rtol=flow.rtol, atol=flow.atol)
+        if not found.success:
+            raise self._stuck(found.message)
+        end = torch.from_numpy(found.y[:, -1].copy()).reshape(rows.shape).to(rows)
+        return end[:, :numel].reshape(x.shape), end[:, numel:]
+
+    def denoised(self, x: Tensor, time: float) -> Tensor:
+        """The mean of a reverse-diffusion step from states ``(B, *E)``."""
+        flow, point = self._flow, self._clock.at(time)
+        y = x / point.r
+        o, w, c = self._evaluate(y, time, point)
+        score = -((w * o + c * y) * (point.cosine / point.sine) + y) / point.r
+        t = torch.tensor([time], dtype=torch.float64, device="cpu")
+        step = ScoreSDEStep("reverse_diffusion", flow.num_scales).ending(flow.sde, t)
+        return step.step(0, x, [], lambda _x, _t: score, [])
+
+    def _rates(self, time: float, rows: Tensor) -> Tensor:
+        """The derivative by t of rows ``(B, d + K)``."""
+        numel, point = math.prod(self._shape[1:]), self._clock.at(time)
+        f, g2 = (rate.item() for rate in self._flow.sde.rates(time))
+        x = rows[:, :numel]
+        y = x / point.r
+        angle = torch.tensor(point.angle, dtype=torch.float64, device="cpu")
+        by_angle = self(angle, torch.cat([y, rows[:, numel:]], 1))
+        v, divergence = by_angle[:, :numel], by_angle[:, numel:]
+        cotangent, weight = point.cosine / point.sine, 0.5 * g2 / point.r
+        velocity = f * x + weight * (cotangent * v + y)
+        growth = f * numel + weight / point.r * (cotangent * divergence + numel)
+        return torch.cat([velocity, growth], 1)
+
+
+@dataclass(frozen=True)
+class ScoreSDEFlow(ProbabilityFlow):
+    """score_sde's solver of the probability flow, with the fields of :class:`ProbabilityFlow`.
+
+    :func:`sdescore.published.score_sde_ode` makes one with the code's settings. A result depends on
+    its batch within the tolerance.
+
+    Parameters
+    ----------
+    num_scales : int
+        N >= 2, by which the last denoise steps.
+
+    Raises
+    ------
+    IncompatibleError
+        The SDE is not linear, or has a table of levels; another method than ``"rk45"``.
+    ParameterError
+        A number out of its range, ``steps`` or ``grid``.
+    """
+
+    method: str = "rk45"
+    num_scales: int = 1000
+    methods: ClassVar[tuple[str, ...]] = ("rk45",)
+    solver: ClassVar[type[FlowODE]] = TimeODE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        got = (
+            f"{type(self.sde).__name__}, a table; use score_sde_pc, or a model on a continuous SDE"
+        )
+        continuous = not hasattr(self.sde, "level")
+        checks.that(continuous, "a continuous SDE for score_sde_ode", got, IncompatibleError)
+        ScoreSDEStep("reverse_diffusion", self.num_scales).check(self.sde)
