@@ -19,7 +19,6 @@ from sdescore.tableau.tableau import Tableau, one_stage
 __all__ = ["Langevin"]
 
 NORMS = ("expected", "sample", "batch")
-_ZERO = Preconditioner(torch.zeros((), dtype=torch.float64, device="cpu"))
 
 
 @dataclass(frozen=True)
@@ -102,15 +101,26 @@ class Langevin(Corrector):
         self.check_event(tuple(x.shape[1:]))
         s = score(x)
         alpha_t, sigma_t = (v.item() for v in sde.marginal(t))  # type: ignore[attr-defined]
-        P = (self.preconditioner or _ZERO).affine(alpha_t**2, sigma_t**2).to(x)
-        tau: float | Tensor = 2 * self.snr**2
-        if self.norm != "expected":
-            z_norm, s_norm = flat(z).norm(dim=1), P.quadratic(s).sqrt()
+        if self.preconditioner is None:
+            tau = align(self._tau(z, flat(s).norm(dim=1), sigma_t), x)
+            return torch.addcmul(x, tau, s).addcmul_((2 * tau).sqrt(), z)
+        P = self.preconditioner.affine(alpha_t**2, sigma_t**2).to(x)
+        tau = align(self._tau(z, P.quadratic(s).sqrt(), 1.0), x)
+        return x + tau * P.apply(s) + (2 * tau).sqrt() * P.sqrt_apply(z)
+
+    def _tau(self, z: Tensor, s_norm: Tensor, expected: float) -> Tensor:
+        """τ from the scores' norms ``(B,)``: ``()``, or ``(B,)`` for each sample's own.
+
+        ``expected`` is the ratio ‖z‖/‖s‖ of the expected norms.
+        """
+        if self.norm == "expected":
+            ratio = s_norm.new_full((), expected)
+        else:
+            z_norm = flat(z).norm(dim=1)
             if self.norm == "batch":
                 z_norm, s_norm = z_norm.mean(), s_norm.mean()
-            ratio = torch.where(s_norm > 0, z_norm / s_norm, torch.ones_like(s_norm))
-            tau = align(2 * (self.snr * ratio).square(), x)
-        return x + tau * P.apply(s) + (2 * tau) ** 0.5 * P.sqrt_apply(z)
+            ratio = torch.where(s_norm > 0, z_norm / s_norm, expected)
+        return 2 * (self.snr * ratio).square()
 
 
 def inner_steps(steps: object) -> int:
