@@ -1,0 +1,382 @@
+"""What sampling, a likelihood and a training step cost beyond a real network, and beside diffusers.
+
+Each task is run in several ways, which take turns in one process on one thread. A figure is the
+median over the turns of the time of ours divided by that of another way, with its quartiles.
+
+- network alone: as many calls of the network as the task makes, with the derivatives it needs.
+- plain loop: the predictor–corrector sampler of Song et al. 2021 (arXiv:2011.13456, algorithms 2 to
+  5) written from the paper in torch, with the Langevin step by the batch's mean norms.
+- diffusers: the loop of its pipelines with ``DDPMScheduler`` or ``ScoreSdeVeScheduler``, and its
+  training recipe (benchmarks/training.py).
+
+Two bars: the predictor–corrector sampler takes at most 1.02 of the network alone, and the Langevin
+corrector by batch norms, with the cheapest score there is, at most 1.0 of the plain loop.
+
+    pip install --no-deps diffusers==0.42.1
+    python benchmarks/real_networks.py             # prints the table, in 8 minutes or less
+    python benchmarks/real_networks.py --save      # and writes benchmarks/results/
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import torch
+from machine import conditions, machine_sentence
+from torch import Tensor, nn
+from training import with_diffusers
+
+import sdescore as ss
+from sdescore.errors import StepsWarning
+
+RESULT = Path(__file__).parent / "results" / "real-networks-cpu.json"
+SHAPE = (2, 3, 32, 32)
+STEPS = 5  # of a sampler; with a corrector it makes twice as many evaluations
+SNR = 0.16
+TRAINED, WARM = 3, 1  # training steps a turn; the first WARM are not counted
+NAMES = {"network": "network alone", "plain": "plain loop", "diffusers": "diffusers"}
+PC, LANGEVIN = "predictor–corrector", "Langevin, cheapest score"
+BARS = {(PC, "network"): 1.02, (LANGEVIN, "plain"): 1.0}
+
+Run = Callable[[], float]
+"""One turn: the seconds that it took, by the same unit as the other runs of its task."""
+
+
+class Subject(NamedTuple):
+    """A network, and its model."""
+
+    net: nn.Module  # called as (x, c)
+    model: ss.ScoreModel
+
+
+def subjects() -> dict[str, Subject]:
+    """Small configurations of four networks, all for 32×32 images in colour."""
+    song = {"nf": 32, "ch_mult": (1, 2, 2), "num_res_blocks": 1, "dropout": 0.0}
+    unet = diffusers.UNet2DModel(
+        sample_size=32,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    )
+    of_diffusers = ss.load_diffusers(unet, diffusers.DDPMScheduler())
+    ve = ss.nets.NCSNpp(32, 3, **song).eval()
+    found = {"NCSNpp": Subject(ve, ss.ScoreModel(ve, ss.VESDE(), "score", "sigma"))}
+    for name, net in {
+        "DDPMpp": ss.nets.DDPMpp(32, 3, **song),
+        "ADM": ss.nets.ADM(size=32, width=32, multipliers=(1, 2, 2), blocks=1, attention=(16,)),
+    }.items():
+        model = ss.ScoreModel(net, ss.DiscreteVPSDE.linear(), "epsilon", "continuous_level")
+        found[name] = Subject(net, model.eval())
+    found["UNet2DModel"] = Subject(of_diffusers.net, of_diffusers)
+    return found
+
+
+def calls_alone(net: nn.Module, calls: int, trace: bool = False) -> Run:
+    """The network called on noise; with ``trace``, and a vector–Jacobian product each time."""
+    x, c = torch.randn(SHAPE), torch.full(SHAPE[:1], 3.0)
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            if trace:
+                y = x.clone().requires_grad_()
+                torch.autograd.grad(net(y, c), y, x)
+            else:
+                with torch.no_grad():
+                    net(x, c)
+        return time.perf_counter() - start
+
+    return run
+
+
+def timed(task: Callable[[], object]) -> Run:
+    """A task as a run."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        task()
+        return time.perf_counter() - start
+
+    return run
+
+
+def langevin_step(x: Tensor, score: Tensor) -> Tensor:
+    """Algorithms 4 and 5 of the paper, by the mean norms of the batch."""
+    z = torch.randn_like(x)
+    z_norm, s_norm = (v.flatten(1).norm(dim=1).mean() for v in (z, score))
+    step = 2 * (SNR * z_norm / s_norm) ** 2
+    return x + step * score + (2 * step).sqrt() * z
+
+
+def plain_ve(net: nn.Module, shape: tuple[int, ...]) -> Callable[[], object]:
+    """The paper's sampler for VE: reverse diffusion, its corrector first."""
+    sigmas = torch.logspace(1.69897, -2, STEPS + 1)  # 50 … 0.01
+
+    @torch.no_grad()
+    def task() -> Tensor:
+        x = sigmas[0] * torch.randn(shape)
+        for sigma, after in itertools.pairwise(sigmas):
+            level = sigma.expand(shape[0])
+            x = langevin_step(x, net(x, level))
+            g2 = sigma**2 - after**2
+            x = x + g2 * net(x, level) + g2.sqrt() * torch.randn_like(x)
+        return x
+
+    return task
+
+
+def plain_vp(net: nn.Module, shape: tuple[int, ...]) -> Callable[[], object]:
+    """The paper's sampler for VP: reverse diffusion, its corrector first."""
+    betas = torch.linspace(0.1, 20.0, 1000).flip(0)[:: 1000 // STEPS] / 1000
+    levels = torch.arange(999.0, -1.0, -(1000 // STEPS))
+
+    @torch.no_grad()
+    def task() -> Tensor:
+        x = torch.randn(shape)
+        for beta, level in zip(betas, levels, strict=True):
+            c, sigma = level.expand(shape[0]), 0.5
+            x = langevin_step(x, -net(x, c) / sigma)
+            score = -net(x, c) / sigma
+            x = (2 - (1 - beta).sqrt()) * x + beta * score + beta.sqrt() * torch.randn_like(x)
+        return x
+
+    return task
+
+
+def diffusers_ve(net: nn.Module, shape: tuple[int, ...]) -> Callable[[], object]:
+    """The loop of diffusers' pipeline for score_sde's VE."""
+    scheduler = diffusers.ScoreSdeVeScheduler(snr=SNR, sigma_max=50.0)
+    scheduler.set_timesteps(STEPS)
+    scheduler.set_sigmas(STEPS)
+
+    @torch.no_grad()
+    def task() -> Tensor:
+        x = scheduler.init_noise_sigma * torch.randn(shape)
+        for i, t in enumerate(scheduler.timesteps):
+            level = scheduler.sigmas[i].expand(shape[0])
+            x = scheduler.step_correct(net(x, level), x).prev_sample
+            x = scheduler.step_pred(net(x, level), t, x).prev_sample
+        return x
+
+    return task
+
+
+def diffusers_ddpm(net: nn.Module, shape: tuple[int, ...], steps: int) -> Callable[[], object]:
+    """The loop of diffusers' DDPM pipeline."""
+    scheduler = diffusers.DDPMScheduler(clip_sample=False)
+    scheduler.set_timesteps(steps)
+
+    @torch.no_grad()
+    def task() -> Tensor:
+        x = torch.randn(shape)
+        for t in scheduler.timesteps:
+            x = scheduler.step(net(x, t.float().expand(shape[0])), t, x).prev_sample
+        return x
+
+    return task
+
+
+def training(subject: Subject) -> dict[str, Run]:
+    """A training step: ours, diffusers' recipe, and the network's loss and gradient alone."""
+    data = torch.randn(64, *SHAPE[1:]).clamp(-1, 1)
+    model = copy.deepcopy(subject.model).train()
+    net = copy.deepcopy(subject.net).train()
+    level = 1.0 + torch.arange(SHAPE[0])
+    recipe = with_diffusers(Shifted(copy.deepcopy(subject.net).train()), data, SHAPE[0])
+
+    def ours(steps: int) -> list[float]:
+        moments: list[float] = []
+        ss.train(
+            model, data, steps=steps, batch_size=SHAPE[0], progress=False, standardize=False,
+            callback=lambda _: moments.append(time.perf_counter()),
+        )  # fmt: skip
+        return moments
+
+    def alone(steps: int) -> list[float]:
+        moments = []
+        for _ in range(steps):
+            net.zero_grad(set_to_none=True)
+            net(data[: SHAPE[0]], level).square().mean().backward()
+            moments.append(time.perf_counter())
+        return moments
+
+    def of(block: Callable[[int], list[float]]) -> Run:
+        def run() -> float:
+            moments = block(TRAINED + WARM)[WARM - 1 :]
+            return statistics.median(b - a for a, b in itertools.pairwise(moments))
+
+        return run
+
+    return {"ours": of(ours), "network": of(alone), "diffusers": of(recipe)}
+
+
+class Shifted(nn.Module):
+    """The network at level c + 1, for one that takes the logarithm of its level."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        y: Tensor = self.net(x, c + 1)
+        return y
+
+
+def sampling(subject: Subject) -> dict[str, dict[str, Run]]:
+    """The two samplers; VE has one."""
+    net, model = subject
+    sde, ve = model.sde, isinstance(model.sde, ss.VESDE)
+    sampler = ss.PredictorCorrector(
+        sde,
+        predictor=ss.EulerMaruyama() if not ve else ss.ReverseDiffusion(),
+        corrector=ss.Langevin(snr=SNR, norm="batch"),
+        corrector_first=True,
+        grid=ss.LogSNRGrid(),
+        steps=STEPS,
+        denoise=False,
+    )
+    seeds = itertools.count()
+    runs = {
+        "ours": timed(lambda: sampler.sample(model, SHAPE, seed=next(seeds))),
+        "network": calls_alone(net, sampler.evaluations),
+        "plain": timed(plain_ve(net, SHAPE) if ve else plain_vp(net, SHAPE)),
+    }
+    if ve:
+        return {PC: runs | {"diffusers": timed(diffusers_ve(net, SHAPE))}}
+    steps = 2 * STEPS
+    ancestral = ss.PredictorCorrector(sde, predictor=ss.Ancestral(), steps=steps)
+    ddpm = {
+        "ours": timed(lambda: ancestral.sample(model, SHAPE, seed=next(seeds))),
+        "network": calls_alone(net, ancestral.evaluations),
+        "diffusers": timed(diffusers_ddpm(net, SHAPE, steps)),
+    }
+    return {PC: runs, "DDPM": ddpm}
+
+
+def likelihood(subject: Subject) -> dict[str, Run]:
+    """A step of a Runge–Kutta method and Hutchinson's estimate: four calls with gradients."""
+    flow = ss.ProbabilityFlow(subject.model.sde, method="rk4", steps=1)
+    x = torch.randn(SHAPE)
+    found = flow.log_likelihood(subject.model, x, divergence="hutchinson")
+    return {
+        "ours": timed(lambda: flow.log_likelihood(subject.model, x, divergence="hutchinson")),
+        "network": calls_alone(subject.net, found.evaluations, trace=True),
+    }
+
+
+def corrector() -> dict[str, Run]:
+    """The Langevin corrector by batch norms, with x ↦ −x as the score."""
+    shape, steps = (64, 3, 32, 32), 20
+    sampler = ss.PredictorCorrector(
+        ss.VPSDE(),
+        predictor=ss.NoPredictor(),
+        corrector=ss.Langevin(snr=SNR, norm="batch"),
+        steps=steps,
+        denoise=False,
+    )
+
+    def plain() -> Tensor:
+        x = torch.randn(shape)
+        for _ in range(sampler.evaluations):
+            x = langevin_step(x, x.neg())
+        return x
+
+    seeds = itertools.count()
+    return {
+        "ours": timed(lambda: sampler.sample(lambda x, t: x.neg(), shape, seed=next(seeds))),
+        "plain": timed(plain),
+    }
+
+
+def compare(runs: dict[str, Run], turns: int) -> list[dict[str, Any]]:
+    """Ours against each other run: the ratios' median and quartiles."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(turns + 1):
+        for name, run in runs.items():
+            took = run()
+            if turn:  # the first warms up
+                seconds[name].append(took)
+    rows = []
+    for other in seconds.keys() - {"ours"}:
+        ratios = [a / b for a, b in zip(seconds["ours"], seconds[other], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        rows.append(
+            {
+                "against": other,
+                "ratio": round(middle, 3),
+                "quartiles": [round(low, 3), round(high, 3)],
+                "milliseconds": round(1e3 * statistics.median(seconds["ours"]), 1),
+            }
+        )
+    return sorted(rows, key=lambda row: list(NAMES).index(row["against"]))
+
+
+def measure(turns: int) -> list[dict[str, Any]]:
+    """All rows of the table."""
+    tasks: list[tuple[str, str, dict[str, Run]]] = [("–", LANGEVIN, corrector())]
+    for name, subject in subjects().items():
+        tasks += [(name, task, runs) for task, runs in sampling(subject).items()]
+        tasks += [(name, "likelihood", likelihood(subject))]
+        tasks += [(name, "training step", training(subject))]
+    rows = []
+    for name, task, runs in tasks:
+        more = 3 if task == LANGEVIN else 1
+        for row in compare(runs, more * turns):
+            rows.append({"network": name, "task": task, **row})
+            print(line(rows[-1]), flush=True)
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table; a bar that is missed is said."""
+    bar = BARS.get((row["task"], row["against"]))
+    said = "" if bar is None else f"≤ {bar}" + (", missed" if row["ratio"] > bar else "")
+    low, high = row["quartiles"]
+    return (
+        f"| {row['network']} | {row['task']} | {NAMES[row['against']]} | {row['ratio']:.3f} "
+        f"({low:.3f}–{high:.3f}) | {row['milliseconds']} | {said} |"
+    )
+
+
+def main() -> None:
+    """Measure, print, and save where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--save", action="store_true")
+    options = parser.parse_args()
+    if options.turns < 2:
+        parser.error("quartiles take two turns or more")
+    warnings.simplefilter("ignore", StepsWarning)  # few steps are as fast as many
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    began = time.monotonic()
+    print("| network | task | ours / | ratio (quartiles) | ours, ms | bar |")
+    print("|---|---|---|---|---|---|")
+    report = {
+        "command": f"python benchmarks/real_networks.py --turns {options.turns} --save",
+        **conditions(),
+        "diffusers": version("diffusers"),
+        "shape": SHAPE,
+        "rows": measure(options.turns),
+    }
+    report["seconds"] = round(time.monotonic() - began)
+    print(f"\n{machine_sentence(report)}, diffusers {report['diffusers']}")
+    if options.save:
+        RESULT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
