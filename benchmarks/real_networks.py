@@ -246,7 +246,6 @@ def sampling(subject: Subject) -> dict[str, dict[str, Run]]:
         corrector_first=True,
         grid=ss.LogSNRGrid(),
         steps=STEPS,
-        denoise=False,
     )
     seeds = itertools.count()
     runs = {
