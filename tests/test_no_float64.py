@@ -42,34 +42,6 @@ def same(sampler, model, device: torch.device, shape: tuple[int, ...] = (4, 2)) 
     assert there.device == device and torch.equal(there.cpu(), here)
 
 
-class Both(nn.Module):
-    """A prediction and a variance."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 4)
-
-    def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)
-
-
-def test_a_learned_variance_and_the_bound(device: torch.device) -> None:
-    torch.manual_seed(0)
-    sde = ss.DiscreteVPSDE.linear(10, 1e-3, 0.5)
-    net, x0 = ss.nets.LearnedVariance(Both()), torch.tensor([[-1.0, 1.0], [1.0, 1.0]])
-    model = ss.ScoreModel(net, sde, "epsilon", "level", snap=True)
-    bounds = [
-        ss.samplers.variational_bound(
-            model.to(place), x0, levels=2, variance="learned_range"
-        ).terms.cpu()
-        for place in ("cpu", device)
-    ]
-    assert torch.equal(*bounds)
-    predictor, grid = ss.Ancestral("learned_range"), ss.LogSNRGrid()
-    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=grid, steps=4)
-    same(sampler, model.to("cpu"), device)
-
-
 def test_the_device_refuses_float64(device: torch.device) -> None:
     with pytest.raises(TypeError, match="no float64"):
         torch.zeros(2, dtype=torch.float64, device=device)

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.losses.denoising import denoising_loss
+from sdescore.losses.denoising import default_times, denoising_loss
 from sdescore.losses.loss import Loss
+from sdescore.losses.weighting import per_sample_number
 from sdescore.nets.ema import plain_network
 from sdescore.score.interface import unwrapped
 from sdescore.score.model import ScoreModel
+from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Time
 
 __all__ = ["uncertainty_loss"]
@@ -32,10 +34,12 @@ def uncertainty_loss(
     model: ScoreModel,
     x0: Tensor,
     *,
-    t: Time,
+    t: Time | None = None,
+    weight: float | Tensor | None = None,
     label: Condition | None = None,
     noise: Tensor | None = None,
     generator: torch.Generator | None = None,
+    sde: LinearSDE | None = None,
 ) -> Loss:
     """:func:`sdescore.denoising_loss` with its default weighting, weighed by a learned uncertainty.
 
@@ -46,10 +50,8 @@ def uncertainty_loss(
     model : ScoreModel
         Its network has a method ``log_variance(c)``: u ``(B,)`` at time inputs ``c`` ``(B,)``, as
         :class:`sdescore.nets.EDM2UNet` with ``logvar_channels`` has.
-    x0, label, noise, generator
+    x0, t, weight, label, noise, generator, sde
         As in :func:`sdescore.denoising_loss`.
-    t : float or Tensor
-        The times, ``()`` or ``(B,)``; σ_t > 0.
 
     Raises
     ------
@@ -73,8 +75,15 @@ def uncertainty_loss(
     if inner.convention is None or not callable(getattr(net, "log_variance", None)):
         got = f"{type(net).__name__}; use EDM2UNet(logvar_channels=128)"
         checks.refuse("a network with log_variance(c)", got, IncompatibleError)
-    error = denoising_loss(model, x0, t=t, label=label, noise=noise, generator=generator).per_sample
+    if t is None:
+        t = default_times(inner.sde).sample(inner.sde, len(x0), generator, x0.device)
+    options: dict[str, Any] = {"label": label, "noise": noise}
+    options |= {"generator": generator, "sde": sde}
+    error = denoising_loss(model, x0, t=t, **options).per_sample
     t64 = checks.time(t, inner.sde.T).to(checks.with_float64(x0.device)).expand(len(x0))
     c = inner.convention.at(t64).time_value.to(inner.dtype)
     u: Tensor = net.log_variance(c.to(x0.device)).to(error)
-    return Loss.of(error / u.exp() + 0.5 * x0[0].numel() * u)
+    per_sample = error / u.exp() + 0.5 * x0[0].numel() * u
+    if weight is not None:
+        per_sample = per_sample * per_sample_number("weight", weight, x0).to(per_sample)
+    return Loss.of(per_sample)

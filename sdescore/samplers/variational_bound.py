@@ -39,8 +39,7 @@ from sdescore.predictors.ancestral import VARIANCES
 from sdescore.samplers.predictor_corrector.chain import Program
 from sdescore.samplers.predictor_corrector.loop import BoundModel
 from sdescore.samplers.request import Request, Tick, not_finite, require_init
-from sdescore.score.convention import data_range_of
-from sdescore.score.interface import sde_of, unwrapped
+from sdescore.score.interface import sde_of
 from sdescore.shapes import float64, sum_event
 from sdescore.typing import Condition, Score
 
@@ -75,7 +74,7 @@ def variational_bound(
     x0: Tensor,
     *,
     levels: int,
-    data_range: Sequence[float] | None = None,
+    data_range: tuple[float, float] = (-1.0, 1.0),
     variance: str = "fixed_small",
     seed: int = 0,
     noise: NoiseSource | None = None,
@@ -98,9 +97,8 @@ def variational_bound(
         ``(B, *E)``, float32 or float64: integers 0 … levels − 1, scaled to ``data_range``.
     levels : int
         Number of integers, >= 2; 256 for 8-bit images.
-    data_range : (float, float), optional
-        What 0 and levels − 1 were scaled to; by default the model's own range, or (−1, 1) where it
-        has none.
+    data_range : (float, float)
+        What 0 and levels − 1 were scaled to.
     variance : str
         Of the steps, as in :class:`sdescore.Ancestral`.
     seed : int
@@ -142,8 +140,6 @@ def variational_bound(
     checks.that(table, expected, f"one on {sde!r:.200}", IncompatibleError)
     checks.choice("variance", variance, VARIANCES)
     require_init(x0, "x0")
-    if data_range is None:
-        data_range = getattr(unwrapped(model), "data_range", None) or (-1.0, 1.0)
     bins = Bins.of(levels, data_range)
     bins.require(x0)
     times = sde.level_times()
@@ -208,7 +204,10 @@ class Bins:
     def of(cls, levels: int, data_range: Sequence[float]) -> Bins:
         """The bins of a number of levels and the range that they were scaled to."""
         levels = checks.count("levels", levels, at_least=2)
-        low, high = data_range_of(data_range)
+        ends = checks.numbers("data_range", data_range, at_least=2)
+        two = len(ends) == 2 and ends[0] < ends[1]
+        checks.that(two, "data_range=(low, high), low < high", f"{data_range!r:.100}")
+        low, high = ends
         return cls(levels, low, (high - low) / (levels - 1))
 
     def require(self, x0: Tensor) -> None:

@@ -169,7 +169,7 @@ class Convention:
             The network takes integer levels and a time is between two, or the SDE that it was
             trained on does not reach the log-SNR of a time.
         ShapeError, IncompatibleError
-            As :meth:`time_value`.
+            A function of t returned another shape, or no real numbers.
         """
         alpha_t, sigma_t = self.sde.marginal(t) if marginal is None else marginal
         own_t, own_alpha, own_sigma, scale = t, alpha_t, sigma_t, torch.ones_like(t)
@@ -185,7 +185,9 @@ class Convention:
             own_pair = pair(self.prediction, own_alpha, own_sigma)
         else:
             own_pair = self._pair_of_schedule(own_t, own_alpha, own_sigma)
-        return Coefficients(alpha_t, sigma_t, own_pair, self.time_value(own_t), scale)
+        return Coefficients(
+            alpha_t, sigma_t, own_pair, self._time_value(own_t, own_alpha, own_sigma), scale
+        )
 
     def _pair_of_schedule(self, t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Pair:
         if self.prediction == "velocity":
@@ -195,15 +197,9 @@ class Convention:
         norm = sigma_t.hypot(alpha_t * self.sigma_data)
         return sigma_t / (self.sigma_data * norm), -self.sigma_data * alpha_t / norm
 
-    def time_value(self, t: Tensor) -> Tensor:
-        """What the network is given at float64 times of the SDE that it was trained on, like ``t``.
-
-        Raises
-        ------
-        TimeError
-            The network takes integer levels and a time is between two.
-        ShapeError, IncompatibleError
-            A function of t returned another shape, or no real numbers.
+    def _time_value(self, t: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Tensor:
+        """What the network is given at float64 times of the SDE that it was trained on, like ``t``;
+        errors as :meth:`at`.
         """
         sde, name = self.trained_on, self.time_input
         if callable(name):
@@ -216,11 +212,11 @@ class Convention:
             case "log_snr":
                 return sde.log_snr(t)
             case "quarter_log_sigma":
-                return -sde.log_snr(t) / 8  # ¼ log(σ/α)
+                return (sigma_t / alpha_t).log() / 4
             case "sigma":
-                return sde.marginal(t)[1]
+                return sigma_t
             case "log_sigma":
-                return sde.marginal(t)[1].log()
+                return sigma_t.log()
         level: Tensor = sde.level(t)  # type: ignore[attr-defined]
         if name == "continuous_level":
             return level

@@ -20,7 +20,6 @@ from sdescore.score.convention import Coefficients, Convention, DataScale, Numbe
 from sdescore.score.interface import means_no_label, require_label, require_third_argument
 from sdescore.score.parameterization import combine
 from sdescore.score.time_input import TimeFunction
-from sdescore.score.variance import VarianceReader, knows_variance
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Condition, Time
@@ -143,7 +142,10 @@ class ScoreModel(nn.Module):
     def options(self) -> dict[str, Any]:
         """The keyword arguments that rebuild the model from its network and its SDE.
 
-        A model under another SDE than its network's is refused by an ``IncompatibleError``.
+        Raises
+        ------
+        IncompatibleError
+            The model is under another SDE than its network was trained on.
         """
         own, now = self._convention.trained_on, type(self.sde).__name__
         expected = f"a ScoreModel on the SDE its network was trained on, {own!r:.200}"
@@ -181,12 +183,17 @@ class ScoreModel(nn.Module):
     def from_data(self, x0: Tensor) -> Tensor:
         """Data ``(B, *E)`` as states at t = 0, ``(x0 − data_mean)/data_std``, at least float32.
 
-        Another number of features or channels is refused by a ``ShapeError``.
+        Raises
+        ------
+        ShapeError
+            The event's first axis has another length than ``data_mean`` or ``data_std``.
 
         Examples
         --------
         >>> import torch, sdescore as ss
-        >>> model = ss.ScoreModel(ss.MLP(2), ss.VPSDE(), data_mean=[0, 50], data_std=[0.1, 10])
+        >>> model = ss.ScoreModel(
+        ...     ss.MLP(2), ss.VPSDE(), data_mean=[0.0, 50.0], data_std=[0.1, 10.0]
+        ... )
         >>> model.from_data(torch.tensor([[0.2, 40.0]]))
         tensor([[ 2., -1.]])
         >>> model.to_data(torch.tensor([[2.0, -1.0]]))
@@ -233,10 +240,8 @@ class ScoreModel(nn.Module):
             scale = scale.reshape(-1, *(1,) * (x.ndim - 1))
         return (scale * x).to(dtype), value.expand(x.shape[0])
 
-    def output_at(
-        self, x: Tensor, numbers: Coefficients, label: Condition | None = None, net: Any = None
-    ) -> Tensor:
-        """The network's own output, or that of ``net``, like ``x``; errors as :meth:`predict`.
+    def output_at(self, x: Tensor, numbers: Coefficients, label: Condition | None = None) -> Tensor:
+        """The network's own output, like ``x`` ``(B, *E)``; errors as :meth:`predict`.
 
         ``numbers`` is ``convention.at(t)`` of float64 times ``()`` or ``(B,)`` on ``x``'s device.
         """
@@ -244,7 +249,7 @@ class ScoreModel(nn.Module):
             self.require_label(label)
         scaled, value = self._inputs(x, numbers)
         conditions = () if label is None else (in_dtype(label, scaled.dtype),)
-        y = (net or self.net)(scaled, value, *conditions)
+        y = self.net(scaled, value, *conditions)
         return checks.score_output(y, scaled, "the network").to(x.dtype)
 
     def predict(self, kind: str, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
@@ -284,19 +289,6 @@ class ScoreModel(nn.Module):
         return self.predict("score", x, t, label)
 
     @property
-    def has_variance(self) -> bool:
-        """Whether the network has a learned variance, so that :meth:`with_variance` works."""
-        return self.convention is not None and knows_variance(self.net)
-
-    def with_variance(
-        self, x: Tensor, t: Time, label: Condition | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The score, and the network's v (:class:`sdescore.Ancestral`), like ``x``."""
-        numbers, reader = self._numbers(x, t), VarianceReader(self.net)
-        y = self.output_at(x, numbers, label, reader)
-        return combine(x, y, *numbers.to("score")), reader.of(x)
-
-    @property
     def has_log_density(self) -> bool:
         """Whether the network is an energy's gradient, so that :meth:`log_density` works."""
         return callable(getattr(self.net, "log_density", None))
@@ -308,7 +300,12 @@ class ScoreModel(nn.Module):
         input scaling, this is :math:`\tfrac u2 \|x\|^2 + \tfrac wk f(k x)`, ``(B,)`` in x's
         precision or, where it is higher, the energy's. Parameters are those of :meth:`predict`.
 
-        A network other than :class:`sdescore.EnergyModel` is refused by an ``IncompatibleError``.
+        Raises
+        ------
+        IncompatibleError
+            The network is not a :class:`sdescore.EnergyModel`.
+        ShapeError, TimeError
+            As :meth:`predict`.
         """
         expected = "ScoreModel(EnergyModel(net), …) to have a log density"
         got = f"{type(self.net).__name__}, whose output need not be a gradient"
@@ -336,8 +333,11 @@ class ScoreModel(nn.Module):
         The network is shared. ``model.under(model.convention.trained_on)`` leads back. For the
         equations see :mod:`sdescore.score.same_log_snr`.
 
-        An SDE that is not linear is refused by an ``IncompatibleError``, and so is a subclass with
-        a ``forward`` or ``predict`` of its own: use :func:`sdescore.under` for it.
+        Raises
+        ------
+        IncompatibleError
+            ``sde`` is not linear, or this is a subclass with a ``forward`` or ``predict`` of its
+            own: use :func:`sdescore.under` for it.
         """
         if self.convention is None:
             got = f"{type(self).__name__}, which overrides it; use under(model, sde)"

@@ -13,14 +13,19 @@ from typing import Any
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError
 from sdescore.score.interface import unwrapped
+from sdescore.score.model import ScoreModel
+from sdescore.score.parameterization import combine
 from sdescore.typing import Condition, Score, Time
 
 
 def knows_variance(part: object) -> bool:
     """Whether a network or score has a learned variance."""
     part = unwrapped(part)
+    if isinstance(part, ScoreModel):
+        return knows_variance(part.net)
     return callable(getattr(part, "with_variance", None)) and getattr(part, "has_variance", True)
 
 
@@ -36,8 +41,18 @@ def with_variance(
     score: Score, x: Tensor, t: Time, label: Condition | None = None
 ) -> tuple[Tensor, Tensor]:
     """A score and the learned variance v at ``x``, each like ``x`` ``(B, *E)``."""
-    reader = VarianceReader(score)
-    return reader(x, t, *(() if label is None else (label,))), reader.of(x)
+    require_variance(score)
+    model: Any = unwrapped(score)
+    conditions = () if label is None else (label,)
+    if not isinstance(model, ScoreModel):
+        s, v = model.with_variance(x, t, *conditions)
+        return s, v
+    numbers = model._numbers(x, t)
+    scaled, value = model._inputs(x, numbers)
+    reader = VarianceReader(model.net)
+    y = reader(scaled, value, *(in_dtype(part, scaled.dtype) for part in conditions))
+    u, w = numbers.to("score")
+    return combine(x, checks.score_output(y, scaled, "the network").to(x.dtype), u, w), reader.of(x)
 
 
 class VarianceReader:
@@ -48,7 +63,7 @@ class VarianceReader:
         self._function: Callable[..., tuple[Tensor, Tensor]] = unwrapped(part).with_variance
         self._last: Tensor | None = None
 
-    def __call__(self, x: Tensor, *rest: Time | Condition) -> Tensor:
+    def __call__(self, x: Tensor, *rest: Tensor | Condition) -> Tensor:
         """The prediction."""
         y, self._last = self._function(x, *rest)
         return y

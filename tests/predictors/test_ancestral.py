@@ -231,32 +231,6 @@ def test_samples_do_not_depend_on_chunks_and_iterate_agrees() -> None:
     assert sampler.evaluations == 6 + 5  # no correction after the last denoise
 
 
-@pytest.mark.filterwarnings("ignore")  # torch's, about graphs
-@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
-def test_wrappers_of_pytorch_keep_the_variance(wrap) -> None:
-    """Around the network and around the model."""
-    model = model_of(diffusers.DDPMScheduler(N, 1e-3, 0.2))
-    inside = ss.ScoreModel(wrap(model.net), model.sde, "epsilon", "continuous_level")
-    sampler = sampler_of(model.sde, "learned_range", steps=3)
-    want = sampler.sample(model, SHAPE)
-    for score in (inside, wrap(model)):
-        torch.testing.assert_close(sampler.sample(score, SHAPE), want, rtol=1e-12, atol=1e-12)
-
-
-def test_a_model_with_a_score_of_its_own_has_no_variance() -> None:
-    class Doubled(ss.ScoreModel):
-        def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-            return 2 * super().forward(x, t, label)
-
-    base = model_of(diffusers.DDPMScheduler(N, 1e-3, 0.2))
-    model = Doubled(base.net, base.sde, "epsilon", "continuous_level")
-    with pytest.raises(IncompatibleError, match="got Doubled without"):
-        sampler_of(model.sde, "learned_range", steps=3).sample(model, SHAPE)
-    moved = base.under(ss.VPSDE(beta_min=0.1, beta_max=6.0))
-    x = sampler_of(moved.sde, "learned_range", steps=3, grid=[0.9, 0.5, 0.1]).sample(moved, SHAPE)
-    assert x.isfinite().all()
-
-
 def test_refusals() -> None:
     model = model_of(diffusers.DDPMScheduler(N, 1e-3, 0.2))
     with pytest.raises(IncompatibleError, match="variance among fixed_small, fixed_large, learned"):

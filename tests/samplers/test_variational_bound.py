@@ -207,8 +207,6 @@ def test_standardised_data_have_the_bound_of_their_states() -> None:
     plain = variational_bound(model, z0, levels=16)
     got = variational_bound(scaled, 2 * z0 + 5, levels=16, data_range=(3.0, 7.0))
     torch.testing.assert_close(got.terms, plain.terms, rtol=1e-9, atol=1e-12)
-    known = model_of(TABLE, data_mean=5.0, data_std=2.0, data_range=(3.0, 7.0))
-    assert torch.equal(variational_bound(known, 2 * z0 + 5, levels=16).terms, got.terms)
     each = model_of(TABLE, data_mean=[5.0, 5.0, 5.0], data_std=[2.0, 2.0, 2.0])
     got = variational_bound(each, 2 * z0 + 5, levels=16, data_range=(3.0, 7.0))
     torch.testing.assert_close(got.terms, plain.terms, rtol=1e-9, atol=1e-12)
@@ -250,8 +248,8 @@ def test_refusals() -> None:
         ({"levels": 1}, ParameterError, "levels >= 2"),
         ({"levels": 200}, ParameterError, r"200 integers scaled to \[-1, 1\].*own levels="),
         ({"data_range": (0.0, 1.0)}, ParameterError, r"scaled to \[0, 1\]"),
-        ({"data_range": (1.0, -1.0)}, ParameterError, "data_range as"),
-        ({"data_range": (0.0, 0.5, 1.0)}, ParameterError, "data_range as"),
+        ({"data_range": (1.0, -1.0)}, ParameterError, "low < high"),
+        ({"data_range": (0.0, 0.5, 1.0)}, ParameterError, "low < high"),
         ({"data_range": 1.0}, ParameterError, "data_range"),
         ({"noise": ReplayNoise(torch.zeros(N - 1, 2, 3))}, ShapeError, "replayed noise"),
     ]:
