@@ -5,7 +5,8 @@ kind (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver++, UniPC, …) differ in the sam
 :math:`x_i = \sqrt{\bar\alpha_i}\, x_0 + \sqrt{1 - \bar\alpha_i}\, \epsilon` their
 ``prediction_type`` is ε, x₀ (``"sample"``) or :math:`v = \sqrt{\bar\alpha_i}\, \epsilon -
 \sqrt{1 - \bar\alpha_i}\, x_0` (``"v_prediction"``). The schedulers of score_sde hold an SDE:
-``ScoreSdeVeScheduler`` that of NCSN++, whose network returns the score and is given σ.
+``ScoreSdeVeScheduler`` that of NCSN++, whose network returns the score and is given σ. The
+schedulers of EDM hold its SDE, and their networks predict F.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from sdescore.errors import CheckpointError, IncompatibleError
 from sdescore.nets.learned_variance import halves
 from sdescore.score.model import ScoreModel
 from sdescore.sde.discrete import DiscreteVPSDE
-from sdescore.sde.linear import LinearSDE
+from sdescore.sde.edm import EDMSDE
 from sdescore.sde.ve import VESDE
 from sdescore.typing import Condition
 
 __all__ = ["load_diffusers"]
 
+EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 
 
@@ -94,9 +96,9 @@ def load_diffusers(
     ScoreModel
         On :class:`sdescore.DiscreteVPSDE`, by ``time_input="continuous_level"``, for these networks
         take sinusoidal embeddings of the level; so every grid works. On :class:`sdescore.VESDE` for
-        a ``ScoreSdeVeScheduler``. Samples are in the range of the original's training data, which
-        is [−1, 1] for pixels. A network with labels takes ``label=`` as :class:`DiffusersNetwork`
-        says.
+        a ``ScoreSdeVeScheduler``, and on :class:`sdescore.EDMSDE` for a scheduler of EDM. Samples
+        are in the range of the original's training data, which is [−1, 1] for pixels. A network
+        with labels takes ``label=`` as :class:`DiffusersNetwork` says.
 
     Raises
     ------
@@ -128,27 +130,38 @@ def load_diffusers(
     checks.that(isinstance(net, nn.Module), expected, got, IncompatibleError)
     advice = "pass the one that the network was trained with"
     checks.that(scheduler is not None, "a scheduler", f"none; {advice}", IncompatibleError)
-    sde, prediction, time_input = convention_of(scheduler)
-    model = ScoreModel(DiffusersNetwork(net), sde, prediction, time_input)
+    model = ScoreModel(DiffusersNetwork(net), **convention_of(scheduler))
     return model.to(device).eval()
 
 
-def convention_of(scheduler: Any) -> tuple[LinearSDE, str, str]:
-    """The SDE, prediction and time input of a scheduler's networks."""
+def convention_of(scheduler: Any) -> dict[str, Any]:
+    """The arguments of :class:`sdescore.ScoreModel` for a scheduler's networks."""
     name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     if name == "ScoreSdeVeScheduler":
         sigmas = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
-        return VESDE(**sigmas), "score", "sigma"
-    betas: Any = getattr(scheduler, "betas", None)
+        return {"sde": VESDE(**sigmas), "prediction": "score", "time_input": "sigma"}
     kind = config.get("prediction_type", "epsilon")
+    if name in EDM and kind == "epsilon":
+        sigmas = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
+        return {"sde": EDMSDE(**sigmas), "prediction": "F", "sigma_data": config["sigma_data"]}
+    betas: Any = getattr(scheduler, "betas", None)
     expected = "a scheduler with a table of β and prediction_type epsilon, sample or v_prediction"
     known = isinstance(betas, Tensor) and kind in PREDICTIONS and not config.get("use_flow_sigmas")
     checks.that(known, expected, f"{name} with prediction_type={kind!r}", IncompatibleError)
-    return (
-        DiscreteVPSDE(betas=tuple(betas.double().tolist())),
-        PREDICTIONS[kind],
-        "continuous_level",
-    )
+    return {
+        "sde": DiscreteVPSDE(betas=tuple(table_of(scheduler).tolist())),
+        "prediction": PREDICTIONS[kind],
+        "time_input": "continuous_level",
+    }
+
+
+def table_of(scheduler: Any) -> Tensor:
+    """The table of β, float64: the one listed, or where its product is not ᾱ, that of ᾱ."""
+    betas: Tensor = scheduler.betas.double().cpu()
+    products: Tensor = scheduler.alphas_cumprod.double().cpu()
+    if torch.allclose((1 - betas).cumprod(0), products, rtol=1e-3, atol=0.0):
+        return betas
+    return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
 
 
 def _read_folder(path: Path) -> tuple[nn.Module, object]:

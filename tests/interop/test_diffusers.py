@@ -108,6 +108,30 @@ def test_the_score_of_a_variance_exploding_network() -> None:
         assert torch.allclose(model(x, t), net(x, sigma).sample, atol=1e-5)
 
 
+def test_a_network_of_edm() -> None:
+    """x̂₀ by the scheduler's own preconditioning (Karras et al. 2022, table 1)."""
+    scheduler, net, x = diffusers.EDMEulerScheduler(sigma_min=0.01, sigma_max=50.0), unet(), noise()
+    model = ss.load_diffusers(net, scheduler)
+    assert model.sde == ss.EDMSDE(sigma_min=0.01, sigma_max=50.0) and model.sigma_data == 0.5
+    for sigma in (0.02, 0.7, 40.0):
+        at = torch.tensor(sigma)
+        with torch.no_grad():
+            y = net(scheduler.precondition_inputs(x, at), scheduler.precondition_noise(at)).sample
+            found = model.denoise(x, model.sde.time_at_log_snr(-2 * at.double().log()))
+        expected = scheduler.precondition_outputs(x, y, at)
+        assert torch.allclose(found, expected, atol=1e-5 * expected.abs().max().item())
+
+
+def test_a_table_that_is_not_the_product_of_its_betas() -> None:
+    """CogVideoX shifts the signal-to-noise ratio of a table, and leaves its β as they were."""
+    scheduler = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=3.0)
+    sde = ss.load_diffusers(unet(), scheduler).sde
+    alpha, sigma = sde.marginal(sde.level_times())
+    plain = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=1.0).alphas_cumprod.double()
+    ratio = (alpha / sigma).square() / (plain / (1 - plain))
+    assert torch.allclose(ratio, torch.full_like(ratio, 1 / 3), rtol=2e-3)
+
+
 def test_labels_reach_the_network() -> None:
     net, x = unet(num_class_embeds=5), noise()
     model, label = ss.load_diffusers(net, diffusers.DDPMScheduler()), torch.tensor([4, 1])
@@ -136,7 +160,7 @@ def test_a_learned_variance_is_left_out() -> None:
         (lambda: (unet(),), "a scheduler; got none"),
         (lambda: (3, diffusers.DDPMScheduler()), "a folder, a pipeline with a unet"),
         (lambda: (unet(), diffusers.FlowMatchEulerDiscreteScheduler()), "a table of β"),
-        (lambda: (unet(), diffusers.EDMEulerScheduler()), "a table of β"),
+        (lambda: (unet(), diffusers.EDMEulerScheduler(prediction_type="v_prediction")), "a table"),
     ],
 )
 def test_what_is_refused(arguments: Any, match: str) -> None:

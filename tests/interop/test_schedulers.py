@@ -1,0 +1,215 @@
+"""Schedulers of diffusers: their own loops against the samplers made of them, on the same noise."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sdescore as ss
+from tests.helpers import ROOT
+from tests.interop.test_diffusers import SHAPE, unet
+
+diffusers = pytest.importorskip("diffusers")
+
+PAGE = Path(ROOT, "docs", "howto", "diffusers-schedulers.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|", re.MULTILINE)
+TABLE = {name: (ours.strip(" `"), bound.strip()) for name, ours, bound in ROW.findall(PAGE)}
+OURS = {name: row for name, row in TABLE.items() if row[0] != "—"}
+
+
+def scheduler_of(name: str, **options: Any) -> Any:
+    """With a prediction that no random network makes large, and without clipping."""
+    kind = getattr(diffusers, name)
+    known = inspect.signature(kind.__init__).parameters
+    plain = {"clip_sample": False, "prediction_type": "v_prediction"}
+    if name.startswith("EDM"):
+        plain["prediction_type"] = "epsilon"
+    return kind(**{key: value for key, value in plain.items() if key in known} | options)
+
+
+def draws(count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.stack([torch.randn(SHAPE, generator=generator) for _ in range(count)])
+
+
+def theirs(scheduler: Any, net: Any, steps: int, **options: Any) -> Tensor:
+    """The loop of diffusers' pipelines; it draws the numbers of :func:`draws` in their order."""
+    scheduler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(SHAPE, generator=generator) * scheduler.init_noise_sigma
+    if "generator" in inspect.signature(scheduler.step).parameters:
+        options["generator"] = generator
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            y = net(scheduler.scale_model_input(x, t), t).sample
+            x = scheduler.step(y, t, x, **options).prev_sample
+    return x
+
+
+def difference(scheduler: Any, steps: int = 10, eta: float | None = None) -> float:
+    """The largest difference of a pixel, over the largest pixel."""
+    net = unet()
+    model = ss.load_diffusers(net, scheduler)
+    sampler = ss.interop.from_scheduler(scheduler, steps, eta=eta)
+    noise = ss.noise.ReplayNoise(draws(len(sampler.program.spans)))
+    found = sampler.sample(model, SHAPE, noise=noise)
+    expected = theirs(scheduler, net, steps, **({} if eta is None else {"eta": eta}))
+    assert 0.5 < expected.abs().max() < 10
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def test_the_page_lists_every_scheduler() -> None:
+    module = diffusers.schedulers
+    names = {name for name in dir(module) if name.endswith("Scheduler")}
+    names -= {"ScoreSdeVpScheduler"}  # a name that leads to no class
+    assert set(TABLE) == names
+
+
+@pytest.mark.parametrize("name", sorted(OURS.keys() - {"ScoreSdeVeScheduler"}))
+def test_the_images_are_those_that_the_page_says(name: str) -> None:
+    """The method, and a bound on the difference, of each class with its defaults."""
+    ours, bound = OURS[name]
+    scheduler = scheduler_of(name)
+    predictor = ss.interop.from_scheduler(scheduler, 20).predictor
+    assert eval(ours, vars(ss.predictors)) == predictor
+    assert difference(scheduler) < float(bound)
+
+
+def test_the_predictor_and_corrector_of_score_sde() -> None:
+    """Its pipeline returns the mean of the last step, clipped to [0, 1]."""
+    scheduler, net = diffusers.ScoreSdeVeScheduler(sigma_min=0.05, sigma_max=6.0, snr=0.1), unet()
+    pipeline = diffusers.ScoreSdeVePipeline(net, scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    options = {"generator": torch.Generator().manual_seed(3), "output_type": "np"}
+    found = pipeline(batch_size=SHAPE[0], num_inference_steps=12, **options).images
+    sampler = ss.interop.from_scheduler(scheduler, 12)
+    noise = ss.noise.ReplayNoise(draws(len(sampler.program.spans)))
+    x = sampler.sample(ss.load_diffusers(net, scheduler), SHAPE, noise=noise).clamp(0, 1)
+    assert (x - torch.from_numpy(found).permute(0, 3, 1, 2)).abs().max() < 1e-4
+    assert x.std() > 0.1
+
+
+CASES: list[tuple[str, dict[str, Any], int, float]] = [
+    *(("DDIMScheduler", {"timestep_spacing": s}, 10, 1e-5) for s in ("leading", "trailing")),
+    ("DDIMScheduler", {"timestep_spacing": "linspace"}, 10, 0.1),
+    ("DDIMScheduler", {"set_alpha_to_one": False}, 10, 1e-5),
+    ("DDIMScheduler", {"set_alpha_to_one": False, "steps_offset": 1}, 10, 1e-5),
+    ("DDIMScheduler", {"steps_offset": 1}, 7, 1e-5),
+    *(
+        (name, {"timestep_spacing": spacing}, 7, 2e-5)
+        for name in ("DDPMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler")
+        for spacing in ("leading", "trailing", "linspace")
+    ),
+    ("DDPMScheduler", {"variance_type": "fixed_small_log"}, 10, 1e-5),
+    ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, 10, 5e-4),
+    ("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, 10, 1e-5),
+    ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, 10, 5e-4),
+    ("HeunDiscreteScheduler", {"use_karras_sigmas": True}, 10, 5e-5),
+    *(
+        (
+            "DPMSolverMultistepScheduler",
+            {"algorithm_type": a, "solver_type": s, "final_sigmas_type": "sigma_min"},
+            steps,
+            5e-5,
+        )
+        for a in ("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++")
+        for s in ("midpoint", "heun")
+        for steps in (10, 16)
+    ),
+    ("DPMSolverMultistepScheduler", {"solver_order": 1}, 10, 1e-5),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3}, 10, 2e-2),
+    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, 10, 5e-3),
+    ("DPMSolverMultistepScheduler", {"euler_at_final": True}, 16, 1e-5),
+    (
+        "DPMSolverMultistepScheduler",
+        {"euler_at_final": True, "final_sigmas_type": "sigma_min"},
+        16,
+        1e-5,
+    ),
+    ("DEISMultistepScheduler", {}, 20, 1e-5),
+    ("DEISMultistepScheduler", {"solver_order": 3}, 20, 5e-4),
+    ("UniPCMultistepScheduler", {}, 40, 2e-3),
+    ("EDMEulerScheduler", {"sigma_schedule": "exponential", "sigma_data": 0.8}, 10, 1e-5),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "steps", "bound"), CASES)
+def test_options_of_the_schedulers(
+    name: str, options: dict[str, Any], steps: int, bound: float
+) -> None:
+    assert difference(scheduler_of(name, **options), steps) < bound
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "DDPMScheduler"])
+def test_times_are_levels_for_a_network_that_takes_integers(name: str) -> None:
+    """The scheduler's σ are rounded to float32, which must not move a time off its level."""
+    scheduler, net = scheduler_of(name), unet()
+    sde = ss.load_diffusers(net, scheduler).sde
+    sampler = ss.interop.from_scheduler(scheduler, 25)
+    assert sampler.sample(ss.ScoreModel(net, sde, "v", "level"), SHAPE).isfinite().all()
+    scheduler.set_timesteps(25)
+    assert sde.level(sampler.times).tolist() == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_ddim_with_noise(eta: float) -> None:
+    assert difference(scheduler_of("DDIMScheduler"), eta=eta) < 1e-5
+
+
+def test_ddpm_that_clips_is_a_clipped_model() -> None:
+    scheduler, net = scheduler_of("DDPMScheduler", clip_sample=True), unet()
+    model = ss.guidance.clipped(ss.load_diffusers(net, scheduler))
+    sampler = ss.interop.from_scheduler(scheduler, 10)
+    found = sampler.sample(model, SHAPE, noise=ss.noise.ReplayNoise(draws(10)))
+    assert (found - theirs(scheduler, net, 10)).abs().max() < 1e-4
+    assert (sampler.sample(model.score, SHAPE) - found).abs().max() > 0.1  # it does clip
+
+
+def test_the_scheduler_is_not_changed() -> None:
+    scheduler = scheduler_of("EulerDiscreteScheduler")
+    before = scheduler.timesteps.clone()
+    ss.interop.from_scheduler(scheduler, 5)
+    assert torch.equal(scheduler.timesteps, before) and scheduler.num_inference_steps is None
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "match"),
+    [
+        (lambda: diffusers.PNDMScheduler(), {}, "among CogVideoXDDIMScheduler.*page on diffusers"),
+        (lambda: 3, {}, "got int"),
+        (lambda: scheduler_of("DDPMScheduler", variance_type="learned"), {}, "fixed_small"),
+        (lambda: scheduler_of("EulerDiscreteScheduler"), {"eta": 0.5}, "for a DDIM scheduler"),
+        (lambda: scheduler_of("UniPCMultistepScheduler", disable_corrector=[0]), {}, "UniPC"),
+    ],
+)
+def test_what_is_refused(scheduler: Any, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ss.errors.IncompatibleError, match=match):
+        ss.interop.from_scheduler(scheduler(), 10, **options)
+
+
+@pytest.mark.parametrize("steps", [0, 2.5])
+def test_steps_are_a_number(steps: Any) -> None:
+    with pytest.raises(ss.errors.ParameterError, match="steps"):
+        ss.interop.from_scheduler(scheduler_of("DDIMScheduler"), steps)
+
+
+def test_a_last_step_of_the_first_order() -> None:
+    """DDIM's step at the end, and the method's own before; a correction is refused."""
+    sde = ss.VPSDE()
+    times = torch.linspace(1.0, 0.1, 6, dtype=torch.float64)
+    method = ss.ExponentialAdams(points=3)
+    found = ss.interop.FirstOrderLast(method).tableau(sde, times)
+    own, ddim = method.tableau(sde, times), ss.ExponentialAdams(points=1).tableau(sde, times)
+    assert torch.equal(found.b[:-1], own.b[:-1])
+    assert torch.allclose(found.b[-1, 0, :1], ddim.b[-1, 0, :1])
+    assert not found.b[-1, 0, 1:].any() and torch.equal(found.a, own.a)
+    last = ss.interop.FirstOrderLast
+    assert last(method).order == 2 and last(ss.ExponentialAdams(eta=0.5)).eta == 0.5
+    with pytest.raises(ss.errors.IncompatibleError, match="without a correction"):
+        last(ss.ExponentialAdams(corrector_points=3))
