@@ -70,7 +70,7 @@ class FirstOrderLast(Predictor):
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        """That of the method, or 2 if it is higher: one step of order 1 leaves such an error."""
+        """The method's own order, but at most 2, which one step of the first order leaves."""
         return min(self.method.order, 2)
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
@@ -218,6 +218,8 @@ def _at_sigmas(sde: LinearSDE, scheduler: Any) -> tuple[Tensor, bool]:
     denoise = ratios[-1].item() == 0
     ends = torch.tensor([sde.T, sde.t_min], dtype=torch.float64, device="cpu")
     low, high = sde.log_snr(ends).tolist()
+    if low == -torch.inf:  # diffusers puts σ/α = 4096 in place of the table's infinity
+        ratios[ratios > 4095] = torch.inf
     log_snr = -2 * (ratios[:-1] if denoise else ratios).log()
     times = sde.time_at_log_snr(log_snr.clamp(low, high))
     levels = getattr(sde, "levels", 0)

@@ -91,8 +91,8 @@ def denoising_loss(
     weighting : str or callable, optional
         ``"sigma2"``, ``"likelihood"`` (g²), :class:`sdescore.losses.MinSNR`,
         :class:`sdescore.losses.EDMWeighting`, or ``(sde, t) -> w`` of float64 times ``(B,)``;
-        ``lambda sde, t: torch.ones_like(t)`` is Vincent's. By default ``"sigma2"``, and EDM's for
-        a model that predicts F, where the loss is then ``½ ‖y − F‖²``.
+        ``lambda sde, t: torch.ones_like(t)`` is Vincent's. By default ``"sigma2"``. For a model
+        that predicts F it is EDM's, ``½ ‖y − F‖²``, and for v where α_T = 0 ``½ ‖y − v‖²``.
     weight : float or Tensor, optional
         ``()`` or ``(B,)``, >= 0: a further factor of each sample's loss.
     label, noise : Tensor, optional
@@ -125,18 +125,20 @@ def denoising_loss(
     noised = add_noise(model, x0, t, times, named, weight, label, noise, generator, sde)
     x, plain = noised.x, False
     if isinstance(model, ScoreModel) and (convention := model.convention) is not None:
-        plain = weighting is None and convention.prediction == "F"  # 1 on the network's own error
+        kind, T = convention.prediction, convention.sde.T
+        pure = kind == "v" and convention.sde.marginal(T)[0].item() == 0  # α_T = 0
+        plain = weighting is None and (kind == "F" or pure)  # 1 on the network's own error
         numbers = convention.at(noised.t, marginal=(noised.alpha, noised.sigma))
         y, (p, q) = model.output_at(x, numbers, label), numbers.pair
     else:
         y = checks.score_output(model(x, *noised.arguments(model, label)), x)
         p, q = pair("score", noised.alpha, noised.sigma)
-        inner = unwrapped(model)
-        if weighting is None and getattr(inner, "prediction", None) == "F":  # the same as above
+        if weighting is None and getattr(inner := unwrapped(model), "prediction", None) == "F":
             ratio = noised.sigma / (inner.sigma_data * noised.alpha)
             noised = noised._replace(weight=noised.weight * (1 + ratio.square()))
     # ε̂ − ε = c (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.
-    c = torch.ones_like(q) if plain else noised.alpha / (noised.alpha * q - noised.sigma * p)
+    D = noised.alpha * q - noised.sigma * p
+    c = torch.ones_like(q) if plain else torch.where(p == 0, 1 / q, noised.alpha / D)  # also α = 0
     p, q, c = (number.to(x).reshape(-1, *(1,) * (x.ndim - 1)) for number in (p, q, c))
     error = c * (y.to(x) - (p * noised.x0 + q * noised.noise))
     per_sample = 0.5 * noised.weight.to(x) * error.square().reshape(len(x), -1).sum(-1)

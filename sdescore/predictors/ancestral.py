@@ -93,6 +93,8 @@ class Ancestral(Predictor):
         bridge = sde.bridge(s, t)
         a, V = bridge.scale, bridge.added_variance
         variance = V if self.variance == "fixed_large" else bridge.variance
+        if not bool(a.all()):  # α_t = 0: the score does not say x̂₀ there
+            return one_stage(t, bridge.weight_t, bridge.weight_0, variance.sqrt(), "x0")
         return one_stage(t, 1 / a, V / a, variance.sqrt())
 
     def step(

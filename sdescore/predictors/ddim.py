@@ -40,6 +40,9 @@ class DDIM(EtaPredictor):
         sigma_s = sde.marginal(s)[1]
         tau2 = self.eta**2 * bridge.variance
         remainder = (sigma_s.square() - tau2).clamp(min=0.0).sqrt()
+        if not bool(a.all()):  # α_t = 0: the score does not say x̂₀ there
+            on_x0 = sde.marginal(s)[0] * (1 - a * remainder / sigma_t)
+            return one_stage(t, remainder / sigma_t, on_x0, tau2.sqrt(), "x0")
         # On the score: (σ_t/a − √(σ_s² − τ²)) σ_t, with the difference rationalised, for
         # σ_t²/a² − σ_s² = V/a² and the two terms nearly cancel on a fine grid.
         on_score = sigma_t * (V / a.square() + tau2) / (sigma_t / a + remainder)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.errors import ScheduleError
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.exponential import OUTPUTS, clock, exponential_step
+from sdescore.tableau.exponential import FAR, OUTPUTS, clock, exponential_step
 from sdescore.tableau.method import EtaPredictor
 from sdescore.tableau.tableau import Tableau
 
@@ -94,6 +95,9 @@ class ExponentialRungeKutta(EtaPredictor):
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         p, first, last = self.stages, times[:-1], times[1:]
         lam = clock(sde, times)
+        got = "alpha_t = 0; use ExponentialAdams()"
+        finite = p == 1 or bool((lam > FAR).all())
+        checks.that(finite, "alpha_t > 0 for several stages a step", got, ScheduleError)
         shares = [j / p for j in range(p)] if self.node is None else [0.0, self.node]
         inner = [
             sde.time_at_half_log_snr(torch.lerp(lam[:-1], lam[1:], share)) for share in shares[1:]

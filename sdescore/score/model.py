@@ -280,8 +280,9 @@ class ScoreModel(nn.Module):
             return y
         u, w = numbers.to(kind)
         if not bool((u + w).isfinite().all()):
-            expected = f"t with sigma_t > 0 to get {kind} from {self.prediction}"
-            checks.refuse(expected, f"sigma_t down to {numbers.sigma.min().item():g}", TimeError)
+            expected = f"t with alpha_t, sigma_t > 0 to get {kind} from {self.prediction}"
+            least = f"{numbers.alpha.min().item():g} and {numbers.sigma.min().item():g}"
+            checks.refuse(expected, f"alpha_t and sigma_t down to {least}", TimeError)
         return combine(x, y, u, w)
 
     def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:

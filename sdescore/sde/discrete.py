@@ -46,11 +46,16 @@ class DiscreteVPSDE(IntegratedBetaSDE):
     Between levels :math:`B = -\log\bar\alpha` is interpolated by a monotone cubic. :meth:`level` is
     the index 0 … N−1 that the network was given.
 
+    The last :math:`\beta_N` may be 1: then :math:`\alpha_T = 0` and x_T is noise alone
+    (:func:`sdescore.sde.rescale_zero_terminal_snr`). A score or ε does not say x̂₀ there. So
+    sampling from T needs a network that predicts v, x₀ or F, and a predictor that uses x̂₀:
+    ``DDIM``, ``Ancestral`` or ``ExponentialAdams`` with ``output="x0"``.
+
     Parameters
     ----------
     betas : sequence of float
-        N >= 1 values in (0, 1), or ``ScheduleError``; least noise first. A tensor is accepted and
-        stored as floats.
+        N >= 1 values in (0, 1), the last one in (0, 1], or ``ScheduleError``; least noise first. A
+        tensor is accepted and stored as floats.
     """
 
     betas: tuple[float, ...]
@@ -60,9 +65,10 @@ class DiscreteVPSDE(IntegratedBetaSDE):
 
     def __post_init__(self) -> None:
         betas = checks.numbers("betas", self.betas, error=ScheduleError)
-        inside = 0 < min(betas) <= max(betas) < 1
+        inside = 0 < min(betas) <= max(betas) <= 1 and 1 not in betas[:-1]
         got = f"{len(betas)} values in [{min(betas):g}, {max(betas):g}]"
-        checks.that(inside, "betas, each in (0, 1)", got, ScheduleError)
+        expected = "betas, each in (0, 1), of which the last may be 1"
+        checks.that(inside, expected, got, ScheduleError)
         vars(self).update(betas=betas, t_min=1.0 / len(betas))
 
     @classmethod
@@ -92,18 +98,35 @@ class DiscreteVPSDE(IntegratedBetaSDE):
     @cached_property
     def _interpolant(self) -> MonotoneCubic:
         B = [0.0]
-        for beta in self.betas:
+        # Where the last β is 1, the cubic goes on as before, and _last_cell adds the rest.
+        finite = self.betas[:-1] if self._ends_in_noise else self.betas
+        for beta in (*finite, *(finite[-1:] or (0.5,)) * self._ends_in_noise):
             B.append(B[-1] - math.log1p(-beta))
         return MonotoneCubic(B)
 
+    @property
+    def _ends_in_noise(self) -> bool:
+        return self.betas[-1] == 1
+
+    def _last_cell(self, t: Tensor) -> Tensor:
+        """How far ``t`` is into the last cell, 0 to 1; 0 everywhere unless α_T = 0.
+
+        There α falls like ``1 − u²`` times what the cubic says, C¹ at u = 0 and 0 at u = 1.
+        """
+        u = (t * self.levels - (self.levels - 1)).clamp(min=0.0)
+        return u if self._ends_in_noise else torch.zeros_like(u)
+
     def _beta(self, t: Tensor) -> Tensor:
-        return self._interpolant.derivative(t)
+        u = self._last_cell(t)
+        return self._interpolant.derivative(t) + 4 * self.levels * u / ((1 - u) * (1 + u))
 
     def _integrated_beta(self, t: Tensor) -> Tensor:
-        return self._interpolant(t)
+        return self._interpolant(t) - 2 * torch.log1p(-self._last_cell(t).square())
 
     def _integrated_beta_between(self, s: Tensor, t: Tensor) -> Tensor:
-        return self._interpolant.between(s, t)
+        u, v = self._last_cell(s), self._last_cell(t)
+        share = (v - u) * (v + u) / ((1 - u) * (1 + u))
+        return self._interpolant.between(s, t) - 2 * torch.log1p(-torch.where(v > u, share, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

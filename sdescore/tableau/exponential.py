@@ -33,15 +33,16 @@ __all__ = ["exponential_step"]
 
 OUTPUTS = ("x0", "epsilon")
 SWITCH, TERMS = 1.5, 24  # of the series of phi: 1.5²⁴/24! is 3e-20
+FAR = -1e9  # stands for −∞, log(α/σ) at α = 0: an older output there has no weight
 
 
 def clock(sde: LinearSDE, times: Tensor) -> Tensor:
-    """λ at the times of a grid, refused where it is infinite."""
-    lam = sde.half_log_snr(times)
+    """λ at the times of a grid, refused where σ_t = 0."""
+    lam = sde.half_log_snr(times).clamp(min=FAR)
     checks.that(
         bool(lam.isfinite().all()),
         "a grid where sigma_t > 0",
-        "a time where the log-SNR is infinite",
+        "a time where x_t has no noise",
         ScheduleError,
     )
     return lam
@@ -106,7 +107,7 @@ def exponential_step(
     """The exact solution's numbers from ``t`` to ``s < t``, ``(N,)`` float64."""
     alpha_t, sigma_t = sde.marginal(t)
     alpha_s, sigma_s = sde.marginal(s)
-    h = sde.half_log_snr(s) - sde.half_log_snr(t)
+    h = clock(sde, s) - clock(sde, t)
     eta2 = eta**2
     if output == "x0":
         a = sigma_s / sigma_t * (-eta2 * h).exp()

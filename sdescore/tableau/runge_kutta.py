@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.errors import ScheduleError
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
@@ -78,6 +79,8 @@ def runge_kutta(
     check_table(nodes, weights)
     backward = sde.transition(s, t)
     alpha_t, sigma_t = sde.marginal(t)
+    got = "alpha_t = 0; start the grid below T, or use DDIM() or ExponentialAdams()"
+    checks.that(bool((alpha_t > 0).all()), "alpha_t > 0 for a method in σ/α", got, ScheduleError)
     alpha_s, sigma_s = sde.marginal(s)
     # α_s (ρ_s − ρ_t) = σ_s − σ_t/a, rationalised: its square root terms nearly cancel.
     V = backward.variance / backward.scale.square()

@@ -122,6 +122,16 @@ CASES: list[tuple[str, dict[str, Any], int, float]] = [
         for s in ("midpoint", "heun")
         for steps in (10, 16)
     ),
+    *(
+        (name, {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}, 10, bound)
+        for name, bound in (
+            ("DDIMScheduler", 1e-5),
+            ("DDPMScheduler", 1e-5),
+            ("EulerDiscreteScheduler", 5e-4),
+            ("EulerAncestralDiscreteScheduler", 1e-3),
+            ("DPMSolverMultistepScheduler", 1e-3),
+        )
+    ),
     ("DPMSolverMultistepScheduler", {"solver_order": 1}, 10, 1e-5),
     ("DPMSolverMultistepScheduler", {"solver_order": 3}, 10, 2e-2),
     ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, 10, 5e-3),
@@ -139,6 +149,7 @@ CASES: list[tuple[str, dict[str, Any], int, float]] = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of diffusers, about old algorithms
 @pytest.mark.parametrize(("name", "options", "steps", "bound"), CASES)
 def test_options_of_the_schedulers(
     name: str, options: dict[str, Any], steps: int, bound: float

@@ -53,7 +53,7 @@ def require_usable(tableau: Tableau, part: object, steps: int) -> None:
     if tableau.spans is not None:
         numbers.append(tableau.spans)
     if not all(bool(number.isfinite().all()) for number in numbers):
-        got = "NaN or infinity; keep the grid where sigma_t > 0"
+        got = "NaN or infinity; keep the grid where sigma_t > 0 and, for this method, alpha_t > 0"
         checks.refuse(f"finite numbers from {name} on this grid", got, ScheduleError)
 
 

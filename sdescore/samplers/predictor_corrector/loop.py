@@ -69,8 +69,8 @@ class BoundModel:
         for t, u, w in zip(program.times, self.u, self.w, strict=True):
             if not math.isfinite(u + w):
                 raise TimeError(
-                    f"expected evaluation times with sigma_t > 0 for this model, got t = {t:g}; "
-                    "end the grid earlier"
+                    "expected evaluation times with sigma_t > 0, and alpha_t > 0 for a model that "
+                    f"predicts the score or epsilon, got t = {t:g}; end or start the grid elsewhere"
                 )
 
     def numbers(self, outputs: list[str]) -> tuple[list[float], list[float]]:

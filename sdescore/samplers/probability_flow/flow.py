@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import ShapeError
+from sdescore.errors import ShapeError, TimeError
 from sdescore.grids.base import CustomGrid, Grid
 from sdescore.noise.sources import NoiseSource
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
 from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, FlowODE, Trace, Velocity
 from sdescore.samplers.request import Request, Tick, require_init, require_mean_or_none
+from sdescore.score.interface import unwrapped
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Score
 
@@ -317,7 +318,14 @@ class ProbabilityFlow:
     ) -> tuple[Tensor, ...]:
         """Data or states at T, at the path's end; integrals ``(B, K)``; and ``(B,)`` model calls,
         which stand beside the first sample of each part that was solved together."""
-        std = self.sde.prior_std(self.data_std)
+        std, end = self.sde.prior_std(self.data_std), self.interval[1]
+        if self.sde.marginal(end)[0].item() == 0:  # where rounding would hide that 1/α is infinite
+            kind = getattr(unwrapped(request.model), "prediction", "score")
+            expected = (
+                f"a network that says x0, such as prediction='v', for alpha_t = 0 at t = {end:g}"
+            )
+            got = f"one that predicts {kind}; end the flow's grid below it"
+            checks.that(kind not in ("score", "epsilon"), expected, got, TimeError)
 
         def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
             x = request.start(samples, std)
