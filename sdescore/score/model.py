@@ -17,6 +17,7 @@ from sdescore import checks
 from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention, DataScale, Numbers, data_range_of
+from sdescore.score.hub import HubMethods
 from sdescore.score.interface import means_no_label, require_label, require_third_argument
 from sdescore.score.parameterization import combine
 from sdescore.score.time_input import TimeFunction
@@ -27,7 +28,7 @@ from sdescore.typing import Condition, Time
 __all__ = ["ScoreModel"]
 
 
-class ScoreModel(nn.Module):
+class ScoreModel(HubMethods, nn.Module):
     r"""A network that predicts score, ε, x₀, v, velocity or F, as a score.
 
     The network is called as ``net(x, c)``, or ``net(x, c, label)`` where a label is given:
@@ -84,9 +85,8 @@ class ScoreModel(nn.Module):
     >>> import torch, sdescore as ss
     >>> sde = ss.VPSDE()
     >>> model = ss.ScoreModel(lambda x, c: torch.zeros_like(x), sde, prediction="x0")
-    >>> x = torch.ones(1, 2)
-    >>> score = model(x, torch.tensor(1.0))  # −x/σ² for a network that always says x₀ = 0
-    >>> bool(torch.allclose(score, -x, atol=1e-3))
+    >>> score = model(torch.ones(1, 2), 1.0)  # −x/σ² for a network that always says x₀ = 0
+    >>> bool(torch.allclose(score, torch.tensor(-1.0), atol=1e-3))
     True
     """
 
@@ -281,8 +281,7 @@ class ScoreModel(nn.Module):
         u, w = numbers.to(kind)
         if not bool((u + w).isfinite().all()):
             expected = f"t with alpha_t, sigma_t > 0 to get {kind} from {self.prediction}"
-            least = f"{numbers.alpha.min().item():g} and {numbers.sigma.min().item():g}"
-            checks.refuse(expected, f"alpha_t and sigma_t down to {least}", TimeError)
+            checks.refuse(expected, f"{numbers.alpha.min():g}, {numbers.sigma.min():g}", TimeError)
         return combine(x, y, u, w)
 
     def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
