@@ -24,7 +24,8 @@ from sdescore.correctors.langevin import Langevin
 from sdescore.errors import IncompatibleError
 from sdescore.interop.diffusers import convention_of
 from sdescore.predictors.adams import ExponentialAdams, pad
-from sdescore.predictors.ddim import DDIM, Ancestral
+from sdescore.predictors.ancestral import VARIANCES, Ancestral
+from sdescore.predictors.ddim import DDIM
 from sdescore.predictors.exponential_runge_kutta import ExponentialRungeKutta
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.predictors.runge_kutta import Heun
@@ -81,10 +82,9 @@ class FirstOrderLast(Predictor):
 
 
 def _ddpm(config: Config) -> Predictor:
-    kind = config["variance_type"]
-    small = kind in ("fixed_small", "fixed_small_log")
-    checks.that(small, "variance_type='fixed_small'", repr(kind), IncompatibleError)
-    return Ancestral()
+    kind = str(config["variance_type"]).replace("small_log", "small")
+    checks.choice("variance_type", kind, VARIANCES)
+    return Ancestral(kind)
 
 
 def _adams(config: Config) -> Predictor:

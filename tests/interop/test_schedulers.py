@@ -52,9 +52,11 @@ def theirs(scheduler: Any, net: Any, steps: int, **options: Any) -> Tensor:
     return x
 
 
-def difference(scheduler: Any, steps: int = 10, eta: float | None = None) -> float:
+def difference(
+    scheduler: Any, steps: int = 10, eta: float | None = None, channels: int = 3
+) -> float:
     """The largest difference of a pixel, over the largest pixel."""
-    net = unet()
+    net = unet(out_channels=channels)
     model = ss.load_diffusers(net, scheduler)
     sampler = ss.interop.from_scheduler(scheduler, steps, eta=eta)
     noise = ss.noise.ReplayNoise(draws(len(sampler.program.spans)))
@@ -106,7 +108,10 @@ CASES: list[tuple[str, dict[str, Any], int, float]] = [
         for name in ("DDPMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler")
         for spacing in ("leading", "trailing", "linspace")
     ),
-    ("DDPMScheduler", {"variance_type": "fixed_small_log"}, 10, 1e-5),
+    *(
+        ("DDPMScheduler", {"variance_type": v}, 10, 1e-5)
+        for v in ("fixed_small_log", "fixed_large")
+    ),
     ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, 10, 5e-4),
     ("EulerDiscreteScheduler", {"use_exponential_sigmas": True}, 10, 1e-5),
     ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, 10, 5e-4),
@@ -173,6 +178,12 @@ def test_ddim_with_noise(eta: float) -> None:
     assert difference(scheduler_of("DDIMScheduler"), eta=eta) < 1e-5
 
 
+def test_ddpm_with_a_learned_variance() -> None:
+    assert (
+        difference(scheduler_of("DDPMScheduler", variance_type="learned_range"), channels=6) < 1e-5
+    )
+
+
 def test_ddpm_that_clips_is_a_clipped_model() -> None:
     scheduler, net = scheduler_of("DDPMScheduler", clip_sample=True), unet()
     model = ss.guidance.clipped(ss.load_diffusers(net, scheduler))
@@ -194,7 +205,7 @@ def test_the_scheduler_is_not_changed() -> None:
     [
         (lambda: diffusers.PNDMScheduler(), {}, "among CogVideoXDDIMScheduler.*page on diffusers"),
         (lambda: 3, {}, "got int"),
-        (lambda: scheduler_of("DDPMScheduler", variance_type="learned"), {}, "fixed_small"),
+        (lambda: scheduler_of("DDPMScheduler", variance_type="learned"), {}, "variance_type"),
         (lambda: scheduler_of("EulerDiscreteScheduler"), {"eta": 0.5}, "for a DDIM scheduler"),
         (lambda: scheduler_of("UniPCMultistepScheduler", disable_corrector=[0]), {}, "UniPC"),
     ],
