@@ -39,9 +39,9 @@ def spaced(
     values = linear(sde, grid).log_snr(ends)
     if not bool(values.isfinite().all()):
         expected = f"finite log-SNR at T and t_min for {type(grid).__name__}"
-        checks.refuse(
-            expected, f"{values.tolist()}; raise t_min above 0, or use UniformGrid()", ScheduleError
-        )
+        advice = "raise t_min above 0" if values[-1].isinf() else "for alpha_T = 0 use LevelGrid()"
+        got = f"{values.tolist()}; {advice}, or use UniformGrid()"
+        checks.refuse(expected, got, ScheduleError)
     low, high = values[0].item(), values[-1].item()
     steps = torch.linspace(forth(low), forth(high), n, dtype=torch.float64, device="cpu")
     times = linear(sde, grid).time_at_log_snr(back(steps).clamp(low, high))

@@ -35,6 +35,10 @@ def require_time_input(time_input: object, snap: object, sde: LinearSDE) -> None
         f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE, or another time input",
         IncompatibleError,
     )
+    if time_input in ("log_snr", "quarter_log_sigma"):
+        expected = f"alpha_T > 0 for time_input={time_input!r}, which is infinite at 0"
+        got = f"a {type(sde).__name__} with alpha_T = 0; pass time_input='t'"
+        checks.that(sde.marginal(sde.T)[0].item() > 0, expected, got, IncompatibleError)
     checks.flag("snap", snap)  # type: ignore[arg-type]
     got = f"time_input={time_input!r:.100}, which takes any time; leave snap out"
     whole = not snap or time_input == "level"

@@ -189,6 +189,16 @@ def test_methods_without_a_limit_are_refused(predictor: ss.Predictor) -> None:
         ss.PredictorCorrector(SDE, predictor, steps=5)
 
 
+def test_what_needs_a_finite_log_snr_says_so() -> None:
+    for prediction, time_input in (("F", None), ("v", "log_snr")):
+        with pytest.raises(ss.errors.IncompatibleError, match="alpha_T > 0 for time_input"):
+            ss.ScoreModel(ss.MLP(2), SDE, prediction, time_input)
+    score = ss.ScoreModel(ss.MLP(2, hidden=8), SDE, "F", "t")
+    assert score(torch.zeros(2, 2), 1.0).isfinite().all()
+    with pytest.raises(ss.errors.ScheduleError, match=r"alpha_T = 0 use LevelGrid\(\)"):
+        ss.PredictorCorrector(SDE, grid=ss.LogSNRGrid(), steps=5)
+
+
 def test_the_loss_teaches_the_last_level() -> None:
     """½‖y − v‖² with v = αε − σx₀, −x₀ at T; and ½‖y − ε‖² of ε, both by hand."""
     x0, noise = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0))
