@@ -22,7 +22,8 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.correctors.langevin import Langevin
 from sdescore.errors import IncompatibleError
-from sdescore.interop.diffusers import convention_of
+from sdescore.grids.spaced import KarrasGrid, LogSNRGrid
+from sdescore.interop.diffusers import EDM, convention_of
 from sdescore.predictors.adams import ExponentialAdams, pad
 from sdescore.predictors.ancestral import VARIANCES, Ancestral
 from sdescore.predictors.ddim import DDIM
@@ -183,10 +184,15 @@ def from_scheduler(
     if name == VE:
         return _score_sde(sde, scheduler, steps)
     placed: Any = copy.deepcopy(scheduler)
-    placed.set_timesteps(steps)
+    with torch.device("cpu"):
+        placed.set_timesteps(steps)
     predictor = METHODS[name](placed.config) if eta is None else DDIM(eta)
-    by_sigma = hasattr(placed, "sigmas")
-    times, denoise = _at_sigmas(sde, placed) if by_sigma else _at_levels(sde, placed)
+    if name in EDM:
+        times, denoise = _edm_times(sde, placed.config, steps)
+    elif hasattr(placed, "sigmas"):
+        times, denoise = _at_sigmas(sde, placed)
+    else:
+        times, denoise = _at_levels(sde, placed)
     config = placed.config
     lower = config.get("euler_at_final") or (config.get("lower_order_final") and steps < FEW)
     if lower and not denoise and isinstance(predictor, ExponentialAdams):
@@ -210,6 +216,13 @@ def _score_sde(sde: LinearSDE, scheduler: Any, steps: int) -> PredictorCorrector
         grid=torch.linspace(sde.T, 0.0, steps, dtype=torch.float64, device="cpu"),
         corrector_first=True,
     )
+
+
+def _edm_times(sde: LinearSDE, config: Config, steps: int) -> tuple[Tensor, bool]:
+    """The times of EDM's grid, and whether the last σ is 0; theirs is in the default dtype."""
+    karras = config["sigma_schedule"] == "karras"
+    grid = KarrasGrid(config["rho"]) if karras else LogSNRGrid()
+    return grid.times(sde, steps), config["final_sigmas_type"] == "zero"
 
 
 def _at_sigmas(sde: LinearSDE, scheduler: Any) -> tuple[Tensor, bool]:

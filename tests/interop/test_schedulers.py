@@ -200,6 +200,20 @@ def test_the_scheduler_is_not_changed() -> None:
     assert torch.equal(scheduler.timesteps, before) and scheduler.num_inference_steps is None
 
 
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_the_callers_default_dtype_and_device_change_nothing(name: str) -> None:
+    scheduler = scheduler_of(name)
+    expected = ss.interop.from_scheduler(scheduler, 7)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.inference_mode():
+            found = ss.interop.from_scheduler(scheduler, 7)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected and torch.equal(found.times, expected.times)
+    assert found.start_std == expected.start_std
+
+
 @pytest.mark.parametrize(
     ("scheduler", "options", "match"),
     [
