@@ -97,8 +97,9 @@ def load_diffusers(
         On :class:`sdescore.DiscreteVPSDE`, by ``time_input="continuous_level"``, for these networks
         take sinusoidal embeddings of the level; so every grid works. On :class:`sdescore.VESDE` for
         a ``ScoreSdeVeScheduler``, and on :class:`sdescore.EDMSDE` for a scheduler of EDM. Samples
-        are in the range of the original's training data, which is [−1, 1] for pixels. A network
-        with labels takes ``label=`` as :class:`DiffusersNetwork` says.
+        are in the range of the original's training data: [0, 1] on VESDE, else [−1, 1] or what the
+        scheduler clips to. A network with labels takes ``label=`` as :class:`DiffusersNetwork`
+        says.
 
     Raises
     ------
@@ -139,17 +140,21 @@ def convention_of(scheduler: Any) -> dict[str, Any]:
     name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
     if name == "ScoreSdeVeScheduler":
         sigmas = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
-        return {"sde": VESDE(**sigmas), "prediction": "score", "time_input": "sigma"}
+        ours = {"prediction": "score", "time_input": "sigma", "data_range": (0.0, 1.0)}
+        return {"sde": VESDE(**sigmas), **ours}
     kind = config.get("prediction_type", "epsilon")
     if name in EDM and kind == "epsilon":
         sigmas = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
-        return {"sde": EDMSDE(**sigmas), "prediction": "F", "sigma_data": config["sigma_data"]}
+        ours = {"prediction": "F", "sigma_data": config["sigma_data"], "data_range": (-1.0, 1.0)}
+        return {"sde": EDMSDE(**sigmas), **ours}
     betas: Any = getattr(scheduler, "betas", None)
     expected = "a scheduler with a table of β and prediction_type epsilon, sample or v_prediction"
     known = isinstance(betas, Tensor) and kind in PREDICTIONS and not config.get("use_flow_sigmas")
     checks.that(known, expected, f"{name} with prediction_type={kind!r}", IncompatibleError)
+    limit = float(config.get("clip_sample_range", 1.0))
     return {
         "sde": DiscreteVPSDE(betas=tuple(table_of(scheduler).tolist())),
+        "data_range": (-limit, limit),
         "prediction": PREDICTIONS[kind],
         "time_input": "continuous_level",
     }

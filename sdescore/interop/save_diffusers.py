@@ -82,12 +82,20 @@ def _scheduler(diffusers: Any, model: ScoreModel) -> Any:
     plain = own and options["input_scaling"] == "none"
     asked = options["prediction"], options["time_input"]
     betas, sigmas = (getattr(sde, name, None) for name in ("betas", "sigma_max"))
-    if betas and plain and asked[0] in NAMES and asked[1] in ("level", "continuous_level"):
+    low, high = model.data_range or (-1.0, 1.0)
+    if (
+        betas
+        and plain
+        and low == -high
+        and asked[0] in NAMES
+        and asked[1] in ("level", "continuous_level")
+    ):
         return diffusers.DDPMScheduler(
             num_train_timesteps=len(betas),
             trained_betas=list(betas),
             prediction_type=NAMES[str(asked[0])],
             clip_sample=False,
+            clip_sample_range=high,
         )
     if sigmas and plain and asked == ("score", "sigma"):
         ends = {"sigma_min": getattr(sde, "sigma_min", 0.0), "sigma_max": sigmas}
@@ -97,7 +105,7 @@ def _scheduler(diffusers: Any, model: ScoreModel) -> Any:
     checks.refuse(
         "a model that a scheduler of diffusers describes: DiscreteVPSDE with prediction epsilon, "
         "x0 or v and levels as time input, or VESDE with prediction score and time input sigma, "
-        "without data_mean, data_std or scaling",
+        "without data_mean, data_std or scaling, and with a data_range around 0",
         f"{type(model).__name__} on {type(sde).__name__} with {shown}; ss.save writes any model",
         IncompatibleError,
     )

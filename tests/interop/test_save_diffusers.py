@@ -44,13 +44,15 @@ def test_the_pipelines_of_diffusers_make_the_same_images(kind: str, tmp_path: Pa
 
 
 def test_the_same_model_comes_back_after_training(tmp_path: Path) -> None:
-    scheduler, x = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"), noise()
+    options = {"beta_schedule": "squaredcos_cap_v2", "clip_sample_range": 2.0}
+    scheduler, x = diffusers.DDPMScheduler(**options), noise()
     model = ss.load_diffusers(unet(), scheduler)
     before = model(x, 0.5).detach()
     ss.train(model, x, steps=2, batch_size=2, standardize=False, progress=False)
     ss.interop.save_diffusers(tmp_path / "new" / "folder", model)
     again = ss.load_diffusers(tmp_path / "new" / "folder")
     assert again.sde == model.sde and again.options == model.options
+    assert again.data_range == (-2.0, 2.0)
     assert torch.equal(again(x, 0.5), model(x, 0.5)) and not torch.equal(again(x, 0.5), before)
 
 
@@ -77,6 +79,7 @@ def test_a_variance_exploding_model(tmp_path: Path) -> None:
     pipeline = diffusers.ScoreSdeVePipeline.from_pretrained(tmp_path)
     assert pipeline.scheduler.config.sigma_max == 40
     assert ss.load_diffusers(tmp_path).sde == model.sde == ss.VESDE(sigma_min=0.02, sigma_max=40.0)
+    assert ss.load_diffusers(tmp_path).data_range == (0.0, 1.0)
 
 
 class Own(ss.ScoreModel):
@@ -96,6 +99,7 @@ VP = ss.DiscreteVPSDE.linear()
         (lambda: ss.ScoreModel(unet(), VP, "v", "t"), "time_input='t'"),
         (lambda: ss.ScoreModel(unet(), VP, "v", "level", data_std=2.0), "without data_mean"),
         (lambda: ss.ScoreModel(unet(), VP, "v", "level", input_scaling="unit"), "or scaling"),
+        (lambda: ss.ScoreModel(unet(), VP, "v", "level", data_range=(0, 1)), "around 0"),
         (lambda: ss.ScoreModel(unet(), ss.EDMSDE(), "score", "sigma"), "EDMSDE"),
         (lambda: Own(unet(), VP, "v", "level"), "a scheduler of diffusers describes"),
         (lambda: ss.ScoreModel(unet(out_channels=6), VP, "v", "level"), "output channels"),
