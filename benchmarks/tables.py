@@ -84,6 +84,17 @@ def scaling_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def flow_table(report: dict[str, Any]) -> str:
+    """Evaluations and largest error of a likelihood on each SDE."""
+    heads = [f"{who}, {t:g}" for t in report["tolerances"] for who in ("ours", "RK45 in t")]
+    lines = ["| SDE | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for row in report["rows"]:
+        pairs = zip(row["ours"], row["scipy"], strict=True)
+        cells = [f"{n} ({error:.0e})" for pair in pairs for n, error in pair]
+        lines.append(f"| {row['sde']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def story_table(report: dict[str, Any]) -> str:
     """What the three pictures show, in numbers."""
     fields, weights, curve = (report[k] for k in ("low_density", "mode_weights", "manifold"))
@@ -121,6 +132,7 @@ if __name__ == "__main__":
     print(story_table(load("story-cpu")), end="\n\n")
     print(demo_table(load("demo-cpu")), end="\n\n")
     print(overhead_table(load("overhead-cpu")), end="\n\n")
+    print(flow_table(load("flow-cpu")), end="\n\n")
     print(training_table(load("training-cpu")), end="\n\n")
     print(scaling_table(load("scaling-cpu")), end="\n\n")
     print(noise_sentence(load("overhead-cpu")))
