@@ -32,7 +32,7 @@ from torch import nn
 
 from sdescore import checks
 from sdescore.borrowed import borrowed_generator
-from sdescore.errors import IncompatibleError
+from sdescore.errors import CheckpointError, IncompatibleError
 from sdescore.interop.edm_configurations import options_of
 from sdescore.interop.weights import load_strictly, network_state, read_weights
 from sdescore.nets.edm import SongUNet
@@ -145,8 +145,14 @@ def load_edm(path: str | os.PathLike[str], config: str | Mapping[str, Any]) -> S
     prefix = "unet." if precond == "edm2" else "model."
     state = {n.removeprefix(prefix): v for n, v in network_state(found, path).items()}
     if precond == "iddpm":
-        state = {"u": net.u, **state}  # the network by itself has none
-    load_strictly(net, state, path)
+        own = net.u.clone()
+        state = {"u": own, **state}  # the network by itself has none
+        load_strictly(net, state, path)
+        same = torch.allclose(net.u, own, rtol=5e-3)  # the file's were summed in float32
+        expected = f"the noise levels of the configuration in {path}"
+        checks.that(same, expected, "others; check M, C_1 and C_2", CheckpointError)
+    else:
+        load_strictly(net, state, path)
     required = classes is not None and not unlabelled
     pixels = (-1.0, 1.0)
     return ScoreModel(net, sde, label_required=required, data_range=pixels, **convention).eval()

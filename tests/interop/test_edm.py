@@ -136,6 +136,8 @@ def test_iddpms_denoiser_is_its_formula(numbers: dict[str, Any], tmp_path: Path)
     ancestral = ss.PredictorCorrector(model.sde, ss.Ancestral("learned_range"))
     if model.sde.levels < 100:
         assert bool(ancestral.sample(model, (4, 3, 8, 8), label=label).isfinite().all())
+    with pytest.raises(CheckpointError, match="noise levels of the configuration"):
+        ss.load_edm(tmp_path / "a.pt", SMALL | named | numbers | {"C_2": 0.06})
     # Level i of a DDPM has σ/α = u_{M−1−i}.
     alpha, sigma = model.sde.marginal(model.sde.level_times())
     torch.testing.assert_close(sigma / alpha, u[:-1].flip(0), rtol=1e-9, atol=0)
