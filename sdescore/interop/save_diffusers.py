@@ -42,9 +42,9 @@ def save_diffusers(folder: str | os.PathLike[str], model: ScoreModel) -> None:
     Raises
     ------
     IncompatibleError
-        The network is not one of ``diffusers``, has other output channels than input channels, or
-        the model's SDE, prediction, time input or scaling has no scheduler; or ``diffusers`` is not
-        installed.
+        The network is not one of ``diffusers``, or its output channels are neither as many as its
+        input channels nor, for a learned variance, twice as many; the model's SDE, prediction, time
+        input or scaling has no scheduler; or ``diffusers`` is not installed.
 
     Examples
     --------
@@ -66,16 +66,16 @@ def save_diffusers(folder: str | os.PathLike[str], model: ScoreModel) -> None:
     got = f"{type(net).__name__}; ss.save writes any network to a file of this library"
     ours = isinstance(net, diffusers.ModelMixin)
     checks.that(ours, "a network of diffusers, such as UNet2DModel", got, IncompatibleError)
-    channels = net.config.get("in_channels"), net.config.get("out_channels")
-    expected = "a network with as many output channels as input channels"
-    checks.that(channels[0] == channels[1], expected, "{}, {}".format(*channels), IncompatibleError)
-    scheduler = _scheduler(diffusers, model)
+    taken, returned = net.config.get("in_channels"), net.config.get("out_channels")
+    expected = "a network with as many output channels as input channels, or twice as many"
+    checks.that(returned in (taken, 2 * taken), expected, f"{taken}, {returned}", IncompatibleError)
+    scheduler = _scheduler(diffusers, model, learned=returned == 2 * taken)
     pipelines = {"ScoreSdeVeScheduler": diffusers.ScoreSdeVePipeline}
     pipeline = pipelines.get(type(scheduler).__name__, diffusers.DDPMPipeline)
     pipeline(unet=net, scheduler=scheduler).save_pretrained(folder)
 
 
-def _scheduler(diffusers: Any, model: ScoreModel) -> Any:
+def _scheduler(diffusers: Any, model: ScoreModel, learned: bool) -> Any:
     """The scheduler of diffusers that says the model's SDE and prediction."""
     options, sde = model.options, model.sde
     own = model.convention is not None and model.data_scale.plain
@@ -96,6 +96,7 @@ def _scheduler(diffusers: Any, model: ScoreModel) -> Any:
             prediction_type=NAMES[str(asked[0])],
             clip_sample=False,
             clip_sample_range=high,
+            variance_type="learned_range" if learned else "fixed_small",
         )
     if sigmas and plain and asked == ("score", "sigma"):
         ends = {"sigma_min": getattr(sde, "sigma_min", 0.0), "sigma_max": sigmas}

@@ -73,6 +73,20 @@ def test_a_network_of_diffusers_in_a_model_made_by_hand(tmp_path: Path) -> None:
     ss.denoising_loss(model, x).mean.backward()
 
 
+def test_a_learned_variance(tmp_path: Path) -> None:
+    """Its channels come along, and the scheduler says what they are."""
+    scheduler = diffusers.DDPMScheduler(variance_type="learned_range")
+    model, x = ss.load_diffusers(unet(out_channels=6), scheduler), noise()
+    ss.interop.save_diffusers(tmp_path, model)
+    pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    assert pipeline.scheduler.config.variance_type == "learned_range"
+    sampler = ss.interop.from_scheduler(pipeline.scheduler, 5)
+    assert sampler.predictor == ss.Ancestral("learned_range")
+    again = ss.load_diffusers(tmp_path)
+    assert torch.equal(sampler.sample(again, SHAPE), sampler.sample(model, SHAPE))
+    assert torch.equal(again(x, 0.5), model(x, 0.5))
+
+
 def test_a_variance_exploding_model(tmp_path: Path) -> None:
     model = ss.load_diffusers(unet(), diffusers.ScoreSdeVeScheduler(sigma_min=0.02, sigma_max=40))
     ss.interop.save_diffusers(tmp_path, model)
@@ -102,7 +116,7 @@ VP = ss.DiscreteVPSDE.linear()
         (lambda: ss.ScoreModel(unet(), VP, "v", "level", data_range=(0, 1)), "around 0"),
         (lambda: ss.ScoreModel(unet(), ss.EDMSDE(), "score", "sigma"), "EDMSDE"),
         (lambda: Own(unet(), VP, "v", "level"), "a scheduler of diffusers describes"),
-        (lambda: ss.ScoreModel(unet(out_channels=6), VP, "v", "level"), "output channels"),
+        (lambda: ss.ScoreModel(unet(out_channels=5), VP, "v", "level"), "output channels"),
         (lambda: ss.load_diffusers(unet(), diffusers.DDPMScheduler()).under(VP), "trained on"),
     ],
 )
