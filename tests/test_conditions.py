@@ -40,7 +40,7 @@ class Obeying(nn.Module):
         text, kind = label["text"].flatten(1), label["more"]["kind"]
         assert label["more"]["image"] is None and len(text) == len(kind) == len(x)
         self.seen.append(torch.cat([text, kind[:, None].to(text)], 1))
-        return self.scale * (text.mean(1) + kind)[:, None].to(x).expand(x.shape)
+        return self.scale * (text.mean(1) + kind)[:, None].to(x).expand(x.shape) + 0 * x
 
 
 def model() -> ss.ScoreModel:

@@ -20,7 +20,8 @@ pytestmark = pytest.mark.fast
 VP_BAD = [
     ((), "got ()"),
     ((0.1, 0.0), "0"),
-    ((0.1, 1.0), "1"),
+    ((1.0, 0.1), "1"),  # only the last may be 1
+    ((0.1, 1.5), "1.5"),
     ((-0.1,), "-0.1"),
     ((math.nan,), "nan"),
     (0.1, "got 0.1"),
