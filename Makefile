@@ -48,7 +48,7 @@ docs: install
 
 # One thread per worker: the tensors are small.
 pytest: install
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "slow or not slow" $(ARGS)
 
 format: install
 	$(PY) -m ruff check --fix .

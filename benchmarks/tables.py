@@ -95,6 +95,30 @@ def flow_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+REAL = {
+    "sampler / network alone": ("predictor–corrector", "network"),
+    "sampler / plain loop": ("predictor–corrector", "plain"),
+    "likelihood / network alone": ("likelihood", "network"),
+    "training step / network alone": ("training step", "network"),
+    "training step / diffusers": ("training step", "diffusers"),
+}
+
+
+def real_networks_table(report: dict[str, Any]) -> str:
+    """Median and quartiles of each task of ours, relative to another way, by network."""
+    found = {(r["network"], r["task"], r["against"]): r for r in report["rows"]}
+    lines = ["| network | " + " | ".join(REAL) + " |", "|---|" + "---|" * len(REAL)]
+    for network in dict.fromkeys(row["network"] for row in report["rows"]):
+        rows = [found.get((network, *key)) for key in REAL.values()]
+        if any(rows):
+            cells = [
+                f"{r['ratio']:.2f} ({r['quartiles'][0]:.2f}–{r['quartiles'][1]:.2f})" if r else "–"
+                for r in rows
+            ]
+            lines.append(f"| {network} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def story_table(report: dict[str, Any]) -> str:
     """What the three pictures show, in numbers."""
     fields, weights, curve = (report[k] for k in ("low_density", "mode_weights", "manifold"))
@@ -133,6 +157,7 @@ if __name__ == "__main__":
     print(demo_table(load("demo-cpu")), end="\n\n")
     print(overhead_table(load("overhead-cpu")), end="\n\n")
     print(flow_table(load("flow-cpu")), end="\n\n")
+    print(real_networks_table(load("real-networks-cpu")), end="\n\n")
     print(training_table(load("training-cpu")), end="\n\n")
     print(scaling_table(load("scaling-cpu")), end="\n\n")
     print(noise_sentence(load("overhead-cpu")))

@@ -72,6 +72,7 @@ def test_the_callers_world_changes_no_number(name: str, task: str) -> None:
     assert got == expected
 
 
+@pytest.mark.slow
 def test_optimised_python_with_warnings_as_errors_gives_the_same_bits() -> None:
     command = [sys.executable, "-O", "-W", "error", "tests/helpers/world.py"]
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

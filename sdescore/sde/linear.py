@@ -78,6 +78,8 @@ class LinearSDE(SDE):
         # The log-SNR falls with t. 110 halvings reach neighbouring floats down to t = 1e-17 T.
         for _ in range(110):
             middle = 0.5 * (low + high)
+            if bool(((middle == low) | (middle == high)).all()):
+                break
             above = self._log_snr(middle) > log_snr
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
         return 0.5 * (low + high)

@@ -14,10 +14,11 @@ from tests.helpers import ROOT
 Script: TypeAlias = Callable[[str], ModuleType]
 
 
-def test_the_page_has_the_saved_table(script: Script) -> None:
+def test_the_page_has_the_saved_tables(script: Script) -> None:
     tables = script("tables")
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     assert tables.flow_table(tables.load("flow-cpu")) in page
+    assert tables.real_networks_table(tables.load("real-networks-cpu")) in page
 
 
 @pytest.mark.parametrize("name", ["VE", "DDPM's table"])

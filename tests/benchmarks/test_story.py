@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeAlias
 
+import pytest
+
 from tests.helpers import ROOT
 
 Script: TypeAlias = Callable[[str], ModuleType]
@@ -38,6 +40,7 @@ def test_the_saved_numbers_show_what_the_page_says(script: Script) -> None:
     assert curve["radial_rms"] < 0.02 and abs(curve["upper_half"] - 0.7) < 0.05
 
 
+@pytest.mark.slow
 def test_the_script_tells_the_story(tmp_path: Path, script: Script) -> None:
     """Few steps show nothing learned, but chains with the true score are as they are."""
     story = script("story")

@@ -33,6 +33,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_demo_leaves_everything_it_promises(out: Path) -> None:
     names = {p.name for p in out.iterdir()}
     promised = {"results.json", "score_field.png"}
@@ -110,6 +111,7 @@ def test_a_shape_in_a_file_is_checked(
     assert main(["sample", str(path), "-n", "4", "--steps", "2", "--shape", "2", "--out", out]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "out"
@@ -132,6 +134,7 @@ def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
     assert isinstance(model.sde, ss.DiscreteVPSDE)
 
 
+@pytest.mark.slow
 def test_the_judge_sees_copies_noise_and_missing_classes() -> None:
     judged = judge.Judge(150, seed=0)
     assert judged.report["classifier_on_held_out_digits"]["accuracy"] > 0.95

@@ -66,6 +66,7 @@ def test_a_file_of_a_run_knows_its_shape_and_draws_a_class(
     assert main([*call, "--label", "3"]) == 2  # which means no label
 
 
+@pytest.mark.slow
 def test_two_processes_write_a_folder_that_one_goes_on_with(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

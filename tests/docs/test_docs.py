@@ -56,6 +56,7 @@ def test_a_wrong_output_in_a_page_is_seen(tmp_path: Path) -> None:
         run_page(page)
 
 
+@pytest.mark.slow
 def test_the_ten_line_example() -> None:
     """At most ten lines; the network sees a bounded number of states, and the samples are moons."""
     source = (DOCS / "ten_lines.py").read_text(encoding="utf-8")

@@ -162,6 +162,7 @@ def test_what_is_refused(options: dict[str, Any], match: str) -> None:
         small(**options)
 
 
+@pytest.mark.slow
 def test_second_derivatives_exist_and_it_compiles() -> None:
     net, x, c = small().double(), noise(1, 3, 16, 16), torch.tensor([3.0])
     x.requires_grad_()

@@ -179,6 +179,7 @@ def test_weights_are_drawn_with_the_variance_of_their_fans(scale: float) -> None
     assert weight.abs().max().item() <= math.sqrt(3 * variance) * (1 + 1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_attention_has_a_finite_gradient_in_bfloat16() -> None:
     torch.manual_seed(0)
     block, x = blocks.Attention(8, 1.0, 2, False), torch.randn(4, 8, 8, 8)

@@ -86,6 +86,7 @@ def test_weights_that_cannot_be_found(
         ss.optimal_grid(ss.VPSDE(), predictor, 6, **{"data": blobs, "fit_weights": True, **options})
 
 
+@pytest.mark.slow
 def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Free weights for an exact score only."""
     for name in ("TRIAL", "TIMES", "WEIGHTS"):

@@ -85,6 +85,7 @@ def strong_end(predictor: ss.Predictor, steps: int, start: Tensor) -> Tensor:
     return sampler.sample(score, init=start, noise=ss.noise.BrownianNoise(5), dtype=torch.float64)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("M08")
 @pytest.mark.parametrize(
     "predictor",

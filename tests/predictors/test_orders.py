@@ -207,6 +207,7 @@ def strong_errors(predictor: ss.Predictor, sizes: tuple[int, ...], shared: bool)
     return [(end(predictor, n) - reference).square().mean().sqrt().item() for n in sizes]
 
 
+@pytest.mark.slow
 @pytest.mark.guards("B05")
 @pytest.mark.parametrize("predictor", [ss.EulerMaruyama(), ss.ReverseDiffusion()], ids=repr)
 def test_strong_order_on_one_brownian_path(predictor: ss.Predictor) -> None:

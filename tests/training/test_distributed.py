@@ -330,6 +330,7 @@ def script() -> list[tuple[float, ...]]:
     return [run(seed=rank, **RUNS[name])[1].losses for name in ("labels", "batches")]
 
 
+@pytest.mark.slow
 def test_torchrun_starts_the_script_four_times(tmp_path: Path) -> None:
     """The first training begins the group, which stays; four processes have the losses of one."""
     (tmp_path / "train.py").write_text(f"""

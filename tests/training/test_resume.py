@@ -128,6 +128,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.guards("B12")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_sigkill_at_any_point_loses_no_bit(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ import sdescore as ss
 from tests.helpers.checkpoints import read
 from tests.helpers.ranks import run_ranks, said
 
+pytestmark = pytest.mark.slow
+
 N = 60
 X = torch.randn(N, 2, generator=torch.Generator().manual_seed(0)) + 1.0
 IMAGES = torch.randn(N, 1, 8, 8, generator=torch.Generator().manual_seed(1))
