@@ -154,8 +154,9 @@ def load_edm(path: str | os.PathLike[str], config: str | Mapping[str, Any]) -> S
     else:
         load_strictly(net, state, path)
     required = classes is not None and not unlabelled
-    pixels = (-1.0, 1.0)
-    return ScoreModel(net, sde, label_required=required, data_range=pixels, **convention).eval()
+    # Images of four channels are codes of an autoencoder, which have no range (EDM2 at 512 pixels).
+    ends = (-1.0, 1.0) if options["in_channels"] < 4 else None
+    return ScoreModel(net, sde, label_required=required, data_range=ends, **convention).eval()
 
 
 def _preconditioning(options: dict[str, Any]) -> str:
@@ -175,7 +176,7 @@ def _network(precond: str, options: dict[str, Any]) -> type[nn.Module]:
     default = "SongUNet" if precond in ("vp", "ve") else "DhariwalUNet"
     kind = checks.choice("model_type", options.pop("model_type", default), list(NETWORKS))
     needed = {"ve": "SongUNet", "iddpm": "DhariwalUNet"}.get(precond, kind)
-    expected = f"a {needed} for the preconditioning {precond!r}, as every released one has"
+    expected = f"a {needed} for the preconditioning {precond!r}"
     checks.that(kind == needed, expected, kind, IncompatibleError)
     return OF_PRECOND.get(precond, NETWORKS[kind])
 

@@ -8,8 +8,25 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import ScheduleError, TimeError
 from sdescore.sde.linear import LinearSDE
+from sdescore.tableau.method import Predictor
 
 SKIP_TYPES = ("time_uniform", "time_quadratic", "logSNR")
+
+
+class Multistep(Predictor):
+    """A multistep method of the probability flow with a ``solver_order``."""
+
+    solver_order: int
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        """The order of the error of the distribution: 2 at most."""
+        return min(self.solver_order, 2)
+
+    @property
+    def eta(self) -> float:
+        """Zero, for the steps are those of the probability flow."""
+        return 0.0
 
 
 def time_steps(sde: LinearSDE, skip_type: str, steps: int, t_end: float | None) -> Tensor:

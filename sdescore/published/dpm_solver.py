@@ -26,11 +26,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.published._half_log_snr import check_steps, orders, time_steps
+from sdescore.published._half_log_snr import Multistep, check_steps, orders, time_steps
 from sdescore.published._source import linear_sde, std_of_unit_prior
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.linear import LinearSDE
-from sdescore.tableau.method import Predictor
 from sdescore.tableau.tableau import Tableau
 from sdescore.typing import Score
 
@@ -40,7 +39,7 @@ FEW_STEPS = 10  # below it the code lowers the order of the last steps
 
 
 @dataclass(frozen=True)
-class DPMSolverPlusPlus(Predictor):
+class DPMSolverPlusPlus(Multistep):
     """The multistep method of DPM-Solver++'s code.
 
     Parameters
@@ -63,16 +62,6 @@ class DPMSolverPlusPlus(Predictor):
         order = checks.count("solver_order", self.solver_order, at_most=3)
         checks.flag("lower_order_final", self.lower_order_final)
         vars(self).update(solver_order=order)
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """The order of the error of the distribution: 2 at most."""
-        return min(self.solver_order, 2)
-
-    @property
-    def eta(self) -> float:
-        """Zero, for the steps are those of the probability flow."""
-        return 0.0
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         """One stage without noise, with up to three outputs x̂₀."""

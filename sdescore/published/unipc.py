@@ -27,12 +27,11 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.published._half_log_snr import check_steps, orders, time_steps
+from sdescore.published._half_log_snr import Multistep, check_steps, orders, time_steps
 from sdescore.published._source import linear_sde, std_of_unit_prior
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.exponential import phi
-from sdescore.tableau.method import Predictor
 from sdescore.tableau.tableau import Tableau
 from sdescore.typing import Score
 
@@ -43,7 +42,7 @@ HIGHEST = 4
 
 
 @dataclass(frozen=True)
-class UniPC(Predictor):
+class UniPC(Multistep):
     """UniPC's predictor, with its corrector at no further evaluation.
 
     The corrector moves the state that the model was called on, before the next step starts from it
@@ -73,16 +72,6 @@ class UniPC(Predictor):
         checks.choice("variant", self.variant, VARIANTS)
         checks.flag("lower_order_final", self.lower_order_final)
         vars(self).update(solver_order=order)
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """The order of the error of the distribution."""
-        return min(self.solver_order, 2)
-
-    @property
-    def eta(self) -> float:
-        """Zero, for the steps are those of the probability flow."""
-        return 0.0
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         """One stage without noise, with up to p + 1 outputs x̂₀."""

@@ -203,6 +203,15 @@ def test_named_configurations_are_the_published_ones() -> None:
         assert published == {"in_channels": 3, "label_dim": 0, "augment_dim": 0, **config}
 
 
+@pytest.mark.parametrize(("channels", "ends"), [(3, (-1.0, 1.0)), (4, None)])
+def test_pixels_have_a_range_and_codes_of_an_autoencoder_none(
+    tmp_path: Path, channels: int, ends: tuple[float, float] | None
+) -> None:
+    own = {"img_channels": channels}
+    path = written(network(ss.nets.SongUNet, **own), tmp_path / "edm.pt")
+    assert ss.load_edm(path, SMALL | own | {"model_type": "SongUNet"}).data_range == ends
+
+
 def test_a_released_name_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CONFIGS, "tiny-cond-vp", SMALL | {"model_type": "SongUNet"})
     net = network(ss.nets.SongUNet)

@@ -40,6 +40,7 @@ def test_the_score_at_a_level(tmp_path: Path, schedule: str, prefix: str) -> Non
     """−ε̂/√(1 − ᾱ_i), where the network is given i and ε̂ is the first half of its output."""
     net, path = saved(tmp_path, prefix, noise_schedule=schedule)
     model = ss.load_guided_diffusion(path, {**CONFIG, "noise_schedule": schedule})
+    assert model.data_range == (-1.0, 1.0)
     x, products = noise(), 1 - torch.tensor(betas_of(schedule, 1000), dtype=torch.float64)
     for level in (0, 10, 999):
         with torch.no_grad():

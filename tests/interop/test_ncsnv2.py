@@ -103,6 +103,7 @@ def test_the_convention_is_the_papers(tmp_path: Path) -> None:
     assert model.options["prediction"] == "score"
     assert model.options["time_input"] == "continuous_level"
     assert (model.data_scale.mean, model.data_scale.std) == (0.0, 1.0)
+    assert model.data_range == (0.0, 1.0)
     assert "prediction='score'" in repr(model) and "sigmas=(4.0, " in repr(model)
     # Level 0 is the largest σ, at T; s(x, i) = f(2x − 1)/σ_i with one f for all levels.
     x = torch.rand(1, 2, 8, 8).expand(LEVELS, -1, -1, -1)

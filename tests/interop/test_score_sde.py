@@ -85,6 +85,7 @@ def test_the_score_is_the_originals(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name]
     net = written(tmp_path / "checkpoint_1.pth", config)
     model = ss.load_score_sde(tmp_path / "checkpoint_1.pth", config)
+    assert model.data_range == ((0.0, 1.0) if name.startswith("ve") else (-1.0, 1.0))
     x = torch.rand(3, 3, 8, 8)
     level = torch.tensor([3.0, 40.0, 99.0])
     theirs = level / 99  # times of the original, at levels of its table
