@@ -24,7 +24,6 @@ products for all components together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,12 +32,12 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.score.exact import ExactScore, pick
+from sdescore.score.linear_gaussian import Conditioned, conditioned, measured
+from sdescore.score.numbers import Numbers, as_tensor, finite
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 
 __all__ = ["GaussianScore", "MixtureScore"]
-
-Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +117,7 @@ class MixtureScore(ExactScore):
     def __init__(
         self, weights: Numbers, means: Numbers, covariances: Numbers, sde: LinearSDE
     ) -> None:
-        w, m = _finite("weights", weights), _finite("means", means)
+        w, m = finite("weights", weights), finite("means", means)
         checks.that(
             w.ndim == 1 and len(w) >= 1 and m.ndim >= 1 and len(m) == len(w) and m.numel() > 0,
             "weights (K,) and means (K, *E) with K >= 1",
@@ -150,6 +149,56 @@ class MixtureScore(ExactScore):
         self._casts: dict[tuple[torch.dtype, torch.device], Spectra] = {}
         for dtype in (torch.float32, torch.float64):
             self._cast(torch.empty(0, dtype=dtype, device="cpu"))
+
+    def posterior(self, A: object, y: Numbers, noise: Numbers = 0.0) -> MixtureScore:
+        r"""The exact score of the data given ``y = A x_0 + n``, which is a mixture again.
+
+        Parameters
+        ----------
+        A : (m, d) or operator
+            A matrix over the flattened event, or a linear ``ss.inverse.Operator``.
+        y : (m,) or (*M)
+            What was measured, in the units of the data.
+        noise : () or (m, m)
+            The noise's standard deviation, >= 0, or its covariance, positive definite.
+
+        Returns
+        -------
+        MixtureScore
+            On the same SDE. Components whose weight is 0 in float64 are left out.
+
+        Raises
+        ------
+        ShapeError
+            ``A``, ``y`` and ``noise`` do not fit the event or each other.
+        ParameterError
+            A number is not finite, the noise is negative or its covariance not positive definite,
+            or y has no density: the noise is 0 and no datum changes a combination of A's rows.
+        IncompatibleError
+            ``A`` is an operator that is not linear, so that it has no matrix.
+
+        Examples
+        --------
+        >>> import sdescore as ss
+        >>> prior = ss.GaussianScore([0.0, 0.0], 1.0, ss.VPSDE())
+        >>> prior.posterior([[1.0, 0.0]], [2.0], noise=1.0).means
+        tensor([[1., 0.]], dtype=torch.float64)
+        """
+        found = self._given(A, y, noise)
+        weights = found.log_weights.exp()
+        possible = weights > 0
+        means = found.means[possible].reshape(-1, *self.event_shape)
+        return MixtureScore(weights[possible], means, found.covariances[possible], self.sde)
+
+    def log_evidence(self, A: object, y: Numbers, noise: Numbers = 0.0) -> float:
+        """``log p(y)`` in nats; arguments and errors are those of :meth:`posterior`."""
+        return self._given(A, y, noise).log_evidence.item()
+
+    def _given(self, A: object, y: Numbers, noise: Numbers) -> Conditioned:
+        p = self._source
+        factors = p.matrices() * p.eigenvalues.sqrt()[:, None]
+        measurement = measured(A, y, noise, self.event_shape)
+        return conditioned(p.log_weights, p.means, factors, *measurement)
 
     def _cast(self, like: Tensor) -> Spectra:
         key = like.dtype, like.device
@@ -262,30 +311,11 @@ class GaussianScore(MixtureScore):
         return p.log_weights.exp().expand(len(y), 1)  # one component: nothing to weigh
 
 
-def as_tensor(values: Numbers) -> Tensor:
-    """The values as a tensor in the precision they came in; Python floats are float64."""
-    import numpy as np
-
-    expected = "real numbers in a tensor, array or sequence"
-    try:
-        found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
-    except (TypeError, ValueError):  # words, or rows of unequal length
-        checks.refuse(expected, f"{values!r:.100}", ShapeError)
-    if found.is_complex():
-        checks.refuse(expected, f"{found.dtype}; give torch.view_as_real of it, two real channels")
-    return found.detach()
-
-
-def _finite(name: str, values: Numbers) -> Tensor:
-    """A float64 copy of the values on the CPU."""
-    return checks.finite_tensor(name, as_tensor(values).to("cpu", torch.float64, copy=True))
-
-
 def _spectra(
     covariances: Numbers, flat_means: Tensor, means: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Eigenvalues ``(K, d)`` and eigenvectors ``(K, d, d)``, None for diagonal covariances."""
-    C = _finite("covariances", covariances)
+    C = finite("covariances", covariances)
     components, d = flat_means.shape
     if C.shape == (components, d, d):
         # The accuracy of the numbers as they came, float32 or better.

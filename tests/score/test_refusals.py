@@ -26,6 +26,9 @@ REFUSING = ss.ScoreModel(
     lambda x, c: pytest.fail("called before it refused"), ss.VPSDE(), prediction="epsilon"
 )
 
+PRIOR = MixtureScore([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.1, 0.1], ss.VPSDE())
+
+
 REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "score models": (
         *(
@@ -70,6 +73,28 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 (ShapeError, "batch dimension", lambda m: m(torch.zeros(()), 0.5)),
             ]
         ),
+    ),
+    "posteriors of mixtures": (
+        *(
+            (lambda options=options: PRIOR.posterior(*options), error, match)
+            for error, match, options in [
+                (ShapeError, r"A of shape \(1, 2\)", ([[1.0]], [1.0], 0.1)),
+                (ShapeError, r"A of shape \(2, 2\)", ([[1.0, 0.0]], [1.0, 2.0], 0.1)),
+                (ShapeError, "one standard deviation", ([[1.0, 0.0]], [1.0], [0.1, 0.1])),
+                (ParameterError, "noise >= 0", ([[1.0, 0.0]], [1.0], -0.1)),
+                (ParameterError, "positive definite", ([[1.0, 0.0]], [1.0], [[-1.0]])),
+                (
+                    ParameterError,
+                    "positive definite",
+                    (torch.eye(2), [1.0, 2.0], [[1.0, 0.5], [0.2, 1.0]]),
+                ),
+                (ParameterError, "finite y", ([[1.0, 0.0]], [NAN], 0.1)),
+                (ParameterError, "finite A", ([[INF, 0.0]], [1.0], 0.1)),
+                (ParameterError, "no datum changes", ([[0.3, 0.7], [0.9, 2.1]], [1.0, 3.0])),
+                (ParameterError, "no datum changes", ([[0.0, 0.0]], [1.0], 0.0)),
+            ]
+        ),
+        (lambda: PRIOR.log_evidence([[1.0, 0.0]], [1.0], -0.1), ParameterError, "noise >= 0"),
     ),
     # Casting them to real would drop the imaginary part: refused, with advice that keeps it.
     "complex numbers lose nothing silently": (
