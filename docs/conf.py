@@ -70,8 +70,8 @@ OUTSIDE = {"torch", "nn", "Tensor", "numpy", "scipy", "matplotlib"} | sys.stdlib
 # The rooms in the order of the chain.
 ROOMS = (
     "sde grids score nets losses training checkpoint tableau predictors correctors langevin "
-    "guidance samplers published noise analysis fokker_planck metrics plotting interop datasets "
-    "errors"
+    "guidance inverse samplers published noise analysis fokker_planck metrics plotting interop "
+    "datasets errors"
 )
 
 

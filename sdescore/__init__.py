@@ -120,6 +120,7 @@ _ROOM_OF = {name: room for room, names in _NAMES.items() for name in names.split
 _ROOMS = [
     *_NAMES,
     "noise",
+    "inverse",
     "langevin",
     "published",
     "fokker_planck",

@@ -1,0 +1,13 @@
+"""Inverse problems, y = A(x) + noise: operators, measurements, and scores that use them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdescore.rooms import fill
+
+__all__ = fill(__name__)
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...

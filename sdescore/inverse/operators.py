@@ -1,0 +1,192 @@
+r"""What measures: operators x → A(x) with an adjoint, on batches ``(B, *E) → (B, *M)``.
+
+A linear operator's adjoint is its transpose, :math:`\langle A x, v \rangle = \langle x, A^\top v
+\rangle`. The methods of this room solve
+
+.. math:: (\gamma^2 A A^\top + \sigma^2 I)\, u = v ,
+
+in closed form where the eigenvalues of :math:`A A^\top` are known, else by conjugate gradients.
+With σ = 0 that is the pseudo-inverse, so :math:`A^\top (A A^\top)^+ (y - A x)` is the shortest
+change of x that explains y.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sdescore import checks
+from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.inverse.conjugate_gradient import conjugate_gradient
+from sdescore.shapes import align, float64, without_autocast
+from sdescore.typing import Time
+
+__all__ = ["Operator"]
+
+
+class Operator(ABC):
+    """A measurement without its noise, ``x (B, *E) -> A(x) (B, *M)``, each sample on its own.
+
+    A subclass defines ``_apply``, and ``_adjoint`` where it is linear. Both are written in PyTorch,
+    so autograd sees through them; they compute in the dtype and on the device of their argument.
+
+    Attributes
+    ----------
+    event_shape : tuple of int
+        ``*E``.
+    measurement_shape : tuple of int
+        ``*M``.
+    linear : bool
+        Whether A is a matrix. An affine function is not linear.
+    """
+
+    linear: bool = True
+
+    def __init__(self, event_shape: Sequence[int], measurement_shape: Sequence[int]) -> None:
+        self.event_shape = _sizes("event_shape", event_shape)
+        self.measurement_shape = _sizes("measurement_shape", measurement_shape)
+
+    @abstractmethod
+    def _apply(self, x: Tensor) -> Tensor:
+        """``(B, *E) -> (B, *M)``."""
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        """``(B, *M) -> (B, *E)``, of a linear operator."""
+        raise NotImplementedError
+
+    def _solve(self, v: Tensor, sigma2: Tensor, gamma2: Tensor) -> Tensor:
+        """By conjugate gradients to rounding; σ² and γ² broadcast over ``v``."""
+
+        def multiply(u: Tensor) -> Tensor:
+            return gamma2 * self._apply(self._adjoint(u)) + sigma2 * u
+
+        tolerance = 8 * torch.finfo(v.dtype).eps
+        return conjugate_gradient(multiply, v, 2 * math.prod(self.measurement_shape), tolerance)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """``A(x)``.
+
+        Raises
+        ------
+        ShapeError
+            ``x`` is not ``(B, *E)``.
+        """
+        _require("x", x, self.event_shape)
+        with without_autocast(x):
+            return self._apply(x)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """``Aᵀ y``, ``(B, *M) -> (B, *E)``.
+
+        Raises
+        ------
+        ShapeError
+            ``y`` is not ``(B, *M)``.
+        IncompatibleError
+            The operator is not linear.
+        """
+        self._require_linear("an adjoint")
+        _require("y", y, self.measurement_shape)
+        with without_autocast(y):
+            return self._adjoint(y)
+
+    def solve(self, v: Tensor, sigma2: Time, gamma2: Time = 1.0) -> Tensor:
+        """``u`` with ``(γ² A Aᵀ + σ² I) u = v``, of least length; like ``v`` ``(B, *M)``.
+
+        Parameters
+        ----------
+        v : Tensor
+            ``(B, *M)``.
+        sigma2, gamma2 : float or Tensor
+            σ² and γ², >= 0; one number, or one for each sample ``(B,)``.
+
+        Raises
+        ------
+        ShapeError
+            ``v`` is not ``(B, *M)``, or σ² or γ² is neither one number nor one a sample.
+        IncompatibleError
+            The operator is not linear.
+        """
+        self._require_linear("solve")
+        _require("v", v, self.measurement_shape)
+        sigma, gamma = (align(float64(value, v).to(v), v) for value in (sigma2, gamma2))
+        with without_autocast(v):
+            return self._solve(v, sigma, gamma)
+
+    def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
+        """A as a matrix ``(m, d)`` over flattened events, on the CPU; of a linear operator."""
+        self._require_linear("a matrix")
+        numel = math.prod(self.event_shape)
+        basis = torch.eye(numel, dtype=dtype, device="cpu").reshape(numel, *self.event_shape)
+        return self(basis).reshape(numel, -1).T
+
+    def _require_linear(self, user: str) -> None:
+        expected = f"a linear operator for {user}"
+        checks.that(self.linear, expected, f"{type(self).__name__}, not linear", IncompatibleError)
+
+
+class Diagonal(Operator):
+    """An operator that knows the eigenvalues of A Aᵀ, in the coordinates of ``_rotate``."""
+
+    eigenvalues: Constant
+
+    def _rotate(self, v: Tensor) -> Tensor:
+        """``v`` in the coordinates of the eigenvectors."""
+        return v
+
+    def _rotate_back(self, v: Tensor) -> Tensor:
+        return v
+
+    def _solve(self, v: Tensor, sigma2: Tensor, gamma2: Tensor) -> Tensor:
+        gain = gamma2 * self.eigenvalues.like(v) + sigma2
+        used = gain > 0
+        inverse = torch.where(used, 1 / torch.where(used, gain, 1.0), 0.0)
+        return self._rotate_back(inverse * self._rotate(v))
+
+
+class Constant:
+    """A float64 (or complex128) tensor, and its casts, which are made once."""
+
+    def __init__(self, value: Tensor) -> None:
+        with torch.inference_mode(False):  # whose tensors autograd refuses later
+            self._source = value.detach().clone()
+        self._casts: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        # The usual casts are made now: one made inside a torch.func transform is wrapped by it.
+        for dtype in (torch.float32, torch.float64):
+            self.like(torch.empty(0, dtype=dtype, device="cpu"))
+
+    def like(self, x: Tensor) -> Tensor:
+        """The value in the precision and on the device of ``x``."""
+        key = x.dtype, x.device
+        if key not in self._casts:
+            dtype = x.dtype.to_complex() if self._source.is_complex() else x.dtype
+            with torch.inference_mode(False):
+                self._casts[key] = self._source.to(x.device, dtype)
+        return self._casts[key]
+
+
+def numbers(name: str, value: object, ndim: Sequence[int], which: str) -> Tensor:
+    """``value`` as a float64 tensor on the CPU, refused unless it has such a number of axes."""
+    if not isinstance(value, Tensor):
+        value = torch.as_tensor(value, dtype=torch.float64, device="cpu")
+    fits = value.ndim in ndim and value.numel() > 0 and not value.is_complex()
+    checks.that(fits, f"{name} {which} of real numbers", f"shape {tuple(value.shape)}", ShapeError)
+    return checks.finite_tensor(name, value.detach().to("cpu", torch.float64))
+
+
+def _sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(value) if isinstance(value, Sequence) else ()
+    usable = all(checks.is_count(size) and size > 0 for size in sizes)
+    got = f"{value!r:.100}"
+    checks.that(isinstance(value, Sequence) and usable, f"{name} of sizes > 0", got, ShapeError)
+    return tuple(map(int, sizes))
+
+
+def _require(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
+    checks.state(value, name)
+    expected = f"{name} of shape (B, {', '.join(map(str, shape))})"
+    checks.that(value.shape[1:] == shape, expected, tuple(value.shape), ShapeError)

@@ -1,0 +1,87 @@
+"""What inverse problems refuse: the call, its error, and what the message says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import sdescore as ss
+from sdescore.errors import IncompatibleError, ParameterError, ShapeError
+from tests.helpers.refusals import Refusal, rows
+
+pytestmark = pytest.mark.fast
+
+inverse = ss.inverse
+MASK = inverse.Mask(torch.tensor([True, False, True]))
+SQUARE = inverse.Callable(lambda x: x**2, (3,))
+Y = torch.zeros(2)
+WRONG = SimpleNamespace(A=lambda x: x, A_adjoint=lambda y: 2 * y)
+
+REFUSALS: dict[str, tuple[Refusal, ...]] = {
+    "an operator": (
+        (lambda: inverse.Mask(torch.ones(3)), ShapeError, "mask of bool"),
+        (lambda: inverse.Mask(torch.zeros(3, dtype=torch.bool)), ShapeError, "seen"),
+        (lambda: inverse.Blur(torch.ones(5), (4,)), ShapeError, "no larger"),
+        (lambda: inverse.Blur(torch.ones(2, 2), (4,)), ShapeError, "no larger"),
+        (lambda: inverse.Blur(torch.ones(()), (4,)), ShapeError, "kernel"),
+        (lambda: inverse.Blur(torch.tensor([torch.nan]), (4,)), ParameterError, "finite kernel"),
+        (lambda: inverse.Blur.gaussian(0.0, (4, 4)), ParameterError, "std > 0"),
+        (lambda: inverse.Downsample(3, (1, 4, 6)), ShapeError, "divide"),
+        (lambda: inverse.Downsample((), (4,)), ShapeError, "divide"),
+        (lambda: inverse.Downsample((2, 2), (4,)), ShapeError, "divide"),
+        (lambda: inverse.Grayscale((1, 4, 4)), ShapeError, "3 channels"),
+        (lambda: inverse.Radon((4,), [0.0]), ShapeError, "H, W"),
+        (lambda: inverse.Radon((4, 4), []), ShapeError, "angles"),
+        (lambda: inverse.Radon((4, 4), [0.0], 0), ParameterError, "detectors"),
+        (lambda: inverse.Matrix(torch.ones(3)), ShapeError, "A"),
+        (lambda: inverse.Matrix(torch.ones(2, 3), (2, 2)), ShapeError, "4 columns"),
+        (lambda: inverse.Matrix(torch.ones(2, 3) / 0), ParameterError, "finite A"),
+        (lambda: inverse.Callable(3, (2,)), IncompatibleError, "callable"),
+        (lambda: inverse.Callable(lambda x: x, (0,)), ShapeError, "sizes > 0"),
+    ),
+    "a state that does not fit": (
+        (lambda: MASK(torch.zeros(2, 4)), ShapeError, r"\(B, 3\)"),
+        (lambda: MASK(torch.zeros(3)), ShapeError, r"\(B, 3\)"),
+        (lambda: MASK.adjoint(torch.zeros(2, 3)), ShapeError, r"\(B, 2\)"),
+        (lambda: MASK.solve(torch.zeros(1, 3), 1.0), ShapeError, r"\(B, 2\)"),
+        (lambda: MASK.solve(torch.zeros(1, 2), torch.ones(3)), ShapeError, "one per sample"),
+        (lambda: SQUARE.adjoint(torch.zeros(1, 3)), IncompatibleError, "linear"),
+        (lambda: SQUARE.matrix(), IncompatibleError, "linear"),
+        (
+            lambda: inverse.Callable(lambda x: x.sum(), (2,), (1,))(torch.zeros(1, 2)),
+            ShapeError,
+            "shape",
+        ),
+    ),
+    "a measurement": (
+        (lambda: inverse.Measurement([0.0, 0.0], MASK, 0.1), ShapeError, "float32"),
+        (lambda: inverse.Measurement(Y.long(), MASK, 0.1), ShapeError, "float32"),
+        (lambda: inverse.Measurement(torch.zeros(5, 2), MASK, 0.1), ShapeError, "label="),
+        (lambda: inverse.Measurement(Y / 0, MASK, 0.1), ParameterError, "finite y"),
+        (lambda: inverse.Measurement(Y, MASK, -0.1), ParameterError, "noise_std >= 0"),
+        (lambda: inverse.Measurement(Y, MASK, torch.ones(2)), ParameterError, "noise_std"),
+        (lambda: inverse.Measurement(Y, lambda x: x, 0.1), IncompatibleError, "Matrix"),
+        (lambda: inverse.Measurement(Y, WRONG, 0.1), IncompatibleError, "correct its adjoint"),
+        (
+            lambda: inverse.Measurement(
+                Y, inverse.Callable(lambda x: x + 1, (2,), linear=True), 0.1
+            ),
+            IncompatibleError,
+            "linear=False",
+        ),
+        (
+            lambda: inverse.Measurement(Y, MASK, 0.0).log_likelihood(torch.zeros(1, 3)),
+            ParameterError,
+            "noise_std > 0",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "match"), rows(REFUSALS))
+def test_what_is_refused(call: Callable[[], object], error: type[Exception], match: str) -> None:
+    with pytest.raises(error, match=match):
+        call()
