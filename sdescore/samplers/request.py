@@ -41,6 +41,8 @@ class Request:
     ``resumed`` request ``init`` holds the rows ``samples`` alone.
     """
 
+    differentiable = False
+
     def __init__(
         self,
         sde: SDE,
@@ -100,6 +102,13 @@ class Request:
         self.model, self.shape, self.noise = model, sizes, noise
         self.init, self.label = init, label
 
+    def keep_graph(self, differentiable: bool) -> None:
+        """Let autograd go back through the run to the model, ``init`` and ``label``, on request."""
+        self.differentiable = checks.flag("differentiable", differentiable)
+        if differentiable and torch.is_inference_mode_enabled():
+            got = "a call in torch.inference_mode(), where there is none"
+            checks.refuse("a mode with autograd for differentiable=True", got, IncompatibleError)
+
     def labels(self, samples: range) -> tuple[Condition, ...]:
         """The labels of these samples as the model's last arguments: one, or none."""
         if self.label is None:
@@ -124,7 +133,8 @@ class Request:
         if self.init is None:
             noise = noise or self.open(samples, [None], Domain.SAMPLER)
             return (std * noise.draw(0)).contiguous()
-        init = self.rows_of(self.init, samples).detach()
+        init = self.rows_of(self.init, samples)
+        init = init if self.differentiable else init.detach()
         return init.to(self.device, self.dtype, copy=True).contiguous()
 
     def rows_of(self, init: Tensor, samples: range) -> Tensor:
@@ -153,7 +163,7 @@ class Request:
         # One empty part for an empty request.
         parts = [self.samples[i : i + chunk] for i in range(0, max(1, B), chunk)]
         bar = progress_bar(ticks * len(parts) if ticks else B) if progress else nullcontext()
-        with evaluating(self.model), torch.no_grad(), bar as tick:
+        with evaluating(self.model), torch.set_grad_enabled(self.differentiable), bar as tick:
             for samples in parts:
                 try:
                     done = run(samples, tick)

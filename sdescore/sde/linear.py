@@ -183,15 +183,15 @@ class LinearSDE(SDE):
         alpha_t, sigma_t = self.marginal(t)
         return align(alpha_t.to(x0), x0) * x0 + align(sigma_t.to(x0), x0) * noise.to(x0)
 
-    def prior_std(self, data_std: float = 0.0) -> float:
-        r"""Standard deviation of the prior at ``T``, ``√(σ_T² + α_T² data_std²)``.
+    def prior_std(self, data_std: float = 0.0, t: Time | None = None) -> float:
+        r"""Standard deviation of the prior at ``t``, ``√(σ_t² + α_t² data_std²)``; by default at T.
 
         ``data_std = 0`` is the field's usual ``N(0, σ_T² I)``, which neglects the data's own
         spread. Pass it for a VE SDE whose σ_max is not large compared with the data.
         """
         data_std = checks.number("data_std", data_std, at_least=0)
-        alpha_T, sigma_T = (value.item() for value in self.marginal(self.T))
-        return math.hypot(sigma_T, alpha_T * data_std)
+        alpha_t, sigma_t = (v.item() for v in self.marginal(self.T if t is None else t))
+        return math.hypot(sigma_t, alpha_t * data_std)
 
     def prior_sample(
         self,

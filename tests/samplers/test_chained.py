@@ -12,14 +12,13 @@ import pytest
 import torch
 from scipy import stats
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import sdescore as ss
 from sdescore.noise import counter
 from sdescore.noise.counter import Domain
 from sdescore.samplers.request import domain_at
 from tests.helpers.affine import Modes, output_moments
+from tests.helpers.memory import Peak
 
 ALPHA = 1e-6
 VP = ss.VPSDE()
@@ -44,26 +43,6 @@ def variance_after(sampler: ss.PredictorCorrector, variance: float) -> float:
     """The exact variance after a chain of independent noise, from that before it."""
     start = np.array([0.0]), np.array([variance])
     return float(output_moments(sampler, Modes.of((0.0, 1.0)), start)[1][0])
-
-
-class Peak(TorchDispatchMode):
-    """The most bytes of tensors made in here that were alive at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for value in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(value, Tensor):
-                # Of the memory itself: Python's object of it may end long before.
-                memory = value.untyped_storage()
-                self.live[memory._cdata] = (StorageWeakRef(memory), memory.nbytes())
-        self.live = {key: made for key, made in self.live.items() if not made[0].expired()}
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
-        return out
 
 
 def chain(first: float, last: float, steps: int = 60) -> ss.PredictorCorrector:

@@ -71,6 +71,30 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "B >= 8",
         ),
     ),
+    "gradients": (
+        *each(
+            lambda parts: ss.PredictorCorrector(VP, steps=30, **parts).sample(
+                untouched, (2, 3), differentiable=True
+            ),
+            IncompatibleError,
+            "affine steps",
+            [
+                {"corrector": ss.Langevin(norm="sample")},
+                {"predictor": ss.Ancestral("learned_range")},
+            ],
+        ),
+        (
+            lambda: ss.AdaptiveSampler(VP).sample(untouched, (2, 3), differentiable=True),
+            IncompatibleError,
+            "use PredictorCorrector",
+        ),
+        (
+            lambda: torch.inference_mode()(SAMPLER.sample)(untouched, (2, 3), differentiable=True),
+            IncompatibleError,
+            "inference_mode",
+        ),
+        (lambda: SAMPLER.sample(untouched, (2, 3), differentiable=1), ParameterError, "True or"),
+    ),
     "models that are not callable": (
         *each(
             lambda way, model: getattr(SAMPLER, way)(model, (2, 3)),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.conditions import each_tensor
-from sdescore.errors import ScheduleError
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, Span
 from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH, EmbeddedPair
@@ -125,10 +125,17 @@ class AdaptiveSampler:
         label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
+        differentiable: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """The samples alone; arguments and errors as in :meth:`solve`."""
+        """The samples alone; arguments and errors as in :meth:`solve`.
+
+        ``differentiable=True`` is refused: which steps are taken depends on the samples.
+        """
+        got = "True; use PredictorCorrector or ProbabilityFlow"
+        expected = "differentiable=False for AdaptiveSampler, whose steps depend on the samples"
+        checks.that(differentiable is False, expected, got, IncompatibleError)
         request = Request(
             self.sde, self._spans, model, shape, samples, seed, noise, init, label, dtype, device
         )

@@ -8,7 +8,7 @@ them into numbers for the loop. To find the chain's exact effect on Gaussian dat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,20 @@ def require_usable(tableau: Tableau, part: object, steps: int) -> None:
     if not all(bool(number.isfinite().all()) for number in numbers):
         got = "NaN or infinity; keep the grid where sigma_t > 0 and, for this method, alpha_t > 0"
         checks.refuse(f"finite numbers from {name} on this grid", got, ScheduleError)
+
+
+def predict(
+    predictor: Predictor,
+    sde: SDE,
+    t: float,
+    s: float,
+    x: Tensor,
+    score: Callable[[Tensor], Tensor],
+    noises: Iterator[Tensor],
+) -> Tensor:
+    """The custom step of a predictor without a tableau."""
+    z = next(noises, None)
+    return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +144,12 @@ class Program:
             marginal = sde.marginal(torch.tensor(times, dtype=torch.float64, device="cpu"))
         affine = all(row.move.custom is None for row in rows)
         return cls(rows, times, outputs, spans, *needs, affine, marginal)
+
+    def require_affine(self, sampler: object) -> None:
+        """Refuse a non-linear SDE, and steps whose numbers are not known beforehand."""
+        expected = "a sampler on a LinearSDE with affine steps, whose numbers are known beforehand"
+        usable = self.marginal is not None and self.affine
+        checks.that(usable, expected, f"{sampler!r:.200}; use its sample()", IncompatibleError)
 
 
 def steps_of(tableau: Tableau) -> list[tuple[Any, ...]]:

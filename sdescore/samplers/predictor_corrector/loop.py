@@ -39,6 +39,7 @@ class BoundModel:
     """
 
     watch: Callable[[Tensor, int, Tensor], object] | None = None
+    copies = False  # whether a call gets its own copy of the state, for autograd to keep
 
     def __init__(self, request: Request, samples: range, program: Program) -> None:
         model, device = request.model, request.device
@@ -93,7 +94,7 @@ class BoundModel:
         """The raw output at ``x`` in the state's dtype, and no view of ``x``, which may be
         updated in place."""
         scale = self._scales[k]
-        y = x if scale == 1.0 else scale * x
+        y = x if scale == 1.0 and not self.copies else scale * x
         if self._net_dtype is not None:
             y = y.to(self._net_dtype)
         o = called(self._function, y, self._inputs[k], *self._labels, who=self._who)

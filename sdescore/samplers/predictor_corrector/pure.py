@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sdescore import checks
-from sdescore.errors import IncompatibleError
 from sdescore.noise.sources import ReplayNoise
 from sdescore.samplers.predictor_corrector.loop import BoundModel, advance, fold
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
@@ -65,11 +63,7 @@ def pure_function(
     (1, torch.Size([4, 2]))
     """
     program, sde = sampler.program, sampler.sde
-    if not checks.is_linear(sde) or not program.affine:
-        raise IncompatibleError(
-            "expected a sampler on a LinearSDE with affine steps, whose numbers are known "
-            f"beforehand, got {sampler!r:.200}; use its sample()"
-        )
+    program.require_affine(sampler)
     request = Request(sde, (), model, shape, label=label, dtype=dtype, device=device)
     samples = range(request.shape[0])
     bound = BoundModel(request, samples, program)

@@ -3,7 +3,7 @@ r"""Predictor–corrector sampling: any predictor, any corrector, any grid, any 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 
@@ -17,7 +17,8 @@ from sdescore.grids.base import CustomGrid, Grid
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
 from sdescore.predictors.adams import ExponentialAdams
-from sdescore.samplers.predictor_corrector.chain import Move, Program, require_usable
+from sdescore.samplers.predictor_corrector.chain import Move, Program, predict, require_usable
+from sdescore.samplers.predictor_corrector.differentiable import run_with_graph
 from sdescore.samplers.predictor_corrector.fit import warn_of_few_steps
 from sdescore.samplers.predictor_corrector.loop import BoundModel, run
 from sdescore.samplers.predictor_corrector.state import Run, SamplerState, steps_from
@@ -186,7 +187,7 @@ class PredictorCorrector:
             if n == last:
                 break
             if predicts is None:
-                custom = partial(_predict, predictor, sde, t, clock[n + 1])
+                custom = partial(predict, predictor, sde, t, clock[n + 1])
                 cost = predictor.evaluations, predictor.noises
                 yield Move(n, t, clock[n + 1], None, 0, False, custom, *cost)
             elif predicts.times.numel():  # a tableau without stages leaves the state as it is
@@ -212,6 +213,7 @@ class PredictorCorrector:
         label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
+        differentiable: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
@@ -246,6 +248,10 @@ class PredictorCorrector:
             Run at most so many samples at a time, >= 1.
         progress : bool
             Whether to show a progress bar.
+        differentiable : bool
+            Whether autograd can go back through the chain, to the model's parameters, ``init`` and
+            ``label``. The steps must be affine. Of n rows some 2√n states stay in memory, and
+            backward calls the model once more at each evaluation.
         dtype, device : optional
             Of the state; by default the model's, and at least float32.
 
@@ -274,6 +280,10 @@ class PredictorCorrector:
         request = Request(
             self.sde, spans, model, shape, samples, seed, noise, init, label, dtype, device
         )
+        if differentiable:
+            request.keep_graph(differentiable)
+            self.program.require_affine(self)
+        go = run_with_graph if differentiable else run
         if not self.program.affine:  # a step by numbers alone fits any shape
             self.corrector.check_event(request.shape[1:])
         t = self.times[0].item()
@@ -283,7 +293,7 @@ class PredictorCorrector:
             bound = BoundModel(request, samples, self.program)
             noise = request.open(samples, spans, domain)
             x = request.start(samples, self.start_std, noise)
-            return (run(self.program.rows, bound, noise, x, samples.start, tick),)
+            return (go(self.program.rows, bound, noise, x, samples.start, tick),)
 
         return request.fill(part, max_batch, progress, len(self.program.rows))[0]
 
@@ -335,16 +345,3 @@ class PredictorCorrector:
             run = Run(domain, samples)
             start = SamplerState(0, t, request.init, None, [], run)  # type: ignore[arg-type]
         return steps_from(self, request, start, start.resumed())
-
-
-def _predict(
-    predictor: Predictor,
-    sde: SDE,
-    t: float,
-    s: float,
-    x: Tensor,
-    score: Callable[[Tensor], Tensor],
-    noises: Iterator[Tensor],
-) -> Tensor:
-    z = next(noises, None)
-    return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z)
