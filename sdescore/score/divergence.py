@@ -15,6 +15,20 @@ kind of v         variance of :math:`v^\top \nabla s\, v`
 ``"sphere"``      :math:`2d/(d + 2)\, \bigl(\lVert S \rVert_F^2 - (\operatorname{tr} S)^2/d\bigr)`
 ================  =============================================================================
 
+Hutch++ (Meyer et al. 2021, arXiv:2010.09649, algorithm 1) takes the trace on a subspace exactly,
+and estimates the rest: with an orthonormal basis Q ``(d, k)`` and :math:`P = I - QQ^\top`
+
+.. math:: \operatorname{tr} \nabla s = \operatorname{tr} Q^\top \nabla s\, Q
+   + E[v^\top \nabla s\, v], \qquad E[vv^\top] = P .
+
+Q spans :math:`(\nabla s - \mu I)^\top w` of k random w, and so finds the largest singular values of
+:math:`\nabla s - \mu I`. The estimate is unbiased for any Q that is found without v, so Q may be
+another one at each state. Two things differ from the paper, whose μ is 0 and whose v are projected
+probes. The score of data near a surface has an eigenvalue :math:`-1/\sigma^2` in most directions,
+and the others are the ones to find: those of the posterior covariance,
+:math:`\mu = -1/\sigma^2`. And v is brought to the length :math:`\sqrt{d - k}`, so that it is
+uniform on a sphere in the space that Q leaves, and a multiple of I adds no variance.
+
 Everything here takes an ``s`` that was computed from ``x`` with autograd on, each sample from its
 own row. Cotangents are pulled back through that one graph, several at once under ``torch.vmap``.
 """
@@ -22,7 +36,7 @@ own row. Cotangents are pulled back through that one graph, several at once unde
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,6 +44,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
+from sdescore.shapes import without_autocast
 
 PROBE_DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
 
@@ -55,18 +70,30 @@ def exact_trace(
         Whether the trace is to be differentiated again. Then the graphs of all d derivatives
         are kept, whatever the chunk size.
     """
-    numel = math.prod(x.shape[1:])
     working = torch.promote_types(x.dtype, torch.float32)
     total = x.new_zeros(len(x), dtype=working)
+    for start, rows in _rows(s, x, chunk_size, create_graph):
+        own = rows[:, :, start : start + len(rows)]
+        total = total + own.diagonal(dim1=0, dim2=2).to(working).sum(1)
+    return total
+
+
+def jacobian(s: Tensor, x: Tensor) -> Tensor:
+    """``∇s`` of every sample, ``(B, d, d)`` over the flattened event, from d derivatives."""
+    return torch.cat([rows for _, rows in _rows(s, x, None, False)]).transpose(0, 1)
+
+
+def _rows(
+    s: Tensor, x: Tensor, chunk_size: int | None, create_graph: bool
+) -> Iterator[tuple[int, Tensor]]:
+    """Some rows of ``∇s`` at a time, ``(n, B, d)``, and the number of the first one."""
+    numel = math.prod(x.shape[1:])
     step = _step(x, numel, chunk_size)
     for start in range(0, numel, step):
-        stop = min(start + step, numel)
-        basis = x.new_zeros(stop - start, numel)
+        basis = x.new_zeros(min(step, numel - start), numel)
         basis.diagonal(start).fill_(1.0)
         directions = basis.reshape(-1, 1, *x.shape[1:]).expand(-1, *x.shape)
-        rows = pull_back(s, x, directions, create_graph).reshape(stop - start, len(x), numel)
-        total = total + rows[:, :, start:stop].diagonal(dim1=0, dim2=2).to(working).sum(1)
-    return total
+        yield start, pull_back(s, x, directions, create_graph).reshape(len(basis), len(x), numel)
 
 
 def probe_traces(
@@ -85,6 +112,39 @@ def probe_traces(
         products = pull_back(s, x, v, create_graph).to(working) * v
         parts.append(products.reshape(len(v), len(x), numel).sum(2))
     return torch.cat(parts).T
+
+
+def deflated_traces(
+    s: Tensor,
+    x: Tensor,
+    sketch: Tensor,
+    probes: Tensor,
+    shift: float = 0.0,
+    *,
+    chunk_size: int | None = None,
+    create_graph: bool = False,
+) -> Tensor:
+    """Hutch++: an estimate of ``tr ∇s`` from each of the probes, ``(B, K)``, given one Q.
+
+    ``sketch`` ``(k, B, *E)``, k < d, finds Q, ``probes`` ``(K, B, *E)`` are standard normal numbers
+    and ``shift`` is μ; 2 k + K derivatives. Options as in :func:`exact_trace`.
+    """
+
+    def derivatives(vectors: Tensor) -> Tensor:
+        parts = torch.split(vectors, _step(x, len(vectors), chunk_size))
+        return torch.cat([pull_back(s, x, v, create_graph) for v in parts])
+
+    k, B, numel = len(sketch), len(x), math.prod(x.shape[1:])
+    with without_autocast(x):
+        spanned = (derivatives(sketch) - shift * sketch).reshape(k, B, numel).permute(1, 2, 0)
+        Q = torch.linalg.qr(spanned.to(torch.promote_types(x.dtype, torch.float32)))[0]
+        rest = probes.reshape(len(probes), B, numel).permute(1, 2, 0).to(Q)
+        rest = rest - Q @ (Q.mT @ rest)
+        rest = rest * (math.sqrt(numel - k) / rest.norm(dim=1, keepdim=True))
+        vectors = torch.cat([Q, rest], 2).permute(2, 0, 1)
+        found = derivatives(vectors.reshape(-1, *x.shape).to(x.dtype)).reshape(-1, B, numel)
+        terms = (found.to(vectors) * vectors).sum(2)
+    return (terms[:k].sum(0) + terms[k:]).T
 
 
 def pull_back(s: Tensor, x: Tensor, cotangents: Tensor, create_graph: bool) -> Tensor:

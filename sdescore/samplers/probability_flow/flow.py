@@ -27,7 +27,8 @@ from sdescore.errors import ShapeError, TimeError
 from sdescore.grids.base import CustomGrid, Grid
 from sdescore.noise.sources import NoiseSource
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
-from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, FlowODE, Trace, Velocity
+from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, FlowODE, Velocity
+from sdescore.samplers.probability_flow.trace import Trace
 from sdescore.samplers.request import Request, Tick, require_init, require_mean_or_none
 from sdescore.score.interface import unwrapped
 from sdescore.sde.linear import LinearSDE
@@ -257,13 +258,17 @@ class ProbabilityFlow:
             A score that autograd can differentiate in ``x``, each sample on its own.
         x : Tensor
             ``(B, *E)``, float32 or float64: data, and the density is in their units.
-        divergence : {"exact", "hutchinson"}
+        divergence : {"exact", "hutchinson", "hutch++"}
             Exact, from d derivatives per evaluation, or estimated, from ``probes`` of them.
+            ``"hutch++"`` finds a subspace by a third of them, takes the trace on it by a third,
+            and estimates the rest by a third (:mod:`sdescore.score.divergence`). Its error is
+            lower where a few directions carry the trace.
         probes : int or Tensor
-            K >= 1 probes, fixed for the whole solve; their K estimates are averaged. Or the probes
-            themselves, ``(K, B, *E)``; then no distribution and no seed are used.
+            K >= 1 probes, fixed for the whole solve; the estimates are averaged. Or the probes
+            themselves, ``(K, B, *E)``; then no distribution and no seed are used. For
+            ``"hutch++"`` 3 <= K < d, and the probes are standard normal numbers.
         probe_distribution : {"rademacher", "gaussian", "sphere"}
-            Distribution of the probes; Rademacher's variance is lower than the Gaussian one.
+            Of Hutchinson's probes; Rademacher's variance is lower than the Gaussian one.
         seed : int
             Sample ``i`` uses probes (seed, i), whatever its batch.
         label, max_batch, progress

@@ -27,24 +27,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import DivergenceError, IncompatibleError, ShapeError, TimeError
-from sdescore.noise.counter import Domain, NormalStream
-from sdescore.samplers.probability_flow.likelihood import LogLikelihood, standard_error, t_quantile
+from sdescore.errors import DivergenceError, ShapeError, TimeError
+from sdescore.samplers.probability_flow.trace import Divergence
 from sdescore.samplers.request import Request, called, not_finite
 from sdescore.score.convention import Convention
-from sdescore.score.divergence import (
-    PROBE_DISTRIBUTIONS,
-    exact_trace,
-    probe_traces,
-    probes_from_normal,
-)
 from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
@@ -54,82 +46,6 @@ if TYPE_CHECKING:
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
-DIVERGENCES = ("exact", "hutchinson")
-
-Divergence = Callable[[Tensor, Tensor], Tensor]
-"""``(o, y) -> (B, K)``: K estimates of each sample's ∇·o, the output made from ``y``."""
-
-
-@dataclass(frozen=True)
-class Trace:
-    """How :meth:`sdescore.ProbabilityFlow.log_likelihood` finds its divergences."""
-
-    divergence: str
-    probes: int | Tensor
-    probe_distribution: str
-    seed: int
-
-    def __post_init__(self) -> None:
-        checks.choice("divergence", self.divergence, DIVERGENCES)
-        checks.choice("probe_distribution", self.probe_distribution, PROBE_DISTRIBUTIONS)
-        vars(self).update(seed=checks.seed(self.seed))
-        if not isinstance(self.probes, Tensor):
-            vars(self).update(probes=checks.count("probes", self.probes))
-        elif self.divergence == "exact":
-            expected = 'divergence="hutchinson" for probes of your own'
-            checks.refuse(expected, 'divergence="exact"', IncompatibleError)
-
-    @property
-    def estimates(self) -> int:
-        """K, the number of estimates per sample."""
-        if self.divergence == "exact":
-            return 1
-        return len(self.probes) if isinstance(self.probes, Tensor) else self.probes
-
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Refuse probes of one's own that are not finite numbers ``(K, *shape)``."""
-        if isinstance(self.probes, Tensor):
-            got = tuple(self.probes.shape)
-            fits = len(got) > 0 and got[0] > 0 and got[1:] == shape
-            checks.that(fits, f"probes of shape (K, {str(shape)[1:]}", got, ShapeError)
-            checks.finite_tensor("probes", self.probes)
-
-    def of(self, samples: range, x: Tensor) -> Divergence:
-        """The rule for these samples, fixed probes and all; ``x`` ``(B, *E)`` is their state."""
-        # PyTorch cannot take several derivatives of a network under autocast at a time.
-        chunk = 1 if torch.is_autocast_enabled(x.device.type) else None
-        if self.divergence == "exact":
-            return lambda o, y: exact_trace(o, y, chunk_size=chunk).unsqueeze(1)
-        if isinstance(self.probes, Tensor):
-            probes = self.probes[:, samples.start : samples.stop].to(x)
-        else:
-            shape = x.shape[1:]
-            stream = NormalStream(self.seed, samples, shape, device=x.device, domain=Domain.TRACE)
-            normal = stream.draw(range(self.probes)).to(x)
-            probes = probes_from_normal(self.probe_distribution, normal)
-        return lambda o, y: probe_traces(o, y, probes, chunk_size=chunk)
-
-    def likelihood(
-        self,
-        latent: Tensor,
-        integrals: Tensor,
-        prior_std: float,
-        log_volume: float,
-        evaluations: int,
-    ) -> LogLikelihood:
-        """What the states at T ``(B, *E)`` and the K integrals ``(B, K)`` say of the data, whose
-        unit has ``log_volume`` nats among states."""
-        log_det = integrals.mean(1) - log_volume
-        numel = math.prod(latent.shape[1:])
-        squares = latent.reshape(len(latent), numel).div(prior_std).square().sum(1)
-        prior = -0.5 * squares - numel * (math.log(prior_std) + 0.5 * math.log(2 * math.pi))
-        error = margin = torch.zeros_like(log_det)
-        # In d = 1 the probes ±1 are exact.
-        own = isinstance(self.probes, Tensor) or self.probe_distribution == "gaussian"
-        if self.divergence != "exact" and (numel > 1 or own):
-            error = standard_error(integrals)
-            margin = error * t_quantile(max(1, self.estimates - 1))
-        return LogLikelihood(prior + log_det, error, margin, latent, log_det, evaluations)
 
 
 class Point(NamedTuple):
@@ -302,7 +218,9 @@ class FlowODE:
             with torch.inference_mode(False), torch.enable_grad():
                 y = y.clone().detach().requires_grad_()
                 o, w, c = self._evaluate(y, time, point)
-                divergence = self._divergence(o, y)
+                # For ∇x̂₀, a multiple of ∇o − shift I: x̂₀ = cos φ y − sin φ (w o + c y).
+                shift = (point.cosine - point.sine * c) / (point.sine * w or math.inf)
+                divergence = self._divergence(o, y, shift)
             v = (w * o.detach() + c * y.detach()).reshape(len(y), numel)
             found = torch.cat([v, w * divergence + c * numel], 1)
         samples, named = not_finite(found, self._first_sample)

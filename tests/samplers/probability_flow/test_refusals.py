@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.errors import IncompatibleError, ShapeError
+from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from tests.helpers.refusals import Refusal, each, rows
 
 
@@ -27,6 +27,16 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "differentiate",
             [lambda x, t: -x.detach(), lambda x, t: torch.ones(2, 2, requires_grad=True) * 1],
             ["exact", "hutchinson"],
+        ),
+    ),
+    "too few or too many probes for a subspace": (
+        *each(
+            lambda probes: ss.ProbabilityFlow(ss.VPSDE()).log_likelihood(
+                untouched, torch.zeros(2, 5), divergence="hutch++", probes=probes
+            ),
+            ParameterError,
+            "3 <= probes < 5",
+            [1, 2, 5, torch.zeros(5, 2, 5)],
         ),
     ),
     "an ending it does not have": (
