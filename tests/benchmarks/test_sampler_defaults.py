@@ -26,7 +26,7 @@ def test_the_pages_say_what_was_saved(
     script: Callable[[str], ModuleType], report: dict[str, Any]
 ) -> None:
     benchmark = script("sampler_defaults")
-    page = (ROOT / "docs" / "theory" / "07-sampler.md").read_text("utf-8")
+    page = (ROOT / "docs" / "theory" / "09-sampler.md").read_text("utf-8")
     assert benchmark.summary(report) in page
     assert script("machine").machine_sentence(report) in page
     assert (RESULTS / "sampler-defaults-cpu.md").read_text("utf-8") == benchmark.page(report)

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import ROOT
 
 Script: TypeAlias = Callable[[str], ModuleType]
-PAGE = ROOT / "docs" / "theory" / "10-low-density.md"
+PAGE = ROOT / "docs" / "theory" / "12-low-density.md"
 
 
 def test_the_page_has_the_saved_numbers_and_pictures(script: Script) -> None:
