@@ -87,6 +87,16 @@ class Multistep(Predictor):
     def examples(cls) -> Sequence[Multistep]:
         return [cls(((1.0,), (1.5, -0.5)))]
 
+    def last(self, count: int) -> Multistep:
+        """The method on its last ``count`` grid times alone, >= 1.
+
+        The outputs before them do not exist. The oldest one that exists takes their weights.
+        """
+        count = checks.count("count", count, at_most=len(self.weights))
+        rows = enumerate(self.weights[len(self.weights) - count :])
+        fitted = [row if len(row) <= n + 1 else (*row[:n], sum(row[n:])) for n, row in rows]
+        return Multistep(fitted)
+
     @property
     def grid_times(self) -> int:  # type: ignore[override]
         """A grid time for each row of weights."""

@@ -6,6 +6,7 @@ would expect, and comes before the first call of the network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,8 +17,14 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore import checks
-from sdescore.errors import IncompatibleError, ParameterError, ShapeError, TimeError
-from sdescore.samplers import iterate_chunks
+from sdescore.errors import (
+    IncompatibleError,
+    ParameterError,
+    ScheduleError,
+    ShapeError,
+    TimeError,
+)
+from sdescore.samplers import edit, iterate_chunks, slerp
 from tests.helpers.refusals import Refusal, each, rows
 from tests.helpers.requests import SAMPLER, TABLE, VP, NonLinear, X, untouched
 
@@ -69,6 +76,53 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ),
             ShapeError,
             "B >= 8",
+        ),
+    ),
+    "latent codes": (
+        (lambda: slerp(X, torch.ones(2, 4), 0.5), ShapeError, "shaped like a"),
+        (lambda: slerp(torch.ones(2, 3), X, 0.5), ParameterError, "no direction"),
+        (lambda: slerp(X + math.inf, X + 1, 0.5), ParameterError, "finite states"),
+        (lambda: slerp(X + 1, -X - 1, 0.5), ParameterError, r"opposite samples \[0, 1\]"),
+        (lambda: slerp(X + 1, X + 1, torch.ones(3)), ShapeError, "one per sample"),
+        *each(
+            lambda weight: slerp(X + 1, X + 1, weight),
+            ParameterError,
+            "weights in",
+            [-0.1, 1.1, math.nan, torch.tensor([0.5, 1.5])],
+        ),
+    ),
+    "editing": (
+        *each(
+            lambda strength: edit(SAMPLER, untouched, X, strength=strength),
+            ParameterError,
+            "strength",
+            [0, -0.1, 1.01, math.nan, "0.5", True],
+        ),
+        *each(
+            lambda x0: edit(SAMPLER, untouched, x0, strength=0.5),
+            ShapeError,
+            "x0|float32",
+            [None, [1.0], torch.zeros(2, 3, dtype=torch.long), X.half()],
+        ),
+        (lambda: edit(SAMPLER, untouched, X / 0, strength=0.5), ParameterError, "finite x0"),
+        (lambda: edit(VP, untouched, X, strength=0.5), IncompatibleError, "sampler to be"),
+        (
+            lambda: edit(
+                ss.PredictorCorrector(
+                    NonLinear(), predictor=ss.EulerMaruyama(), steps=5, denoise=False
+                ),
+                untouched,
+                X,
+                strength=0.5,
+            ),
+            IncompatibleError,
+            "LinearSDE",
+        ),
+        *each(
+            lambda t_max: ss.AdaptiveSampler(VP, t_max=t_max),
+            ScheduleError,
+            "t_max",
+            [VP.t_min, 1.1, -1, "1"],
         ),
     ),
     "gradients": (

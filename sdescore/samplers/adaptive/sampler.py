@@ -59,14 +59,16 @@ class AdaptiveSampler:
         Whether to end with Tweedie's mean at ``t_min``, one more evaluation.
     data_std : float
         The data's standard deviation, for a prior that remembers it (see
-        :meth:`LinearSDE.prior_std`); 0 is the field's usual prior.
+        :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at ``t_max``.
+    t_max : float, optional
+        Where the run starts, in (t_min, T]; T unless given.
 
     Raises
     ------
     IncompatibleError
         An SDE that is not linear, or a ``denoise`` that is neither True nor False.
     ScheduleError
-        A number out of its range, or an SDE whose log-SNR is infinite at T or ``t_min``.
+        A number out of its range, or an SDE whose log-SNR is infinite at ``t_max`` or ``t_min``.
 
     Examples
     --------
@@ -87,6 +89,7 @@ class AdaptiveSampler:
     max_steps: int = 1000
     denoise: bool = True
     data_std: float = 0.0
+    t_max: float | None = None
     lam_ends: tuple[float, float] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -100,13 +103,22 @@ class AdaptiveSampler:
             max_steps=checks.count("max_steps", self.max_steps),
             data_std=checks.number("data_std", self.data_std, at_least=0),
         )
-        ends = torch.tensor([self.sde.T, self.sde.t_min], dtype=torch.float64, device="cpu")
+        T, t_min, t_max = self.sde.T, self.sde.t_min, self.t_max
+        if t_max is not None:
+            t_max = checks.number("t_max", t_max, above=t_min, at_most=T, error=ScheduleError)
+        vars(self).update(t_max=t_max)
+        ends = torch.tensor([self.start_time, t_min], dtype=torch.float64, device="cpu")
         first, last = self.sde.half_log_snr(ends).tolist()
         if not math.isfinite(first) or not math.isfinite(last):
-            expected = "an SDE with a finite log-SNR at T and t_min"
+            expected = "an SDE with a finite log-SNR at t_max and t_min"
             got = f"log(alpha/sigma) = {first:g} and {last:g}"
             checks.refuse(expected, got, ScheduleError)
         vars(self).update(lam_ends=(first, last))
+
+    @property
+    def start_time(self) -> float:
+        """Where the run starts: ``t_max``, or T."""
+        return self.sde.T if self.t_max is None else self.t_max
 
     @property
     def pair(self) -> EmbeddedPair:
@@ -175,7 +187,7 @@ class AdaptiveSampler:
         noise : NoiseSource, optional
             Replaces the seeded noise: draw 0 for the start, two for each of ``max_steps`` trials.
         init : Tensor, optional
-            ``(B, *E)``, the state at T in place of a draw from the prior.
+            ``(B, *E)``, the state at ``t_max`` in place of a draw from the prior.
         shape, samples, label, max_batch, progress, dtype, device
             As there.
 
@@ -244,7 +256,7 @@ class AdaptiveSampler:
         """Refuse a model that does not cover every time: any may come."""
         # One that is no round number finds out a model of levels.
         some = torch.tensor([1.0, 0.6180339887, 0.0], dtype=torch.float64, device="cpu")
-        require_times(model, self.sde.t_min + (self.sde.T - self.sde.t_min) * some)
+        require_times(model, self.sde.t_min + (self.start_time - self.sde.t_min) * some)
 
     def _solve(self, request: Request, max_batch: int | None, progress: bool) -> AdaptiveResult:
         self._require_times(request.model)
@@ -278,11 +290,11 @@ class AdaptiveSampler:
             return x0
 
         # It starts where a predictor–corrector chain of the seed starts, but its steps are others.
-        steps = Domain.ADAPTIVE
-        domain: int = steps if request.init is None else domain_at(steps, self.sde.T)
-        x = request.start(samples, self.sde.prior_std(self.data_std))
+        steps, t_max = Domain.ADAPTIVE, self.start_time
+        domain: int = steps if request.init is None else domain_at(steps, t_max)
+        x = request.start(samples, self.sde.prior_std(self.data_std, t_max))
         stream = request.open(samples, self._spans, domain)
-        t = torch.full((len(x),), self.sde.T, dtype=torch.float64, device="cpu")
+        t = torch.full((len(x),), t_max, dtype=torch.float64, device="cpu")
         taken, rejected = torch.zeros_like(evaluations), torch.zeros_like(evaluations)
         at = AdaptiveResult(x, t, taken, rejected, evaluations)
         for _ in run(self, at, stream, evaluate, numbers):
