@@ -47,6 +47,9 @@ def t_quantile(freedom: int) -> float:
 class LogLikelihood:
     """What :meth:`ProbabilityFlow.log_likelihood` found.
 
+    :func:`sdescore.samplers.likelihood_errors` has the errors of the solver, of the prior and of
+    stopping at t_min.
+
     Attributes
     ----------
     log_prob : Tensor

@@ -39,6 +39,23 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             [1, 2, 5, torch.zeros(5, 2, 5)],
         ),
     ),
+    "data unlike the samples for the prior's error": (
+        *each(
+            lambda data: ss.samplers.likelihood_errors(
+                ss.ProbabilityFlow(ss.VPSDE()), untouched, torch.zeros(2, 5), data=data
+            ),
+            ShapeError,
+            r"data of shape \(N >= 2, 5\)",
+            [torch.zeros(9, 4), torch.zeros(1, 5)],
+        ),
+    ),
+    "errors without a flow": (
+        (
+            lambda: ss.samplers.likelihood_errors(ss.VPSDE(), untouched, torch.zeros(2, 5)),
+            IncompatibleError,
+            "ProbabilityFlow",
+        ),
+    ),
     "an ending it does not have": (
         *(
             (
