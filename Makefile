@@ -55,4 +55,4 @@ format: install
 	$(PY) -m ruff format .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/generated dist
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/reference docs/internals docs/examples dist

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 from collections.abc import Iterator
 
 from docutils import nodes
@@ -141,19 +143,30 @@ OF = {
 }
 
 
-class ClassTable(Directive):
-    """``{class-table} predictors``: one row for each class and arguments."""
+@functools.cache
+def all_rows(table: str) -> list[Row]:
+    """A table's rows, computed once in a build."""
+    return list(OF[table][1]())
 
-    required_arguments = 1
+
+def rows_of(table: str, kind: str | None = None) -> list[Row]:
+    """The rows of a table, of one class if ``kind`` names it."""
+    return [row for row in all_rows(table) if kind in (None, re.split(r"[(.]", row[0])[0])]
+
+
+class ClassTable(Directive):
+    """``{class-table} predictors``: one row for each class and arguments, or for a class alone."""
+
+    required_arguments, optional_arguments = 1, 1
 
     def run(self) -> list[nodes.Node]:
         """The table's nodes."""
-        heads, rows = OF[self.arguments[0]]
-        names = heads.split(", ")
+        names = OF[self.arguments[0]][0].split(", ")
+        kept = rows_of(*self.arguments)
         group = nodes.tgroup(cols=len(names))
         group += [nodes.colspec(colwidth=1) for _ in names]
         group += [nodes.thead("", table_row(names)), nodes.tbody()]
-        group[-1] += [table_row(row, call=True) for row in rows()]
+        group[-1] += [table_row(row, call=True) for row in kept]
         return [nodes.table("", group)]
 
 
