@@ -37,5 +37,5 @@ for axes, (name, predictor) in zip(panels, samplers.items(), strict=True):
 plt.show()
 
 # %%
-# **Read on.** :doc:`Predictors and correctors </theory/06-predictors-correctors>` derives the four,
+# **Read on.** :doc:`Predictors and correctors </theory/06-predictors>` derives the four,
 # and :doc:`How many steps? </howto/steps>` says how many evaluations each needs.
