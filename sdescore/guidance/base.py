@@ -28,14 +28,16 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.score.convention import DataScale
 from sdescore.score.interface import (
+    log_density_of,
     one_scale,
-    require_third_argument,
+    require_arguments,
     require_times,
     sde_of,
     unwrapped,
 )
+from sdescore.score.parameterization import tweedie_mean
 from sdescore.sde.base import SDE
-from sdescore.typing import Condition, Score
+from sdescore.typing import Condition, Score, Time
 
 __all__ = ["GuidedScore"]
 
@@ -92,9 +94,25 @@ class GuidedScore(nn.Module):
     def require_label(self, label: object) -> None:
         """Refuse a label that no part takes, or None where one needs it, as the parts do."""
         if label is not None:
-            require_third_argument(self)
+            require_arguments(self, label)
+
+    def denoise(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
+        """``x̂₀ = (x + σ² s)/α`` of the guided score, like ``x`` ``(B, *E)``.
+
+        Raises
+        ------
+        IncompatibleError
+            The parts have no linear SDE, or α_t is 0.
+        """
+        sde = checks.linear(getattr(self, "sde", None), "denoise", "pass a score with an SDE")
+        return tweedie_mean(x, call(self, x, t, label), *sde.marginal(t))
 
 
-def call(score: Score, x: Tensor, t: Tensor, label: Condition | None) -> Tensor:
+def call(score: Score, x: Tensor, t: Time, label: Condition | None) -> Tensor:
     """``score(x, t, label)``, or ``score(x, t)`` without a label."""
     return score(x, t) if label is None else score(x, t, label)
+
+
+def log_density(score: Score, x: Tensor, t: Time, label: Condition | None) -> Tensor:
+    """The score's log density, ``(B,)``, with or without a label."""
+    return call(log_density_of(score), x, t, label)

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.conditions import each_tensor
-from sdescore.guidance.base import GuidedScore, call
+from sdescore.guidance.base import GuidedScore, call, log_density
+from sdescore.guidance.condition import LabelPart
 from sdescore.score.divergence import gradient
-from sdescore.score.interface import require_label, require_scalars
-from sdescore.typing import Condition, Score
+from sdescore.score.interface import knows_density, require_label, require_scalars
+from sdescore.typing import Condition, Score, Time
 
 __all__ = ["classifier_guidance"]
 
@@ -18,7 +19,9 @@ __all__ = ["classifier_guidance"]
 class _ClassifierGuidance(GuidedScore):
     def __init__(self, score: Score, log_prob_y: Score, scale: float) -> None:
         super().__init__([score, log_prob_y])
-        require_label(score, None)
+        self.labelled = isinstance(score, LabelPart)
+        if not self.labelled:
+            require_label(score, None)
         self.score, self.log_prob_y = score, log_prob_y
         self.scale = checks.number("scale", scale)
 
@@ -26,26 +29,35 @@ class _ClassifierGuidance(GuidedScore):
         return f"scale={self.scale}"
 
     def require_label(self, label: object) -> None:
-        if label is not None:
-            require_label(self.log_prob_y, label)
+        require_label(self.score, label if self.labelled else None)
+        require_label(self.log_prob_y, label)
 
-    def forward(self, x: Tensor, t: Tensor, label: Condition | None = None) -> Tensor:
-        return self.score(x, t) + self.scale * self._gradient(x, t, label).to(x.dtype)
+    def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
+        score = call(self.score, x, t, label if self.labelled else None)
+        return score + self.scale * self._gradient(x, t, label).to(x.dtype)
 
-    def _gradient(self, x: Tensor, t: Tensor, label: Condition | None) -> Tensor:
+    @property
+    def has_log_density(self) -> bool:
+        return knows_density(self.score)
+
+    def log_density(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
+        """``log p(x) + scale · log p(y | x)``, ``(B,)``, up to a constant."""
+        own = log_density(self.score, x, t, label if self.labelled else None)
+        return own + self.scale * self._log_prob(x, t, label)
+
+    def _log_prob(self, x: Tensor, t: Time, label: Condition | None) -> Tensor:
+        value = call(self.log_prob_y, x, t, label)
+        require_scalars(value, x, "log_prob_y(x, t)")
+        return value
+
+    def _gradient(self, x: Tensor, t: Time, label: Condition | None) -> Tensor:
         """``∇ₓ log p(y | x_t)``, like ``x``; differentiable in turn where ``x`` asks for it."""
-
-        def log_prob(y: Tensor) -> Tensor:
-            value = call(self.log_prob_y, y, time, own_label)
-            require_scalars(value, x, "log_prob_y(x, t)")
-            return value
-
         with torch.inference_mode(False):  # whose tensors cannot enter autograd; copies can
             y = x.clone() if x.is_inference() else x
-            tensor = isinstance(t, Tensor)
-            time = t.clone() if tensor else torch.tensor(t, dtype=x.dtype, device=x.device)
+            time = t if isinstance(t, Tensor) else torch.tensor(t, dtype=x.dtype, device=x.device)
+            time = time.clone()
             own_label = each_tensor(torch.clone, label)
-            return gradient(log_prob, y, "log_prob_y")
+            return gradient(lambda y: self._log_prob(y, time, own_label), y, "log_prob_y")
 
 
 def classifier_guidance(score: Score, log_prob_y: Score, scale: float = 1.0) -> GuidedScore:
@@ -58,7 +70,8 @@ def classifier_guidance(score: Score, log_prob_y: Score, scale: float = 1.0) -> 
     Parameters
     ----------
     score : callable
-        ``(x, t)``; for a conditional one bind its label with :func:`sdescore.guidance.condition`.
+        ``(x, t)``. A conditional one gets a label by :func:`sdescore.guidance.condition`, the same
+        for all samples, or by :func:`sdescore.guidance.label_part`, which is part of ``label``.
     log_prob_y : callable
         ``(x, t) -> (B,)``, or ``(x, t, label) -> (B,)`` where a sampler is given labels: the
         log probability of what is conditioned on, up to a constant, given ``x = x_t``. Each

@@ -1,83 +1,179 @@
-"""Classifier-free guidance: two scores, mixed; and a conditional score at one label."""
+r"""Two scores, mixed: classifier-free guidance, and guidance by a weaker score.
+
+``rescale`` is that of Lin et al. 2023, arXiv:2305.08891, section 3.4. The guided prediction of v is
+brought towards the standard deviation that the conditional one has over a sample's elements,
+
+.. math:: v \leftarrow \bigl[\varphi\, \mathrm{std}(v_1)/\mathrm{std}(v) + 1 - \varphi\bigr]\, v,
+   \qquad v \propto x + (\alpha^2 + \sigma^2)\, s .
+
+It is the v of the variance-preserving process with the same noise-to-signal ratio, so that the
+result is the same on every SDE.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from numbers import Integral
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, is_tensor
+from torch import Tensor
 
 from sdescore import checks
-from sdescore.conditions import alike, each_tensor, joined, require_labels
-from sdescore.errors import IncompatibleError
-from sdescore.guidance.base import GuidedScore, call
-from sdescore.score.interface import null_condition_of, require_label, unwrapped
+from sdescore.conditions import alike, each_tensor, joined
+from sdescore.guidance.base import GuidedScore, call, log_density
+from sdescore.guidance.condition import LabelPart, inside, rows_of
+from sdescore.guidance.weight import Omega, Weight, guided_rows
+from sdescore.score.interface import knows_density, null_condition_of, require_label, unwrapped
 from sdescore.score.variance import knows_variance, with_variance
-from sdescore.typing import Condition, Score
+from sdescore.shapes import align, flat
+from sdescore.typing import Condition, Score, Time
 
-__all__ = ["classifier_free", "condition"]
+__all__ = ["autoguidance", "classifier_free"]
 
 
-class _ClassifierFree(GuidedScore):
+class _TwoScores(GuidedScore):
+    """``s₁ + w (s₁ − s₀)``; ``shared`` says that both take the label."""
+
     def __init__(
-        self, conditional: Score, unconditional: Score, weight: float, batched: bool
+        self,
+        conditional: Score,
+        unconditional: Score,
+        omega: Omega | None,
+        w: Omega | None,
+        interval: Sequence[float] | None,
+        rescale: float,
+        batched: bool,
+        shared: bool,
     ) -> None:
         super().__init__([conditional, unconditional])
-        require_label(unconditional, None)
+        self.shared = shared or isinstance(unconditional, LabelPart)
+        if not self.shared:
+            require_label(unconditional, None)
         self.conditional, self.unconditional = conditional, unconditional
-        self.weight = checks.number("weight", weight)
+        self.weight = Weight.of(omega, w, interval, getattr(self, "sde", None))
+        self.rescale = checks.number("rescale", rescale, at_least=0, at_most=1)
+        if self.rescale:
+            checks.linear(getattr(self, "sde", None), "rescale", "pass scores with an SDE")
         self.batched = checks.flag("batched", batched)
 
     def extra_repr(self) -> str:
-        return f"weight={self.weight}, batched={self.batched}"
+        weight = f"{self.weight.name}={checks.part_name(self.weight.value)}"
+        shown = {"interval": self.weight.interval, "rescale": self.rescale or None}
+        options = [f"{name}={value}" for name, value in shown.items() if value is not None]
+        return ", ".join([weight, *options, f"batched={self.batched}"])
 
-    def forward(self, x: Tensor, t: Tensor, label: Condition | None = None) -> Tensor:
-        conditional, unconditional = self._in_one_call(x, t, label) or (
-            call(self.conditional, x, t, label),
-            self.unconditional(x, t),
+    def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
+        w = self.weight.at(x, t, label)
+        own, other = self._labels(label)
+        rows = guided_rows(w)
+        if rows is None:
+            return call(self.conditional, x, t, own)
+        one, zero = self._in_one_call(x, t, own, other, rows) or (
+            call(self.conditional, x, t, own),
+            call(self.unconditional, *_chosen(rows, x, t, other)),
         )
-        return self.weight * conditional + (1 - self.weight) * unconditional
+        return self._mixed(one, zero, w, rows, x, t)
+
+    def _labels(self, label: Condition | None) -> tuple[Condition | None, Condition | None]:
+        """What either score takes of the label."""
+        own = self.weight.rest_of(label)
+        return own, own if self.shared else None
+
+    def _mixed(
+        self,
+        one: Tensor,
+        zero: Tensor,
+        w: float | Tensor,
+        rows: Tensor | slice,
+        x: Tensor,
+        t: Time,
+    ) -> Tensor:
+        """The guided score of both; ``zero`` is there for some ``rows`` alone."""
+        change = one[rows] - zero
+        if isinstance(rows, Tensor):
+            change = torch.zeros_like(one).index_copy(0, rows, change)
+        score = one + (align(w, x) if isinstance(w, Tensor) else w) * change
+        if not self.rescale or x[0:1].numel() < 2:
+            return score
+        alpha_t, sigma_t = (align(v.to(x), x) for v in self.sde.marginal(t))  # type: ignore[attr-defined]
+        square = alpha_t.square() + sigma_t.square()
+        wanted, v = x + square * one, x + square * score
+        ratio = _std(wanted) / _std(v)
+        factor = 1 + self.rescale * (torch.where(ratio.isfinite(), ratio, 1.0) - 1)
+        return (align(factor, v) * v - x) / square
 
     def _in_one_call(
-        self, x: Tensor, t: Tensor, label: Condition | None
+        self,
+        x: Tensor,
+        t: Time,
+        own: Condition | None,
+        other: Condition | None,
+        rows: Tensor | slice,
     ) -> tuple[Tensor, Tensor] | None:
-        """Both scores from one call on the batch twice, or None where they need two calls."""
-        score, label = _inside(self.conditional, x, label)
-        other, null = _inside(self.unconditional, x, None)
-        if not self.batched or score is not other or label is None:
+        """Both scores from one call on a larger batch, or None where they need two calls."""
+        score, label = inside(self.conditional, x, own)
+        second, time, other = _chosen(rows, x, t, other)
+        same, null = inside(self.unconditional, second, other)
+        if not self.batched or score is not same or label is None:
             return None
         if null is None:
             null = null_condition_of(getattr(unwrapped(score), "net", None))
-            null = None if null is None else _rows(null, len(x), x.device)
+            null = None if null is None else rows_of(null, len(second), x.device)
         if null is None or not alike(label, null):
             return None
-        times = torch.cat([t, t]) if isinstance(t, Tensor) and t.ndim else t
-        both = score(torch.cat([x, x]), times, joined(label, null))
+        times = torch.cat([t, time]) if isinstance(t, Tensor) and t.ndim else t  # type: ignore[list-item]
+        both = score(torch.cat([x, second]), times, joined(label, null))
         return both[: len(x)], both[len(x) :]
+
+    @property
+    def has_log_density(self) -> bool:
+        return not self.rescale and all(map(knows_density, self._parts))
+
+    def log_density(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
+        """``(1 + w) log p₁ − w log p₀``, ``(B,)``, up to a constant."""
+        own, other = self._labels(label)
+        one = log_density(self.conditional, x, t, own)
+        zero = log_density(self.unconditional, x, t, other)
+        w = self.weight.at(x, t, label)
+        return one + (w.to(one) if isinstance(w, Tensor) else w) * (one - zero)
 
     @property
     def has_variance(self) -> bool:
         return knows_variance(self.conditional)
 
     def with_variance(
-        self, x: Tensor, t: Tensor, label: Condition | None = None
+        self, x: Tensor, t: Time, label: Condition | None = None
     ) -> tuple[Tensor, Tensor]:
         """The guided score by two calls, and the variance of the conditional one."""
-        conditional, v = with_variance(self.conditional, x, t, label)
-        return self.weight * conditional + (1 - self.weight) * self.unconditional(x, t), v
+        own, other = self._labels(label)
+        one, v = with_variance(self.conditional, x, t, own)
+        w = self.weight.at(x, t, label)
+        return self._mixed(one, call(self.unconditional, x, t, other), w, slice(None), x, t), v
+
+    def require_times(self, t: Tensor) -> None:
+        super().require_times(t)
+        self.weight.require_times(t)
 
     def require_label(self, label: object) -> None:
-        require_label(self.conditional, label)
+        self.weight.require_label(label)
+        own, other = self._labels(label)  # type: ignore[arg-type]
+        require_label(self.conditional, own)
+        require_label(self.unconditional, other)
 
 
 def classifier_free(
-    conditional: Score, unconditional: Score, weight: float, *, batched: bool = True
+    conditional: Score,
+    unconditional: Score,
+    omega: Omega | None = None,
+    *,
+    w: Omega | None = None,
+    interval: Sequence[float] | None = None,
+    rescale: float = 0.0,
+    batched: bool = True,
 ) -> GuidedScore:
     r"""Classifier-free guidance, :math:`\omega\, s(x|y) + (1 - \omega)\, s(x)`.
 
-    Ho & Salimans 2022, arXiv:2207.12598, eq. 6 with :math:`\omega = 1 + w`. If both scores come
-    from one model, it is called once, on a batch of twice the size.
+    Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w is ω − 1. If both scores come from one
+    model, it is called once, on a batch of twice the size.
 
     Parameters
     ----------
@@ -86,9 +182,21 @@ def classifier_free(
     unconditional : callable
         Called as ``(x, t)``. One network that was trained with dropped labels is both:
         ``classifier_free(model, model, 3.0)`` with ``sample(..., label=labels)``. Where its null
-        class has a number of its own, pass ``condition(model, number)``.
-    weight : float
-        ω, finite.
+        class has a number of its own, pass ``condition(model, number)``, and for a negative
+        condition of each sample :func:`label_part(model, name) <sdescore.guidance.label_part>`.
+    omega, w : float, dict, callable or str
+        The weight by either name, ω = w + 1. 1 is the conditional score and 0 the unconditional
+        one. One finite number; or weights at noise levels σ/α, ``{0.1: 1.0, 10.0: 3.0}``, linear in
+        log(σ/α) between them and constant beyond; or a function from times, ``()`` or ``(B,)``
+        float64, to as many weights, or to one; or, for a weight of each sample, the name of
+        the part of ``label`` that has them, ``(B,)``. The scores do not get that part.
+    interval : (float, float), optional
+        Noise levels, ``low < σ/α <= high``, outside which the weight is ω = 1 (Kynkäänniemi et al.
+        2024, arXiv:2404.07724). Where ω is 1, the unconditional score is not called.
+    rescale : float
+        φ in [0, 1], 0.7 in the paper: how far the guided v gets the standard deviation of the
+        conditional one (Lin et al. 2023, arXiv:2305.08891, section 3.4;
+        :mod:`sdescore.guidance.classifier_free`).
     batched : bool
         False calls the model twice on a batch of the usual size, which takes less memory. Two calls
         are also made where the scores are two objects, and where the model's "no label" cannot
@@ -96,13 +204,22 @@ def classifier_free(
         ``config["classes"]`` and knows it as a call without a label alone, or the number passed to
         ``condition`` stands for a condition of another shape.
 
+    Returns
+    -------
+    GuidedScore
+        It has a ``log_density`` where both scores have one and ``rescale`` is 0.
+
     Raises
     ------
     IncompatibleError
-        Scores that are not callable or belong to different SDEs; or an unconditional model whose
-        network was never trained without a label.
+        Scores that are not callable or belong to different SDEs; an unconditional model whose
+        network was never trained without a label; an option that needs an SDE for scores without.
     ParameterError
-        A weight that is not finite, or ``batched`` is not True or False.
+        No weight, or both; a weight that is not finite; ``interval``, ``rescale`` or ``batched``
+        out of range.
+    ShapeError
+        Weights of samples that were not given by their name; when called, a function of time that
+        returns another number of weights.
 
     Examples
     --------
@@ -114,65 +231,52 @@ def classifier_free(
     >>> bool((x.mean() - 2).abs() < 0.05)
     True
     """
-    return _ClassifierFree(conditional, unconditional, weight, batched)
+    return _TwoScores(conditional, unconditional, omega, w, interval, rescale, batched, False)
 
 
-def _inside(score: Score, x: Tensor, label: Condition | None) -> tuple[Score, Condition | None]:
-    """What a score calls, and the labels of all samples: those that are bound, or ``label``."""
-    if not isinstance(score, _Conditioned):
-        return score, label
-    return score.score, _rows(score.labels[0], len(x), x.device)
+def autoguidance(
+    score: Score,
+    weaker: Score,
+    omega: Omega | None = None,
+    *,
+    w: Omega | None = None,
+    interval: Sequence[float] | None = None,
+    rescale: float = 0.0,
+    batched: bool = True,
+) -> GuidedScore:
+    r"""Guidance by a weaker score of the same data, :math:`\omega\, s + (1 - \omega)\, s_{weaker}`.
 
-
-def _rows(one: Condition, samples: int, device: torch.device | None = None) -> Condition:
-    """One condition without a batch, for each of so many samples."""
-    rows: Condition = each_tensor(
-        lambda part: part.to(device).expand(samples, *part.shape) if is_tensor(part) else part, one
-    )
-    return rows
-
-
-class _Conditioned(GuidedScore):
-    def __init__(self, score: Score, label: object) -> None:
-        super().__init__([score])
-        if not isinstance(label, bool) and isinstance(label, Integral):
-            label = torch.tensor(int(label), dtype=torch.int64, device="cpu")
-        if not isinstance(label, Tensor | Mapping):
-            got = f"{label!r:.200}; labels that differ between samples go to sample(..., label=)"
-            expected = "an integer, or one condition (*C) without a batch, for all samples"
-            checks.refuse(expected, got, IncompatibleError)
-        self.score, self.labels = score, (label,)
-        require_labels(_rows(label, 1), 1)
-        require_label(score, _rows(label, 1))
-
-    def extra_repr(self) -> str:
-        shown = each_tensor(lambda part: part.tolist() if part.ndim == 0 else "…", self.labels[0])
-        return f"label={shown}"
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.score(x, t, _rows(self.labels[0], len(x), x.device))
-
-    @property
-    def has_variance(self) -> bool:
-        return knows_variance(self.score)
-
-    def with_variance(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        return with_variance(self.score, x, t, _rows(self.labels[0], len(x), x.device))
-
-
-def condition(score: Score, label: int | Condition) -> GuidedScore:
-    """``score(x, t, label)`` with one label for all samples, as a score ``(x, t)``.
+    Karras et al. 2024, arXiv:2406.02507: the errors of the weaker score point the way that
+    the better one should go on. Both take the label.
 
     Parameters
     ----------
-    label : int, Tensor or dict
-        A class, or another condition: a tensor ``(*C)`` without a batch dimension, or a dict.
+    score, weaker : callable
+        ``(x, t)`` or ``(x, t, label)``. In the paper the weaker one is a smaller network, or one
+        that was trained for a shorter time. :func:`sdescore.guidance.perturbed` makes one of the
+        network itself.
+    omega, w, interval, rescale, batched
+        As in :func:`sdescore.classifier_free`, as are the result and the errors.
 
-    Raises
-    ------
-    IncompatibleError
-        The score is not callable or takes no label, or the label is of another kind.
-    ShapeError
-        A part of a condition is no tensor that a score takes, such as a number that is no integer.
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> good, blurred = ss.GaussianScore([0.0], 1.0, sde), ss.GaussianScore([0.0], 1.5, sde)
+    >>> score = ss.guidance.autoguidance(good, blurred, 2.0, interval=(0.0, 5.0))
+    >>> bool(score(torch.ones(1, 1), 0.1) < good(torch.ones(1, 1), 0.1))
+    True
     """
-    return _Conditioned(score, label)
+    return _TwoScores(score, weaker, omega, w, interval, rescale, batched, True)
+
+
+def _chosen(
+    rows: Tensor | slice, x: Tensor, t: Time, label: Condition | None
+) -> tuple[Tensor, Time, Condition | None]:
+    """The arguments of a score for some samples alone."""
+    time = t[rows] if isinstance(t, Tensor) and t.ndim else t
+    return x[rows], time, each_tensor(lambda part: part[rows], label)
+
+
+def _std(v: Tensor) -> Tensor:
+    return flat(v).std(1, correction=0)

@@ -58,7 +58,7 @@ class _Clipped(GuidedScore):
         return self._bounded(score, x, t), v
 
     def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
-        return self._bounded(call(self.score, x, t, label), x, t)  # type: ignore[arg-type]
+        return self._bounded(call(self.score, x, t, label), x, t)
 
     def _bounded(self, score: Tensor, x: Tensor, t: Time) -> Tensor:
         alpha_t, sigma_t = (align(v.to(x), x) for v in self.sde.marginal(t))  # type: ignore[attr-defined]

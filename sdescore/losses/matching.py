@@ -27,8 +27,8 @@ from sdescore.score.divergence import PROBE_DISTRIBUTIONS, probes_from_normal
 from sdescore.score.interface import (
     knows_density,
     log_density_of,
+    require_arguments,
     require_scalars,
-    require_third_argument,
     sde_of,
 )
 from sdescore.sde.linear import LinearSDE
@@ -61,7 +61,7 @@ class ScoreAt(nn.Module):
         """The log density ``(B,)``, in the finer of its own precision and that of ``x``."""
         f = log_density_of(self.model)
         if len(self.arguments) > 1:
-            require_third_argument(f)
+            require_arguments(f, self.arguments[1])
         value = f(x.clone(), *self.arguments)
         require_scalars(value, x, "the log density")
         # A constant in f is free, so differences of f are taken before any rounding.

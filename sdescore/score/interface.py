@@ -96,8 +96,8 @@ def require_label(score: object, label: object) -> None:
     own_check = getattr(score, "require_label", None)
     if callable(own_check):
         own_check(label)
-    elif label is not None:
-        require_third_argument(score)
+    else:
+        require_arguments(score, label)
 
 
 def means_no_label(net: object, label: object) -> bool:
@@ -123,8 +123,8 @@ def null_condition_of(net: object) -> Condition | None:
     return torch.tensor(classes, dtype=torch.int64, device="cpu")
 
 
-def require_third_argument(score: object) -> None:
-    """Refuse a score or network that cannot be called as ``score(x, t, label)``."""
+def require_arguments(score: object, label: object) -> None:
+    """Refuse a score or network that cannot be called with a label, or without if it is None."""
     # A module hides its signature behind __call__(*args, **kwargs).
     function: Any = score.forward if isinstance(score, nn.Module) else score
     try:
@@ -132,13 +132,14 @@ def require_third_argument(score: object) -> None:
     except (TypeError, ValueError):
         return  # some functions in C tell none
     try:
-        signature.bind(None, None, None)
+        signature.bind(None, None, *() if label is None else (None,))
     except TypeError:
-        checks.refuse(
-            "a score or network that takes (x, t, label) where a label is given",
-            f"{type(score).__name__} with {signature}; leave the label out",
-            IncompatibleError,
-        )
+        taken = "that takes (x, t, label) where a label is given"
+        expected, advice = (taken, "leave the label out")
+        if label is None:
+            expected, advice = "to be called as (x, t) without a label", "pass label="
+        got = f"{type(score).__name__} with {signature}; {advice}"
+        checks.refuse(f"a score or network {expected}", got, IncompatibleError)
 
 
 def states_of(score: object, x0: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention, DataScale, Numbers, data_range_of
 from sdescore.score.hub import HubMethods
-from sdescore.score.interface import means_no_label, require_label, require_third_argument
+from sdescore.score.interface import means_no_label, require_arguments, require_label
 from sdescore.score.parameterization import combine
 from sdescore.score.time_input import TimeFunction
 from sdescore.sde.linear import LinearSDE
@@ -221,7 +221,7 @@ class ScoreModel(HubMethods, nn.Module):
             got = "none, or the null label; pass label=, or train it with label_dropout > 0"
             checks.that(not self.label_required, expected, got, IncompatibleError)
         elif self.convention is None:
-            require_third_argument(self)
+            require_arguments(self, label)
         else:
             require_label(self.net, label)
 

@@ -176,7 +176,7 @@ def test_a_model_without_a_density_is_refused_before_it_is_called() -> None:
         return -x
 
     net = ss.ScoreModel(lambda x, c: calls.append(1) or -x, SDE, prediction="score")  # type: ignore[arg-type, func-returns-value]
-    guided = ss.classifier_free(mixture(), mixture(), 2.0)
+    guided = ss.classifier_free(mixture(), score, 2.0)
     sampler = ss.PredictorCorrector(SDE, predictor=ss.ReverseDiffusion(), corrector=MALA(), steps=4)
     for model in (score, net, guided):
         with pytest.raises(ss.errors.IncompatibleError, match="log density"):

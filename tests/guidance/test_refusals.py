@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
-from tests.helpers.refusals import Refusal, rows
+from tests.helpers.refusals import Refusal, each, rows
 
 pytestmark = pytest.mark.fast
 
@@ -44,6 +44,17 @@ OTHER = ss.GaussianScore(MEAN, COVARIANCE, ss.VESDE())
 WEIGHT = nn.Parameter(torch.tensor(2.0))
 
 
+def PLAIN(x: Tensor, t: Tensor) -> Tensor:
+    return -x
+
+
+def weighted(label: object, name: str = "omega") -> Callable[[], object]:
+    """Three samples of a score with a weight for each of them."""
+    guided = ss.classifier_free(PLAIN, PLAIN, name)
+    sampler = ss.PredictorCorrector(ss.VPSDE(), steps=2)
+    return lambda: sampler.sample(guided, shape=(3, 1), label=label)
+
+
 class Alone(nn.Module):
     """A network without labels that may not be called."""
 
@@ -58,6 +69,49 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         (lambda: ss.classifier_free(SCORE, Labelled, 2.0), IncompatibleError, "expected"),
         (lambda: ss.classifier_free(SCORE, SCORE, math.nan), ParameterError, "expected"),
         (lambda: ss.classifier_free(SCORE, SCORE, "2"), ParameterError, "expected"),
+        (lambda: ss.classifier_free(SCORE, SCORE), ParameterError, "omega= or w="),
+        (lambda: ss.classifier_free(SCORE, SCORE, 2.0, w=1.0), ParameterError, "omega= or w="),
+        (lambda: ss.classifier_free(SCORE, SCORE, w=math.inf), ParameterError, "finite number w"),
+        (lambda: ss.classifier_free(SCORE, SCORE, torch.ones(3)), ShapeError, "omega='omega'"),
+        (lambda: ss.classifier_free(SCORE, SCORE, w=[1.0, 2.0]), ShapeError, "w='w'"),
+        (lambda: ss.classifier_free(SCORE, SCORE, torch.tensor(2.0)), ParameterError, "item"),
+        (lambda: ss.classifier_free(SCORE, SCORE, {1.0: 2.0}), ParameterError, "two noise levels"),
+        (lambda: ss.classifier_free(SCORE, SCORE, {0: 2, 1: 2}), ParameterError, "noise level > 0"),
+        (lambda: ss.classifier_free(SCORE, SCORE, {1: 2, 2: math.nan}), ParameterError, "omega"),
+        (
+            lambda: ss.classifier_free(PLAIN, PLAIN, {1: 2, 2: 2}),
+            IncompatibleError,
+            "noise level.*SDE",
+        ),
+        *each(
+            lambda ends: ss.classifier_free(SCORE, SCORE, 2.0, interval=ends),
+            ParameterError,
+            r"\(low, high\)",
+            [(2.0, 1.0), (-1.0, 1.0), (1.0,), 3.0, (0.0, math.nan), ("a", "b"), (1.0, 1.0)],
+        ),
+        (
+            lambda: ss.guidance.autoguidance(PLAIN, PLAIN, 2.0, interval=(0.1, 1)),
+            IncompatibleError,
+            "SDE",
+        ),
+        *each(
+            lambda phi: ss.classifier_free(SCORE, SCORE, 2.0, rescale=phi),
+            ParameterError,
+            "rescale",
+            [-0.1, 1.1, math.nan],
+        ),
+        (lambda: ss.classifier_free(PLAIN, PLAIN, 2.0, rescale=0.5), IncompatibleError, "SDE"),
+        (lambda: ss.guidance.product([]), ParameterError, "one score"),
+        (lambda: ss.guidance.product(SCORE), IncompatibleError, "scores"),
+        (lambda: ss.guidance.product([SCORE, OTHER]), IncompatibleError, "one SDE"),
+        (lambda: ss.guidance.product([SCORE], [1.0, 2.0]), ParameterError, "one number for each"),
+        (lambda: ss.guidance.product([SCORE], [math.nan]), ParameterError, "weights"),
+        (lambda: ss.guidance.mixture([SCORE, PLAIN]), IncompatibleError, "log density"),
+        (lambda: ss.guidance.mixture([SCORE], ["1"]), ParameterError, "log_weights"),
+        (lambda: ss.guidance.label_part(SCORE, 3), IncompatibleError, "name"),
+        (lambda: ss.guidance.perturbed(SCORE, ["a"]), IncompatibleError, "model"),
+        (lambda: ss.guidance.perturbed(Labelled(), "net"), IncompatibleError, "list of names"),
+        (lambda: ss.guidance.perturbed(Labelled(), ["net"]), IncompatibleError, "named_modules"),
         (lambda: ss.classifier_guidance(SCORE, None), IncompatibleError, "expected"),
         (lambda: ss.classifier_guidance(SCORE, SCORE, math.inf), ParameterError, "expected"),
         (lambda: ss.guidance.condition(SCORE, torch.tensor([1, 2])), IncompatibleError, "expected"),
@@ -82,6 +136,14 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 (IncompatibleError, lambda x, t: (WEIGHT * x.detach()).sum(1)),
             ]
         ),
+    ),
+    "weights of samples that do not fit": (
+        (weighted(None), IncompatibleError, "dict with 'omega'"),
+        (weighted(torch.ones(3)), IncompatibleError, "dict with 'omega'"),
+        (weighted({"w": torch.ones(3)}), IncompatibleError, "dict with 'omega'"),
+        (weighted({"omega": torch.ones(3, 1)}), IncompatibleError, "dict with 'omega'"),
+        (weighted({"omega": torch.ones(2)}), ShapeError, r"\(3,\)"),
+        (weighted({"omega": torch.tensor([1, math.nan, 2])}), ParameterError, "finite.*omega"),
     ),
     "a label that no part takes is refused before the first call": (
         *(
