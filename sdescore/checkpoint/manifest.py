@@ -98,8 +98,10 @@ def build_model(
     network = _build_net(get(manifest, "net", dict), tensors, net)
     options = dict(get(manifest, "convention", dict))
     expected = {"prediction": str, "input_scaling": str, "sigma_data": float}
-    for key, kind in {**expected, "label_required": bool}.items():
+    for key, kind in expected.items():
         get(options, key, kind)
+    if options.get("label_required", False) is not None:
+        get(options, "label_required", bool)
     options["time_input"] = _time_input(options, time_input)
     get({"snap": False, **options}, "snap", bool)
     read_scale(options)

@@ -100,6 +100,20 @@ def require_label(score: object, label: object) -> None:
         require_arguments(score, label)
 
 
+def require_trained(net: object, label: object, required: bool | None) -> None:
+    """Refuse a call with a label, or without one, that the network was never trained for.
+
+    For ``required`` see :class:`sdescore.ScoreModel`.
+    """
+    if required is None:
+        expected = "no label for a network that was trained without labels"
+        checks.that(label is None, expected, "one; train it with labels=", IncompatibleError)
+    elif required and (label is None or means_no_label(net, label)):
+        expected = "a label for a network that was trained with labels alone"
+        got = "none, or the null label; pass label=, or train it with label_dropout > 0"
+        checks.refuse(expected, got, IncompatibleError)
+
+
 def means_no_label(net: object, label: object) -> bool:
     """Whether some of the labels are the number of the network's classes, which means "none"."""
     config: Any = getattr(net, "config", None)

@@ -18,7 +18,7 @@ from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError, TimeError
 from sdescore.score.convention import Coefficients, Convention, DataScale, Numbers, data_range_of
 from sdescore.score.hub import HubMethods
-from sdescore.score.interface import means_no_label, require_arguments, require_label
+from sdescore.score.interface import require_arguments, require_label, require_trained
 from sdescore.score.parameterization import combine
 from sdescore.score.time_input import TimeFunction
 from sdescore.sde.linear import LinearSDE
@@ -61,9 +61,10 @@ class ScoreModel(HubMethods, nn.Module):
     snap : bool
         Give a network of integer levels the nearest one at any other time, where it would be
         refused. ``model.convention.log_snr_change(times)`` says how far it is.
-    label_required : bool
-        Whether the network was trained with labels and never without; then a call without one is
-        refused. :func:`sdescore.train` sets it, and a checkpoint keeps it.
+    label_required : bool, optional
+        True: the network was trained with labels and never without, and a call without one is
+        refused. None: it was trained without labels, and samplers refuse one. False: it takes both.
+        :func:`sdescore.train` sets it, and a checkpoint keeps it.
     data_mean, data_std : float or sequence of float
         The model's states are standardised data, ``(x0 − data_mean)/data_std``. Each is one number,
         or one for each feature of a vector or channel of an image. Samplers return data; losses and
@@ -100,7 +101,7 @@ class ScoreModel(HubMethods, nn.Module):
         input_scaling: str = "none",
         sigma_data: float = 1.0,
         snap: bool = False,
-        label_required: bool = False,
+        label_required: bool | None = False,
         data_mean: Numbers = 0.0,
         data_std: Numbers = 1.0,
         data_range: Sequence[float] | None = None,
@@ -108,7 +109,8 @@ class ScoreModel(HubMethods, nn.Module):
         super().__init__()
         self.net = checks.function("net", net)
         self._convention = Convention(sde, prediction, time_input, input_scaling, sigma_data, snap)
-        self.label_required = checks.flag("label_required", label_required)
+        required = None if label_required is None else checks.flag("label_required", label_required)
+        self.label_required = required
         self.data_scale = DataScale(data_mean, data_std)  # type: ignore[arg-type]
         self.data_range = None if data_range is None else data_range_of(data_range)
 
@@ -212,15 +214,14 @@ class ScoreModel(HubMethods, nn.Module):
         self._convention.at(t)
 
     def require_label(self, label: object) -> None:
-        """Refuse a label that the network does not take, or None where it needs one.
+        """Refuse a label that the network does not know, or None where it needs one.
 
         By ``IncompatibleError``; see ``label_required``.
         """
-        if label is None or (self.label_required and means_no_label(self.net, label)):
-            expected = "a label for a network that was trained with labels alone"
-            got = "none, or the null label; pass label=, or train it with label_dropout > 0"
-            checks.that(not self.label_required, expected, got, IncompatibleError)
-        elif self.convention is None:
+        if label is None and not self.label_required:
+            return
+        require_trained(self.net, label, self.label_required)
+        if self.convention is None:
             require_arguments(self, label)
         else:
             require_label(self.net, label)
@@ -264,8 +265,7 @@ class ScoreModel(HubMethods, nn.Module):
         t : float or Tensor
             ``()`` or ``(B,)``, in [0, T]; σ_t > 0.
         label : Tensor or dict, optional
-            ``(B,)`` int64, ``(B, *C)``, or a dict of them, for the network; floating-point parts
-            are cast to its dtype.
+            ``(B,)`` int64, ``(B, *C)``, or a dict of them; real numbers in the network's dtype.
 
         Raises
         ------

@@ -258,8 +258,8 @@ def train(
             step = saver.resume() if resume else 0
         if scheduler is not None:
             run_as.replay(scheduler, step)
-        # Without dropout no step trains what the network does without a label.
-        model.label_required = bool(source.parts) and recipe.label_dropout == 0
+        # No step trains what the network does without a label, or with one.
+        model.label_required = recipe.label_dropout == 0 if source.parts else None
         checked: Validation | None = None
         if held_out is not None:
             checked = Validation(

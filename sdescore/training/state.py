@@ -255,7 +255,7 @@ class FolderSaver(Saver):
 
 def left_behind(
     callers: ScoreModel,
-    before: tuple[DataScale, bool],
+    before: tuple[DataScale, bool | None],
     saver: Saver | None,
     step: int,
     error: Exception,

@@ -122,3 +122,16 @@ def test_a_model_says_whether_it_was_trained_without_labels(tmp_path: Path, drop
     resumed = make()
     run(resumed, path, steps=2, labels=labels, label_dropout=dropout, resume=True)
     assert resumed.label_required == (dropout == 0)
+
+
+def test_a_model_trained_without_labels_refuses_one(tmp_path: Path) -> None:
+    """Its network takes a third argument, whose embedding no step has trained."""
+    model, path = make(), tmp_path / "m.safetensors"
+    run(model, path, steps=2)
+    sampler, label = ss.PredictorCorrector(model.sde, steps=2), torch.zeros(3, dtype=torch.int64)
+    for trained in (model, ss.load(path, net=Dropping())):
+        assert sampler.sample(trained, (3, 2)).isfinite().all()
+        with pytest.raises(ss.errors.IncompatibleError, match="trained without labels"):
+            sampler.sample(trained, (3, 2), label=label)
+    run(model, tmp_path / "again.safetensors", steps=1, labels=torch.arange(64) % 3)
+    assert sampler.sample(model, (3, 2), label=label).isfinite().all()
