@@ -71,7 +71,7 @@ class ScoreModel(HubMethods, nn.Module):
         likelihoods take data. ``x`` of ``model(x, t)``, ``init=`` and what ``iterate`` yields are
         states. :func:`sdescore.train` measures both.
     data_range : (float, float), optional
-        The least and the largest number of the data, for :func:`sdescore.guidance.clipped`.
+        Least and largest datum, for :func:`sdescore.guidance.clipped`; ``train`` sets it for bytes.
 
     Raises
     ------

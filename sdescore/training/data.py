@@ -73,17 +73,13 @@ class Batch(NamedTuple):
         return drawn[self.first : self.first + len(self.x)]
 
     def to(self, device: torch.device) -> Batch:
-        """On ``device``, in floating point: bytes go to [−1, 1]."""
+        """On ``device``, in floating point: bytes x become ``x/127.5 − 1`` in float32."""
         early = device.type != "cpu" and self.x.is_pinned()
-        x = in_floating_point(self.x.to(device, non_blocking=early))
+        x = self.x.to(device, non_blocking=early)
+        x = x.to(torch.float32).div(127.5).sub(1) if x.dtype == torch.uint8 else x
         if (label := self.label) is not None:
             label = each_tensor(lambda part: part.detach().to(device, non_blocking=early), label)
         return self._replace(x=x, label=label)
-
-
-def in_floating_point(x: Tensor) -> Tensor:
-    """``x``; of bytes 0 … 255 it is ``x/127.5 − 1`` in float32."""
-    return x.to(torch.float32).div(127.5).sub(1) if x.dtype == torch.uint8 else x
 
 
 class Source(ABC):
@@ -270,7 +266,7 @@ def measured(
     """The scale of a model's data: its own, or that of the data if it has none.
 
     A run that resumes has that of its file. States that are far from unit scale are warned about.
-    Also returns some samples ``(n, *E)``, as training sees them.
+    Also returns some samples ``(n, *E)``, as training sees them. Bytes set the model's range.
     """
     scale, known = model.data_scale, resumed is not None and is_there(resumed)
     if resumed is not None and known and scale.plain:
@@ -285,7 +281,10 @@ def measured(
     generator = torch.Generator("cpu").manual_seed(step_seed(seed, 0, domain=2))
     with borrowed_generator(step_seed(seed, 0, domain=1), device):
         batches = source.look(generator)
-        first, found = seen(next(batches)), Moments()
+        raw, found = next(batches), Moments()
+        first = seen(raw)
+        byte = raw.x.dtype == torch.uint8 and bool((first.abs() <= 1).all())
+        model.data_range = model.data_range or ((-1.0, 1.0) if byte else None)
         if known:
             return scale, first
         found.add(model.from_data(first))

@@ -29,7 +29,7 @@ from sdescore.nets.ema import EMA, plain_copy, plain_name, whole
 from sdescore.score.model import ScoreModel
 from sdescore.training import distributed, guards, run_as
 from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
-from sdescore.training.state import Saver, TrainingResult, divergence, left_behind
+from sdescore.training.state import FOUND_OUT, Saver, TrainingResult, divergence, left_behind
 from sdescore.training.watch import Validation, Watch, least_informed
 
 __all__ = ["train"]
@@ -278,8 +278,8 @@ def train(
         # AdamW counts its steps in tensors that it makes on the default device.
         elsewhere = torch.get_default_device().type != "cpu"
         on_cpu = torch.device("cpu") if elsewhere else nullcontext()
-        before = callers.data_scale, callers.label_required
-        callers.data_scale, callers.label_required = model.data_scale, model.label_required
+        before = {name: vars(callers)[name] for name in FOUND_OUT}
+        vars(callers).update({name: vars(model)[name] for name in FOUND_OUT})
         with (
             on_error(lambda error: left_behind(callers, before, saver, step, error)),
             training_mode(net),

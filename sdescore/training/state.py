@@ -25,12 +25,12 @@ from sdescore.checkpoint.store import (
 )
 from sdescore.errors import CheckpointError, DivergenceError
 from sdescore.nets.ema import EMA, is_sharded, whole
-from sdescore.score.convention import DataScale
 from sdescore.score.model import ScoreModel
 
 __all__ = ["TrainingResult"]
 
 ADAM = ("exp_avg", "exp_avg_sq", "step")
+FOUND_OUT = ("data_scale", "data_range", "label_required")  # about the model
 NUMBER = "number:"  # before the name of what is a Python number
 COUNTS = (torch.float32, torch.float64)  # torch's choice follows the caller's default dtype
 ADVICE = {
@@ -255,14 +255,14 @@ class FolderSaver(Saver):
 
 def left_behind(
     callers: ScoreModel,
-    before: tuple[DataScale, bool | None],
+    before: dict[str, Any],
     saver: Saver | None,
     step: int,
     error: Exception,
 ) -> None:
     """After an error in the steps: a file of those that were whole, or the model as before."""
     if step == 0:
-        callers.data_scale, callers.label_required = before
+        vars(callers).update(before)
     elif saver is not None and saver.alone and not isinstance(error, DivergenceError):
         saver.save(step)
 

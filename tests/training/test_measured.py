@@ -265,3 +265,28 @@ def test_what_does_not_fit_is_refused_before_the_network_is_called() -> None:
     with pytest.raises(ParameterError, match="finite x0"):
         ss.train(model, [bad], steps=1, progress=False)
     assert model.data_scale.plain
+
+
+@pytest.mark.parametrize("kind", ["tensor", "loader"])
+def test_bytes_say_their_range(tmp_path: Path, kind: str) -> None:
+    """A checkpoint keeps it, a run resumes with it, and the caller's own is left alone."""
+    bytes_ = torch.randint(0, 256, (50, 2), dtype=torch.uint8)
+    data: Any = bytes_ if kind == "tensor" else DataLoader(TensorDataset(bytes_), batch_size=25)
+    path = tmp_path / "m.safetensors"
+    model, own = mlp(2), ss.ScoreModel(ss.MLP(2), ss.VPSDE(), data_range=(0.0, 2.0))
+    ss.train(model, data, steps=1, path=path, schedule="constant", progress=False)
+    assert model.data_range == ss.load(path).data_range == (-1.0, 1.0)
+    resumed = mlp(2)
+    options = {"schedule": "constant", "progress": False}
+    ss.train(resumed, data, steps=2, path=path, resume=True, **options)
+    assert resumed.data_range == (-1.0, 1.0)
+    ss.train(own, data, steps=1, progress=False)
+    assert own.data_range == (0.0, 2.0)
+
+
+def test_other_data_and_moved_bytes_say_no_range() -> None:
+    bytes_, model = torch.randint(0, 256, (50, 2), dtype=torch.uint8), mlp(2)
+    ss.train(model, torch.rand(50, 2), steps=1, progress=False)
+    assert model.data_range is None
+    ss.train(model, bytes_, steps=1, transform=lambda x: 5 * x, progress=False)
+    assert model.data_range is None
