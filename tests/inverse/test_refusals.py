@@ -20,6 +20,20 @@ SQUARE = inverse.Callable(lambda x: x**2, (3,))
 Y = torch.zeros(2)
 WRONG = SimpleNamespace(A=lambda x: x, A_adjoint=lambda y: 2 * y)
 
+
+def of(operator: ss.inverse.Operator) -> ss.inverse.Measurement:
+    return inverse.Measurement(torch.zeros(operator.measurement_shape), operator, 0.1)
+
+
+def repaint(**options: object) -> ss.inverse.RePaint:
+    return inverse.RePaint(ss.VPSDE(), **({"measurement": of(MASK), "steps": 5} | options))
+
+
+def standardised(std: float | tuple[float, ...]) -> ss.ScoreModel:
+    net = lambda x, t: pytest.fail("called before it was refused")  # noqa: E731
+    return ss.ScoreModel(net, ss.VPSDE(), "score", data_std=std)
+
+
 REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "an operator": (
         (lambda: inverse.Mask(torch.ones(3)), ShapeError, "mask of bool"),
@@ -55,6 +69,27 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ShapeError,
             "shape",
         ),
+    ),
+    "projection and RePaint": (
+        *(
+            (lambda kind=kind, options=options: kind(ss.VPSDE(), **options), error, match)
+            for kind in (inverse.Projection, inverse.RePaint)
+            for error, match, options in [
+                (TypeError, "measurement", {}),
+                (IncompatibleError, "Measurement instance", {"measurement": MASK}),
+                (IncompatibleError, "known eigenvalues", {"measurement": of(SQUARE)}),
+            ]
+        ),
+        (lambda: repaint(jump=0), ParameterError, "jump >= 1"),
+        (lambda: repaint(resamplings=1.5), ParameterError, "resamplings >= 1"),
+        (lambda: repaint(predictor=ss.ExponentialAdams()), IncompatibleError, "without memory"),
+        (lambda: repaint().sample(lambda x, t: -x, (2, 4)), ShapeError, r"\(B, 3\)"),
+        (
+            lambda: repaint().sample(standardised((1.0, 2.0, 3.0)), (2, 3)),
+            IncompatibleError,
+            "one data_mean",
+        ),
+        (lambda: repaint().sample(standardised(2.0), (2, 3)), IncompatibleError, "units of the"),
     ),
     "a measurement": (
         (lambda: inverse.Measurement([0.0, 0.0], MASK, 0.1), ShapeError, "float32"),

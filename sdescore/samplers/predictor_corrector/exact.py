@@ -209,7 +209,7 @@ def step_matrices(
     times, rows, modes = tableau.times[n], len(n), len(spectrum.variance)
     a, b, c = (v[n, ..., None, None] for v in (tableau.a, tableau.b, tableau.c))
     slopes, offsets = (
-        v.reshape(*times.shape, -1, 1)
+        v.reshape(*times.shape, modes, 1)
         for v in spectrum.output(sde, times.flatten(), tableau.output)
     )
     # Coordinates: the vector's entries, the constant 1, the noises, the outputs' errors.

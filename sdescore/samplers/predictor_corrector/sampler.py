@@ -151,7 +151,8 @@ class PredictorCorrector:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Made again from its fields: copies and files hold nothing that follows from them."""
-        return type(self), tuple(getattr(self, f.name) for f in fields(self) if f.init)
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return partial(type(self), **values), ()
 
     def moves(self, times: Tensor | None = None) -> Iterator[Move]:
         """The chain's moves, on other falling ``times`` ``(n,)`` float64 if some are given.
