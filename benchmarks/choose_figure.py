@@ -14,18 +14,18 @@ from matplotlib.figure import Figure
 BLUE, GREY = "#0072B2", "0.35"
 # Text, centre across and up, whether it is a question.
 BOXES = {
-    "have": ("Do you have a trained network?", 3.1, 5.6, True),
-    "load": ("ss.load, ss.load_diffusers, …\nits SDE comes with it", 1.45, 4.45, False),
-    "train": ("ss.ScoreModel(net, ss.VPSDE())\nss.train(model, data)", 4.8, 4.45, False),
-    "want": ("What do you want?", 3.1, 3.3, True),
-    "flow": ("ss.ProbabilityFlow(sde)\n.log_likelihood, .encode", 6.2, 3.3, False),
-    "cost": ("How many evaluations a sample?", 3.1, 2.15, True),
-    "few": ("ss.recommended_sampler(\nmodel, n, data=x)", 1.15, 0.75, False),
-    "some": ("ss.PredictorCorrector(\nsde, steps=n)", 3.35, 0.75, False),
+    "have": ("Do you have a trained network?", 2.65, 6.2, True),
+    "load": ("ss.load, ss.load_diffusers, …\nits SDE comes with it", 1.33, 5.2, False),
+    "train": ("ss.ScoreModel(net, ss.VPSDE())\nss.train(model, data)", 4.02, 5.2, False),
+    "want": ("What do you want?", 1.9, 4.05, True),
+    "flow": ("ss.ProbabilityFlow(sde)\n.log_likelihood, .encode", 4.25, 4.05, False),
+    "cost": ("How many evaluations a sample?", 2.65, 2.95, True),
+    "few": ("ss.recommended_sampler(\nmodel, n, data=x)", 1.2, 1.85, False),
+    "some": ("ss.PredictorCorrector(\nsde, steps=n)", 4.0, 1.85, False),
     "many": (
-        "the same, predictor=\nss.ExponentialAdams(eta=1.0,\nmidpoint=True)",
-        6.2,
-        0.75,
+        "the same, predictor=\nss.ExponentialAdams(\neta=1.0, midpoint=True)",
+        4.0,
+        0.55,
         False,
     ),
 }
@@ -34,20 +34,20 @@ ARROWS = [
     ("have", "train", "no"),
     ("load", "want", ""),
     ("train", "want", ""),
-    ("want", "flow", "likelihood, latent"),
+    ("want", "flow", "likelihood,\nlatent"),
     ("want", "cost", "samples"),
     ("cost", "few", "5 to 20"),
     ("cost", "some", "20 and more"),
-    ("some", "many", "not good\nenough?"),
+    ("some", "many", "not good enough?"),
 ]
-LABELS = {("want", "flow"): (4.65, 3.5), ("some", "many"): (4.68, 1.12)}
+LABELS = {("want", "flow"): (2.97, 3.68)}
 
 
 def chart() -> Figure:
     """Questions in blue frames, code in grey ones."""
-    figure = Figure(figsize=(7.6, 5.6), facecolor="white")
+    figure = Figure(figsize=(5.4, 6.6), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, 7.4), ylim=(0, 6.1))
+    axes.set(xlim=(0, 5.4), ylim=(0, 6.6))
     axes.axis("off")
     frames = {}
     for name, (text, across, up, asks) in BOXES.items():
@@ -77,7 +77,7 @@ def main() -> None:
     save = parser.parse_args().save
     folder = root / ("docs/_static/choose" if save else "out/choose")
     folder.mkdir(parents=True, exist_ok=True)
-    chart().savefig(folder / "choose.png", dpi=130)
+    chart().savefig(folder / "choose.png", dpi=160)
 
 
 if __name__ == "__main__":

@@ -389,6 +389,36 @@ def fokker_planck() -> Figure:
     return figure
 
 
+def low_density() -> Figure:
+    """Two modes: the data, plain Langevin dynamics and annealed Langevin dynamics, true scores."""
+    figure, axes = panels(1, 3, height=2.9)
+    weights, means, spread = [0.2, 0.8], [[-5.0, -5.0], [5.0, 5.0]], [1.0, 1.0]
+    clean = ss.MixtureScore(weights, means, spread, ss.VPSDE())
+    data, start = clean.sample(2000, seed=SEED), 16 * torch.rand(2000, 2, generator=seeded()) - 8
+    plain = ss.langevin.chains(lambda x: clean(x, 0.0), start, step=0.1, n=500, seed=SEED).x
+    ladder = ss.DiscreteVESDE.from_data(data.float(), sigma_min=0.1, levels=24)
+    annealed = ss.PredictorCorrector(
+        ladder,
+        predictor=ss.NoPredictor(),
+        corrector=ss.AnnealedLangevin(epsilon=0.2 * ladder.sigmas[-1] ** 2, steps=100),
+        corrector_first=True,
+    )
+    noisy = ss.MixtureScore(weights, means, spread, ladder)
+    x = annealed.sample(noisy, (2000, 2), seed=SEED)
+    ways = (("data", data), ("plain Langevin", plain), ("annealed Langevin", x))
+    for panel, (name, points) in zip(axes, ways, strict=True):
+        share = (points.sum(1) < 0).double().mean().item()
+        panel.scatter(*points.T, s=2, color=ORANGE, linewidths=0)
+        panel.text(-7.5, -1.2, f"{share:.0%}", fontsize=14, color=BLUE)
+        panel.set(title=name, xticks=[], yticks=[], xlim=(-9, 9), ylim=(-9, 9))
+    return figure
+
+
+def seeded() -> torch.Generator:
+    """A generator of this page's seed."""
+    return torch.Generator().manual_seed(SEED)
+
+
 def exact_error() -> Figure:
     """The three causes against evaluations, and what the steps do to each mode."""
     figure, axes = panels(1, 2, height=3.0)
@@ -421,7 +451,7 @@ def exact_error() -> Figure:
         axes[1].semilogx(modes.sqrt(), drawn, "o", color=colour, ms=4)
     axes[1].axhline(1, color=GREY, lw=0.8, ls=":")
     axes[1].set(xlabel="standard deviation of a mode", ylabel="of the samples / of the data")
-    axes[1].set(title="ten evaluations (dots: 20,000 samples)", ylim=(0, 1.35))
+    axes[1].set(title="ten evaluations", ylim=(0, 1.35))
     axes[1].legend(fontsize=8.5, frameon=False, loc="lower right")
     return figure
 
@@ -438,6 +468,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "sampler": sampler,
     "noise": noise,
     "fokker_planck": fokker_planck,
+    "low_density": low_density,
     "exact_error": exact_error,
 }
 

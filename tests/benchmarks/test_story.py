@@ -21,7 +21,7 @@ def test_the_page_has_the_saved_numbers_and_pictures(script: Script) -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert tables.story_table(tables.load("story-cpu")) in page
     pictures = [line.split("](")[1].rstrip(")") for line in page.splitlines() if line[:2] == "!["]
-    assert len(pictures) == 3 and all((PAGE.parent / picture).is_file() for picture in pictures)
+    assert len(pictures) == 4 and all((PAGE.parent / picture).is_file() for picture in pictures)
 
 
 def test_the_saved_numbers_show_what_the_page_says(script: Script) -> None:
