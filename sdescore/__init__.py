@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from sdescore.predictors.runge_kutta import Heun as Heun
     from sdescore.predictors.stochastic_heun import StochasticHeun as StochasticHeun
     from sdescore.samplers.adaptive.sampler import AdaptiveSampler as AdaptiveSampler
+    from sdescore.samplers.bits import bits_per_dimension as bits_per_dimension
     from sdescore.samplers.distributed import sample_distributed as sample_distributed
     from sdescore.samplers.predictor_corrector.sampler import (
         PredictorCorrector as PredictorCorrector,
@@ -106,7 +107,7 @@ _NAMES = {
     "correctors": "Langevin AnnealedLangevin NoCorrector",
     "guidance": "classifier_free classifier_guidance",
     "samplers": "PredictorCorrector AdaptiveSampler ProbabilityFlow sample_distributed simulate "
-    "bits_per_dim",
+    "bits_per_dim bits_per_dimension",
     "nets": "MLP UNet EMA EnergyModel",
     "losses": "denoising_loss",
     "training": "train",
