@@ -7,13 +7,13 @@ PYTHON ?= python3
 PY := .venv/bin/python
 # The scripts in .venv/bin hold an absolute path, which may have a space: always python -m.
 
-.PHONY: demo test install install-demo lint types docs pytest format clean
+.PHONY: demo test install install-demo lint types docs docs-en docs-zh chinese pytest format clean
 .NOTPARALLEL:
 
 demo: install-demo
 	$(PY) -m sdescore demo $(ARGS)
 
-test: lint types docs pytest
+test: lint types docs-en pytest
 
 # $(call installed,EXTRA,STAMPS): sdescore with an extra, unless one of the stamps says that it is
 # there. A stamp holds the checksum of what was installed, and is written last.
@@ -43,8 +43,19 @@ types: install
 	$(PY) -m mypy --strict sdescore
 
 # -E: a warning is reported again until it is gone, whatever the last build has cached.
-docs: install
-	$(PY) -m sphinx -q -E -W --keep-going -n -b html docs docs/_build/html
+BUILD := $(PY) -m sphinx -q -E -W --keep-going -n -b html
+docs: docs-en docs-zh
+
+docs-en: install
+	$(BUILD) docs docs/_build/html
+
+# The tests look at docs/locale without this build.
+docs-zh: install
+	$(BUILD) -D language=zh_CN -d docs/_build/zh_CN docs docs/_build/html/zh_CN
+
+# Renews docs/locale after a change of the English pages: see CONTRIBUTING.md.
+chinese: install
+	$(PY) docs/chinese.py
 
 # One thread per worker: the tensors are small.
 pytest: install

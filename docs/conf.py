@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from sphinx.ext import autosummary
 
@@ -39,6 +40,9 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_favicon = "_static/favicon.svg"
+templates_path = ["_templates"]
+SIDEBAR = ["brand", "language", "search", "scroll-start", "navigation", "scroll-end"]
+html_sidebars = {"**": [f"sidebar/{part}.html" for part in SIDEBAR]}  # furo's, and the language
 add_module_names = False
 python_use_unqualified_type_names = True
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -66,6 +70,10 @@ napoleon_custom_sections = [("Attributes", "params_style")]
 nitpicky = True
 suppress_warnings = ["ref.python"]  # two modules may name a private class alike
 
+# Chinese: `make docs` builds it into zh_CN/, from docs/locale, by `-D language=zh_CN`.
+locale_dirs = ["locale"]
+gettext_compact = False  # one file a page
+
 # The gallery: scripts that run when the docs are built. `-D plot_gallery=0` leaves them out.
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
@@ -84,3 +92,13 @@ sphinx_gallery_conf = {
     "copyfile_regex": "",
     "write_computation_times": False,
 }
+
+
+def keep_anchors(app: Any, tree: Any) -> None:
+    """Keep the anchors of a page's headings: myst_parser parses each translated heading anew."""
+    app.env.metadata[app.env.docname]["myst_slugs"] = getattr(tree, "myst_slugs", {})
+
+
+def setup(app: Any) -> None:
+    """Listen to Sphinx."""
+    app.connect("doctree-read", keep_anchors)

@@ -1,0 +1,66 @@
+"""The learning road in Chinese: its messages, and ``make chinese`` to renew the .po files.
+
+A message is a paragraph, heading or cell of an English page. docs/locale has one file a page,
+with each message and its Chinese. Sphinx shows the English of a message that has none.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from babel.messages.catalog import Catalog
+from babel.messages.pofile import read_po, write_po
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).resolve().parent
+PO = DOCS / "locale" / "zh_CN" / "LC_MESSAGES"
+ROAD = ["index.md", "install.md", "glossary.md", "theory/*"]
+HEADER = (
+    'msgid ""\nmsgstr ""\n"Language: zh_CN\\n"\n"MIME-Version: 1.0\\n"\n'
+    '"Content-Type: text/plain; charset=utf-8\\n"\n"Content-Transfer-Encoding: 8bit\\n"\n\n'
+)
+
+
+def english(folder: Path) -> dict[str, Catalog]:
+    """Page → its messages, from a copy of the docs in an empty folder."""
+    source, out = folder / "docs", folder / "out"
+    ignored = shutil.ignore_patterns("_build", "_static", "examples", "howto", "locale")
+    shutil.copytree(DOCS, source, ignore=ignored)
+    given = {
+        "extensions": ["myst_parser", "sphinx_design", "sphinx_gallery.gen_gallery"],
+        "include_patterns": ROAD,
+        "plot_gallery": False,
+        "gettext_location": False,
+        "nitpicky": False,
+    }
+    # Links lead out of the road here, and the directives of tables are unknown.
+    Sphinx(
+        source, source, out, folder / "trees", "gettext", given, status=None, warning=None
+    ).build()
+    return {p.relative_to(out).with_suffix("").as_posix(): read(p) for p in out.rglob("*.pot")}
+
+
+def read(path: Path) -> Catalog:
+    """The messages of a .pot or .po file."""
+    with path.open("rb") as file:
+        return read_po(file, abort_invalid=True)
+
+
+def update(page: str, messages: Catalog) -> None:
+    """Bring a page's file up to its English: new messages are empty, changed ones marked fuzzy."""
+    path = PO / f"{page}.po"
+    chinese = read(path) if path.exists() else Catalog()
+    chinese.update(messages)
+    chinese.obsolete.clear()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(HEADER.encode())
+        write_po(file, chinese, width=100, omit_header=True)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        for page, messages in english(Path(folder)).items():
+            update(page, messages)
