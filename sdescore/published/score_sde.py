@@ -37,11 +37,11 @@ def score_sde_pc(
     probability_flow: bool = False,
     num_scales: int | None = None,
     eps: float | None = None,
+    noise_removal: bool = True,
 ) -> PredictorCorrector:
     """The code's predictor–corrector sampler, with the settings of its CIFAR-10 configurations.
 
-    The steps are those of :mod:`sdescore.published.score_sde_steps`. The last one draws no noise,
-    as with the code's ``noise_removal``.
+    The steps are those of :mod:`sdescore.published.score_sde_steps`.
 
     Parameters
     ----------
@@ -62,6 +62,8 @@ def score_sde_pc(
         N >= 2, the number of times; by default 1000, or the levels of a discrete SDE.
     eps : float, optional
         The last time, > 0; by default 1e-5 on VE, else 1e-3.
+    noise_removal : bool
+        Whether the last step leaves its noise out, as in the code's configurations.
 
     Returns
     -------
@@ -99,7 +101,7 @@ def score_sde_pc(
     times = code_times(sde, N, eps)
     predicts: Predictor = NoPredictor()
     if predictor != "none":
-        predicts = ScoreSDEStep(predictor, N, probability_flow)
+        predicts = ScoreSDEStep(predictor, N, probability_flow, noise_removal)
     corrects: Corrector = NoCorrector()
     if corrector != "none":
         norm = CORRECTORS[corrector]

@@ -4,7 +4,7 @@ The code works on N times :math:`t_n` from T down to eps, at equal steps. A pred
 
 .. math:: x \leftarrow a\, x + b\, s(x, t_n) + c\, z
 
-at each of them. The last one leaves c z out, which is the code's denoising. With
+at each of them. The last one leaves c z out, the code's denoising (``noise_removal``). With
 :math:`i = \lfloor t_n (N - 1) \rfloor`, a table :math:`\beta_i = \beta(\tfrac{i}{N-1})/N` of a VP
 SDE, a table :math:`\sigma_i = \sigma(\tfrac{i}{N-1})` of a VE SDE, and :math:`\sigma_{-1} = 0`:
 
@@ -101,6 +101,8 @@ class ScoreSDEStep(Predictor):
         N >= 2, the number of times, and of the levels of a discrete SDE.
     probability_flow : bool
         Whether to step on the probability flow; not with ``"ancestral_sampling"``.
+    noise_removal : bool
+        Whether the last step leaves its noise out.
 
     Raises
     ------
@@ -111,12 +113,14 @@ class ScoreSDEStep(Predictor):
     predictor: str = "reverse_diffusion"
     num_scales: int = 1000
     probability_flow: bool = False
+    noise_removal: bool = True
     order = 1
 
     def __post_init__(self) -> None:
         checks.choice("predictor", self.predictor, PREDICTORS)
         count = checks.count("num_scales", self.num_scales, at_least=2)
         checks.flag("probability_flow", self.probability_flow)
+        checks.flag("noise_removal", self.noise_removal)
         both = self.probability_flow and self.predictor == "ancestral_sampling"
         expected = "ancestral_sampling without probability_flow, as in the original"
         checks.that(not both, expected, "both", IncompatibleError)
@@ -145,8 +149,8 @@ class ScoreSDEStep(Predictor):
         return self._rows(sde, times[:-1], 1.0)
 
     def ending(self, sde: LinearSDE, times: Tensor) -> Tableau:
-        """The last step, without noise."""
-        return self._rows(sde, times[-1:], 0.0)
+        """The last step, as a rule without noise."""
+        return self._rows(sde, times[-1:], 0.0 if self.noise_removal else 1.0)
 
     def _rows(self, sde: LinearSDE, t: Tensor, noise: float) -> Tableau:
         a, b, variance = self._numbers_at(sde, t)

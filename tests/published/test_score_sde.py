@@ -111,8 +111,9 @@ def original(
     snr: float = 0.16,
     n_steps: int = 1,
     flow: bool = False,
+    noise_removal: bool = True,
 ) -> Tensor:
-    """The predictor–corrector sampler; its last step returns the mean."""
+    """The predictor–corrector sampler; its last step returns the mean, or the state."""
     x = next(z) * (SIGMA[1] if code.sde == "ve" else 1.0)
     mean = x
     for t in torch.linspace(1, eps, code.N, dtype=torch.float64).tolist():
@@ -120,7 +121,7 @@ def original(
             x = mean = code.correct(corrector, x, t, snr, next(z))
         if predictor != "none":
             x, mean = code.predict(predictor, x, t, next(z) if not flow else x, flow)
-    return mean
+    return mean if noise_removal else x
 
 
 def model_of(sde: str, N: int, continuous: bool, dtype: torch.dtype) -> ss.ScoreModel:
@@ -194,4 +195,17 @@ def test_the_corrector_may_take_several_steps() -> None:
     theirs = original(Original("vp", N), "none", "langevin", iter(z), 1e-2, 0.1, 3)
     model = model_of("vp", N, True, torch.float64)
     sampler = ss.published.score_sde_pc(model, "none", "langevin", 0.1, 3, num_scales=N, eps=1e-2)
+    assert difference(draw(sampler, model, z), theirs) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore::sdescore.errors.StepsWarning")
+@torch.no_grad()
+@pytest.mark.parametrize(("sde", "eps"), [("ve", 1e-5), ("vp", 1e-3)])
+def test_the_last_step_may_keep_its_noise(sde: str, eps: float) -> None:
+    N, z = 50, noises(51)
+    code, model = Original(sde, N), model_of(sde, N, True, torch.float64)
+    theirs = original(code, "reverse_diffusion", "none", iter(z), eps, noise_removal=False)
+    sampler = ss.published.score_sde_pc(
+        model, "reverse_diffusion", "none", num_scales=N, noise_removal=False
+    )
     assert difference(draw(sampler, model, z), theirs) < 1e-9
