@@ -133,11 +133,70 @@ def conditions(names: dict[str, Any], folder: Path) -> None:
     print(f"RMS of the samples without a condition: {rms(free, names['images'][-8:]):.3f}")
 
 
+def show(rows: dict[str, torch.Tensor], columns: int, path: Path) -> None:
+    """A labelled row of 8×8 images each."""
+    figure = Figure(figsize=(0.55 * columns + 1.4, 0.6 * len(rows)), layout="constrained")
+    for panels, (name, images) in zip(
+        figure.subplots(len(rows), columns), rows.items(), strict=True
+    ):
+        for axes, image in zip(panels, images, strict=False):
+            axes.imshow(image[0], cmap="gray", vmin=-1, vmax=1)
+            axes.set(xticks=[], yticks=[])
+        panels[0].set_ylabel(name.strip(), fontsize=8, rotation=0, ha="right", va="center")
+    figure.savefig(path, dpi=130)
+
+
+def img2img_and_interpolation(names: dict[str, Any], folder: Path) -> None:
+    """Digits that become the next class; images between two digits, on the arc and the line."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    x0, label, other, model = (names[key] for key in ("x0", "label", "other", "model"))
+    classifier = KNeighborsClassifier(5).fit(
+        names["images"][:-300].flatten(1), names["classes"][:-300]
+    )
+
+    def share(x: torch.Tensor, wanted: torch.Tensor) -> float:
+        """Of the images that the classifier takes for the class wanted, in per cent."""
+        return 100 * (classifier.predict(x.flatten(1)) == wanted.numpy()).mean()
+
+    picked = slice(12, 24)
+    rows = {"data": x0[picked]} | {str(s): x[picked] for s, x in names["changed"].items()}
+    show(rows, 12, folder / "edit.png")
+    print(f"data: {share(x0, label):.0f} % in their class")
+    for strength, x in names["changed"].items():
+        own = names["ss"].samplers.edit(names["sampler"], model, x0, strength=strength, label=label)
+        print(
+            f"{strength}: next class {share(x, other):.0f} %, RMS change {rms(x, x0):.2f}; "
+            f"own class as label: {share(own, label):.0f} %, RMS change {rms(own, x0):.2f}"
+        )
+    flow, slerp, rows = names["flow"], names["ss"].samplers.slerp, {}
+    codes, w = flow.encode(model, x0), names["weight"]
+    for i, j in ((1, 8), (19, 20)):
+        start, end = (code.expand(9, 1, 8, 8) for code in codes[[i, j]].split(1))
+        rows["arc" + " " * i] = flow.decode(model, slerp(start, end, w))
+        rows["line" + " " * i] = flow.decode(model, torch.lerp(start, end, w[:, None, None, None]))
+    show(rows, 9, folder / "interpolation.png")
+    pairs = codes.roll(1, 0), codes  # of neighbours, of any classes
+    for name, middle in (("arc", slerp(*pairs, 0.5)), ("line", torch.lerp(*pairs, 0.5))):
+        x = flow.decode(model, middle)
+        nearest = torch.cdist(x.flatten(1), names["images"][:-300].flatten(1)).amin(1).mean()
+        print(
+            f"middle of the {name}: standard deviation {x.std():.3f}, to the nearest {nearest:.2f}"
+        )
+    nearest = torch.cdist(x0.flatten(1), names["images"][:-300].flatten(1)).amin(1).mean()
+    print(f"held-out digits: standard deviation {x0.std():.3f}, to the nearest {nearest:.2f}")
+
+
 def rms(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a - b).square().mean().sqrt().item()
 
 
-PAGES = {"time-series": time_series, "tables": tables, "conditions": conditions}
+PAGES = {
+    "time-series": time_series,
+    "tables": tables,
+    "conditions": conditions,
+    "img2img-and-interpolation": img2img_and_interpolation,
+}
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import ROOT
 
-PAGES = ("time-series", "tables", "conditions")
+PAGES = ("time-series", "tables", "conditions", "img2img-and-interpolation")
 
 
 @pytest.mark.parametrize("page", PAGES)
