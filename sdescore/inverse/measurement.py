@@ -57,7 +57,8 @@ class Measurement:
         if not isinstance(y, Tensor) or y.dtype not in (torch.float32, torch.float64):
             got = getattr(y, "dtype", type(y).__name__)
             checks.refuse("y as a tensor in float32 or float64", got, ShapeError)
-        self.y = checks.finite_tensor("y", y).detach()
+        with torch.inference_mode(False):  # whose tensors autograd refuses later
+            self.y = checks.finite_tensor("y", y).detach().clone()
         self.noise_std = checks.number("noise_std", noise_std, at_least=0)
         self.operator = _operator_of(operator, self.y)
         shape = self.operator.measurement_shape

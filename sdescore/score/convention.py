@@ -327,6 +327,10 @@ class DataScale:
             warnings.warn(message, RuntimeWarning, stacklevel=3)
         return std * z + mean
 
+    def unit(self, z: Tensor) -> Tensor:
+        """The std, as what broadcasts over states ``(B, *E)``."""
+        return self._with(z)[2]
+
     def log_volume(self, event: Sequence[int]) -> float:
         """``Σ log s`` over all elements of an event ``*E``, in nats."""
         self.check_event(event)

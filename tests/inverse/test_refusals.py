@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.errors import IncompatibleError, ParameterError, ShapeError
-from tests.helpers.refusals import Refusal, rows
+from sdescore.errors import IncompatibleError, ParameterError, ShapeError, TimeError
+from tests.helpers.refusals import Refusal, each, rows
 
 pytestmark = pytest.mark.fast
 
@@ -32,6 +33,21 @@ def repaint(**options: object) -> ss.inverse.RePaint:
 def standardised(std: float | tuple[float, ...]) -> ss.ScoreModel:
     net = lambda x, t: pytest.fail("called before it was refused")  # noqa: E731
     return ss.ScoreModel(net, ss.VPSDE(), "score", data_std=std)
+
+
+SEEN = inverse.Measurement(Y, MASK, 0.1)
+SCORE = ss.GaussianScore(torch.zeros(3), 1.0, ss.VPSDE())
+SAMPLER = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=20)
+METHODS = (inverse.dps, inverse.pigdm, inverse.mmps)
+
+
+class Detached(nn.Module):
+    """A score that hides its derivative."""
+
+    sde = ss.VPSDE()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return -x.detach()
 
 
 REFUSALS: dict[str, tuple[Refusal, ...]] = {
@@ -112,6 +128,57 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ParameterError,
             "noise_std > 0",
         ),
+    ),
+    "a posterior's score": (
+        *each(lambda method: method(lambda x, t: -x, SEEN), IncompatibleError, "SDE", METHODS),
+        *each(lambda method: method(SCORE, MASK), IncompatibleError, "Measurement", METHODS),
+        *each(lambda method: method("score", SEEN), IncompatibleError, "callable", METHODS),
+        *each(
+            lambda method: method(Detached(), SEEN)(torch.zeros(1, 3), 0.5),
+            IncompatibleError,
+            "differentiate",
+            METHODS,
+        ),
+        *each(
+            lambda method: SAMPLER.sample(
+                method(SCORE, SEEN), (4, 3), label={"measurement": torch.zeros(4, 3)}
+            ),
+            ShapeError,
+            r"\(B, 2\)",
+            METHODS,
+        ),
+        *each(
+            lambda method: SAMPLER.sample(
+                method(SCORE, SEEN), (4, 3), label={"measurement": torch.zeros(3, 2)}
+            ),
+            ShapeError,
+            "measurement",
+            METHODS,
+        ),
+        *each(
+            lambda method: SAMPLER.sample(method(SCORE, SEEN), (4, 3), label=torch.zeros(4)),
+            IncompatibleError,
+            "label",
+            METHODS,
+        ),
+        *each(
+            lambda method: method(ss.ScoreModel(ss.MLP(3), ss.VPSDE(), prediction="epsilon"), SEEN)(
+                torch.zeros(1, 3), 0.0
+            ),
+            TimeError,
+            "sigma_t > 0",
+            METHODS,
+        ),
+        (lambda: inverse.dps(SCORE, SEEN, -1.0), ParameterError, "zeta >= 0"),
+        (
+            lambda: inverse.dps(SCORE, inverse.Measurement(Y, MASK, 0.0), gamma=0.0),
+            ParameterError,
+            "gamma > 0",
+        ),
+        (lambda: inverse.dps(SCORE, SEEN, gamma=-1.0), ParameterError, "gamma >= 0"),
+        (lambda: inverse.pigdm(SCORE, SEEN, 0.0), ParameterError, "data_std > 0"),
+        (lambda: inverse.mmps(SCORE, SEEN, iterations=0), ParameterError, "iterations >= 1"),
+        (lambda: inverse.mmps(SCORE, SEEN, tolerance=1.0), ParameterError, "tolerance < 1"),
     ),
 }
 
