@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
@@ -23,22 +25,26 @@ HEADER = (
 )
 
 
-def english(folder: Path) -> dict[str, Catalog]:
-    """Page → its messages, from a copy of the docs in an empty folder."""
-    source, out = folder / "docs", folder / "out"
-    ignored = shutil.ignore_patterns("_build", "_static", "examples", "howto", "locale")
+def build(folder: Path, builder: str, **given: Any) -> str:
+    """Build a copy of the road in an empty folder, and return the warnings."""
+    source = folder / "docs"
+    ignored = shutil.ignore_patterns("_build", "_static", "examples", "howto")
     shutil.copytree(DOCS, source, ignore=ignored)
-    given = {
+    given |= {
         "extensions": ["myst_parser", "sphinx_design", "sphinx_gallery.gen_gallery"],
         "include_patterns": ROAD,
         "plot_gallery": False,
-        "gettext_location": False,
         "nitpicky": False,
     }
-    # Links lead out of the road here, and the directives of tables are unknown.
-    Sphinx(
-        source, source, out, folder / "trees", "gettext", given, status=None, warning=None
-    ).build()
+    said = {"status": None, "warning": StringIO()}
+    Sphinx(source, source, folder / "out", folder / "trees", builder, given, **said).build()
+    return said["warning"].getvalue()
+
+
+def english(folder: Path) -> dict[str, Catalog]:
+    """Page → its messages."""
+    build(folder, "gettext", gettext_location=False)  # the warnings: links lead out of the road
+    out = folder / "out"
     return {p.relative_to(out).with_suffix("").as_posix(): read(p) for p in out.rglob("*.pot")}
 
 
