@@ -121,6 +121,18 @@ def flows() -> list[Tensor]:
     return [flow.sample(MIXTURE, (3, 2), seed=1), flow.encode(MODEL, X), result.log_prob]
 
 
+def likelihoods() -> list[Tensor]:
+    flow = ss.ProbabilityFlow(VP, method="rk4", steps=4)
+    errors = ss.samplers.likelihood_errors(flow, MIXTURE, X, data=X.sin())
+    wide = ss.GaussianScore(torch.zeros(5, **F32), torch.linspace(0.1, 2.0, 5, **F32), VP)
+    x = torch.linspace(-1.0, 1.0, 15, **F32).reshape(3, 5)
+    plus = flow.log_likelihood(wide, x, divergence="hutch++", probes=3)
+    bits = ss.bits_per_dimension(MIXTURE, X.round(), levels=5, data_range=(-2, 2), flow=flow)
+    bound = ss.samplers.sde_bound(MIXTURE, X, times=3)
+    found = [errors.solver, errors.prior, errors.stopping, plus.log_prob, bits.bits]
+    return [*found, bound.log_prob, bound.standard_error]
+
+
 def chains() -> list[Tensor]:
     t = torch.linspace(0.0, 1.0, 9, **F64)
     run = ss.langevin.chains(lambda x: -(x**3), X, 0.05, 20, seed=2)
@@ -163,7 +175,8 @@ def training() -> list[Tensor]:
 TASKS: dict[str, Callable[[], list[Tensor]]] = {
     task.__name__: task
     for task in (
-        kernels, grids, noise, scores, samplers, flows, chains, losses, analysis, training,
+        kernels, grids, noise, scores, samplers, flows, likelihoods, chains, losses, analysis,
+        training,
     )
 }  # fmt: skip
 
