@@ -90,7 +90,7 @@ def flow_table(report: dict[str, Any]) -> str:
     lines = ["| SDE | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for row in report["rows"]:
         pairs = zip(row["ours"], row["scipy"], strict=True)
-        cells = [f"{n} ({error:.0e})" for pair in pairs for n, error in pair]
+        cells = [f"{n} ({error:.0e})" for pair in pairs for n, error, *_ in pair]
         lines.append(f"| {row['sde']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -151,10 +151,18 @@ def test_training(device: torch.device) -> None:
     assert there.losses == pytest.approx(here.losses, rel=1e-4)
 
 
-def test_the_flow_is_refused_in_one_line(device: torch.device) -> None:
-    """torchdiffeq keeps its times in float64 beside the state."""
+def test_the_flow(device: torch.device) -> None:
+    """Angles and errors are in float64 on the CPU."""
+    flow, x = ss.ProbabilityFlow(VP), torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    here, there = (flow.encode(small(VP).to(y.device), y) for y in (x, x.to(device)))
+    assert torch.allclose(here, there.cpu(), atol=1e-4)
+
+
+def test_torchdiffeqs_methods_are_refused_in_one_line(device: torch.device) -> None:
+    """It keeps its times in float64 beside the state."""
+    flow = ss.ProbabilityFlow(VP, method="rk4", steps=2)
     with pytest.raises(ss.errors.ShapeError, match="expected a device with float64") as error:
-        ss.ProbabilityFlow(VP).sample(small(VP).to(device), (2, 2))
+        flow.sample(small(VP).to(device), (2, 2))
     assert len(str(error.value).splitlines()) == 1
 
 

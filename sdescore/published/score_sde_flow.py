@@ -4,7 +4,7 @@ r"""The probability flow in the time t, as score_sde solves it (Song et al. 2021
    \frac{\mathrm{d} \log p}{\mathrm{d}t} = -\Bigl(f d - \tfrac12 g^2\, \nabla \cdot s\Bigr)
 
 (eqs. 13 and 39), by scipy's RK45 on all numbers of the batch together: one step size for all, by
-the RMS of all errors. :mod:`sdescore.samplers.probability_flow.ode` has the velocity v̂ in the
+the RMS of all errors. :mod:`sdescore.samplers.probability_flow.velocity` has the velocity v̂ in the
 angle φ, with :math:`r = \sqrt{\alpha^2 + \sigma^2}` and y = x/r. There
 
 .. math:: s = - \frac{\hat v \cot\varphi + y}{r}, \qquad
@@ -26,6 +26,7 @@ from sdescore.errors import IncompatibleError
 from sdescore.published.score_sde_steps import ScoreSDEStep
 from sdescore.samplers.probability_flow.flow import ProbabilityFlow
 from sdescore.samplers.probability_flow.ode import FlowODE
+from sdescore.shapes import flat
 
 __all__ = ["ScoreSDEFlow"]
 
@@ -34,50 +35,58 @@ class TimeODE(FlowODE):
     """The flow in t, by scipy's RK45; its rows are those of :class:`FlowODE` with x for y."""
 
     _flow: ScoreSDEFlow
+    differentiable = False
 
-    def solve(self, x: Tensor, integrals: int, path: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    def solve(
+        self, x: Tensor, integrals: int, path: tuple[float, float]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Take ``x`` ``(B, *E)`` from ``path[0]`` to ``path[1]``; as in the base class."""
         from scipy.integrate import solve_ivp
 
-        flow, self._shape = self._flow, x.shape
-        numel = math.prod(x.shape[1:])
-        rows = torch.cat([x.reshape(len(x), numel), x.new_zeros(len(x), integrals)], 1)
+        flow, numel = self._flow, self._numel
+        rows = torch.cat([flat(x), x.new_zeros(len(x), integrals)], 1)
+        calls = torch.zeros(len(x), dtype=torch.int64, device="cpu")
         if x.numel() == 0:
-            return x, rows[:, numel:]
+            return x, rows[:, numel:], calls
 
         def rates(time: float, numbers: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             state = torch.from_numpy(numbers).reshape(rows.shape).to(rows)
-            return self._rates(time, state).to("cpu", torch.float64).flatten().numpy()
+            return self._by_time(time, state).to("cpu", torch.float64).flatten().numpy()
 
         start = rows.to("cpu", torch.float64).flatten().numpy()
         found = solve_ivp(rates, path, start, method="RK45", rtol=flow.rtol, atol=flow.atol)
         if not found.success:
-            raise self._stuck(found.message)
+            none = torch.zeros(len(x), dtype=torch.bool, device="cpu")
+            angle = torch.tensor(
+                [self._clock.at(found.t[-1])[0]], dtype=torch.float64, device="cpu"
+            )
+            self.require(none, found.message, angle, slice(None))
         end = torch.from_numpy(found.y[:, -1].copy()).reshape(rows.shape).to(rows)
-        return end[:, :numel].reshape(x.shape), end[:, numel:]
+        return end[:, :numel].reshape(x.shape), end[:, numel:], calls + self.evaluations
 
     def denoised(self, x: Tensor, time: float) -> Tensor:
         """The mean of a reverse-diffusion step from states ``(B, *E)``."""
-        flow, point = self._flow, self._clock.at(time)
-        y = x / point.r
-        o, w, c = self._evaluate(y, time, point)
-        score = -((w * o + c * y) * (point.cosine / point.sine) + y) / point.r
+        flow, (angle, r) = self._flow, self._clock.at(time)
+        self._divergence = None
+        y = flat(x) / r
+        there = torch.tensor(angle, dtype=torch.float64, device="cpu")
+        score = -(self(there, y) / math.tan(angle) + y) / r
         t = torch.tensor([time], dtype=torch.float64, device="cpu")
         step = ScoreSDEStep("reverse_diffusion", flow.num_scales).ending(flow.sde, t)
-        return step.step(0, x, [], lambda _x, _t: score, [])
+        return step.step(0, x, [], lambda _x, _t: score.reshape(x.shape), [])
 
-    def _rates(self, time: float, rows: Tensor) -> Tensor:
+    def _by_time(self, time: float, rows: Tensor) -> Tensor:
         """The derivative by t of rows ``(B, d + K)``."""
-        numel, point = math.prod(self._shape[1:]), self._clock.at(time)
+        numel, (angle, r) = self._numel, self._clock.at(time)
         f, g2 = (rate.item() for rate in self._flow.sde.rates(time))
         x = rows[:, :numel]
-        y = x / point.r
-        angle = torch.tensor(point.angle, dtype=torch.float64, device="cpu")
-        by_angle = self(angle, torch.cat([y, rows[:, numel:]], 1))
+        y = x / r
+        there = torch.tensor(angle, dtype=torch.float64, device="cpu")
+        by_angle = self(there, torch.cat([y, rows[:, numel:]], 1))
         v, divergence = by_angle[:, :numel], by_angle[:, numel:]
-        cotangent, weight = point.cosine / point.sine, 0.5 * g2 / point.r
+        cotangent, weight = 1 / math.tan(angle), 0.5 * g2 / r
         velocity = f * x + weight * (cotangent * v + y)
-        growth = f * numel + weight / point.r * (cotangent * divergence + numel)
+        growth = f * numel + weight / r * (cotangent * divergence + numel)
         return torch.cat([velocity, growth], 1)
 
 

@@ -119,7 +119,7 @@ def deflated_traces(
     x: Tensor,
     sketch: Tensor,
     probes: Tensor,
-    shift: float = 0.0,
+    shift: float | Tensor = 0.0,
     *,
     chunk_size: int | None = None,
     create_graph: bool = False,
@@ -127,7 +127,8 @@ def deflated_traces(
     """Hutch++: an estimate of ``tr ∇s`` from each of the probes, ``(B, K)``, given one Q.
 
     ``sketch`` ``(k, B, *E)``, k < d, finds Q, ``probes`` ``(K, B, *E)`` are standard normal numbers
-    and ``shift`` is μ; 2 k + K derivatives. Options as in :func:`exact_trace`.
+    and ``shift`` is μ, a number or what broadcasts over ``x``; 2 k + K derivatives. Options as in
+    :func:`exact_trace`.
     """
 
     def derivatives(vectors: Tensor) -> Tensor:
@@ -150,13 +151,13 @@ def deflated_traces(
 def pull_back(s: Tensor, x: Tensor, cotangents: Tensor, create_graph: bool) -> Tensor:
     """``∇sᵀ v`` of each cotangent ``v`` in ``(n, B, *E)``; an ``s`` not made from x is refused."""
 
-    def one(v: Tensor) -> Tensor:
+    def one(v: Tensor | None, of: Tensor = s) -> Tensor:
         # A backward pass follows the forward's dtypes; autocast would round its products again.
         gradient: Tensor | None = None
         if s.requires_grad:
             with torch.autocast(x.device.type, enabled=False):
                 (gradient,) = torch.autograd.grad(
-                    s, x, v, retain_graph=True, create_graph=create_graph, allow_unused=True
+                    of, x, v, retain_graph=True, create_graph=create_graph, allow_unused=True
                 )
         if gradient is None:
             checks.refuse(
@@ -168,7 +169,8 @@ def pull_back(s: Tensor, x: Tensor, cotangents: Tensor, create_graph: bool) -> T
         return gradient
 
     if len(cotangents) == 1:
-        return one(cotangents[0]).unsqueeze(0)
+        with torch.enable_grad():  # a number needs no cotangent, for which PyTorch imports SymPy
+            return one(None, (s * cotangents[0]).sum()).unsqueeze(0)
     # Not autograd's own is_grads_batched, which group normalisation's second derivative breaks.
     gradients: Tensor = torch.func.vmap(one)(cotangents)
     return gradients

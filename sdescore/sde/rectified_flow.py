@@ -49,7 +49,8 @@ class RectifiedFlowSDE(LinearSDE):
         return 2 * (torch.log1p(-t) - torch.log(t))
 
     def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        return torch.sigmoid(-0.5 * log_snr)
+        # Not by torch.sigmoid, which rounds a number otherwise beside others.
+        return 1 / (1 + torch.exp(0.5 * log_snr))
 
     def _transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         added_variance = (t - s) * (t * (1 - s) + s * (1 - t)) / (1 - s).square()

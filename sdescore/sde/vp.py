@@ -104,5 +104,7 @@ class VPSDE(LinearBeta, IntegratedBetaSDE):
     """
 
     def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        # B = log(1 + σ²/α²), the log-SNR's inverse; logaddexp does not overflow.
-        return self._time_at_integrated_beta(torch.logaddexp(-log_snr, torch.zeros_like(log_snr)))
+        # B = log(1 + σ²/α²), the log-SNR's inverse, without overflow. Not by torch.logaddexp, which
+        # rounds a number otherwise beside others.
+        B = (-log_snr).clamp(min=0) + torch.log1p(torch.exp(-log_snr.abs()))
+        return self._time_at_integrated_beta(B)

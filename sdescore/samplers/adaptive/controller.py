@@ -13,6 +13,8 @@ step right after a rejection does not grow.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -60,4 +62,5 @@ def on_a_scale(h: Tensor) -> Tensor:
     further step would enlarge it. A step size on a coarse scale changes only where the estimate
     lies at the edge between two sizes, or at 1.
     """
-    return (8 * h.log2()).round().div(8).exp2()
+    # Not by exp2, which rounds a number otherwise beside others.
+    return (8 * h.log2()).round().mul(math.log(2) / 8).exp()

@@ -23,14 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import ShapeError, TimeError
+from sdescore.errors import ShapeError
 from sdescore.grids.base import CustomGrid, Grid
 from sdescore.noise.sources import NoiseSource
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
-from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, FlowODE, Velocity
+from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, FlowODE, follow
 from sdescore.samplers.probability_flow.trace import Trace
-from sdescore.samplers.request import Request, Tick, require_init, require_mean_or_none
-from sdescore.score.interface import unwrapped
+from sdescore.samplers.request import Request, require_init, require_mean_or_none
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Score
 
@@ -41,19 +40,20 @@ __all__ = ["ProbabilityFlow"]
 class ProbabilityFlow:
     r"""Sampling, encoding and likelihood by the probability-flow ODE (module docstring).
 
-    An adaptive solver takes one step size for all samples it solves together. Its error norm here
-    is the largest error of any sample (RMS over its elements, and that of the log density). So
-    every sample meets the tolerance, and the batch changes a result by no more than the tolerance.
-    With ``max_batch=1`` or a fixed-step method a sample does not depend on its batch.
-
-    Results are not differentiable.
+    With ``method="dopri5"`` each sample has steps of its own, and meets the tolerance by itself
+    (:mod:`sdescore.samplers.probability_flow.dormand_prince`). If the score computes each sample
+    separately, the batch changes no bit of a result. A network rounds differently in another
+    batch, which changes a result by rounding, and by up to the tolerance in a sample whose steps
+    change with it. The other adaptive methods, torchdiffeq's, take one step size for all samples
+    they solve together, by the largest error of any (RMS over its elements, and that of the log
+    density); there the batch changes a result by up to the tolerance.
 
     Parameters
     ----------
     sde : LinearSDE
         The model's own.
     method : str
-        Adaptive: ``"dopri5"``, ``"dopri8"``, ``"bosh3"``,
+        Adaptive: ``"dopri5"``, a step for each sample; ``"dopri8"``, ``"bosh3"``,
         ``"adaptive_heun"``. Fixed step: ``"euler"``, ``"midpoint"``, ``"heun3"``, ``"rk4"``.
     rtol, atol : float
         Tolerances of an adaptive method, > 0: relative, and absolute in the units of the state over
@@ -64,7 +64,7 @@ class ProbabilityFlow:
         The times between which a fixed-step method steps, falling, and the ends of the flow. By
         default the steps are equal in the angle ``φ = atan(σ/α)``.
     max_evaluations : int
-        How often one solve may call the model.
+        How often one solve may call the model with a sample.
     t_min : float, optional
         End of the flow on the data's side, in [0, T); the SDE's own unless given.
     data_std : float
@@ -157,6 +157,7 @@ class ProbabilityFlow:
         max_batch: int | None = None,
         progress: bool = False,
         denoise: bool = True,
+        differentiable: bool = False,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
@@ -166,6 +167,9 @@ class ProbabilityFlow:
 
         Parameters
         ----------
+        model : ScoreModel or callable
+            A score ``(x, t) -> like x`` with ``t`` ``(B,)``. By ``"dopri5"`` each sample has a time
+            of its own, and the batch shrinks as samples arrive.
         seed : int
             Sample ``i`` starts where it starts in :meth:`PredictorCorrector.sample`.
         noise : NoiseSource, optional
@@ -173,12 +177,14 @@ class ProbabilityFlow:
         init : Tensor, optional
             ``(B, *E)``, the state at T in place of a draw from the prior.
         samples : range, optional
-            Only these samples of the request. By an adaptive solver they are those of the whole
-            request within the tolerance; with ``max_batch=1``, or ``method="rk4", steps=40``, and
-            an elementwise score they are the same bits.
+            Only these samples of the request, those of the whole request as said above of a batch.
         denoise : bool
             Whether to end with Tweedie's mean at t_min, one more evaluation.
-        model, shape, label, max_batch, progress, dtype, device
+        differentiable : bool
+            Whether autograd can go back through the flow to ``init``, the model's parameters and
+            its labels, as a function of the steps that were taken. The graph holds the states of
+            all evaluations; a backward pass evaluates the model again.
+        shape, label, max_batch, progress, dtype, device
             As there.
 
         Returns
@@ -197,7 +203,7 @@ class ProbabilityFlow:
             self.sde, [None], model, shape, samples, seed, noise, init, label, dtype, device
         )
         path = self.interval[::-1]
-        return self._follow(request, path, max_batch, progress, denoise=denoise)[0]
+        return follow(self, request, path, max_batch, progress, differentiable, denoise=denoise)[0]
 
     def encode(
         self,
@@ -207,14 +213,15 @@ class ProbabilityFlow:
         label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
+        differentiable: bool = False,
     ) -> Tensor:
         """Follow the flow from data ``x0`` ``(B, *E)``, taken for those at t_min, up to T.
 
         Arguments, errors and what comes back are as in :meth:`sample`; the state keeps the
         dtype of ``x0``, float32 or float64.
         """
-        request = self._request(model, x0, "x0", label, data=True)
-        return self._follow(request, self.interval, max_batch, progress)[0]
+        request = self._request(model, x0, "x0", label)
+        return follow(self, request, self.interval, max_batch, progress, differentiable)[0]
 
     def decode(
         self,
@@ -224,6 +231,7 @@ class ProbabilityFlow:
         label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
+        differentiable: bool = False,
     ) -> Tensor:
         """Follow the flow from ``xT`` ``(B, *E)`` at T down to t_min, the inverse of encoding.
 
@@ -231,7 +239,7 @@ class ProbabilityFlow:
         :meth:`encode`.
         """
         request = self._request(model, xT, "xT", label)
-        return self._follow(request, self.interval[::-1], max_batch, progress)[0]
+        return follow(self, request, self.interval[::-1], max_batch, progress, differentiable)[0]
 
     def log_likelihood(
         self,
@@ -242,9 +250,11 @@ class ProbabilityFlow:
         probes: int | Tensor = 1,
         probe_distribution: str = "rademacher",
         seed: int = 0,
+        chunk_size: int | None = None,
         label: Condition | None = None,
         max_batch: int | None = None,
         progress: bool = False,
+        differentiable: bool = False,
     ) -> LogLikelihood:
         """Log density of data ``x`` at t_min under the flow that ends in the prior.
 
@@ -271,6 +281,13 @@ class ProbabilityFlow:
             Of Hutchinson's probes; Rademacher's variance is lower than the Gaussian one.
         seed : int
             Sample ``i`` uses probes (seed, i), whatever its batch.
+        chunk_size : int, optional
+            Derivatives taken at a time, >= 1; by default as many as stay in a cache. Fewer take
+            less memory.
+        differentiable : bool
+            Whether autograd can go back from the log densities to ``x``, the model's parameters and
+            its labels; see :meth:`sample`. Its second derivatives of the network are those of the
+            divergence.
         label, max_batch, progress
             As in :meth:`sample`.
 
@@ -287,63 +304,25 @@ class ProbabilityFlow:
             As in :meth:`sample`; ``error.finished`` holds the latents of the parts that were
             complete.
         """
-        trace = Trace(divergence, probes, probe_distribution, seed)
-        request = self._request(model, x, "x", label, data=True)
+        trace = Trace(divergence, probes, probe_distribution, seed, chunk_size)
+        request = self._request(model, x, "x", label)
         trace.check_shape(request.shape)
-        latent, integrals, calls = self._follow(request, self.interval, max_batch, progress, trace)
+        latent, integrals, calls = follow(
+            self, request, self.interval, max_batch, progress, differentiable, trace
+        )
         std = self.sde.prior_std(self.data_std)
         scale, event = request.scale, request.shape[1:]
         log_volume = 0.0 if scale.plain else scale.log_volume(event)
-        return trace.likelihood(latent, integrals, std, log_volume, int(calls.sum()))
+        with torch.set_grad_enabled(differentiable):
+            return trace.likelihood(latent, integrals, std, log_volume, calls)
 
-    def _request(
-        self, model: Score, x: Tensor, name: str, label: Condition | None, data: bool = False
-    ) -> Request:
-        """A request that starts from states ``x``, or from data, in its dtype and on its device."""
+    def _request(self, model: Score, x: Tensor, name: str, label: Condition | None) -> Request:
+        """A request that starts from ``x``, in its dtype and on its device."""
         require_init(x, name)
         if isinstance(model, nn.Module):
             home = next((p.device for p in model.parameters()), x.device)
             expected = f"{name} on the model's device {home}"
             checks.that(home == x.device, expected, x.device, ShapeError)
-        request = Request(
+        return Request(
             self.sde, [], model, init=x, label=label, dtype=x.dtype, device=x.device, name=name
         )
-        if data and not request.scale.plain:
-            request.init = request.scale.to_state(x)
-        return request
-
-    def _follow(
-        self,
-        request: Request,
-        path: tuple[float, float],
-        max_batch: int | None,
-        progress: bool,
-        trace: Trace | None = None,
-        denoise: bool = False,
-    ) -> tuple[Tensor, ...]:
-        """Data or states at T, at the path's end; integrals ``(B, K)``; and ``(B,)`` model calls,
-        which stand beside the first sample of each part that was solved together."""
-        std, end = self.sde.prior_std(self.data_std), self.interval[1]
-        if self.sde.marginal(end)[0].item() == 0:  # where rounding would hide that 1/α is infinite
-            kind = getattr(unwrapped(request.model), "prediction", "score")
-            expected = (
-                f"a network that says x0, such as prediction='v', for alpha_t = 0 at t = {end:g}"
-            )
-            got = f"one that predicts {kind}; end the flow's grid below it"
-            checks.that(kind not in ("score", "epsilon"), expected, got, TimeError)
-
-        def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
-            x = request.start(samples, std)
-            rule = None if trace is None else trace.of(samples, x)
-            velocity = Velocity(request, samples, self.interval)
-            ode = self.solver(self, velocity, rule, samples.start)
-            x, integrals = ode.solve(x, 0 if trace is None else trace.estimates, path)
-            if denoise and x.numel():
-                x = ode.denoised(x, path[1])
-            if tick is not None:
-                tick(len(samples))
-            calls = torch.zeros(len(samples), dtype=torch.int64, device="cpu")
-            calls[:1] = ode.evaluations
-            return x, integrals, calls
-
-        return request.fill(part, max_batch, progress, data=path[0] > path[1])

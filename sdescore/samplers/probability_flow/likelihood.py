@@ -67,8 +67,8 @@ class LogLikelihood:
         ``(B, *E)``, the state at T.
     log_det : Tensor
         ``(B,)`` nats, ``log |det ∂x_T/∂x|``; add your own prior's log density to it.
-    evaluations : int
-        Calls of the model, all chunks together.
+    evaluations : Tensor
+        ``(B,)`` int64 on the CPU: calls of the model with each sample.
     """
 
     log_prob: Tensor
@@ -76,7 +76,7 @@ class LogLikelihood:
     margin: Tensor
     latent: Tensor
     log_det: Tensor
-    evaluations: int
+    evaluations: Tensor
 
 
 def bits_per_dim(log_prob: Tensor, numel: int, *, levels: int, width: float) -> Tensor:

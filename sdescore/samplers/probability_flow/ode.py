@@ -1,45 +1,44 @@
-r"""The probability-flow ODE of some samples, with its divergence, and torchdiffeq held to it.
+r"""The probability-flow ODE of some samples, with its divergence, and its solvers.
 
-With :math:`r_t = \sqrt{\alpha_t^2 + \sigma_t^2}`, the state :math:`y = x_t / r_t` and the angle
-:math:`\varphi = \arctan(\sigma_t / \alpha_t)`
-
-.. math:: y = \cos\varphi\, x_0 + \sin\varphi\, \epsilon, \qquad
-   \frac{\mathrm{d}y}{\mathrm{d}\varphi} = \hat v(y, \varphi)
-   = \cos\varphi\, \hat\epsilon - \sin\varphi\, \hat x_0, \qquad
-   \hat x_0 = \cos\varphi\, y - \sin\varphi\, \hat v
-
-(Salimans & Ho 2022, arXiv:2202.00512, appendix D). No α, σ or time is left in it: every linear SDE
-has this one flow, and no noise schedule makes it stiff. A solver then needs as many steps on one
-SDE as on another. Between the angles of two times a density changes by
+The flow is :math:`\mathrm{d}y/\mathrm{d}\varphi = \hat v` in the angle φ
+(:mod:`sdescore.samplers.probability_flow.velocity`). Between the angles of two times a density
+changes by
 
 .. math:: \log\Bigl|\det \frac{\partial x_T}{\partial x_t}\Bigr|
    = d \log\frac{r_T}{r_t} + \int \nabla_y \cdot \hat v\, \mathrm{d}\varphi .
 
-The solver's state is one row per sample: the flattened y and K integrals of the divergence.
+A solver's state is one row per sample: the flattened y and K integrals of the divergence.
 
-torchdiffeq measures the first step by a probe outside the range, steps over the end and
-interpolates back, goes on for ever on a NaN where asserts are off, and takes one step size for
-all rows. So the end is a step's end (``step_t``), every angle is brought back into the range,
-every derivative must be finite, calls are counted, and the error norm is the worst row's.
+``"dopri5"`` is :mod:`sdescore.samplers.probability_flow.dormand_prince`. The other methods are
+torchdiffeq's, which takes one step size for all rows, measures the first step by a probe outside
+the range, steps over the end and interpolates back, and goes on for ever on a NaN where asserts are
+off. So there the end is a step's end (``step_t``), every angle is brought back into the range, and
+the error norm is the worst row's. With any method every derivative must be finite, and calls are
+counted.
+
+The graph of a differentiable result holds the rows of each evaluation alone. A backward pass
+evaluates the model again (Chen et al. 2016, arXiv:1604.06174, section 4). The gradient is that of
+the numbers as they were computed, with the lengths of the steps as constants.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from sdescore import checks
-from sdescore.errors import DivergenceError, ShapeError, TimeError
-from sdescore.samplers.probability_flow.trace import Divergence
-from sdescore.samplers.request import Request, called, not_finite
-from sdescore.score.convention import Convention
-from sdescore.score.interface import require_times
-from sdescore.score.model import ScoreModel
-from sdescore.sde.linear import LinearSDE
+from sdescore.errors import IncompatibleError, ShapeError, TimeError
+from sdescore.samplers.adaptive.run import refuse_where
+from sdescore.samplers.probability_flow.dormand_prince import dormand_prince
+from sdescore.samplers.probability_flow.trace import Divergence, Trace
+from sdescore.samplers.probability_flow.velocity import Clock, Numbers, Selection, Velocity
+from sdescore.samplers.request import Request, Tick
+from sdescore.score.interface import unwrapped
+from sdescore.shapes import flat
 
 if TYPE_CHECKING:
     from sdescore.samplers.probability_flow.flow import ProbabilityFlow
@@ -48,215 +47,210 @@ ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun3", "rk4")
 
 
-class Point(NamedTuple):
-    """A time of the flow: ``cosine = α/r`` and ``sine = σ/r`` of its angle, and r."""
-
-    cosine: float
-    sine: float
-    r: float
-
-    @property
-    def angle(self) -> float:
-        """φ in [0, π/2]."""
-        return math.atan2(self.sine, self.cosine)
-
-
-class Clock:
-    """The angle φ between two times of an SDE, and back; it rises with the time."""
-
-    def __init__(self, sde: LinearSDE, interval: tuple[float, float]) -> None:
-        self._sde, self._interval = sde, interval
-        self._ends = self.at(interval[0]).angle, self.at(interval[1]).angle
-
-    def at(self, time: float) -> Point:
-        """The point of a time."""
-        alpha, sigma = (value.item() for value in self._sde.marginal(time))
-        r = math.hypot(alpha, sigma)
-        return Point(alpha / r, sigma / r, r)
-
-    def time(self, angle: float) -> float:
-        """The time of an angle; one outside the interval's becomes its end."""
-        (low, high), (first, last) = self._ends, self._interval
-        if angle <= low:
-            return first
-        if angle >= high:
-            return last
-        log_snr = -2 * math.log(math.tan(angle))
-        return min(max(self._sde.time_at_log_snr(log_snr).item(), first), last)
-
-
-class Velocity:
-    """A model's v̂ of some samples, their labels included, as ``w o + c y`` with its output o."""
-
-    def __init__(self, request: Request, samples: range, interval: tuple[float, float]) -> None:
-        self._model: Any = request.model
-        self._labels = request.labels(samples)
-        self._convention: Convention | None = None
-        ends = torch.tensor(interval, dtype=torch.float64, device="cpu")
-        if not isinstance(request.model, ScoreModel):
-            require_times(request.model, ends)
-            return
-        request.model.require_times(ends)
-        # The network is called in the model's place, by the convention's numbers at each time.
-        self._convention = request.model.convention
-        self._dtype = request.model.dtype
-
-    def __call__(self, y: Tensor, time: float, point: Point) -> tuple[Tensor, float, float]:
-        """``(o, w, c)`` at ``y`` ``(B, *E)``; o is like it.
-
-        Raises
-        ------
-        TimeError
-            The output says nothing of v̂ there: it is the score where σ_t = 0 or α_t = 0, or ε where
-            α_t = 0.
-        """
-        if self._convention is None:
-            t = torch.tensor(time, dtype=y.dtype, device=y.device)
-            o = called(self._model, point.r * y, t, *self._labels, who="the score").to(y.dtype)
-            tangent = math.tan(point.angle)
-            return o, -point.r * tangent, -tangent  # v̂ = −tan φ (r s + y)
-        numbers = self._convention.at(torch.tensor(time, dtype=torch.float64, device="cpu"))
-        p, q = (value.item() for value in numbers.pair)
-        w = 1 / determinant if (determinant := point.cosine * q - point.sine * p) else math.inf
-        c = -(point.sine * q + point.cosine * p) * w
-        if not math.isfinite(w + c):
-            expected = (
-                f"0 < sigma_t and 0 < alpha_t to get the flow from {self._convention.prediction}"
-            )
-            got = f"{point.r * point.sine:g} and {point.r * point.cosine:g} at t = {time:g}"
-            checks.refuse(expected, f"{got}; raise t_min, or lower the SDE's T", TimeError)
-        scaled = (numbers.input_scale.item() * point.r * y).to(self._dtype)
-        value = numbers.time_value  # integer levels stay integers
-        value = value.to(y.device, self._dtype if value.is_floating_point() else None)
-        o = self._model.net(scaled, value.expand(len(y)), *self._labels)
-        return checks.score_output(o, scaled, "the network").to(y.dtype), w, c
-
-
 class FlowODE:
-    r"""``dy/dφ = v̂`` and ``∇·v̂``, row by row.
+    r"""``dy/dφ = v̂`` and ``∇·v̂`` of some samples of a request, row by row.
 
-    Without a ``divergence`` the state alone is integrated. ``first_sample`` is row 0 in the whole
-    request, for messages.
+    Without a ``divergence`` the state alone is integrated.
     """
+
+    differentiable: ClassVar[bool] = True
 
     def __init__(
         self,
         flow: ProbabilityFlow,
-        velocity: Callable[[Tensor, float, Point], tuple[Tensor, float, float]],
+        request: Request,
+        samples: range,
         divergence: Divergence | None,
-        first_sample: int,
     ) -> None:
-        self._flow, self._velocity, self._divergence = flow, velocity, divergence
-        self._first_sample, self._clock = first_sample, Clock(flow.sde, flow.interval)
+        self._flow, self._divergence, self._graph = flow, divergence, request.differentiable
+        self._first_sample, self._event = samples.start, request.shape[1:]
+        self._numel = math.prod(self._event)
+        self._clock = Clock(flow.sde, flow.interval)
+        self._velocity = Velocity(request, samples, self._clock, flow.sde)
+        self.at = self._velocity.at
         self.evaluations = 0
-        self._t = math.nan
         self._calling = False
 
-    def solve(self, x: Tensor, integrals: int, path: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    def solve(
+        self, x: Tensor, integrals: int, path: tuple[float, float]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Take ``x`` ``(B, *E)`` from the time ``path[0]`` to ``path[1]``.
 
-        K = ``integrals`` estimates of ``log |det ∂x_end/∂x_start|`` are ``(B, K)``.
+        K = ``integrals`` estimates of ``log |det ∂x_end/∂x_start|`` are ``(B, K)``. The third
+        result is how often the model was called with each sample, ``(B,)`` int64 on the CPU.
         """
+        (start, r_start), (end, r_end) = (self._clock.at(time) for time in path)
+        y = torch.cat([flat(x) / r_start, x.new_zeros(len(x), integrals)], 1)
+        if x.numel() == 0:
+            return x, y[:, self._numel :], torch.zeros(len(x), dtype=torch.int64, device="cpu")
+        if self._flow.method == "dopri5":
+            y, calls = dormand_prince(self, y, start, end)
+        else:
+            y = self._by_torchdiffeq(y, self._angles(path, start, end))
+            calls = torch.full((len(x),), self.evaluations, dtype=torch.int64, device="cpu")
+        scaling = self._numel * math.log(r_end / r_start)
+        x = (r_end * y[:, : self._numel]).reshape(x.shape)
+        return x, y[:, self._numel :] + scaling, calls
+
+    def _by_torchdiffeq(self, y: Tensor, angles: Tensor) -> Tensor:
+        """Rows at the last of these angles; a fixed-step method steps between all."""
         from torchdiffeq import odeint
 
-        flow, self._shape = self._flow, x.shape
-        numel = math.prod(x.shape[1:])
-        start, end = (self._clock.at(time) for time in path)
-        y = torch.cat([x.reshape(len(x), numel) / start.r, x.new_zeros(len(x), integrals)], 1)
-        if x.numel() == 0:
-            return x, y[:, numel:]
-        device, got = x.device, f"{x.device}; move the model to the CPU"
+        flow, device, got = self._flow, y.device, f"{y.device}; move the model to the CPU"
         fits = checks.with_float64(device) == device
-        checks.that(fits, "a device with float64 for ProbabilityFlow", got, ShapeError)
-        ends = torch.tensor([start.angle, end.angle], dtype=torch.float64, device=device)
-        options: dict[str, object] = {"step_t": ends[1:], "norm": worst_row(numel)}
+        checks.that(fits, f"a device with float64 for {flow.method}", got, ShapeError)
+        angles = angles.to(device)
+        ends = angles[[0, -1]]
+        options: dict[str, object] = {"step_t": ends[1:], "norm": self._worst_row}
         if flow.method in FIXED:
-            angles = self._angles(path).to(device)
             options = {"grid_constructor": lambda _f, _y, _t: angles}
         tolerances = {"rtol": flow.rtol, "atol": flow.atol}
         try:
-            y = odeint(self, y, ends, **tolerances, method=flow.method, options=options)[-1]
-        except AssertionError as error:
-            if self._calling:
-                raise  # the model's own
-            raise self._stuck(f"the step size underflowed ({error!s:.60})") from error
-        scaling = numel * math.log(end.r / start.r)
-        return end.r * y[:, :numel].reshape(x.shape), y[:, numel:] + scaling
+            found = odeint(self, y, ends, **tolerances, method=flow.method, options=options)
+        except AssertionError:
+            if not self._calling:  # so it is not the model's own
+                none = torch.zeros(len(y), dtype=torch.bool, device="cpu")
+                self.require(none, "its step underflowed", angles[-1:], slice(None))
+            raise
+        return cast(Tensor, found[-1])
 
-    def _angles(self, path: tuple[float, float]) -> Tensor:
+    def _angles(self, path: tuple[float, float], start: float, end: float) -> Tensor:
         """The ends of a fixed-step method's steps, those of the path exactly."""
-        flow, (first, last) = self._flow, (self._clock.at(time).angle for time in path)
+        flow = self._flow
         if flow.grid is None:
-            return torch.linspace(
-                first, last, (flow.steps or 0) + 1, dtype=torch.float64, device="cpu"
-            )
+            steps = flow.steps or 1
+            return torch.linspace(start, end, steps + 1, dtype=torch.float64, device="cpu")
         alpha, sigma = flow.sde.marginal(flow.times if path[0] > path[1] else flow.times.flip(0))
         angles = torch.atan2(sigma, alpha)
-        angles[0], angles[-1] = first, last
+        angles[0], angles[-1] = start, end
         return angles
 
     def denoised(self, x: Tensor, time: float) -> Tensor:
         """``E[x_0 | x_t]`` of states ``(B, *E)`` at a time."""
-        point = self._clock.at(time)
-        y = x / point.r
-        o, w, c = self._evaluate(y, time, point)
-        return point.cosine * y - point.sine * (w * o + c * y)
+        angle, r = self._clock.at(time)
+        self._divergence = None
+        y = flat(x) / r
+        there = torch.tensor([angle], dtype=torch.float64, device="cpu")
+        v = self.rates(y, self.at(there, y), slice(None))
+        return (math.cos(angle) * y - math.sin(angle) * v).reshape(x.shape)
 
-    def __call__(self, angle: Tensor, rows: Tensor) -> Tensor:
+    def __call__(self, angle: Tensor, y: Tensor) -> Tensor:
         """The derivative of rows ``(B, d + K)``, in torchdiffeq's order of arguments."""
-        self._t = time = self._clock.time(angle.item())
-        if self.evaluations >= self._flow.max_evaluations:
-            raise self._stuck(f"it called the model {self.evaluations} times, its limit")
-        self.evaluations += 1
-        point, numel = self._clock.at(time), math.prod(self._shape[1:])
-        y = rows[:, :numel].reshape(self._shape)
-        if self._divergence is None:
-            o, w, c = self._evaluate(y, time, point)
-            found = (w * o + c * y).reshape(rows.shape)
-        else:
-            # Tensors of inference mode cannot enter autograd.
-            with torch.inference_mode(False), torch.enable_grad():
-                y = y.clone().detach().requires_grad_()
-                o, w, c = self._evaluate(y, time, point)
-                # For ∇x̂₀, a multiple of ∇o − shift I: x̂₀ = cos φ y − sin φ (w o + c y).
-                shift = (point.cosine - point.sine * c) / (point.sine * w or math.inf)
-                divergence = self._divergence(o, y, shift)
-            v = (w * o.detach() + c * y.detach()).reshape(len(y), numel)
-            found = torch.cat([v, w * divergence + c * numel], 1)
-        samples, named = not_finite(found, self._first_sample)
-        if samples:
-            raise DivergenceError(
-                f"the flow is not finite at evaluation {self.evaluations} (t = {time:g}), in "
-                f"{named}. The score is not finite there: check the model at this t, or raise "
-                "t_min",
-                step=self.evaluations,
-                t=time,
-                samples=samples,
-            )
-        return found
-
-    def _evaluate(self, y: Tensor, time: float, point: Point) -> tuple[Tensor, float, float]:
-        self._calling = True
-        found = self._velocity(y, time, point)
-        self._calling = False
-        return found
-
-    def _stuck(self, why: str) -> DivergenceError:
-        return DivergenceError(
-            f"the solver gave up at t = {self._t:g}: {why}. The flow is too stiff or too rough "
-            "for these tolerances: loosen rtol and atol, raise t_min or max_evaluations, or use "
-            "float64",
-            step=self.evaluations,
-            t=self._t,
-            samples=[],
+        return self.rates(
+            y, self.at(angle.detach().to("cpu", torch.float64).reshape(1), y), slice(None)
         )
 
+    def rates(self, y: Tensor, numbers: Numbers, present: Selection) -> Tensor:
+        """The derivative of rows ``(B, d + K)`` of these samples, each at its own angle."""
+        if self.evaluations >= self._flow.max_evaluations:
+            none = torch.zeros(len(y), dtype=torch.bool, device="cpu")
+            why = f"the model was called {self.evaluations} times, its limit"
+            self.require(none, why, numbers.angle, present)
+        self.evaluations += 1
+        if self._graph:
+            found = checkpoint(
+                self._derivative, y, numbers, present, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            found = self._derivative(y, numbers, present)
+        broken = ~found.isfinite().all(1)
+        what = f"the flow is not finite at evaluation {self.evaluations}, in"
+        advice = "The score is not finite there: check the model at this t, or raise t_min"
+        self._refuse(broken, numbers.angle, present, what, advice)
+        return cast(Tensor, found)
 
-def worst_row(numel: int) -> Callable[[Tensor], Tensor]:
-    """The largest error of any row: RMS over its ``numel`` elements, each integral on its own."""
+    def _derivative(self, y: Tensor, numbers: Numbers, present: Selection) -> Tensor:
+        flat_state, w, c = y[:, : self._numel], numbers.w, numbers.c
+        state = flat_state.reshape(len(y), *self._event)
+        if self._divergence is None:
+            return w * flat(self._output(state, numbers, present)) + c * flat_state
+        with torch.enable_grad():
+            state = state.clone() if self._graph else state.detach().clone()
+            if not state.requires_grad:
+                state.requires_grad_()
+            o = self._output(state, numbers, present)
+            divergence = self._divergence(o, state, numbers.shift, present)
+        v = w * flat(o if self._graph else o.detach()) + c * flat_state
+        return torch.cat([v, w * divergence + c * self._numel], 1)
 
-    def norm(error: Tensor) -> Tensor:
-        state = error[:, :numel].square().mean(1).sqrt()
-        return torch.cat([state.unsqueeze(1), error[:, numel:].abs()], 1).max()
+    def _output(self, state: Tensor, numbers: Numbers, present: Selection) -> Tensor:
+        self._calling = True
+        o = self._velocity.output(state, numbers, present)
+        self._calling = False
+        return o
 
-    return norm
+    def error(self, difference: Tensor, before: Tensor, after: Tensor) -> Tensor:
+        """The error of each row over its tolerance, ``(B,)`` float64 on the CPU."""
+        with torch.no_grad():
+            scale = self._flow.atol + self._flow.rtol * torch.maximum(before.abs(), after.abs())
+            return self._row_norms(difference / scale).nan_to_num(nan=math.inf).cpu()
+
+    def _row_norms(self, error: Tensor) -> Tensor:
+        """RMS over the elements of a row's state, or its largest integral where that is more."""
+        error = error.to(checks.with_float64(error.device), torch.float64)
+        state = error[:, : self._numel].square().mean(1, keepdim=True).sqrt()
+        return torch.cat([state, error[:, self._numel :].abs()], 1).amax(1)
+
+    def _worst_row(self, error: Tensor) -> Tensor:
+        """torchdiffeq's norm: every row meets the tolerance."""
+        return self._row_norms(error).max().to(error)
+
+    def require(self, fine: Tensor, why: str, angle: Tensor, present: Selection) -> None:
+        """Give up where a row is not ``fine``; ``angle`` is where each is."""
+        advice = (
+            "The flow is too stiff or too rough for these tolerances: loosen rtol and atol, raise "
+            "t_min or max_evaluations, or use float64"
+        )
+        self._refuse(~fine, angle, present, f"the solver gave up: {why}, in", advice)
+
+    def _refuse(
+        self, bad: Tensor, angle: Tensor, present: Selection, what: str, advice: str
+    ) -> None:
+        if bool(bad.any()):
+            t, rows = self._clock.time(angle).expand(len(bad)), torch.arange(len(bad), device="cpu")
+            samples = self._first_sample + (rows if isinstance(present, slice) else present.cpu())
+            refuse_where(bad.cpu(), t, samples, self.evaluations, what, advice)
+
+
+def follow(
+    flow: ProbabilityFlow,
+    request: Request,
+    path: tuple[float, float],
+    max_batch: int | None,
+    progress: bool,
+    differentiable: bool,
+    trace: Trace | None = None,
+    denoise: bool = False,
+) -> tuple[Tensor, ...]:
+    """Data or states at T, at the path's end; integrals ``(B, K)``; model calls ``(B,)``."""
+    std, end = flow.sde.prior_std(flow.data_std), flow.interval[1]
+    if flow.sde.marginal(end)[0].item() == 0:  # where rounding would hide that 1/α is infinite
+        kind = getattr(unwrapped(request.model), "prediction", "score")
+        expected = f"a network that says x0, such as prediction='v', for alpha_t = 0 at t = {end:g}"
+        got = f"one that predicts {kind}; end the flow's grid below it"
+        checks.that(kind not in ("score", "epsilon"), expected, got, TimeError)
+
+    checks.that(
+        flow.solver.differentiable or not differentiable,
+        "a solver of ProbabilityFlow for differentiable=True",
+        f"{type(flow).__name__}, whose numbers pass through NumPy",
+        IncompatibleError,
+    )
+    request.keep_graph(differentiable)
+
+    def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
+        # Tensors of inference mode cannot enter autograd, which a divergence needs.
+        with torch.inference_mode(False), torch.set_grad_enabled(differentiable):
+            x = request.start(samples, std)
+            if path[0] < path[1] and not request.scale.plain:
+                x = request.scale.to_state(x)
+            rule = None if trace is None else trace.of(samples, x)
+            ode = flow.solver(flow, request, samples, rule)
+            x, integrals, calls = ode.solve(x, 0 if trace is None else trace.estimates, path)
+            if denoise and x.numel():
+                x = ode.denoised(x, path[1])
+        if tick is not None:
+            tick(len(samples))
+        return x, integrals, calls
+
+    return request.fill(part, max_batch, progress, data=path[0] > path[1])

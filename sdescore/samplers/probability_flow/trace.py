@@ -13,6 +13,7 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.noise.counter import Domain, NormalStream
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood, standard_error, t_quantile
+from sdescore.samplers.probability_flow.velocity import Selection
 from sdescore.score.divergence import (
     PROBE_DISTRIBUTIONS,
     deflated_traces,
@@ -20,12 +21,13 @@ from sdescore.score.divergence import (
     probe_traces,
     probes_from_normal,
 )
+from sdescore.shapes import align
 
 DIVERGENCES = ("exact", "hutchinson", "hutch++")
 
-Divergence = Callable[[Tensor, Tensor, float], Tensor]
-"""``(o, y, μ) -> (B, K)``: K estimates of each sample's ∇·o, the output made from ``y``. The
-denoiser's Jacobian is a multiple of ``∇o − μ I``."""
+Divergence = Callable[[Tensor, Tensor, Tensor, Selection], Tensor]
+"""``(o, y, μ, present) -> (B, K)``: K estimates of the ∇·o of these samples, o made from ``y``. The
+denoiser's Jacobian is a multiple of ``∇o − μ I``; μ is ``(B, 1)`` or ``(1, 1)``."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,14 @@ class Trace:
     probes: int | Tensor
     probe_distribution: str
     seed: int
+    chunk_size: int | None = None
 
     def __post_init__(self) -> None:
         checks.choice("divergence", self.divergence, DIVERGENCES)
         checks.choice("probe_distribution", self.probe_distribution, PROBE_DISTRIBUTIONS)
         vars(self).update(seed=checks.seed(self.seed))
+        if self.chunk_size is not None:
+            vars(self).update(chunk_size=checks.count("chunk_size", self.chunk_size))
         if not isinstance(self.probes, Tensor):
             vars(self).update(probes=checks.count("probes", self.probes))
         elif self.divergence == "exact":
@@ -77,9 +82,12 @@ class Trace:
     def of(self, samples: range, x: Tensor) -> Divergence:
         """The rule for these samples, fixed probes and all; ``x`` ``(B, *E)`` is their state."""
         # PyTorch cannot take several derivatives of a network under autocast at a time.
-        chunk = 1 if torch.is_autocast_enabled(x.device.type) else None
+        chunk = 1 if torch.is_autocast_enabled(x.device.type) else self.chunk_size
+        graph = torch.is_grad_enabled()
         if self.divergence == "exact":
-            return lambda o, y, _: exact_trace(o, y, chunk_size=chunk).unsqueeze(1)
+            return lambda o, y, _, __: exact_trace(
+                o, y, chunk_size=chunk, create_graph=graph
+            ).unsqueeze(1)
         if isinstance(self.probes, Tensor):
             probes = self.probes[:, samples.start : samples.stop].to(x)
         else:
@@ -91,8 +99,18 @@ class Trace:
         if self.divergence == "hutch++":
             k = len(probes) // 3
             sketch, rest = probes[:k], probes[2 * k :]
-            return lambda o, y, shift: deflated_traces(o, y, sketch, rest, shift, chunk_size=chunk)
-        return lambda o, y, _: probe_traces(o, y, probes, chunk_size=chunk)
+            return lambda o, y, shift, present: deflated_traces(
+                o,
+                y,
+                sketch[:, present],
+                rest[:, present],
+                align(shift.squeeze(1), y),
+                chunk_size=chunk,
+                create_graph=graph,
+            )
+        return lambda o, y, _, present: probe_traces(
+            o, y, probes[:, present], chunk_size=chunk, create_graph=graph
+        )
 
     def likelihood(
         self,
@@ -100,7 +118,7 @@ class Trace:
         integrals: Tensor,
         prior_std: float,
         log_volume: float,
-        evaluations: int,
+        evaluations: Tensor,
     ) -> LogLikelihood:
         """What the states at T ``(B, *E)`` and the K integrals ``(B, K)`` say of the data, whose
         unit has ``log_volume`` nats among states."""
@@ -113,5 +131,6 @@ class Trace:
         own = isinstance(self.probes, Tensor) or self.probe_distribution == "gaussian"
         if self.divergence != "exact" and (numel > 1 or own):
             error = standard_error(integrals)
-            margin = error * t_quantile(max(1, self.estimates - 1))
+            # One estimate knows no error: both are NaN.
+            margin = error * t_quantile(self.estimates - 1) if self.estimates > 1 else error
         return LogLikelihood(prior + log_det, error, margin, latent, log_det, evaluations)

@@ -125,7 +125,8 @@ def test_a_covariance_that_is_none_is_not_used() -> None:
     flow = ss.ProbabilityFlow(sde, method="euler", steps=2)
 
     def score(x: Tensor, t: Tensor) -> Tensor:
-        slope = torch.tensor([-1.0, -2.0], dtype=F64) / sde.marginal(t)[1] ** 2  # I + σ²∇s = 0, −1
+        variance = sde.marginal(t)[1].reshape(-1, 1) ** 2
+        slope = torch.tensor([-1.0, -2.0], dtype=F64) / variance  # I + σ²∇s = 0, −1
         return slope * x
 
     got = likelihood_errors(flow, score, torch.ones(3, 2, dtype=F64))
