@@ -6,6 +6,7 @@ with each message and its Chinese. Sphinx shows the English of a message that ha
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from io import StringIO
@@ -15,6 +16,7 @@ from typing import Any
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 from sphinx.application import Sphinx
+from sphinx.search.zh import SearchChinese
 
 DOCS = Path(__file__).resolve().parent
 PO = DOCS / "locale" / "zh_CN" / "LC_MESSAGES"
@@ -25,13 +27,39 @@ HEADER = (
 )
 
 
+class Search(SearchChinese):
+    """An index of Chinese without a dictionary: pairs of characters, and clauses with a full stop.
+
+    A query of two characters is a pair. A longer one is no term, so the search looks for it in all.
+    """
+
+    language_name = "English"  # of the stemmer: Sphinx 9 looks for one named Chinese
+
+    def split(self, input: str) -> list[str]:
+        """The terms of a text."""
+        clauses: list[str] = re.findall("[\u4e00-\u9fff]+", input)
+        pairs = [clause[i : i + 2] for clause in clauses for i in range(len(clause) - 1)]
+        return [*super().split(input), *pairs, *(f"{clause}。" for clause in clauses)]
+
+
+def keep_anchors(app: Sphinx, tree: Any) -> None:
+    """Keep the anchors of a page's headings: myst_parser parses each translated heading anew."""
+    app.env.metadata[app.env.docname]["myst_slugs"] = getattr(tree, "myst_slugs", {})
+
+
+def setup(app: Sphinx) -> None:
+    """Listen to Sphinx."""
+    app.connect("doctree-read", keep_anchors)
+    app.add_search_language(Search)
+
+
 def build(folder: Path, builder: str, **given: Any) -> str:
     """Build a copy of the road in an empty folder, and return the warnings."""
     source = folder / "docs"
     ignored = shutil.ignore_patterns("_build", "_static", "examples", "howto")
     shutil.copytree(DOCS, source, ignore=ignored)
     given |= {
-        "extensions": ["myst_parser", "sphinx_design", "sphinx_gallery.gen_gallery"],
+        "extensions": ["myst_parser", "sphinx_design", "sphinx_gallery.gen_gallery", "chinese"],
         "include_patterns": ROAD,
         "plot_gallery": False,
         "nitpicky": False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from sphinx.ext import autosummary
 
@@ -32,6 +31,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "class_tables",
     "reference_pages",
+    "chinese",
 ]
 exclude_patterns = ["_build", "gallery", "figures"]
 html_theme = "furo"
@@ -92,13 +92,3 @@ sphinx_gallery_conf = {
     "copyfile_regex": "",
     "write_computation_times": False,
 }
-
-
-def keep_anchors(app: Any, tree: Any) -> None:
-    """Keep the anchors of a page's headings: myst_parser parses each translated heading anew."""
-    app.env.metadata[app.env.docname]["myst_slugs"] = getattr(tree, "myst_slugs", {})
-
-
-def setup(app: Any) -> None:
-    """Listen to Sphinx."""
-    app.connect("doctree-read", keep_anchors)

@@ -103,6 +103,13 @@ def test_anchors_are_those_of_the_english_headings(chinese: ModuleType, tmp_path
     assert not [line for line in own if "local id not found" in line]
 
 
+def test_the_search_finds_chinese(chinese: ModuleType) -> None:
+    """Sphinx's script takes the term that is the query, or else all terms that contain it."""
+    terms = {chinese.Search({}).stem(t) for t in chinese.Search({}).split("概率流，概率流方程 ODE")}
+    assert {"概率", "方程", "ode"} <= terms
+    assert "概率流" not in terms and len([t for t in terms if "概率流" in t]) == 2
+
+
 @pytest.mark.parametrize("page", ["index", "theory/01-sde"])
 @pytest.mark.parametrize("root", ["file:///tmp/html/", "https://example.org/a/b/"])
 def test_each_page_links_to_its_twin(page: str, root: str) -> None:
