@@ -13,6 +13,8 @@ PY := .venv/bin/python
 demo: install-demo
 	$(PY) -m sdescore demo $(ARGS)
 
+# The tests run the gallery's scripts, so the pages are built without their pictures.
+test: GALLERY = -D plot_gallery=0
 test: lint types docs-en pytest
 
 # $(call installed,EXTRA,STAMPS): sdescore with an extra, unless one of the stamps says that it is
@@ -43,7 +45,7 @@ types: install
 	$(PY) -m mypy --strict sdescore
 
 # -E: a warning is reported again until it is gone, whatever the last build has cached.
-BUILD := $(PY) -m sphinx -q -E -W --keep-going -n -b html
+BUILD = $(PY) -m sphinx -q -E -W --keep-going -n $(GALLERY) -b html
 docs: docs-en docs-zh
 
 docs-en: install

@@ -78,6 +78,14 @@ gettext_compact = False  # one file a page
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "examples",
+    "subsection_order": [
+        "gallery/first",
+        "gallery/samplers",
+        "gallery/scores",
+        "gallery/conditions",
+        "gallery/data",
+        "gallery/own",
+    ],
     "filename_pattern": "/plot_",
     "within_subsection_order": "FileNameSortKey",
     "doc_module": ("sdescore",),

@@ -2,8 +2,8 @@ r"""
 Noise schedules side by side
 ============================
 
-Every SDE here is a pair of functions of time, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. NCSN's
-SDE (VE) keeps α = 1 and lets σ grow. DDPM's (VP) lets α fall, so that the variance stays.
+Every SDE here is a pair of functions of time, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`.
+NCSN's SDE (VE) keeps α = 1 and lets σ grow. DDPM's (VP) lets α fall, so that the variance stays.
 """
 
 import matplotlib.pyplot as plt

@@ -27,12 +27,7 @@ score = ss.MixtureScore(torch.full((10,), 0.1), means, covariances, sde)
 flow = ss.ProbabilityFlow(sde)
 first, last = flat[[0, 4, 26]], flat[[3, 9, 7]]
 codes = flow.encode(score, first), flow.encode(score, last)
-cosine = torch.nn.functional.cosine_similarity(*codes).clamp(-1, 1)
-angle = cosine.arccos()[:, None]
-share = torch.linspace(0, 1, 9, dtype=torch.float64)
-path = [
-    (((1 - s) * angle).sin() * codes[0] + (s * angle).sin() * codes[1]) / angle.sin() for s in share
-]
+path = [ss.samplers.slerp(*codes, share) for share in torch.linspace(0, 1, 9).tolist()]
 decoded = flow.decode(score, torch.stack(path).flatten(0, 1)).reshape(9, 3, 8, 8)
 
 figure, panels = plt.subplots(3, 9, figsize=(9, 3.1), layout="constrained")
