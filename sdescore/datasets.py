@@ -34,7 +34,14 @@ class MissingExtraError(SDEScoreError, ImportError):
 
 
 def digits() -> Tensor:
-    """The images of :func:`labelled_digits`."""
+    """The images of :func:`labelled_digits`.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> ss.datasets.digits().shape
+    torch.Size([1797, 1, 8, 8])
+    """
     return labelled_digits()[0]
 
 
@@ -55,6 +62,13 @@ def labelled_digits() -> tuple[Tensor, Tensor]:
     ------
     MissingExtraError
         scikit-learn is not installed (``pip install "sdescore[demo]"``).
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> images, labels = ss.datasets.labelled_digits()
+    >>> labels[:5].tolist()
+    [0, 1, 2, 3, 4]
     """
     bunch = _from_package("sklearn.datasets", "load_digits", "scikit-learn", "sdescore[demo]")
     return _labelled(bunch.data, bunch.target, 8, 8.0)

@@ -115,6 +115,14 @@ def local_spectra(
     the ball, the variances are those of the ball. Along narrower directions they are the data's
     own, enlarged by curvature or by a second mode in the ball. With k below about 2 d, the largest
     variances come out too large and the smallest too small. Any d will do.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> line = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))
+    >>> flat = torch.cat([line, torch.zeros(2000, 1)], 1)
+    >>> ss.analysis.local_spectra(flat)[:, -1].max().item() < 1e-6  # no width across the line
+    True
     """
     x = data_rows(data)
     n = min(len(x), SEARCHED)

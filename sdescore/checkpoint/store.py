@@ -167,6 +167,16 @@ def load(
         ``time_input=``; or there is none. A network passed as ``net=`` is not changed then.
     ParameterError
         ``weights`` is neither, or this machine has no such device.
+
+    Examples
+    --------
+    >>> import tempfile, torch, sdescore as ss
+    >>> model = ss.ScoreModel(ss.MLP(2, hidden=16), ss.VPSDE())
+    >>> path = f"{tempfile.mkdtemp()}/model.safetensors"
+    >>> ss.save(path, model)
+    >>> x = torch.ones(3, 2)
+    >>> torch.equal(ss.load(path)(x, 0.5), model.eval()(x, 0.5))
+    True
     """
     checks.choice("weights", weights, ("ema", "raw"), ParameterError)
     device = checks.device(device)

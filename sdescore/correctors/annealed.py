@@ -43,6 +43,15 @@ class AnnealedLangevin(Corrector):
     ------
     ParameterError
         ``epsilon`` or ``steps`` out of range.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> sde = ss.DiscreteVESDE.geometric(sigma_max=1.0, sigma_min=0.01, levels=10)
+    >>> corrector = ss.AnnealedLangevin(epsilon=2e-5, steps=100)
+    >>> ncsn = ss.PredictorCorrector(sde, ss.NoPredictor(), corrector, grid=ss.LevelGrid())
+    >>> ncsn.sample(ss.GaussianScore([0.5], 0.01, sde), shape=(4, 1)).shape
+    torch.Size([4, 1])
     """
 
     epsilon: float = 2e-5

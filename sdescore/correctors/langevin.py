@@ -65,6 +65,17 @@ class Langevin(Corrector):
     ------
     ParameterError, IncompatibleError
         A number out of range; an unknown norm or a preconditioner of another type.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> score = ss.GaussianScore([2.0], 0.25, sde)
+    >>> corrector = ss.Langevin(snr=0.16)
+    >>> sampler = ss.PredictorCorrector(sde, ss.ReverseDiffusion(), corrector, steps=100)
+    >>> x = sampler.sample(score, shape=(4000, 1), seed=0)
+    >>> round(x.mean().item(), 1), round(x.std().item(), 1)
+    (2.0, 0.5)
     """
 
     snr: float = 0.16

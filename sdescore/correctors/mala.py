@@ -46,6 +46,16 @@ class MALA(Corrector):
         ``snr`` or ``steps`` out of range.
     IncompatibleError
         ``report`` cannot be called.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> score = ss.GaussianScore([2.0], 0.25, sde)
+    >>> sampler = ss.PredictorCorrector(sde, ss.ReverseDiffusion(), ss.correctors.MALA(), steps=100)
+    >>> x = sampler.sample(score, shape=(4000, 1), seed=0)
+    >>> round(x.mean().item(), 1), round(x.std().item(), 1)
+    (2.0, 0.5)
     """
 
     snr: float = 0.16

@@ -50,6 +50,17 @@ class Underdamped(Corrector):
     ------
     ParameterError
         A parameter out of range.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> score = ss.GaussianScore([2.0], 0.25, sde)
+    >>> corrector = ss.correctors.Underdamped()
+    >>> sampler = ss.PredictorCorrector(sde, ss.ReverseDiffusion(), corrector, steps=100)
+    >>> x = sampler.sample(score, shape=(4000, 1), seed=0)
+    >>> round(x.mean().item(), 1), round(x.std().item(), 1)
+    (2.0, 0.5)
     """
 
     snr: float = 0.16

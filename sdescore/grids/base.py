@@ -26,7 +26,19 @@ __all__ = ["CustomGrid", "Grid", "UniformGrid"]
 
 
 class Grid(ABC):
-    """A rule that places ``n`` times on ``[t_min, T]``."""
+    """A rule that places ``n`` times on ``[t_min, T]``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> class CubicGrid(ss.grids.Grid):
+    ...     def times(self, sde, n):
+    ...         u = torch.linspace(1, 0, n, dtype=torch.float64)
+    ...         return sde.t_min + (sde.T - sde.t_min) * u**3
+    >>> sampler = ss.PredictorCorrector(ss.VPSDE(), grid=CubicGrid(), steps=4)
+    >>> round(sampler.times[0].item(), 3)
+    1.0
+    """
 
     @abstractmethod
     def times(self, sde: SDE, n: int | None) -> Tensor:
@@ -83,7 +95,14 @@ def linear(sde: SDE, grid: Grid) -> LinearSDE:
 
 @dataclass(frozen=True)
 class UniformGrid(Grid):
-    """Equal steps in ``t`` (Song et al. 2021, arXiv:2011.13456, algorithms 2–3)."""
+    """Equal steps in ``t`` (Song et al. 2021, arXiv:2011.13456, algorithms 2–3).
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> [round(v, 4) for v in ss.UniformGrid().times(ss.VPSDE(), 3).tolist()]
+    [1.0, 0.5005, 0.001]
+    """
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
         count = step_count(self, n)
@@ -104,6 +123,13 @@ class CustomGrid(Grid):
     ------
     ScheduleError
         Not a one-dimensional sequence of finite numbers.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> sampler = ss.PredictorCorrector(ss.VPSDE(), grid=ss.CustomGrid([1.0, 0.5, 0.1, 0.01]))
+    >>> sampler.times.tolist()
+    [1.0, 0.5, 0.1, 0.01]
     """
 
     values: tuple[float, ...]

@@ -23,6 +23,13 @@ class LevelGrid(Grid):
     """The level table of a discrete SDE, or ``n`` levels spread evenly over it.
 
     The levels are chosen as integers; no time is ever rounded to a level.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> sde = ss.DiscreteVPSDE.linear()
+    >>> len(ss.LevelGrid().times(sde, 1000))
+    1000
     """
 
     def times(self, sde: SDE, n: int | None) -> Tensor:

@@ -50,7 +50,15 @@ def spaced(
 
 @dataclass(frozen=True)
 class QuadraticGrid(Grid):
-    """Equal steps in ``√t`` (Song, Meng & Ermon 2021, arXiv:2010.02502, appendix D.2)."""
+    """Equal steps in ``√t`` (Song, Meng & Ermon 2021, arXiv:2010.02502, appendix D.2).
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> t = ss.QuadraticGrid().times(ss.VPSDE(), 3).sqrt()
+    >>> bool((t[0] - 2 * t[1] + t[2]).abs() < 1e-9)
+    True
+    """
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
         first, last, n = sde.T**0.5, sde.t_min**0.5, step_count(self, n)
@@ -60,7 +68,15 @@ class QuadraticGrid(Grid):
 
 @dataclass(frozen=True)
 class LogSNRGrid(Grid):
-    """Equal steps in log-SNR (Lu et al. 2022, arXiv:2206.00927, section 3.3)."""
+    """Equal steps in log-SNR (Lu et al. 2022, arXiv:2206.00927, section 3.3).
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> sde = ss.EDMSDE(sigma_min=0.1, sigma_max=10.0)
+    >>> [round(v, 6) for v in ss.LogSNRGrid().times(sde, 3).tolist()]
+    [10.0, 1.0, 0.1]
+    """
 
     def times(self, sde: SDE, n: int | None) -> Tensor:
         return spaced(self, sde, n, float, lambda log_snr: log_snr)
@@ -81,6 +97,13 @@ class KarrasGrid(Grid):
     ------
     ScheduleError
         ``rho`` is not a finite number > 0.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> t = ss.KarrasGrid(rho=1.0).times(ss.EDMSDE(sigma_min=1.0, sigma_max=3.0), 3)
+    >>> [round(v, 6) for v in t.tolist()]  # rho = 1: equal steps in σ
+    [3.0, 2.0, 1.0]
     """
 
     rho: float = 7.0
@@ -114,6 +137,14 @@ class CosineGrid(Grid):
     ------
     ScheduleError
         ``sigma_data`` is not a finite number > 0.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> t = ss.CosineGrid().times(ss.EDMSDE(), 3)
+    >>> angles = t.atan()  # σ/α = t
+    >>> bool((angles[0] - 2 * angles[1] + angles[2]).abs() < 1e-9)
+    True
     """
 
     sigma_data: float = 1.0

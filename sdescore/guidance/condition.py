@@ -110,6 +110,14 @@ def condition(score: Score, label: int | Condition) -> GuidedScore:
         The score is not callable or takes no label, or the label is of another kind.
     ShapeError
         A part of a condition is no tensor that a score takes, such as a number that is no integer.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> score = lambda x, t, label: -(x - label[:, None])  # a class is its mean
+    >>> of_class_3 = ss.guidance.condition(score, 3)
+    >>> of_class_3(torch.zeros(2, 1), torch.tensor(0.5)).flatten().tolist()
+    [3.0, 3.0]
     """
     return _Conditioned(score, label)
 

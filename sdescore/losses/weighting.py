@@ -43,6 +43,12 @@ def sigma2(sde: LinearSDE, t: Tensor) -> Tensor:
 
     NCSN's choice (Song & Ermon 2019, arXiv:1907.05600, section 4.2) and, written in ε, that of
     DDPM's simple loss (Ho et al. 2020, arXiv:2006.11239, eq. 14).
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> ss.losses.sigma2(ss.EDMSDE(), torch.tensor([3.0])).item()
+    9.0
     """
     return sde.marginal(t)[1].square()
 
@@ -53,6 +59,12 @@ def likelihood(sde: LinearSDE, t: Tensor) -> Tensor:
     Song et al. 2021, arXiv:2101.09258, theorem 1. On a VP SDE the error in ε has the weight
     g²/σ² ≈ 1/t towards the data, so under uniform times a batch's mean is noisier than with
     :func:`sigma2`; :class:`sdescore.losses.ImportanceTimes` removes that noise and nothing else.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> ss.losses.likelihood(ss.VPSDE(), torch.tensor([0.0])).item()  # g² = β_min at t = 0
+    0.1
     """
     return sde.rates(t)[1]
 

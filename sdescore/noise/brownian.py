@@ -33,6 +33,14 @@ class BrownianPath:
         As in :class:`~sdescore.noise.NormalStream`; ``event_shape`` is that of a sample's ``W_t``.
     T : float
         End of the path, > 0, or ``ParameterError``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> paths = ss.noise.BrownianPath(0, range(3), (1,), T=1.0)
+    >>> third = ss.noise.BrownianPath(0, [2], (1,), T=1.0)
+    >>> torch.equal(paths.value(0.3)[2:], third.value(0.3))
+    True
     """
 
     depth = 24
@@ -94,6 +102,21 @@ class BrownianNoise(SeededNoise):
         Any integer, or ``ParameterError``.
     T : float
         End of the path, the SDE's ``T``; > 0, or ``ParameterError``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> score = ss.GaussianScore([0.0], 1.0, sde)
+    >>> noise = ss.noise.BrownianNoise(seed=0)
+    >>> few, many = (
+    ...     ss.PredictorCorrector(sde, predictor=ss.EulerMaruyama(), steps=n).sample(
+    ...         score, shape=(100, 1), noise=noise
+    ...     )
+    ...     for n in (200, 400)
+    ... )
+    >>> bool((few - many).abs().mean() < 0.1)  # two step sizes along one path
+    True
     """
 
     T: float = 1.0

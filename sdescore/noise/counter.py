@@ -107,6 +107,14 @@ class NormalStream:
         Where the numbers are made.
     domain : int
         What the numbers are for, a :class:`Domain`; any integer >= 0.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> two = ss.noise.NormalStream(7, range(2), (3,)).draw(range(4))
+    >>> second = ss.noise.NormalStream(7, [1], (3,)).draw(range(4))
+    >>> torch.equal(two[:, 1], second[:, 0])
+    True
     """
 
     def __init__(

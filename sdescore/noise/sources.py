@@ -98,6 +98,16 @@ class SeededNoise(NoiseSource):
     ----------
     seed : int
         Any integer, or ``ParameterError``; reduced modulo 2⁶⁴.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> sampler = ss.PredictorCorrector(sde, steps=10)
+    >>> score = ss.GaussianScore([0.0], 1.0, sde)
+    >>> by_noise = sampler.sample(score, shape=(4, 1), noise=ss.noise.SeededNoise(7))
+    >>> torch.equal(by_noise, sampler.sample(score, shape=(4, 1), seed=7))
+    True
     """
 
     seed: int
@@ -128,6 +138,16 @@ class ReplayNoise(NoiseSource):
     values : Tensor
         ``(draws, B, *E)``; ``values[k]`` is draw ``k`` of the whole request, and ``values[0]``
         starts the chain (unused where ``init=`` is given).
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> sampler = ss.PredictorCorrector(sde, predictor=ss.Ancestral(), steps=10)
+    >>> zeros = ss.noise.ReplayNoise(torch.zeros(11, 4, 1))
+    >>> x = sampler.sample(ss.GaussianScore([2.0], 0.25, sde), shape=(4, 1), noise=zeros)
+    >>> x.std().item()  # one path
+    0.0
     """
 
     values: Tensor

@@ -59,6 +59,15 @@ def plot_error_against_steps(
     IncompatibleError
         A recipe that gives something else, a sampler that has no exact error, or both or none
         of ``spectrum`` and ``data``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> def ddim(steps):
+    ...     return ss.PredictorCorrector(ss.VPSDE(), predictor=ss.DDIM(), steps=steps)
+    >>> spectrum = torch.logspace(0, -3, 30)
+    >>> figure = ss.plotting.plot_error_against_steps({"DDIM": ddim}, [10, 20, 40], spectrum)
+    >>> figure.savefig("steps.png")  # doctest: +SKIP
     """
     checks.that(bool(recipes), "at least one recipe to plot", "an empty mapping", ShapeError)
     counts = [checks.count("steps", n) for n in steps]
@@ -105,6 +114,14 @@ def plot_error_by_mode(
         No samplers, a bad spectrum, or wavelengths that do not fit it.
     IncompatibleError
         Something that is no sampler, or a sampler that has no exact error.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.DDIM(), steps=20)
+    >>> spectrum = torch.logspace(0, -3, 30)
+    >>> figure = ss.plotting.plot_error_by_mode({"DDIM": sampler}, spectrum)
+    >>> figure.savefig("modes.png")  # doctest: +SKIP
     """
     checks.that(bool(samplers), "at least one sampler to plot", "an empty mapping", ShapeError)
     modes = requested(spectrum, None, None)

@@ -62,6 +62,13 @@ def plot_score_field(
         ``resolution`` below 1.
     DivergenceError
         The score is NaN or infinite at an arrow.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> score = ss.GaussianScore([0.0, 0.0], 1.0, ss.VPSDE())
+    >>> figure = ss.plotting.plot_score_field(score, 0.5, (-3, 3, -3, 3), resolution=40)
+    >>> figure.savefig("field.png")  # doctest: +SKIP
     """
     usable = len(extent) == 4 and all(map(checks.is_number, extent))
     usable = usable and extent[0] < extent[1] and extent[2] < extent[3]
@@ -139,6 +146,12 @@ def plot_schedule(
     ------
     ShapeError, ParameterError
         No SDEs, or ``points`` below 1.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> figure = ss.plotting.plot_schedule({"VP": ss.VPSDE(), "VE": ss.VESDE()})
+    >>> figure.savefig("schedules.png")  # doctest: +SKIP
     """
     points = checks.count("points", points)
     checks.that(bool(sdes), "at least one SDE to plot", "an empty mapping", ShapeError)

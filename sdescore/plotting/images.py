@@ -44,6 +44,12 @@ def plot_samples(
     ------
     ShapeError, ParameterError
         Not images, or none; ``columns`` below 1, or an empty ``value_range``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> figure = ss.plotting.plot_samples(ss.datasets.digits()[:16])
+    >>> figure.savefig("samples.png")  # doctest: +SKIP
     """
     images = _images(x, "x")
     square = math.isqrt(len(images) - 1) + 1
@@ -69,6 +75,13 @@ def plot_rows(
         Label → images as in :func:`plot_samples`, all of one size; N may differ.
     columns : int
         Images shown of each entry, the first ones; where there are fewer the row ends early.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> x = ss.datasets.digits()
+    >>> figure = ss.plotting.plot_rows({"first": x[:12], "next": x[12:24]})
+    >>> figure.savefig("rows.png")  # doctest: +SKIP
     """
     columns = checks.count("columns", columns)
     checks.that(bool(rows), "at least one row of images", "an empty mapping", ShapeError)
@@ -101,6 +114,15 @@ def plot_trajectory(
         early, noisy states of a variance-exploding process legible.
     title : str, optional
         Written above.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> score = ss.GaussianScore(torch.zeros(1, 8, 8), 1.0, sde)
+    >>> states = list(ss.PredictorCorrector(sde, steps=5).iterate(score, (3, 1, 8, 8)))
+    >>> figure = ss.plotting.plot_trajectory([s.x for s in states], [s.t for s in states])
+    >>> figure.savefig("trajectory.png")  # doctest: +SKIP
     """
     columns = [_images(state, f"states[{i}]") for i, state in enumerate(states)]
     times = [float(t) for t in times]

@@ -73,6 +73,16 @@ class ExponentialAdams(EtaPredictor):
     ------
     ParameterError, IncompatibleError
         A parameter out of range.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> score = ss.GaussianScore([2.0], 0.25, sde)
+    >>> sampler = ss.PredictorCorrector(sde, predictor=ss.ExponentialAdams(), steps=10)
+    >>> x = sampler.sample(score, shape=(4000, 1), seed=0)
+    >>> round(x.mean().item(), 1), round(x.std().item(), 1)
+    (2.0, 0.5)
     """
 
     eta: float = 0.0

@@ -20,6 +20,15 @@ class NoPredictor(Predictor):
 
     With :class:`sdescore.AnnealedLangevin` this is NCSN's sampler (Song & Ermon 2019,
     arXiv:1907.05600, algorithm 1).
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> corrector = ss.Langevin(steps=5)
+    >>> annealed = ss.PredictorCorrector(ss.VESDE(), ss.NoPredictor(), corrector, steps=20)
+    >>> x = annealed.sample(ss.GaussianScore([0.0], 1.0, ss.VESDE()), shape=(4, 1))
+    >>> x.shape
+    torch.Size([4, 1])
     """
 
     order: ClassVar[int] = 0

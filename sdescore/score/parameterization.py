@@ -111,7 +111,16 @@ def combine(x: Tensor, y: Tensor, u: Tensor, w: Tensor) -> Tensor:
 
 
 def tweedie_mean(x: Tensor, score: Tensor, alpha: Time, sigma: Time) -> Tensor:
-    """``E[x_0 | x_t] = (x_t + σ² s)/α``, like ``score``; shapes as in :func:`sdescore.convert`."""
+    """``E[x_0 | x_t] = (x_t + σ² s)/α``, like ``score``; shapes as in :func:`sdescore.convert`.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> x = torch.ones(1, 1)
+    >>> found = ss.tweedie_mean(x, score=-x / 5, alpha=1.0, sigma=2.0)
+    >>> round(found.item(), 6)  # data N(0, 1): x/(1 + 2²)
+    0.2
+    """
     return convert(score, x, alpha, sigma, "score", "x0")
 
 
@@ -147,6 +156,13 @@ def tweedie_covariance(
         ``vector``, or a score that returns no real tensor like ``x``.
     ShapeError
         ``vector`` is not shaped like ``x``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> found = ss.tweedie_covariance(lambda x: -x / 5, torch.ones(1, 1), alpha=1.0, sigma=2.0)
+    >>> round(found.item(), 6)  # data N(0, 1): 2²/(1 + 2²)
+    0.8
     """
     checks.state(x)
     checks.choice("form", form, ("full", "diagonal", "product"))

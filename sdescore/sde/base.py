@@ -56,6 +56,21 @@ class SDE(ABC):
     it, forward (:func:`sdescore.samplers.simulate`) and reverse
     (:class:`sdescore.PredictorCorrector`). For a drift that is linear in x, subclass
     :class:`sdescore.LinearSDE`, which has its kernels in closed form.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> class OrnsteinUhlenbeck(ss.SDE):
+    ...     T = 5.0
+    ...
+    ...     def drift(self, x, t):
+    ...         return -x
+    ...
+    ...     def diffusion(self, t):
+    ...         return torch.full_like(t, 2**0.5)
+    >>> x = ss.simulate(OrnsteinUhlenbeck(), torch.zeros(4000, 1), steps=500)
+    >>> round(x.std().item(), 1)  # it goes to N(0, 1)
+    1.0
     """
 
     t_min: float = 0.0
@@ -107,6 +122,14 @@ class ReverseSDE(SDE):
     ------
     ScheduleError, IncompatibleError
         ``eta`` is outside [0, 1]; ``forward`` is no SDE to reverse, or ``score`` not callable.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.VPSDE()
+    >>> flow = sde.reverse(ss.GaussianScore([0.0], 1.0, sde), eta=0.0)
+    >>> flow.drift(torch.ones(1, 1), 0.5).abs().item() < 1e-6  # N(0, 1) stays
+    True
     """
 
     forward: SDE

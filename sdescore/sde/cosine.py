@@ -35,6 +35,13 @@ class CosineVPSDE(LinearSDE):
     T : float
         End of the forward time, ``0.001 < T < 1``; 0.9946 leaves α_T ≈ 0.008. Either number out
         of its range raises ``ScheduleError``.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> alpha, sigma = ss.CosineVPSDE().marginal(0.5)
+    >>> round((alpha**2 + sigma**2).item(), 12)  # a VP SDE
+    1.0
     """
 
     offset: float = 0.008

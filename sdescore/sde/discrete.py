@@ -56,6 +56,14 @@ class DiscreteVPSDE(IntegratedBetaSDE):
     betas : sequence of float
         N >= 1 values in (0, 1), the last one in (0, 1], or ``ScheduleError``; least noise first. A
         tensor is accepted and stored as floats.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> sde = ss.DiscreteVPSDE(betas=(0.1, 0.2, 0.3))
+    >>> alpha, _ = sde.marginal(sde.T)
+    >>> round((alpha**2).item(), 6)  # (1 − 0.1)(1 − 0.2)(1 − 0.3)
+    0.504
     """
 
     betas: tuple[float, ...]
@@ -146,6 +154,13 @@ class DiscreteVESDE(LinearSDE):
     sigmas : sequence of float
         L >= 2 values between 1e-15 and 1e15, strictly decreasing, or ``ScheduleError``; in the
         units of the data. A tensor is accepted and stored as floats.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> sde = ss.DiscreteVESDE(sigmas=(10.0, 1.0, 0.1))
+    >>> round(sde.marginal(sde.T)[1].item(), 6)
+    10.0
     """
 
     sigmas: tuple[float, ...]

@@ -25,6 +25,12 @@ class EDMSDE(LinearSDE):
         ``1e-15 <= sigma_min < sigma_max <= 1e15`` (or ``ScheduleError``), in the units of the
         data; sampling runs from ``T = sigma_max`` to ``t_min = sigma_min``. The paper's grid
         (eq. 5) is ``ss.KarrasGrid()``.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> [value.item() for value in ss.EDMSDE().marginal(3.0)]  # α = 1 and σ = t
+    [1.0, 3.0]
     """
 
     sigma_min: float = 0.002

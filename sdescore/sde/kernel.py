@@ -33,6 +33,13 @@ class Gaussian:
 
     The variance stays in float64. In float16, σ² is 0 for σ = 10⁻⁴ and infinite for σ = 300.
     An argument that is not shaped like the mean raises ``ShapeError``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> at = ss.EDMSDE().kernel(2.0)(torch.zeros(1, 1))
+    >>> at.score(torch.ones(1, 1)).item()  # −x/σ²
+    -0.25
     """
 
     mean: Tensor
@@ -65,7 +72,16 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class AffineKernel:
-    """``x ↦ N(scale · x, variance I)``; both float64, ``()`` or ``(B,)``."""
+    """``x ↦ N(scale · x, variance I)``; both float64, ``()`` or ``(B,)``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> kernel = ss.EDMSDE().kernel(2.0)
+    >>> at = kernel(torch.ones(1, 1))  # x_t given x_0 = 1: N(1, 2²)
+    >>> at.mean.item(), at.std.item()
+    (1.0, 2.0)
+    """
 
     scale: Tensor
     variance: Tensor
@@ -89,6 +105,14 @@ class Bridge:
         The mean is ``weight_t · x_t + weight_0 · x_0``; float64, ``()`` or ``(B,)``.
     variance, scale, added_variance, sigma : Tensor
         ``σ_s² V_st / σ_t²``; ``a_st`` and ``V_st`` of the transition; ``σ_t``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> bridge = ss.EDMSDE().bridge(1.0, 2.0)
+    >>> one = bridge(torch.full((1, 1), 4.0), x0=torch.zeros(1, 1))
+    >>> one.mean.item()  # x₀ + (x_t − x₀) 1²/2²
+    1.0
     """
 
     weight_t: Tensor

@@ -55,6 +55,12 @@ def largest_distance(data: Tensor, block: int = 512, limit: int = 60_000) -> flo
     ------
     ShapeError, ParameterError
         Fewer than two samples, or not floating point; NaN or infinity, or a bad option.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> ss.sde.largest_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 0.0]]))
+    5.0
     """
     checks.state(data, "data")
     if len(data) < 2:
@@ -107,6 +113,12 @@ def shell_overlap(ratio: float, dim: int) -> float:
 
     It is 0.9973 at γ = 1. As γ grows, it rises and then falls to 0 for D > 4. For D <= 4 it never
     falls, because the interval around a Gaussian radius then reaches below zero.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> ss.sde.shell_overlap(1.0, dim=3072) > ss.sde.shell_overlap(1.1, dim=3072)
+    True
     """
     gap, width = math.sqrt(2 * dim) * (ratio - 1), 3 * ratio
     return 0.5 * (math.erfc((gap - width) / math.sqrt(2)) - math.erfc((gap + width) / math.sqrt(2)))
@@ -118,6 +130,13 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
     The derivative in γ has the sign of :math:`(a + 3) e^{-6 a \gamma (\gamma - 1)} - (a - 3)` with
     :math:`a = \sqrt{2D}`, which changes once if a > 3: ``dim`` below 5, or ``overlap`` outside
     (0, 0.997), raises ``ScheduleError``.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> ratio = ss.sde.ratio_for_overlap(0.5, dim=3072)
+    >>> round(ss.sde.shell_overlap(ratio, dim=3072), 6)
+    0.5
     """
     overlap = checks.number("overlap", overlap, above=0, below=0.997, error=ScheduleError)
     if not checks.is_count(dim) or dim < 5:
@@ -133,7 +152,14 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
 
 
 def levels_for_ratio(sigma_max: float, sigma_min: float, ratio: float) -> int:
-    """The fewest levels from σ_1 down to σ_L < σ_1 whose ratio is at most ``ratio``."""
+    """The fewest levels from σ_1 down to σ_L < σ_1 whose ratio is at most ``ratio``.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> ss.sde.levels_for_ratio(sigma_max=8.0, sigma_min=1.0, ratio=2.0)  # 8, 4, 2, 1
+    4
+    """
     gaps = math.log(sigma_max / sigma_min) / math.log(ratio)
     return 1 + math.ceil(gaps * (1 - 1e-12))  # a whole number of gaps stays whole
 
@@ -149,6 +175,12 @@ def variance_ratio(step_size: float, ratio: float, inner_steps: int) -> float:
               + \frac{2r}{1 - (1 - r)^2} .
 
     It exceeds 1 for every r in (0, 2), for so do γ² and its limit :math:`2/(2 - r)`.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> round(ss.sde.variance_ratio(0.1, ratio=1.0, inner_steps=1000), 3)  # 1/(1 − r/2)
+    1.053
     """
     remaining, limit = (1 - step_size) ** (2 * inner_steps), 2 / (2 - step_size)
     return remaining * (ratio**2 - limit) + limit
@@ -167,6 +199,13 @@ def langevin_step_size(ratio: float, inner_steps: int) -> float:
     ------
     ScheduleError, ParameterError
         ``ratio`` is not above 1; ``inner_steps`` is no integer >= 1.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> r = ss.sde.langevin_step_size(ratio=1.3, inner_steps=5)
+    >>> ss.sde.variance_ratio(r, 1.3, 5) < ss.sde.variance_ratio(2 * r, 1.3, 5)
+    True
     """
     ratio = checks.number("ratio", ratio, above=1, error=ScheduleError)
     T = checks.count("inner_steps", inner_steps)

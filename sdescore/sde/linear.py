@@ -40,6 +40,14 @@ class LinearSDE(SDE):
 
     Times may be floats, 0-dim tensors or ``(B,)``; one outside [0, T] raises ``TimeError``.
     Scalars are computed and returned in float64, with the shape of ``t``.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.LinearSDE.from_marginal(lambda t: 1 - 0.5 * t, lambda t: t)
+    >>> f, g2 = sde.rates(0.5)
+    >>> round(f.item(), 6)  # α′/α = −0.5/0.75
+    -0.666667
     """
 
     default_grid: Grid = LogSNRGrid()
@@ -247,7 +255,15 @@ class LinearSDE(SDE):
 
 @dataclass(frozen=True, kw_only=True)
 class MarginalSDE(LinearSDE):
-    """What :meth:`sdescore.LinearSDE.from_marginal` makes, with the same parameters."""
+    """What :meth:`sdescore.LinearSDE.from_marginal` makes, with the same parameters.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.LinearSDE.from_marginal(torch.ones_like, lambda t: t)
+    >>> type(sde).__name__, sde.marginal(0.5)[1].item()
+    ('MarginalSDE', 0.5)
+    """
 
     alpha: Callable[[Tensor], Tensor]
     sigma: Callable[[Tensor], Tensor]

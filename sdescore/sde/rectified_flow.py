@@ -29,6 +29,12 @@ class RectifiedFlowSDE(LinearSDE):
     T : float
         End of the forward time, ``0.001 < T < 1``, or ``ScheduleError``. A network of velocities is
         finite at t = 1; with ``T=1 - 1e-8`` it starts there, up to 1e-7 of a sample.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> [value.item() for value in ss.RectifiedFlowSDE().marginal(0.25)]  # α = 1 − t and σ = t
+    [0.75, 0.25]
     """
 
     T: float = 0.999

@@ -24,6 +24,13 @@ class SubVPSDE(LinearBeta):
     beta_min, beta_max : float
         ``0 <= beta_min <= beta_max`` and ``beta_max > 0``, per unit time, or ``ScheduleError``;
         T = 1.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> alpha, sigma = ss.SubVPSDE().marginal(0.5)
+    >>> round((alpha**2 + sigma).item(), 12)  # σ = 1 − α²
+    1.0
     """
 
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:

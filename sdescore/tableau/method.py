@@ -108,6 +108,21 @@ class Predictor(Method):
     order : int
         Declared order of the error of the distribution of ``x`` on Gaussian data;
         :func:`sdescore.analysis.order` measures it.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> class Euler(ss.Predictor):  # of the probability flow
+    ...     order, noises = 1, 0
+    ...
+    ...     def step(self, sde, x, score, t, s, z):
+    ...         f, g2 = sde.rates(t)
+    ...         return x + (s - t) * (f.item() * x - 0.5 * g2.item() * score(x))
+    >>> sde = ss.VPSDE()
+    >>> sampler = ss.PredictorCorrector(sde, predictor=Euler(), steps=200)
+    >>> x = sampler.sample(ss.GaussianScore([2.0], 0.25, sde), shape=(4000, 1))
+    >>> round(x.mean().item(), 1), round(x.std().item(), 1)
+    (2.0, 0.5)
     """
 
     order: ClassVar[int]
@@ -199,6 +214,20 @@ class Corrector(Method):
     needs_log_density : bool
         Whether :meth:`correct` asks for ``score.log_density``. A sampler refuses a model without
         one before it calls it.
+
+    Examples
+    --------
+    >>> import sdescore as ss
+    >>> class Small(ss.Corrector):  # a Langevin step of fixed size
+    ...     steps = 1
+    ...
+    ...     def step(self, sde, x, score, t, z):
+    ...         return x + 0.001 * score(x) + 0.002**0.5 * z
+    >>> sde = ss.VPSDE()
+    >>> sampler = ss.PredictorCorrector(sde, ss.DDIM(), Small(), steps=50)
+    >>> x = sampler.sample(ss.GaussianScore([2.0], 0.25, sde), shape=(4000, 1))
+    >>> round(x.mean().item(), 1), round(x.std().item(), 1)
+    (2.0, 0.5)
     """
 
     steps: int

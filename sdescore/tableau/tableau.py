@@ -165,7 +165,17 @@ def weighted_sum(weights: Tensor, values: Sequence[Tensor], x: Tensor) -> Tensor
 
 
 def one_stage(times: Tensor, a: Tensor, b: Tensor, c: Tensor, output: str = "score") -> Tableau:
-    """The tableau ``x ← a x + b o + c z`` of N one-stage steps, from ``(N,)`` numbers."""
+    """The tableau ``x ← a x + b o + c z`` of N one-stage steps, from ``(N,)`` numbers.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> times = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    >>> a, b, c = (torch.full((1,), v, dtype=torch.float64) for v in (2.0, 3.0, 0.0))
+    >>> tableau = ss.tableau.one_stage(times, a, b, c)  # x ← 2 x + 3 o
+    >>> tableau.step(0, torch.ones(1, 1), [], lambda x, t: -x, [torch.zeros(1, 1)]).item()
+    -1.0
+    """
     a, b, c = (v.expand(times.shape) for v in (a, b, c))
     return Tableau(times[:, None], a[:, None], b[:, None, None], c[:, None, None], output)
 
@@ -183,6 +193,14 @@ def mean_ending(sde: LinearSDE, times: Tensor, share: float = 1.0) -> Tableau:
     \sigma^2/\alpha^2`, and Tweedie's mean is :math:`\hat x_0 = \bar x + r^2 \nabla \log
     p(\bar x)`. On a Gaussian mode of variance Λ it ends with variance :math:`\Lambda - r^2 +
     O(r^4)`, which is too smooth. ``share`` scales the score's weight.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> t = torch.tensor([2.0], dtype=torch.float64)
+    >>> row = ss.tableau.mean_ending(ss.EDMSDE(), t)  # (x + σ² s)/α
+    >>> row.a.item(), row.b.item()
+    (1.0, 4.0)
     """
     alpha_t, sigma_t = sde.marginal(times)
     on_score = share * sigma_t.square() / alpha_t
@@ -194,5 +212,13 @@ def flow_ending(sde: LinearSDE, times: Tensor) -> Tableau:
 
     It is the Euler step of the probability flow :math:`d\bar x/dr^2 = -\tfrac12 \nabla \log p`,
     and leaves :math:`\Lambda + r^4 / 4(\Lambda + r^2)` of a Gaussian mode's variance.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> t = torch.tensor([2.0], dtype=torch.float64)
+    >>> row = ss.tableau.flow_ending(ss.EDMSDE(), t)
+    >>> row.a.item(), row.b.item()
+    (1.0, 2.0)
     """
     return mean_ending(sde, times[-1:], 0.5)
