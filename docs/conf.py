@@ -87,6 +87,7 @@ sphinx_gallery_conf = {
         "gallery/own",
     ],
     "filename_pattern": "/plot_",
+    "thumbnail_size": (480, 336),
     "within_subsection_order": "FileNameSortKey",
     "doc_module": ("sdescore",),
     "reference_url": {"sdescore": None},

@@ -22,9 +22,9 @@ everything = ss.MixtureScore(
 background = everything.sample(3000, seed=1)
 sampler = ss.PredictorCorrector(sde, steps=40)
 
-figure, panels = plt.subplots(1, 4, figsize=(11.5, 3.2), layout="constrained")
+figure, panels = plt.subplots(2, 2, figsize=(6.4, 6.4), layout="constrained")
 near = {}
-for axes, omega in zip(panels, (0.0, 1.0, 2.0, 5.0), strict=True):
+for axes, omega in zip(panels.flat, (0.0, 1.0, 2.0, 5.0), strict=True):
     guided = ss.classifier_free(class_a, everything, omega)
     x = sampler.sample(guided, shape=(2000, 2), seed=0)
     near[omega] = (x[:, 0] > -0.8).double().mean().item()

@@ -26,8 +26,8 @@ samplers = {
 }
 
 spread = {}
-figure, panels = plt.subplots(1, 4, figsize=(11, 3.4), layout="constrained")
-for axes, (name, (steps, corrector)) in zip(panels, samplers.items(), strict=True):
+figure, panels = plt.subplots(2, 2, figsize=(6.4, 7), layout="constrained")
+for axes, (name, (steps, corrector)) in zip(panels.flat, samplers.items(), strict=True):
     sampler = ss.PredictorCorrector(
         sde, ss.ReverseDiffusion(), corrector, grid=ss.UniformGrid(), steps=steps
     )
@@ -43,7 +43,7 @@ plt.show()
 # %%
 # The width is that of the clusters, over the width that they have in the data. The corrector
 # narrows them. With an exact score, the same number of evaluations helps more as smaller steps of
-# the predictor (right). A corrector is worth its cost where the predictor leaves an error that
+# the predictor (last). A corrector is worth its cost where the predictor leaves an error that
 # smaller steps do not remove.
 #
 # **Read on.** :doc:`Correctors </theory/08-correctors>`;

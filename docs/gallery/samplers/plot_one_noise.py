@@ -3,7 +3,7 @@ Four samplers from one noise
 ============================
 
 Four samplers start from the same noise and call the same score ten times each. The deterministic
-ones (right) keep neighbours together. The stochastic ones (left) mix them.
+ones (below) keep neighbours together. The stochastic ones (above) mix them.
 """
 
 import matplotlib.pyplot as plt
@@ -28,8 +28,8 @@ samplers = {
     "exponential Adams": ss.ExponentialAdams(),
 }
 colour = torch.atan2(noise[:, 1], noise[:, 0])
-figure, panels = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
-for axes, (name, predictor) in zip(panels, samplers.items(), strict=True):
+figure, panels = plt.subplots(2, 2, figsize=(6.4, 6.6), layout="constrained")
+for axes, (name, predictor) in zip(panels.flat, samplers.items(), strict=True):
     sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=ss.LogSNRGrid(), steps=10)
     x = sampler.sample(score, init=noise, seed=0)
     axes.scatter(*x.T, c=colour, cmap="twilight", s=4, linewidths=0)

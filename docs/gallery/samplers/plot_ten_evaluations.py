@@ -35,15 +35,15 @@ samplers = {
 }
 
 distances = {}
-figure, panels = plt.subplots(1, 6, figsize=(12, 2.6), layout="constrained")
-panels[0].scatter(*data.T, s=1.5, linewidths=0, color="#444444")
-panels[0].set_title("data", fontsize=10)
-for axes, (name, sampler) in zip(panels[1:], samplers.items(), strict=True):
+figure, panels = plt.subplots(2, 3, figsize=(7.5, 5.3), layout="constrained")
+panels[0, 0].scatter(*data.T, s=1.5, linewidths=0, color="#444444")
+panels[0, 0].set_title("data", fontsize=10)
+for axes, (name, sampler) in zip(panels.flat[1:], samplers.items(), strict=True):
     x = sampler.sample(score, shape=(2000, 2), seed=0)
     distances[name] = ss.metrics.sliced_wasserstein(x, data) / between_real
     axes.scatter(*x.T, s=1.5, linewidths=0, color="#7c3aed")
     axes.set_title(f"{name}\n{distances[name]:.1f}", fontsize=9)
-for axes in panels:
+for axes in panels.flat:
     axes.set(xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), aspect="equal", xticks=[], yticks=[])
 plt.show()
 
