@@ -8,25 +8,25 @@ from dataclasses import replace
 from torch import Tensor
 
 from sdescore import checks
+from sdescore.conditions import each_tensor, require_rows
 from sdescore.errors import IncompatibleError
 from sdescore.grids.levels import LevelGrid
 from sdescore.noise.counter import Domain
 from sdescore.predictors.multistep import Multistep
-from sdescore.samplers.adaptive.sampler import AdaptiveSampler
+from sdescore.samplers.chunks import Sampler, require_sampler
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
+from sdescore.samplers.probability_flow.flow import ProbabilityFlow
 from sdescore.samplers.request import Request, domain_at, require_init
 from sdescore.typing import Condition, Score
 
 __all__ = ["edit"]
-
-Sampled = PredictorCorrector | AdaptiveSampler
 
 FINE = 1000  # steps of the grid by which a strength is read where a sampler has none
 ROUNDING = 1e-9  # of strength × steps, which is to be rounded down
 
 
 def edit(
-    sampler: Sampled,
+    sampler: Sampler,
     model: Score,
     x0: Tensor,
     *,
@@ -34,6 +34,7 @@ def edit(
     samples: range | None = None,
     seed: int = 0,
     label: Condition | None = None,
+    source: Condition | None = None,
     max_batch: int | None = None,
     progress: bool = False,
 ) -> Tensor:
@@ -47,12 +48,16 @@ def edit(
 
     ``strength`` is the share of the sampler's steps that are run, as in diffusers: the last
     ⌊strength · n⌋ of the n steps of a :class:`PredictorCorrector`, at least one. Which noise level
-    that is depends on the sampler's grid. An :class:`AdaptiveSampler` has no grid; it starts where
-    that share of the SDE's default grid starts.
+    that is depends on the sampler's grid. An :class:`AdaptiveSampler` and a
+    :class:`ProbabilityFlow` without ``grid`` start where that share of the SDE's default grid
+    starts.
+
+    A :class:`ProbabilityFlow` draws no noise. It encodes the data under the label ``source`` up to
+    that time, and decodes them under ``label``. What the two labels have in common stays.
 
     Parameters
     ----------
-    sampler : PredictorCorrector or AdaptiveSampler
+    sampler : PredictorCorrector, AdaptiveSampler or ProbabilityFlow
         On a linear SDE.
     model : ScoreModel or callable
         As in :meth:`PredictorCorrector.sample`.
@@ -67,6 +72,8 @@ def edit(
         independent. To change the result again at the same strength, take another seed.
     label, max_batch, progress
         As in :meth:`PredictorCorrector.sample`; the label says what the data become.
+    source : Tensor or dict, optional
+        Like ``label``, for a :class:`ProbabilityFlow` alone: what the data are.
 
     Returns
     -------
@@ -78,7 +85,9 @@ def edit(
     ParameterError
         A strength outside (0, 1], data that are not finite.
     IncompatibleError
-        Another sampler, an SDE that is not linear; else as in :meth:`PredictorCorrector.sample`.
+        Another sampler, an SDE that is not linear, ``source`` beside a sampler that adds noise, or
+        a flow without a label, which would lead back to the data; else as in
+        :meth:`PredictorCorrector.sample`.
     ShapeError
         ``x0`` is no state in float32 or float64.
 
@@ -94,12 +103,24 @@ def edit(
     0.0
     0.5
     """
-    expected = "sampler to be a PredictorCorrector or an AdaptiveSampler"
-    usable = isinstance(sampler, Sampled)
-    checks.that(usable, expected, f"{sampler!r:.200}", IncompatibleError)
+    require_sampler(sampler)
     sde = checks.linear(sampler.sde, "edit")
     rest, t = last_share(sampler, checks.number("strength", strength, above=0, at_most=1))
     require_init(x0, "x0")
+    if isinstance(rest, ProbabilityFlow):
+        labelled, got = label is not None or source is not None, "neither; the data would come back"
+        checks.that(labelled, "label= or source= for a ProbabilityFlow", got, IncompatibleError)
+        rows = checks.rows("samples", samples, len(x0))
+        x = x0[rows.start : rows.stop]
+        for condition in (source, label):
+            if condition is not None:
+                require_rows(condition, len(x0))
+        for way, condition in ((rest.encode, source), (rest.decode, label)):
+            some = each_tensor(lambda part: part[rows.start : rows.stop], condition)
+            x = way(model, x, label=some, max_batch=max_batch, progress=progress)
+        return x
+    expected = "source= for a ProbabilityFlow alone"
+    checks.that(source is None, expected, type(sampler).__name__, IncompatibleError)
     request = Request(sde, [None], model, None, samples, seed, None, x0, label, x0.dtype, name="x0")
     x, rows = x0.detach().to(request.device, copy=True), request.samples
     # Draw 0 of a run starts it; the run from init= that follows leaves that draw out.
@@ -118,7 +139,7 @@ def edit(
     )
 
 
-def last_share(sampler: Sampled, strength: float) -> tuple[Sampled, float]:
+def last_share(sampler: Sampler, strength: float) -> tuple[Sampler, float]:
     """The sampler of the last steps alone, and the time at which it starts."""
     if isinstance(sampler, PredictorCorrector):
         steps = len(sampler.times) - (not sampler.denoise)
@@ -128,6 +149,9 @@ def last_share(sampler: Sampled, strength: float) -> tuple[Sampled, float]:
             predictor = predictor.last(len(times))
         rest = replace(sampler, predictor=predictor, grid=times, steps=None)
         return rest, times[0].item()
+    if isinstance(sampler, ProbabilityFlow) and sampler.grid is not None:
+        times = sampler.times[first_of(len(sampler.times) - 1, strength) :]
+        return replace(sampler, grid=times, steps=None), times[0].item()
     grid = sampler.sde.default_grid
     times = grid.times(sampler.sde, None if isinstance(grid, LevelGrid) else FINE + 1)
     t = times[first_of(len(times) - 1, strength)].item()

@@ -149,3 +149,35 @@ def test_a_method_made_for_its_grid() -> None:
     score = Modes.of((1.0, 0.25)).score(SDES["VP"])
     x = edit(sampler, score, torch.ones(500, 1), strength=0.75)
     assert abs(x.mean().item() - 1) < 0.2
+
+
+def of_class(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+    """The exact VP score of ``N(label, 0.25)``, elementwise."""
+    alpha, sigma = (v.reshape(-1, 1) for v in SDES["VP"].marginal(t))
+    return -(x - alpha * label.to(x)[:, None]) / (0.25 * alpha**2 + sigma**2)
+
+
+@pytest.mark.parametrize("grid", [None, ss.UniformGrid()], ids=["dopri5", "rk4 on a grid"])
+def test_a_flow_encodes_under_one_label_and_decodes_under_the_other(grid: Any) -> None:
+    """The flow of a Gaussian keeps the distance to its mean in standard deviations."""
+    sde, options = SDES["VP"], {"rtol": 1e-8, "atol": 1e-8}
+    if grid is not None:
+        options = {"method": "rk4", "grid": grid, "steps": 100}
+    flow = ss.ProbabilityFlow(sde, **options)
+    if grid is None:  # the default grid has equal steps in log-SNR
+        t = sde.time_at_log_snr(0.6 * sde.log_snr(sde.t_min) + 0.4 * sde.log_snr(sde.T))
+    else:
+        t = torch.tensor(sde.t_min + 0.4 * (sde.T - sde.t_min), dtype=torch.float64)
+    (alpha, sigma), (first, noise) = sde.marginal(t), sde.marginal(sde.t_min)
+    std, own = (0.25 * alpha**2 + sigma**2).sqrt(), (0.25 * first**2 + noise**2).sqrt()
+    x0 = torch.linspace(-1, 3, 12, dtype=torch.float64).reshape(6, 2)
+    source, label = torch.tensor([0, 1, 2, 0, 1, 2]), torch.tensor([2, 1, 0, 1, 0, 2])
+    a, b = source[:, None], label[:, None]
+    code = alpha * a + std * (x0 - first * a) / own
+    wanted = first * b + own * (code - alpha * b) / std
+    both = {"strength": 0.4, "source": source, "label": label}
+    found = edit(flow, of_class, x0, **both)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[[1, 5]], x0[[1, 5]], rtol=0, atol=1e-5)  # the same label
+    some = edit(flow, of_class, x0, samples=range(1, 5), max_batch=3, **both)
+    torch.testing.assert_close(some, found[1:5], rtol=0, atol=1e-7)

@@ -107,6 +107,35 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         (lambda: edit(SAMPLER, untouched, X / 0, strength=0.5), ParameterError, "finite x0"),
         (lambda: edit(VP, untouched, X, strength=0.5), IncompatibleError, "sampler to be"),
         (
+            lambda: edit(ss.ProbabilityFlow(VP), untouched, X, strength=0.5),
+            IncompatibleError,
+            "the data would come back",
+        ),
+        *each(
+            lambda name: edit(
+                ss.ProbabilityFlow(VP), untouched, X, strength=0.5, **{name: torch.zeros(3, 1)}
+            ),
+            ShapeError,
+            "label to be a tensor of shape",
+            ["label", "source"],
+        ),
+        (
+            lambda: edit(SAMPLER, untouched, X, strength=0.5, source=torch.zeros(2, 1)),
+            IncompatibleError,
+            "ProbabilityFlow alone",
+        ),
+        *each(
+            lambda t_max: ss.ProbabilityFlow(VP, t_max=t_max),
+            ParameterError,
+            "t_max",
+            [VP.t_min, 1.1, "1"],
+        ),
+        (
+            lambda: ss.ProbabilityFlow(VP, method="rk4", grid=[1.0, 0.1], t_max=0.5),
+            ParameterError,
+            "its own ends",
+        ),
+        (
             lambda: edit(
                 ss.PredictorCorrector(
                     NonLinear(), predictor=ss.EulerMaruyama(), steps=5, denoise=False

@@ -170,7 +170,7 @@ def _tighter(flow: ProbabilityFlow) -> tuple[ProbabilityFlow, float]:
     log_snr = -2 * (0.5 * (angles[1:] + angles[:-1])).tan().log()
     between = flow.sde.time_at_log_snr(log_snr)
     times = torch.cat([torch.stack([flow.times[:-1], between], 1).flatten(), flow.times[-1:]])
-    return dataclasses.replace(flow, grid=times, steps=None), factor
+    return dataclasses.replace(flow, grid=times, steps=None, t_min=None, t_max=None), factor
 
 
 def _prior(flow: ProbabilityFlow, request: Request, latent: Tensor, data: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def _prior(flow: ProbabilityFlow, request: Request, latent: Tensor, data: Tensor
     states = float64(request.scale.to_state(data.detach()), like=latent)
     mean = alpha * states.mean(0)
     variance = alpha**2 * states.var(0, unbiased=False) + sigma**2
-    x, plain = float64(latent), flow.sde.prior_std(flow.data_std) ** 2
+    x, plain = float64(latent), flow.start_std**2
     gain = x.square() / plain - (x - mean).square() / variance + math.log(plain) - variance.log()
     return 0.5 * sum_event(gain).to(latent.dtype)
 

@@ -69,7 +69,9 @@ class ProbabilityFlow:
         End of the flow on the data's side, in [0, T); the SDE's own unless given.
     data_std : float
         The data's standard deviation, for a prior that remembers it (see
-        :meth:`LinearSDE.prior_std`); 0 is the field's usual prior.
+        :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at ``t_max``.
+    t_max : float, optional
+        The flow's end on the noise's side, in (t_min, T]; T unless given.
 
     Attributes
     ----------
@@ -105,6 +107,7 @@ class ProbabilityFlow:
     max_evaluations: int = 20_000
     t_min: float | None = None
     data_std: float = 0.0
+    t_max: float | None = None
     times: Tensor = field(init=False, repr=False, compare=False)
     methods: ClassVar[tuple[str, ...]] = ADAPTIVE + FIXED
     solver: ClassVar[type[FlowODE]] = FlowODE
@@ -121,10 +124,14 @@ class ProbabilityFlow:
             steps = checks.count("steps", steps)
         if t_min is not None:
             t_min = checks.number("t_min", t_min, at_least=0, below=T)
-        ends = (T, self.sde.t_min if t_min is None else t_min)
+        end, t_max = self.sde.t_min if t_min is None else t_min, self.t_max
+        if t_max is not None:
+            t_max = checks.number("t_max", t_max, above=end, at_most=T)
+        ends = (T if t_max is None else t_max, end)
         times = torch.tensor(ends, dtype=torch.float64, device="cpu")
         if grid is not None:
-            checks.that(t_min is None, "t_min= or grid=, which has its own end", "both")
+            expected = "t_min= and t_max=, or grid=, which has its own ends"
+            checks.that(t_min is None and t_max is None, expected, "both")
             grid = grid if isinstance(grid, Grid) else CustomGrid(grid)
             times = grid.times(self.sde, None if steps is None else steps + 1)
             checks.that(len(times) > 1, "at least two grid times", len(times))
@@ -136,13 +143,19 @@ class ProbabilityFlow:
             times=times,
             max_evaluations=checks.count("max_evaluations", self.max_evaluations),
             t_min=t_min,
+            t_max=t_max,
             data_std=checks.number("data_std", self.data_std, at_least=0),
         )
 
     @property
     def interval(self) -> tuple[float, float]:
-        """``(t_min, T)``, between which the flow runs, or the ends of the grid."""
+        """``(t_min, t_max)``, between which the flow runs, or the ends of the grid."""
         return self.times[-1].item(), self.times[0].item()
+
+    @property
+    def start_std(self) -> float:
+        """Standard deviation of the prior, at the flow's end on the noise's side."""
+        return self.sde.prior_std(self.data_std, self.interval[1])
 
     def sample(
         self,
@@ -310,7 +323,7 @@ class ProbabilityFlow:
         latent, integrals, calls = follow(
             self, request, self.interval, max_batch, progress, differentiable, trace
         )
-        std = self.sde.prior_std(self.data_std)
+        std = self.start_std
         scale, event = request.scale, request.shape[1:]
         log_volume = 0.0 if scale.plain else scale.log_volume(event)
         with torch.set_grad_enabled(differentiable):

@@ -223,7 +223,7 @@ def follow(
     denoise: bool = False,
 ) -> tuple[Tensor, ...]:
     """Data or states at T, at the path's end; integrals ``(B, K)``; model calls ``(B,)``."""
-    std, end = flow.sde.prior_std(flow.data_std), flow.interval[1]
+    std, end = flow.start_std, flow.interval[1]
     if flow.sde.marginal(end)[0].item() == 0:  # where rounding would hide that 1/α is infinite
         kind = getattr(unwrapped(request.model), "prediction", "score")
         expected = f"a network that says x0, such as prediction='v', for alpha_t = 0 at t = {end:g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -204,3 +205,23 @@ def test_what_says_nothing_where_there_is_no_noise_is_refused(prediction: str) -
     model = ss.ScoreModel(lambda x, t: -x, sde, prediction)
     with pytest.raises(ss.errors.TimeError, match="0 < sigma_t"):
         ss.ProbabilityFlow(sde, t_min=0.0).encode(model, torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(
+    "options", [{"t_max": 0.1}, {"method": "rk4", "grid": [0.1, 0.06, 0.03, 0.015, 0.007, 1e-3]}]
+)
+def test_a_flow_that_ends_below_T_has_the_prior_there(options: dict[str, Any]) -> None:
+    """With the data's standard deviation known it is exact on Gaussian data."""
+    sde = ss.VPSDE()
+    flow = ss.ProbabilityFlow(sde, data_std=0.5, **options)
+    x = torch.tensor([[0.3], [-1.0]], dtype=torch.float64)
+    score = ss.GaussianScore(torch.zeros(1, dtype=torch.float64), 0.25, sde)
+    alpha, sigma = sde.marginal(sde.t_min)
+    exact = torch.distributions.Normal(0.0, (0.25 * alpha**2 + sigma**2).sqrt()).log_prob(x[:, 0])
+    found = flow.log_likelihood(score, x).log_prob
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-4)
+    assert flow.start_std == pytest.approx(
+        sde.marginal(0.1)[1].square().add(0.25 * sde.marginal(0.1)[0].square()).sqrt().item()
+    )
+    start = flow.decode(score, flow.start_std * torch.ones(1, 1, dtype=torch.float64))
+    assert abs(start.item() / (0.25 * alpha**2 + sigma**2).sqrt().item() - 1) < 1e-4
