@@ -192,8 +192,8 @@ class FlowODE:
         return torch.cat([state, error[:, self._numel :].abs()], 1).amax(1)
 
     def _worst_row(self, error: Tensor) -> Tensor:
-        """torchdiffeq's norm: every row meets the tolerance."""
-        return self._row_norms(error).max().to(error)
+        """torchdiffeq's norm: every row meets the tolerance; no gradient enters the steps."""
+        return self._row_norms(error.detach()).max().to(error)
 
     def require(self, fine: Tensor, why: str, angle: Tensor, present: Selection) -> None:
         """Give up where a row is not ``fine``; ``angle`` is where each is."""

@@ -55,6 +55,18 @@ def test_the_gradient_of_a_log_density_is_that_of_the_closed_form() -> None:
     torch.testing.assert_close(slope, score(x, torch.full((3,), T_MIN)), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize(("method", "bar"), [("dopri8", 1e-6), ("bosh3", 1e-4)])
+def test_no_gradient_goes_into_torchdiffeqs_steps(method: str, bar: float) -> None:
+    """Their lengths are constants; with those of the error in it the gradient was off by 2 %."""
+    score, x = Linear(), points()
+    flow = ss.ProbabilityFlow(VP, method, rtol=1e-6, atol=1e-6, t_min=T_MIN)
+    found = flow.decode(score, x, differentiable=True)
+    exact, _ = gaussian_map(VP, x, score.m, score.std, VP.T, T_MIN)
+    inputs = (x, score.m, score.std)
+    for ours, theirs in zip(gradients(found, *inputs), gradients(exact, *inputs), strict=True):
+        assert torch.allclose(ours, theirs, rtol=0, atol=bar * theirs.abs().max().item())
+
+
 def test_the_gradient_of_a_sample_is_that_of_the_closed_form() -> None:
     """In the start and in the score's parameters, Tweedie's mean at the end included."""
     score, start = Linear(), points()
