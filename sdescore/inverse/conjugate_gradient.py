@@ -1,8 +1,8 @@
 r"""Conjugate gradients for one symmetric system a sample (Hestenes & Stiefel 1952, algorithm 3.1).
 
 Every sample has its own step lengths and stops by itself, so its solution does not depend on the
-batch. A sample also stops where :math:`p^\top H p \le 0`: there H is not positive definite along
-the search direction (Steihaug 1983), as the Jacobian of an imperfect network may have it.
+batch. A sample also stops where :math:`p^\top H p \le 0`: there rounding is all that is left, or H
+is not positive definite.
 """
 
 from __future__ import annotations

@@ -7,8 +7,9 @@ The posterior of x₀ has the covariance that the score says it has, by Tweedie'
    \nabla \log p_t(y | x) \approx J^\top A^\top
    \Bigl(\sigma_y^2 I + \frac{\sigma^2}{\alpha} A J^\top A^\top \Bigr)^{-1} (y - A \hat x_0) .
 
-The system is solved by conjugate gradients. A product with J runs back through the graph of the one
-call of the network. For Gaussian data the result is the exact posterior score.
+The system is solved by generalised conjugate residuals, for a network's J is not symmetric. A
+product with J runs back through the graph of the one call of the network. For Gaussian data the
+result is the exact posterior score.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.guidance.base import GuidedScore
-from sdescore.inverse.conjugate_gradient import conjugate_gradient
+from sdescore.inverse.conjugate_residual import conjugate_residual
 from sdescore.inverse.measurement import Measurement
 from sdescore.inverse.posterior_score import Linearised, PosteriorScore, Product
 from sdescore.shapes import align
@@ -46,7 +47,7 @@ class _MMPS(PosteriorScore):
             v = A.pull(u)
             return noise * u + A.push(align(sigma.square() / alpha, v) * J(v))
 
-        return conjugate_gradient(multiply, residual, self.iterations, self.tolerance)
+        return conjugate_residual(multiply, residual, self.iterations, self.tolerance)
 
 
 def mmps(

@@ -229,3 +229,27 @@ def test_conjugate_gradients_stop_alone_and_where_a_matrix_is_no_covariance() ->
         torch.testing.assert_close(together[i], alone[0], rtol=1e-12, atol=1e-14)
     short = conjugate_gradient(lambda u: u @ H, b[:1], 1, 0.0)  # the steepest descent from 0
     torch.testing.assert_close(short, b[:1] * (b[0] @ b[0]) / (b[0] @ H @ b[0]))
+
+
+def test_conjugate_residuals_are_least_squares_in_the_krylov_space() -> None:
+    """By numpy, also where H is neither symmetric nor definite; each sample stops alone."""
+    from sdescore.inverse.conjugate_residual import conjugate_residual
+
+    generator = torch.Generator().manual_seed(0)
+    H = torch.randn(5, 5, generator=generator, dtype=F64)
+    b = torch.cat([states(3).repeat(1, 2)[:, :5], torch.zeros(1, 5, dtype=F64)])
+    powers = [b]
+    for k in range(1, 6):
+        found = conjugate_residual(lambda u: u @ H.T, b, k, 0.0)
+        for i in range(3):
+            K = torch.stack([power[i] for power in powers], 1)
+            weights = torch.linalg.lstsq(H @ K, b[i]).solution
+            torch.testing.assert_close(found[i], K @ weights, rtol=1e-6, atol=1e-8)
+        assert not found[3].any()
+        powers.append(powers[-1] @ H.T)
+    torch.testing.assert_close(found @ H.T, b)
+    loose = conjugate_residual(lambda u: u @ H.T, b, 5, 0.5)
+    for i in range(3):
+        alone = conjugate_residual(lambda u: u @ H.T, b[i : i + 1], 5, 0.5)
+        torch.testing.assert_close(loose[i], alone[0], rtol=1e-12, atol=1e-14)
+        assert 0 < (b[i] - loose[i] @ H.T).norm() <= 0.5 * b[i].norm()
