@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--train-steps", type=_positive)
     demo.add_argument("--samples", type=_positive, help="samples of each sampler")
     demo.add_argument("--out", type=Path, help="folder of all results")
+    classes = "one model of the first SDE with the digits' classes, guided, one class a row"
+    demo.add_argument("--conditional", action="store_true", help=classes)
 
     sample = commands.add_parser("sample", help="draw from a checkpoint", formatter_class=look)
     sample.add_argument("checkpoint", type=Path)

@@ -54,10 +54,18 @@ class Judge:
             "confidence": probability.amax(1).mean().item(),
         }
         # What the judgements are relative to.
-        self.report = {"real_distances": distances, "classifier_on_held_out_digits": classified}
+        self.report: dict[str, Any] = {
+            "real_distances": distances,
+            "classifier_on_held_out_digits": classified,
+        }
 
     def _probability(self, images: Tensor) -> Tensor:
         return torch.from_numpy(self.classifier.predict_proba(images.flatten(1).numpy()))
+
+    def agreement(self, samples: Tensor, labels: Tensor) -> float:
+        """The share of ``samples`` that the classifier puts in the class of their label."""
+        found = self._probability(samples.cpu()).argmax(1)
+        return (found == labels.cpu()).double().mean().item()
 
     def __call__(self, samples: Tensor) -> dict[str, Any]:
         """Figures of quality of ``samples`` ``(n, 1, 8, 8)``.

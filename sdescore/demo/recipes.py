@@ -67,9 +67,9 @@ CORRECTORS: dict[str, Corrector] = {
 }
 
 
-def digit_model(name: str) -> ScoreModel:
+def digit_model(name: str, classes: int | None = None) -> ScoreModel:
     """A new network for 8×8 digits in the recipe's convention."""
-    made, net = RECIPES[name], UNet(1, width=24, multipliers=(1, 2), blocks=1)
+    made, net = RECIPES[name], UNet(1, width=24, multipliers=(1, 2), blocks=1, classes=classes)
     return ScoreModel(net, made.sde(), made.prediction, made.time_input, sigma_data=DIGITS_STD)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from sdescore import __version__
 from sdescore.analysis.optimal_grid.recommended import recommended_sampler
 from sdescore.checkpoint.store import load
+from sdescore.demo.conditional import one_class_a_row
 from sdescore.demo.field import score_field
 from sdescore.demo.judge import Judge
 from sdescore.demo.recipes import RECIPES, digit_model, make_sampler
@@ -49,6 +50,7 @@ class DemoOptions:
     seed: int = 0
     device: str = "cpu"
     out: Path = Path("out")
+    conditional: bool = False
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
@@ -85,27 +87,44 @@ def _run(judge: Judge, options: DemoOptions, started: float) -> dict[str, Any]:
         },
         "threads": torch.get_num_threads(),
         "reference": judge.report,
-        "models": {name: _one_model(name, judge, options) for name in options.sdes},
     }
-    say("Learning a score field on 2-D data")
-    field = options.out / "score_field.png"
-    results["score_field"] = score_field(field, options.seed, options.train_steps)
+    if options.conditional:
+        target = options.out / "conditional.json"
+        results["conditional"] = _conditional(judge, options)
+    else:
+        target = options.out / "results.json"
+        results["models"] = {name: _one_model(name, judge, options) for name in options.sdes}
+        say("Learning a score field on 2-D data")
+        field = options.out / "score_field.png"
+        results["score_field"] = score_field(field, options.seed, options.train_steps)
     results["seconds"] = time.perf_counter() - started
-    target = options.out / "results.json"
     target.write_text(json.dumps(results, indent=1) + "\n")
     files = f"figures, checkpoints and {target.name} are in {options.out}/"
     say(f"Done in {results['seconds']:.0f} s; {files}")
     return results
 
 
-def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
-    recipe = RECIPES[name]
-    path = options.out / f"{name}.safetensors"
+def _conditional(judge: Judge, options: DemoOptions) -> dict[str, Any]:
+    """A model of the first SDE with the digits' classes, by the recommended sampler."""
+    model, training = _trained(options.sdes[0], judge, options, classes=10)
+    few = max(2, min(FEW, options.steps))
+    sampler = recommended_sampler(model, few, data=judge.images)
+    return training | one_class_a_row(model, sampler, judge, options.seed, options.out)
+
+
+def _trained(
+    name: str, judge: Judge, options: DemoOptions, classes: int | None = None
+) -> tuple[ScoreModel, dict[str, Any]]:
+    """The recipe's model, and what its training was; with ``classes``, a conditional one."""
+    recipe, labels = RECIPES[name], None if classes is None else judge.labels
+    path = options.out / f"{name}{'' if classes is None else '_conditional'}.safetensors"
     say(f"\n{name}: {recipe.title}")
     torch.manual_seed(options.seed)
     result = train(
-        digit_model(name),
+        digit_model(name, classes),
         judge.images,
+        labels=labels,
+        label_dropout=0.0 if classes is None else 0.1,
         steps=options.train_steps,
         batch_size=BATCH,
         lr=2e-3,
@@ -123,9 +142,14 @@ def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
             "seconds": result.seconds,
             "loss_last_100": statistics.fmean(result.losses[-100:]),
         },
-        "samplers": {},
     }
-    model = load(path, device=options.device)
+    return load(path, device=options.device), report
+
+
+def _one_model(name: str, judge: Judge, options: DemoOptions) -> dict[str, Any]:
+    recipe = RECIPES[name]
+    model, report = _trained(name, judge, options)
+    report["samplers"] = {}
     rows = {"real digits": judge.images[:SHOWN]}
     for label, sampler in _samplers(name, model, judge.images, options).items():
         started = time.perf_counter()

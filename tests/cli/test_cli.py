@@ -42,6 +42,33 @@ def test_demo_leaves_everything_it_promises(out: Path) -> None:
     assert promised <= names
 
 
+@pytest.mark.slow
+def test_a_conditional_demo_draws_one_class_a_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of few steps: the model knows ten classes, and each weight has its agreement."""
+    images, labels = datasets.labelled_digits()
+    monkeypatch.setattr(judge, "labelled_digits", lambda: (images[:300], labels[:300]))
+    argv = ["demo", "--conditional", "--sde", "vp", *TINY, "--out", str(tmp_path)]
+    assert main(argv) == 0
+    results = json.loads((tmp_path / "conditional.json").read_text())["conditional"]
+    for omega in (0, 1, 2, 4):
+        row = results[f"omega = {omega}"]
+        assert 0 <= row["agreement"] <= 1 and sum(row["class_counts"]) == results["samples"]
+    assert "the classifier agrees with" in capsys.readouterr().out
+    assert (tmp_path / "conditional.png").stat().st_size > 10_000
+    model = ss.load(tmp_path / "vp_conditional.safetensors")
+    assert model.net.config["classes"] == 10 and not model.label_required
+
+
+def test_the_judge_agrees_with_labels_by_its_classifier() -> None:
+    """Real digits with their own labels, and with the next class's."""
+    seen = judge.Judge(100, 0)
+    images, labels = datasets.labelled_digits()
+    assert seen.agreement(images, labels) > 0.9
+    assert seen.agreement(images, (labels + 1) % 10) < 0.1
+
+
 def test_results_name_every_pair_and_its_evaluations(out: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     pairs = {
