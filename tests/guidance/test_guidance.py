@@ -35,12 +35,12 @@ def log_prob_y(sde: ss.LinearSDE):
     """``log p(y | x_t)``: y = H x₀ + r with x₀ | x_t Gaussian; Kalman's formulas in t."""
 
     def log_prob(x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        alpha, sigma = (c.to(x) for c in sde.marginal(t))
+        alpha, sigma = (c.to(x).reshape(-1, 1, 1) for c in sde.marginal(t))  # one, or one each
         C, m, h = COVARIANCE.to(x), MEAN.to(x), H.to(x)
         V = alpha**2 * C + sigma**2 * torch.eye(2).to(x)
         gain = alpha * C @ torch.linalg.inv(V)
-        mean = m + (x - alpha * m) @ gain.T
-        variance = (h @ (C - alpha * gain @ C) @ h.T).squeeze() + R
+        mean = m + (gain @ (x - alpha[:, 0] * m)[:, :, None])[:, :, 0]
+        variance = (h @ (C - alpha * gain @ C) @ h.T).flatten() + R
         y = Y if label is None else label.to(x)
         return -0.5 * (y - mean @ h[0]) ** 2 / variance
 
