@@ -21,6 +21,7 @@ from sphinx.search.zh import SearchChinese
 DOCS = Path(__file__).resolve().parent
 PO = DOCS / "locale" / "zh_CN" / "LC_MESSAGES"
 ROAD = ["index.md", "install.md", "glossary.md", "theory/*"]
+ROAD += ["examples/index.rst", "examples/first/*", "examples/samplers/*"]
 HEADER = (
     'msgid ""\nmsgstr ""\n"Language: zh_CN\\n"\n"MIME-Version: 1.0\\n"\n'
     '"Content-Type: text/plain; charset=utf-8\\n"\n"Content-Transfer-Encoding: 8bit\\n"\n\n'
