@@ -7,7 +7,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 # The scripts in .venv/bin hold an absolute path, which may have a space: always python -m.
 
-.PHONY: demo test install install-demo lint types docs docs-en docs-zh chinese pytest format clean
+.PHONY: demo test install install-demo lint types docs docs-en docs-zh chinese pytest mutants format clean
 .NOTPARALLEL:
 
 demo: install-demo
@@ -62,6 +62,10 @@ chinese: install
 # One thread per worker: the tensors are small.
 pytest: install
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "slow or not slow" $(ARGS)
+
+# Breaks the formulas one at a time and looks whether a test fails; an hour or two.
+mutants: install
+	$(PY) benchmarks/mutants.py $(ARGS)
 
 format: install
 	$(PY) -m ruff check --fix .
