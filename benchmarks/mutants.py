@@ -76,8 +76,8 @@ class Mutant(NamedTuple):
     source: str
 
 
-def places(tree: ast.AST) -> Iterator[ast.expr]:
-    """The expressions of a file that compute: none of annotations, messages and refusals."""
+def computations(tree: ast.AST) -> Iterator[ast.expr]:
+    """The expressions of a file that compute; not those of annotations, messages and refusals."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
             continue
@@ -92,7 +92,7 @@ def places(tree: ast.AST) -> Iterator[ast.expr]:
         elif isinstance(node, ast.AnnAssign):
             parts = [ast.Expression(node.value)] if node.value else []
         for part in parts:
-            yield from places(part)
+            yield from computations(part)
 
 
 def changes(node: ast.expr, names: set[str]) -> Iterator[ast.expr]:
@@ -111,7 +111,8 @@ def changes(node: ast.expr, names: set[str]) -> Iterator[ast.expr]:
         if not isinstance(node.operand, ast.Constant):
             yield node.operand
     elif isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
-        yield ast.Compare(node.left, [OPERATORS[type(node.ops[0])]], node.comparators)
+        first = OPERATORS[type(node.ops[0])]
+        yield ast.Compare(node.left, [first, *node.ops[1:]], node.comparators)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         if node.func.attr in DROPPED:
             yield node.args[0] if node.args else node.func.value
@@ -135,7 +136,7 @@ def mutants(path: str, source: str) -> list[Mutant]:
         names = {n.id for n in ast.walk(body) if isinstance(n, ast.Name)}
         names |= {a.arg for a in ast.walk(body) if isinstance(a, ast.arg)}
         inside |= dict.fromkeys(ast.walk(body), names)
-    for node in places(tree):
+    for node in computations(tree):
         begin = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset
         old = source.encode()[begin:end].decode()
@@ -179,7 +180,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    chosen: list[tuple[str, Mutant]] = []
+    tested: list[tuple[str, Mutant]] = []
     for room in options.rooms:
         files = sorted((ROOT / "sdescore" / room).rglob("*.py"))
         every = [
@@ -188,7 +189,7 @@ def main() -> None:
         ]  # fmt: skip
         random.Random(f"{options.seed} {room}").shuffle(every)
         drawn = every[: options.count]
-        chosen += [(room, mutant) for mutant in drawn]
+        tested += [(room, mutant) for mutant in drawn]
     with tempfile.TemporaryDirectory() as folder:
         copies: Queue[Path] = Queue()
         for job in range(options.jobs):
@@ -211,7 +212,7 @@ def main() -> None:
             return {"room": room, "fate": end, **mutant._asdict(), "source": None}
 
         with ThreadPoolExecutor(options.jobs) as pool:
-            rows = list(pool.map(one, chosen))
+            rows = list(pool.map(one, tested))
     print("| room | mutants | killed | endless |\n|---|---|---|---|")
     for room in options.rooms:
         ends = [row["fate"] for row in rows if row["room"] == room]
@@ -220,8 +221,8 @@ def main() -> None:
     if options.save:
         for row in rows:
             del row["source"]
-        kept = {**conditions(), "count": options.count, "seed": options.seed, "rows": rows}
-        RESULT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        content = {**conditions(), "count": options.count, "seed": options.seed, "rows": rows}
+        RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

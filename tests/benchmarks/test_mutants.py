@@ -16,7 +16,7 @@ SOURCE = '''
 
 def step(alpha: float, sigma: float, t, s, xs):
     λ = 2 * alpha + 1
-    if t < s:
+    if 0 < t < s:
         raise ValueError(f"{t - s}")
     return -xs[0] * sigma.sqrt() / λ
 '''
@@ -42,7 +42,7 @@ def test_the_mutants_of_a_function(tool: ModuleType) -> None:
         ("2 * alpha", "(2 / alpha)"),
         ("2 * alpha", "(alpha)"),
         ("alpha", "(sigma)"),
-        ("t < s", "(t <= s)"),
+        ("0 < t < s", "(0 <= t < s)"),
         ("t", "(s)"),
         ("s", "(t)"),
         ("-xs[0] * sigma.sqrt() / λ", "(-xs[0] * sigma.sqrt() * λ)"),

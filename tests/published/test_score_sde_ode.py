@@ -53,7 +53,9 @@ def test_samples(sde: str) -> None:
     model = model_of(sde, 1000, True, torch.float64)
     solver = ss.published.score_sde_ode(model)
     ours = solver.sample(model, SHAPE, noise=ss.noise.ReplayNoise(z), dtype=torch.float64)
-    close = 1e-5 if sde == "ve" else 1e-12  # there this network's flow magnifies rounding 10⁹ times
+    # This network's VE flow magnifies rounding some 10¹¹ times. Two runs on one machine, whose
+    # products sum in another order, are 4e-6 and 2e-5 from SciPy's.
+    close = 2e-4 if sde == "ve" else 1e-12
     assert difference(ours, mean) < close
     plain = solver.sample(
         model, SHAPE, noise=ss.noise.ReplayNoise(z), dtype=torch.float64, denoise=False
