@@ -20,8 +20,8 @@ from sdescore import checks
 from sdescore.guidance.base import GuidedScore
 from sdescore.inverse.conjugate_gradient import conjugate_gradient
 from sdescore.inverse.measurement import Measurement
-from sdescore.inverse.posterior_score import Linearised, PosteriorScore, Product
-from sdescore.score.convention import PLAIN
+from sdescore.inverse.posterior_score import Linearised, Near, PosteriorScore, Product
+from sdescore.score.convention import PLAIN, DataScale
 from sdescore.score.interface import unwrapped
 from sdescore.shapes import align
 from sdescore.typing import Score
@@ -44,17 +44,31 @@ class _PiGDM(PosteriorScore):
     def _weighed(
         self, residual: Tensor, A: Linearised, J: Product, alpha: Tensor, sigma: Tensor
     ) -> Tensor:
-        noise, spread = self.measurement.noise_std**2, self.data_std**2
-        r2 = sigma.square() * spread / (alpha.square() * spread + sigma.square())
-        operator, scale = self.measurement.operator, self.data_scale or PLAIN
-        if operator.linear and not isinstance(scale.std, tuple):
-            return operator.solve(residual, noise, r2 * scale.std**2)
-        gamma2 = align(r2, residual)
+        r2 = self._variance(alpha, sigma)
+        return isotropic(self.measurement, self.data_scale or PLAIN, residual, A, r2)
 
-        def multiply(u: Tensor) -> Tensor:
-            return noise * u + gamma2 * A.push(A.pull(u))
+    def _variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        spread = self.data_std**2
+        return sigma.square() * spread / (alpha.square() * spread + sigma.square())
 
-        return conjugate_gradient(multiply, residual, _ITERATIONS, _TOLERANCE)
+    def _terms(self, residual: Tensor, near: Near) -> tuple[Tensor, Tensor, Tensor]:
+        u, log_psi, _ = super()._terms(residual, near)
+        return u, log_psi, self._variance(near.alpha, near.sigma).expand(len(residual))
+
+
+def isotropic(
+    measurement: Measurement, scale: DataScale, residual: Tensor, A: Linearised, r2: Tensor
+) -> Tensor:
+    """``(r² A Aᵀ + σ_y² I)⁻¹`` times the residual ``(B, *M)``, A of states; r² is () or (B,)."""
+    noise, operator = measurement.noise_std**2, measurement.operator
+    if operator.linear and not isinstance(scale.std, tuple):
+        return operator.solve(residual, noise, r2 * scale.std**2)
+    gamma2 = align(r2, residual)
+
+    def multiply(u: Tensor) -> Tensor:
+        return noise * u + gamma2 * A.push(A.pull(u))
+
+    return conjugate_gradient(multiply, residual, _ITERATIONS, _TOLERANCE)
 
 
 def pigdm(score: Score, measurement: Measurement, data_std: float | None = None) -> GuidedScore:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,7 +32,7 @@ from sdescore.inverse.operators import Operator
 from sdescore.score.convention import PLAIN, DataScale
 from sdescore.score.interface import require_label
 from sdescore.score.posterior_mean import score_and_mean
-from sdescore.shapes import without_autocast
+from sdescore.shapes import align, sum_event, without_autocast
 from sdescore.typing import Condition, Score, Time
 
 Product = Callable[[Tensor], Tensor]
@@ -74,7 +75,7 @@ class PosteriorScore(GuidedScore):
         """u ``(B, *M)`` of the residual y − A(x̂₀); ``J`` is Jᵀ, and α and σ are () or (B,)."""
 
     def require_label(self, label: object) -> None:
-        own, y = _parts(label)
+        own, y = parts(label)
         require_label(self.score, own)
         shape = self.measurement.operator.measurement_shape
         if y is not None:
@@ -89,26 +90,69 @@ class PosteriorScore(GuidedScore):
             return self._forward(x, t, label)
 
     def _forward(self, x: Tensor, t: Time, label: Condition | None) -> Tensor:
-        own, y = _parts(label)
+        own, y = parts(label)
+        s, x0, J = self._mean(x, t, own)
+        with without_autocast(x):  # the call of the network alone is the caller's to round
+            residual, near = self._seen(x0, J, t, y)
+            guided: Tensor = s + J(near.A.pull(self._weighed(residual, *near)))
+            return guided
+
+    def _mean(self, x: Tensor, t: Time, label: Condition | None) -> tuple[Tensor, Tensor, Product]:
+        """The score, x̂₀ and the product with Jᵀ."""
 
         def mean(z: Tensor) -> tuple[Tensor, Tensor]:
-            s, x0 = score_and_mean(self.score, self.sde, z, t, own)  # type: ignore[arg-type]
+            s, x0 = score_and_mean(self.score, self.sde, z, t, label)  # type: ignore[arg-type]
             expected = f"a score that autograd can differentiate in x, for {type(self).__name__}"
             got = "one without a gradient; compute it with torch, without detach() or no_grad()"
             checks.that(s.requires_grad, expected, got, IncompatibleError)
             return x0, s
 
         x0, pull, s = torch.func.vjp(mean, x, has_aux=True)  # type: ignore[misc]
+        return s, x0, lambda v: pull(v)[0]
 
-        with without_autocast(x):  # the call of the network alone is the caller's to round
-            guided: Tensor = s + self._guidance(x0, lambda v: pull(v)[0], t, y)
-            return guided
-
-    def _guidance(self, x0: Tensor, J: Product, t: Time, y: Tensor | None) -> Tensor:
+    def _seen(self, x0: Tensor, J: Product, t: Time, y: Tensor | None) -> tuple[Tensor, Near]:
+        """The residual y − A(x̂₀), and what stands in for the operator there."""
         A = Linearised(self.measurement.operator, self.data_scale or PLAIN, x0)
         residual = (self.measurement.y if y is None else y).to(A.value) - A.value
         alpha, sigma = (v.to(x0) for v in self.sde.marginal(t))  # type: ignore[attr-defined]
-        return J(A.pull(self._weighed(residual, A, J, alpha, sigma)))
+        return residual, Near(A, J, alpha, sigma)
+
+    def _terms(self, residual: Tensor, near: Near) -> tuple[Tensor, Tensor, Tensor]:
+        """u; log ψ ``(B,)`` up to a number that depends on t alone; the variance of x₀ ``(B,)``."""
+        u = self._weighed(residual, *near)
+        log_psi = -0.5 * sum_event(residual * u)
+        return u, log_psi, torch.zeros_like(log_psi)
+
+    def twist(self, x: Tensor, t: Time) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        r"""What :class:`sdescore.inverse.TwistedSMC` asks of a guide, at states ``x`` ``(B, *E)``.
+
+        Returns
+        -------
+        log_psi : Tensor
+            ``(B,)`` float64: :math:`\log N(y; A \hat x_0, \sigma_y^2 I + A C A^\top)`, up to a
+            number that depends on t alone.
+        mean, shift : Tensor
+            x̂₀ in the units of the states, and what y adds to it; like ``x``.
+        variance : Tensor
+            ``(B,)``: an element's variance in C, or 0 where the method knows none.
+        """
+        with torch.inference_mode(False):
+            x, t = (_usable(part) for part in (x, t))  # type: ignore[assignment]
+            _, x0, J = self._mean(x, t, None)
+            with without_autocast(x):
+                residual, near = self._seen(x0, J, t, None)
+                u, log_psi, variance = self._terms(residual, near)
+                shift = align(near.sigma.square() / near.alpha, x) * J(near.A.pull(u))
+            return log_psi.double(), x0, shift, variance
+
+
+class Near(NamedTuple):
+    """What a method sees near x̂₀: A, the product with Jᵀ, and α and σ, () or (B,)."""
+
+    A: Linearised
+    J: Product
+    alpha: Tensor
+    sigma: Tensor
 
 
 def require_measurement(measurement: object) -> None:
@@ -121,7 +165,7 @@ def _usable(part: object) -> object:
     return part.clone() if isinstance(part, Tensor) and part.is_inference() else part
 
 
-def _parts(label: object) -> tuple[Condition | None, Tensor | None]:
+def parts(label: object) -> tuple[Condition | None, Tensor | None]:
     """The score's own label, and the measurements of the samples where the label holds them."""
     if isinstance(label, Mapping) and "measurement" in label:
         return label.get("label"), label["measurement"]

@@ -48,6 +48,7 @@ class Domain(IntEnum):
     ADAPTIVE = 8  #: the steps of an adaptive sampler
     BOUND = 9  #: the noised data of a variational bound
     DEQUANTIZATION = 10  #: the noise that fills the bins of integers
+    RESAMPLE = 11  #: which particles are drawn anew
 
 
 # int32 and int64 wrap around, so 64- and 32-bit constants are given as signed numbers.

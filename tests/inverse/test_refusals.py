@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.errors import IncompatibleError, ParameterError, ShapeError, TimeError
+from sdescore.errors import IncompatibleError, ParameterError, ScheduleError, ShapeError, TimeError
 from tests.helpers.refusals import Refusal, each, rows
 
 pytestmark = pytest.mark.fast
@@ -48,6 +48,17 @@ class Detached(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         return -x.detach()
+
+
+GAUSSIAN = ss.GaussianScore(torch.zeros(3), 1.0, ss.VPSDE())
+
+
+def smc(**options: float) -> ss.inverse.TwistedSMC:
+    return inverse.TwistedSMC(ss.VPSDE(), **({"steps": 3} | options))
+
+
+def noiseless() -> ss.inverse.Measurement:
+    return inverse.Measurement(Y, MASK, 0.0)
 
 
 REFUSALS: dict[str, tuple[Refusal, ...]] = {
@@ -106,6 +117,28 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "one data_mean",
         ),
         (lambda: repaint().sample(standardised(2.0), (2, 3)), IncompatibleError, "units of the"),
+    ),
+    "twisted SMC and its guides": (
+        (lambda: smc(steps=1), ScheduleError, "steps >= 2"),
+        (lambda: smc(threshold=1.5), ParameterError, "threshold <= 1"),
+        (lambda: inverse.TwistedSMC(ss.SDE, steps=3), IncompatibleError, "LinearSDE"),
+        (lambda: smc().sample(GAUSSIAN, 10), IncompatibleError, "PosteriorScore"),
+        (lambda: smc().sample(inverse.mmps(GAUSSIAN, of(MASK)), 0), ParameterError, "particles"),
+        (
+            lambda: smc().sample(inverse.mmps(GAUSSIAN, noiseless()), 10),
+            ParameterError,
+            "noise_std > 0",
+        ),
+        (lambda: inverse.moments(GAUSSIAN, noiseless()), ParameterError, "noise_std > 0"),
+        (
+            lambda: inverse.TwistedSMC(ss.VESDE(), steps=3).sample(
+                inverse.mmps(GAUSSIAN, of(MASK)), 10
+            ),
+            IncompatibleError,
+            "SDE",
+        ),
+        (lambda: inverse.diffpir(GAUSSIAN, of(MASK), 0.0), ParameterError, "strength > 0"),
+        (lambda: inverse.diffpir(GAUSSIAN, MASK), IncompatibleError, "Measurement"),
     ),
     "a measurement": (
         (lambda: inverse.Measurement([0.0, 0.0], MASK, 0.1), ShapeError, "float32"),
