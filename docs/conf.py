@@ -39,6 +39,7 @@ html_title = f"sdescore {release}"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(Path(__file__).resolve().parent / "_static" / "scorer.js")
 html_favicon = "_static/favicon.svg"
 templates_path = ["_templates"]
 SIDEBAR = ["brand", "language", "search", "scroll-start", "navigation", "scroll-end"]
