@@ -69,7 +69,10 @@ napoleon_use_param = False
 napoleon_use_rtype = False
 napoleon_custom_sections = [("Attributes", "params_style")]
 nitpicky = True
-suppress_warnings = ["ref.python"]  # two modules may name a private class alike
+suppress_warnings = [
+    "ref.python",  # two modules may name a private class alike
+    "sphinx_gallery.space_in_filename",  # the clone may be in a folder with a space
+]
 
 # Chinese: `make docs` builds it into zh_CN/, from docs/locale, by `-D language=zh_CN`.
 locale_dirs = ["locale"]

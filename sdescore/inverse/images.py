@@ -73,6 +73,13 @@ class Blur(Diagonal):
     ------
     ShapeError
         The kernel has another number of axes, or does not fit into the event.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> shift = ss.inverse.Blur(torch.tensor([0.0, 0.0, 1.0]), event_shape=(4,))
+    >>> [round(v, 4) + 0.0 for v in shift(torch.tensor([[1.0, 2.0, 3.0, 4.0]]))[0].tolist()]
+    [4.0, 1.0, 2.0, 3.0]
     """
 
     def __init__(self, kernel: Tensor, event_shape: Sequence[int]) -> None:
@@ -139,6 +146,13 @@ class Downsample(Diagonal):
     ------
     ShapeError
         A factor is no positive integer or does not divide its axis.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> halve = ss.inverse.Downsample(2, event_shape=(4,))
+    >>> halve(torch.tensor([[1.0, 2.0, 3.0, 5.0]])).tolist()
+    [[1.5, 4.0]]
     """
 
     def __init__(self, factor: int | Sequence[int], event_shape: Sequence[int]) -> None:
@@ -182,6 +196,13 @@ class Grayscale(Diagonal):
     ------
     ShapeError
         Weights that are not one a channel.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> grey = ss.inverse.Grayscale((3, 8, 8))
+    >>> grey(torch.ones(1, 3, 8, 8)).shape
+    torch.Size([1, 1, 8, 8])
     """
 
     def __init__(

@@ -32,6 +32,13 @@ class Matrix(Diagonal):
         A is no matrix of real numbers, or has another number of columns.
     ParameterError
         A is not finite.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> total = ss.inverse.Matrix(torch.tensor([[1.0, 1.0]]))
+    >>> total(torch.tensor([[2.0, 3.0]])).tolist(), total.adjoint(torch.tensor([[4.0]])).tolist()
+    ([[5.0]], [[4.0, 4.0]])
     """
 
     def __init__(self, A: Tensor, event_shape: Sequence[int] | None = None) -> None:

@@ -41,6 +41,13 @@ class Radon(Operator):
         An event without two axes, or angles that are no row of numbers.
     ParameterError
         A number of detectors that is no positive integer.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> scan = ss.inverse.Radon((5, 5), angles=[0.0, 90.0])
+    >>> scan(torch.ones(1, 5, 5)).shape  # two angles, eight lines each
+    torch.Size([1, 2, 8])
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -33,7 +33,7 @@ def described(
     require_sampler(sampler)
     checks.function("model", model)
     return {
-        "sampler": plain(sampler),
+        "sampler": text_of(sampler),
         "model": digest(plain(model), *numbers(model, set())),
         "shape": list(checks.shape(shape)),
         "seed": checks.seed(seed),
@@ -41,6 +41,15 @@ def described(
         "label": None if label is None else digest(*named(label)),
         "dtype": str(dtype or home(model)[1]).removeprefix("torch."),
     }
+
+
+def text_of(sampler: Sampler) -> str:
+    """The repr, with a digest of the fields where the repr says an address in place of numbers."""
+    text = plain(sampler)
+    if text == repr(sampler) or not is_dataclass(sampler):
+        return text
+    own = [getattr(sampler, field.name) for field in fields(sampler) if field.init]
+    return f"{text} {digest(*numbers(own, set()))}"
 
 
 def named(label: Condition) -> Iterator[str | Tensor]:

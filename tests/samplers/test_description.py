@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.samplers.description import digest, numbers, plain
+from sdescore.samplers.description import digest, numbers, plain, text_of
 
 SDE = ss.VPSDE()
 
@@ -87,3 +87,13 @@ def test_what_holds_itself_has_an_end() -> None:
     model: Any = Scaled(1.0)
     model.table = (model, {"again": model})
     assert digest(plain(model), *numbers(model, set()))
+
+
+def test_samplers_that_hold_different_measurements_are_told_apart() -> None:
+    def text(y: float, noise_std: float = 0.1) -> str:
+        see_first = ss.inverse.Mask(torch.tensor([True, False]))
+        seen = ss.inverse.Measurement(torch.tensor([y]), see_first, noise_std)
+        return text_of(ss.inverse.Projection(ss.VPSDE(), measurement=seen, steps=4))
+
+    assert text(0.5) == text(0.5)
+    assert len({text(0.5), text(0.6), text(0.5, 0.2)}) == 3
