@@ -38,4 +38,4 @@ plt.show()
 # ω = 0 samples all classes and ω = 1 the class alone (half of it is on the right). A larger ω
 # empties the part that lies near the other classes.
 #
-# **Read on.** :doc:`Conditions </howto/conditions>`.
+# **Read on.** :doc:`Guidance </howto/guidance>`; :doc:`conditions </howto/conditions>`.

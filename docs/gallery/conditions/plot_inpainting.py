@@ -40,4 +40,5 @@ for axes, title in zip(panels[0], ["digit", "seen", *6 * ["draw"], "mean"], stri
 plt.show()
 
 # %%
-# **Read on.** :doc:`Other libraries </howto/other-libraries>`, such as deepinv.
+# **Read on.** :doc:`Inpaint, deblur or super-resolve </howto/inverse-problems>` does it with a
+# trained network.

@@ -44,4 +44,4 @@ print(f"log p(y) = {log_evidence:.2f}")
 # %%
 # The band is where the measurement agrees within one standard deviation of its noise.
 #
-# **Read on.** :doc:`Scores </theory/03-scores>`.
+# **Read on.** :doc:`Inpaint, deblur or super-resolve </howto/inverse-problems>`.

@@ -46,4 +46,5 @@ print(f"largest difference where there are data: {error:.0e} nats")
 # What is left is the prior: the flow ends in a standard normal distribution, and the noised data
 # are not quite one.
 #
-# **Read on.** :doc:`The sampler </theory/09-sampler>` has the formula.
+# **Read on.** :doc:`Bits per dimension </howto/bits-per-dimension>`;
+# :doc:`the sampler </theory/09-sampler>` has the formula.

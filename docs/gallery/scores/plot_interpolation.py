@@ -40,4 +40,4 @@ plt.show()
 print(f"largest error of encoding and decoding: {(decoded[0].flatten(1) - first).abs().max():.0e}")
 
 # %%
-# **Read on.** :doc:`The sampler </theory/09-sampler>`.
+# **Read on.** :doc:`Img2img and interpolation </howto/img2img-and-interpolation>`.
