@@ -78,6 +78,8 @@ class _Conditioned(Relabelled):
 
 
 class LabelPart(Relabelled):
+    """``score(x, t, label[name])`` of a label that is a dict."""
+
     def __init__(self, score: Score, name: str) -> None:
         super().__init__(score)
         self.name = checks.instance("name", name, str, '"class"')

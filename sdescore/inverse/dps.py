@@ -88,7 +88,7 @@ def dps(
     >>> see_first = ss.inverse.Mask(torch.tensor([True, False]))
     >>> seen = ss.inverse.Measurement(torch.tensor([2.0]), see_first, noise_std=0.5)
     >>> exact = prior.posterior(torch.tensor([[1.0, 0.0]]), torch.tensor([2.0]), 0.5)
-    >>> x, guided = torch.randn(5, 2), ss.inverse.dps(prior, seen)
+    >>> x, guided = torch.tensor([[0.5, -1.0], [2.0, 0.3]]), ss.inverse.dps(prior, seen)
     >>> torch.allclose(guided(x, 1e-4), exact(x, 1e-4), atol=1e-2)  # near the data it is right
     True
     """

@@ -93,7 +93,7 @@ def moments(score: Score, measurement: Measurement) -> GuidedScore:
     >>> see_first = ss.inverse.Mask(torch.tensor([True, False]))
     >>> seen = ss.inverse.Measurement(torch.tensor([2.0]), see_first, noise_std=0.5)
     >>> exact = prior.posterior(torch.tensor([[1.0, 0.0]]), torch.tensor([2.0]), 0.5)
-    >>> x = torch.randn(5, 2)
+    >>> x = torch.tensor([[0.5, -1.0], [2.0, 0.3]])
     >>> torch.allclose(ss.inverse.moments(prior, seen)(x, 0.4), exact(x, 0.4), atol=1e-5)
     True
     """

@@ -237,6 +237,24 @@ def called(
     return y
 
 
+def require_separate(both: Tensor, alone: Tensor) -> None:
+    """Refuse a model whose output for a sample depends on another sample, or on its time.
+
+    ``both`` ``(2, *E)`` are its outputs for two samples at two times, ``alone`` ``(1, *E)`` that
+    for the second by itself. A network rounds otherwise in another batch; a twentieth of the output
+    is more than that.
+    """
+    # Where the output cancels to nearly 0, rounding is no share of it. NaN is refused later.
+    size = alone.norm() + 1e-3 * both.norm() + 1e-6
+    change = ((both[1:] - alone).norm() / size).item()
+    expected = "a model that computes each sample by itself, at its own time of t (B,)"
+    got = (
+        f"one whose output for a sample changes by {100 * change:.0f} % beside another; use all of "
+        "t, such as t.reshape(-1, 1), and no numbers of the batch"
+    )
+    checks.that(not change > 0.05, expected, got, IncompatibleError)
+
+
 def not_finite(x: Tensor, first: int = 0) -> tuple[list[int], str]:
     """The samples of a state that is not finite, counted from ``first``, and what to call them."""
     finite = flat(x).isfinite().all(1)

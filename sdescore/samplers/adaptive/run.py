@@ -66,7 +66,8 @@ class AdaptiveResult:
     accepted, rejected : Tensor
         ``(B,)`` int64 on the CPU: steps taken, and steps tried and rejected.
     evaluations : Tensor
-        ``(B,)`` int64 on the CPU: score evaluations, the last denoise among them.
+        ``(B,)`` int64 on the CPU: score evaluations, the last denoise among them. The
+        first calls, which see whether the score computes each sample by itself, are left out.
     """
 
     x: Tensor

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -23,7 +24,14 @@ from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, Span
 from sdescore.samplers.adaptive.pairs import NOISY, SMOOTH, EmbeddedPair
 from sdescore.samplers.adaptive.run import AdaptiveResult, denoised, require_finite, run
-from sdescore.samplers.request import Request, Tick, domain_at, evaluating, require_mean_or_none
+from sdescore.samplers.request import (
+    Request,
+    Tick,
+    domain_at,
+    evaluating,
+    require_mean_or_none,
+    require_separate,
+)
 from sdescore.score.interface import require_times
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Score
@@ -297,6 +305,17 @@ class AdaptiveSampler:
         t = torch.full((len(x),), t_max, dtype=torch.float64, device="cpu")
         taken, rejected = torch.zeros_like(evaluations), torch.zeros_like(evaluations)
         at = AdaptiveResult(x, t, taken, rejected, evaluations)
+        if len(samples) > 1:
+            middle = self.sde.time_at_half_log_snr(sum(self.lam_ends) / 2)
+            times = torch.stack([t[0], middle])
+            both, alone = (
+                denoised(
+                    request.model, self.sde, x[some], times[some],
+                    tuple(each_tensor(itemgetter(some), label) for label in labels),
+                )
+                for some in (slice(0, 2), slice(1, 2))
+            )  # fmt: skip
+            require_separate(both, alone)
         for _ in run(self, at, stream, evaluate, numbers):
             yield at
         if self.denoise and len(samples):

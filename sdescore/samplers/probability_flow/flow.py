@@ -48,8 +48,8 @@ class ProbabilityFlow:
     they solve together, by the largest error of any (RMS over its elements, and that of the log
     density); there the batch changes a result by up to the tolerance.
 
-    The model is called with one time for each sample, ``(B,)``, and these differ. A score of your
-    own that reads one time for all, such as ``t[0]``, gives wrong results.
+    The model is called with one time for each sample, ``(B,)``, and these differ. A score that
+    reads one time for all, such as ``t[0]``, or that mixes the samples of a batch, is refused.
 
     Parameters
     ----------

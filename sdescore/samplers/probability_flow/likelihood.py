@@ -68,7 +68,8 @@ class LogLikelihood:
     log_det : Tensor
         ``(B,)`` nats, ``log |det ∂x_T/∂x|``; add your own prior's log density to it.
     evaluations : Tensor
-        ``(B,)`` int64 on the CPU: calls of the model with each sample.
+        ``(B,)`` int64 on the CPU: calls of the model with each sample. The first calls, which
+        see whether it computes each sample by itself, are left out.
     """
 
     log_prob: Tensor

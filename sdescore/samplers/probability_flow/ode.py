@@ -36,7 +36,7 @@ from sdescore.samplers.adaptive.run import refuse_where
 from sdescore.samplers.probability_flow.dormand_prince import dormand_prince
 from sdescore.samplers.probability_flow.trace import Divergence, Trace
 from sdescore.samplers.probability_flow.velocity import Clock, Numbers, Selection, Velocity
-from sdescore.samplers.request import Request, Tick
+from sdescore.samplers.request import Request, Tick, require_separate
 from sdescore.score.interface import unwrapped
 from sdescore.shapes import flat
 
@@ -84,6 +84,8 @@ class FlowODE:
         if x.numel() == 0:
             return x, y[:, self._numel :], torch.zeros(len(x), dtype=torch.int64, device="cpu")
         if self._flow.method == "dopri5":
+            if len(x) > 1:
+                self._require_separate(y[:2, : self._numel], start, end)
             y, calls = dormand_prince(self, y, start, end)
         else:
             y = self._by_torchdiffeq(y, self._angles(path, start, end))
@@ -91,6 +93,16 @@ class FlowODE:
         scaling = self._numel * math.log(r_end / r_start)
         x = (r_end * y[:, : self._numel]).reshape(x.shape)
         return x, y[:, self._numel :] + scaling, calls
+
+    def _require_separate(self, y: Tensor, start: float, end: float) -> None:
+        """Refuse a model that sees more of a batch than each sample and its time."""
+        two, rows = y.reshape(2, *self._event), torch.arange(2, device=y.device)
+        middle = 0.5 * (start + end)
+        angles = torch.tensor([start, middle], dtype=torch.float64, device="cpu")
+        with torch.no_grad():
+            both = self._output(two, self.at(angles, y), rows)
+            alone = self._output(two[1:], self.at(angles[1:], y), rows[1:])
+        require_separate(both, alone)
 
     def _by_torchdiffeq(self, y: Tensor, angles: Tensor) -> Tensor:
         """Rows at the last of these angles; a fixed-step method steps between all."""

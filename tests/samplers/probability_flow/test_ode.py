@@ -66,6 +66,9 @@ def test_the_solver_stays_in_range_and_lands_on_the_end(
         low, high = sorted((first, last))
         seen = torch.cat(angles[2:])
         assert low - 1e-15 <= seen.min() <= seen.max() <= high + 1e-15
+        if method == "dopri5":  # two calls say whether the score sees the batch
+            assert [len(t) for t in score.times[:2]] == [2, 1]
+            del score.times[:2]
         times = torch.cat(score.times)
         assert sde.t_min <= times.min() <= times.max() <= sde.T
         assert bool((score.times[0] == start).all())

@@ -25,7 +25,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ),
             IncompatibleError,
             "differentiate",
-            [lambda x, t: -x.detach(), lambda x, t: torch.ones(2, 2, requires_grad=True) * 1],
+            [lambda x, t: -x.detach(), lambda x, t: torch.ones_like(x, requires_grad=True) * 1],
             ["exact", "hutchinson"],
         ),
     ),
