@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -87,7 +88,15 @@ def test_the_figures_of_the_ten_lines_are_the_saved_ones(tables: ModuleType) -> 
         assert largest < 5
 
 
-def test_every_picture_is_there() -> None:
-    for line in README.splitlines():
-        if line.startswith("!["):
-            assert (ROOT / line.split("](")[1].rstrip(")")).is_file()
+def test_every_link_leads_to_a_file() -> None:
+    links = re.findall(r"\]\(([^)#]+)", README)
+    assert len(links) > 20
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_citation_is_that_of_the_documentation() -> None:
+    assert (ROOT / "docs" / "cite.bib").read_text(encoding="utf-8") in README
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 680
