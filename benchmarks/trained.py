@@ -35,7 +35,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,7 @@ import torch
 from machine import conditions
 from peers import PEERS, Peer, libraries, require_evaluations
 from torch import Tensor
+from trained_cells import cached, origins
 from trained_models import OUT, SUBJECTS, Subject, first_error
 from trained_report import cell, markdown, merged, plot
 
@@ -252,29 +253,6 @@ def measure(subject: Subject, method: Method, n: int) -> dict[str, Any]:
     if subject.exact is not None and name in COMPARED and n < MANY:
         scores = {"network": subject.model, "exact": subject.exact}
         found["off_flow"] = {k: off_flow(drawn.sampler, s, z[:400]) for k, s in scores.items()}
-    return found
-
-
-def cached(path: Path, key: dict[str, Any], make: Callable[[], Any], resume: bool) -> Any:
-    """``make()``, written to ``path``; read from there where ``resume`` and the key is the same."""
-    if resume and path.exists():
-        found = json.loads(path.read_text())
-        if found["key"] == key:
-            return found["cell"]
-    found = {"key": key, "cell": make()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(found, indent=1) + "\n")
-    unfinished.replace(path)
-    return json.loads(json.dumps(found["cell"]))
-
-
-def origins(cells: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How and when a row's cells were made, taken out of them, each once."""
-    found: list[dict[str, Any]] = []
-    for made in (found_cell.pop("made") for found_cell in cells):
-        if made not in found:
-            found.append(made)
     return found
 
 

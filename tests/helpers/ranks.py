@@ -24,7 +24,7 @@ distributed.init_process_group(
 """
 
 
-def run_ranks(code: str, size: int, folder: Path, timeout: float = 60) -> list[tuple[int, str]]:
+def run_ranks(code: str, size: int, folder: Path, timeout: float = 300) -> list[tuple[int, str]]:
     """Exit status and stderr of each rank; ``code`` finds ``rank``, ``size`` and ``folder``.
 
     They meet over a file of the folder, so that no port is needed.

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sdescore as ss
-from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import NCSN, NCSNv2
 from sdescore.nets.blocks_ncsn import ConvMeanPool, InstanceNormPlus, Normalization
 from sdescore.nets.blocks_refinenet import Fusion
+from tests.helpers.ncsn import NETS, SIGMAS
 from tests.helpers.nets import perturbed
 
 # Made from the official code's own networks; tower's and CelebA's NCSN repeat two of these.
@@ -35,25 +35,11 @@ PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "NCSNdeeper": lambda: NCSN(3, depth=5),
     "CondRefineNetDeeperDilated": lambda: NCSN(3, depth=5, normalization="InstanceNorm"),
 }
-SIGMAS = (2.0, 1.0, 0.25, 0.125)
 
 
 def ladder(sigma_max: float, levels: int) -> tuple[float, ...]:
     sde = ss.DiscreteVESDE.geometric(sigma_max=sigma_max, sigma_min=0.01, levels=levels)
     return sde.sigmas
-
-
-NETS: dict[str, tuple[Callable[[], NCSNv2 | NCSN], int]] = {
-    "NCSNv2": (lambda: NCSNv2(2, SIGMAS, 4), 12),
-    "NCSNv2Deeper": (lambda: NCSNv2(2, SIGMAS, 4, 5, nonlinearity="swish"), 16),
-    "NCSNv2Deepest": (lambda: NCSNv2(2, SIGMAS, 4, 6, rescaled=True), 16),
-    "NCSN": (lambda: NCSN(2, 4, 4), 12),
-    "NCSNdeeper": (lambda: NCSN(2, 4, 4, depth=5), 16),
-    "CondRefineNetDeeperDilated": (
-        lambda: NCSN(2, 4, 4, depth=5, normalization="InstanceNorm"),
-        16,
-    ),
-}
 
 
 @pytest.fixture(params=NETS)
@@ -277,56 +263,6 @@ def test_is_twice_differentiable_in_both_modes(case: Any) -> None:
     (gradient,) = torch.autograd.grad((net(x, c) * v).sum(), x, create_graph=True)
     (gradient * v).sum().backward()
     assert net.begin_conv.weight.grad is not None
-
-
-@pytest.mark.parametrize("name", NETS)
-def test_wrong_inputs_are_refused(name: str) -> None:
-    make, size = NETS[name]
-    net, x, c = make(), torch.rand(2, 2, size, size), torch.tensor([0, 3])
-    for bad in (x[0], x[:, :1], x[..., 1:], x[..., :0], x[..., None], x.tolist()):
-        with pytest.raises(ShapeError, match="expected x"):
-            net(bad, c)
-    with pytest.raises(ShapeError, match="dtype"):
-        net(x.double(), c)
-    for bad in (c[:1], c[0], c[:, None], 3, c > 0):
-        with pytest.raises(ShapeError, match="expected c, levels"):
-            net(x, bad)
-    for bad in (c + 1, c - 1):
-        with pytest.raises(ShapeError, match="levels in 0 … 3"):
-            net(x, bad)
-    with pytest.raises(IncompatibleError, match="no label"):
-        net(x, c, c)
-
-
-def test_ncsn_takes_no_level_between() -> None:
-    with pytest.raises(ShapeError, match="integer levels"):
-        NCSN(1, 4, 4)(torch.rand(1, 1, 8, 8), torch.tensor([1.5]))
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"channels": 0},
-        {"width": 1},
-        {"sigmas": (1.0,)},
-        {"sigmas": (1.0, 2.0)},
-        {"sigmas": (1.0, 0.0)},
-        {"rescaled": 1},
-        {"depth": 3},
-        {"nonlinearity": "gelu"},
-    ],
-)
-def test_bad_arguments_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises((ParameterError, IncompatibleError), match="expected"):
-        NCSNv2(**{"channels": 1, "sigmas": SIGMAS, "width": 4, **arguments})
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("levels", 0), ("depth", 6), ("normalization", "BatchNorm")]
-)
-def test_bad_arguments_of_ncsn_are_refused(name: str, value: Any) -> None:
-    with pytest.raises((ParameterError, IncompatibleError), match=f"expected.* {name}"):
-        NCSN(**{"channels": 1, "width": 4, name: value})
 
 
 @pytest.mark.parametrize("name", ["NCSNv2", "NCSN"])

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import sdescore as ss
 from sdescore.checkpoint.store import read_manifest
 from tests.helpers import ROOT
+from tests.helpers.samples import LABELS, Pairs, fit
 from tests.helpers.training import Dropping, assert_same_file, cloud, make
-
-LABELS = torch.arange(64) % 3
 
 
 class Seen(Dropping):
@@ -40,30 +39,9 @@ def watched() -> ss.ScoreModel:
     return ss.ScoreModel(Seen(), ss.VESDE(sigma_min=1e-4, sigma_max=1e-3), prediction="epsilon")
 
 
-class Pairs(Dataset[Any]):
-    """Samples as pairs, dicts or alone; with noise of its own if asked."""
-
-    def __init__(self, form: str = "pair", noise: float = 0.0, n: int = 64) -> None:
-        self.form, self.noise, self.n = form, noise, n
-
-    def __len__(self) -> int:
-        return self.n
-
-    def __getitem__(self, i: int) -> Any:
-        x = cloud()[i] + self.noise * torch.randn(2) if self.noise else cloud()[i]
-        label = int(LABELS[i])
-        return {"pair": (x, label), "dict": {"x": x, "label": label}, "x": x}[self.form]
-
-
 class Streaming(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Tensor]:
         return iter(cloud())
-
-
-def fit(data: Any, model: ss.ScoreModel | None = None, **options: Any) -> Any:
-    settings: dict[str, Any] = {"steps": 6, "warmup": 2, "progress": False, "ema_decay": 0.9}
-    settings["standardize"] = False  # the network sees the data as they are
-    return ss.train(make() if model is None else model, data, **settings | options)
 
 
 # The same samples, the same run.
@@ -310,90 +288,3 @@ def test_resume_refuses_other_data(tmp_path: Path, other: Any) -> None:
     fit(Pairs(), path=path)
     with pytest.raises(ss.errors.CheckpointError, match=r"Pass the (data|labels)"):
         fit(other, path=path, resume=True)
-
-
-# Refusals.
-
-
-class Bare(Dataset[Any]):
-    def __getitem__(self, i: int) -> Tensor:
-        return cloud()[i]
-
-
-class Odd(Pairs):
-    def __getitem__(self, i: int) -> Any:
-        return object()
-
-
-class Growing(Pairs):
-    def __getitem__(self, i: int) -> Any:
-        return torch.ones(1 + i)
-
-
-@pytest.mark.parametrize(
-    ("data", "match"),
-    [
-        ((cloud(), LABELS), "labels="),
-        ({"x": cloud()}, "TensorDataset"),
-        ("data.npy", "a Dataset"),
-        (3, "a Dataset"),
-        ([], "at least one batch"),
-        (iter([]), "at least one batch"),
-        ([[0.0]], "torch.Tensor"),
-        ([cloud().long()], "floating point"),
-        ([torch.ones(())], r"\(B, \*E\)"),
-        ([(cloud(), LABELS, LABELS)], "3 parts"),
-        ([()], "0 parts"),
-        ([{"x": cloud(), "labels": LABELS}], r"\['labels', 'x'\]"),
-        ([{"label": LABELS}], r"\['label'\]"),
-        ([(cloud(), LABELS[:5])], "one label per sample"),
-        ([(cloud(), LABELS.float())], "one label per sample"),
-        (Pairs(n=0), "at least one sample"),
-        (Bare(), "__len__"),
-        (Odd(), "tensors or arrays of one shape"),
-        (np.zeros((0, 2), dtype=np.float32), "at least one sample"),
-        (np.array(3.0), "one number"),
-        (np.full((4, 2), np.nan), "finite data"),
-        (np.zeros((4, 2), dtype=np.int64), "floating point"),
-        (np.zeros((4, 2), dtype=">f4"), r"\.astype"),
-        (np.array([["a"]]), r"\.astype"),
-        (np.ma.masked_array(np.zeros((4, 2)), mask=True), "MaskedArray"),
-    ],
-)
-def test_data_refused_at_the_door(data: Any, match: str) -> None:
-    model = make()
-    with pytest.raises(ss.errors.SDEScoreError, match=match):
-        fit(data, model)
-    assert model.net.calls == 0
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [
-        ({"batch_size": 8}, "own batches"),
-        ({"labels": LABELS}, "labels= beside a list"),
-        ({"label_dropout": 0.1}, "no labels"),
-        ({"transform": 3}, "transform to be callable"),
-    ],
-)
-def test_options_refused_beside_a_stream(options: dict[str, Any], match: str) -> None:
-    model = make()
-    with pytest.raises(ss.errors.SDEScoreError, match=match):
-        fit([cloud()], model, **options)
-    assert model.net.calls == 0
-
-
-@pytest.mark.parametrize(
-    ("data", "match"),
-    [
-        ([cloud(), (cloud(), LABELS)], "or in none"),
-        ([(cloud(), LABELS), cloud()], "a label in every batch"),
-        ([(cloud(), {"a": LABELS}), (cloud(), {"b": LABELS})], "of the same parts"),
-        ([cloud(), cloud() * torch.nan], "finite x0"),
-        ([cloud(), cloud()[:0]], "at least one sample in every batch"),
-        (Growing(), "one shape"),
-    ],
-)
-def test_a_later_batch_is_refused(data: Any, match: str) -> None:
-    with pytest.raises(ss.errors.SDEScoreError, match=match):
-        fit(data)
