@@ -8,14 +8,14 @@ PY := .venv/bin/python
 # The scripts in .venv/bin hold an absolute path, which may have a space: always python -m.
 
 .PHONY: demo test install install-demo lint types docs docs-en docs-zh chinese pytest mutants format clean
-.NOTPARALLEL:
 
 demo: install-demo
 	$(PY) -m sdescore demo $(ARGS)
 
+# Three at a time: types and pages take one core, and the tests leave none idle at their end.
 # The tests run the gallery's scripts, so the pages are built without their pictures.
-test: GALLERY = -D plot_gallery=0
-test: lint types docs-en pytest
+test: lint
+	$(MAKE) -j3 --no-print-directory types docs-en pytest GALLERY="-D plot_gallery=0"
 
 # $(call installed,EXTRA,STAMPS): sdescore with an extra, unless one of the stamps says that it is
 # there. A stamp holds the checksum of what was installed, and is written last.

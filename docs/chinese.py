@@ -57,7 +57,9 @@ def setup(app: Sphinx) -> None:
 def build(folder: Path, builder: str, **given: Any) -> str:
     """Build a copy of the road in an empty folder, and return the warnings."""
     source = folder / "docs"
-    ignored = shutil.ignore_patterns("_build", "_static", "examples", "howto")
+    ignored = shutil.ignore_patterns(
+        "_build", "_static", "examples", "howto", "internals", "reference"
+    )
     shutil.copytree(DOCS, source, ignore=ignored)
     given |= {
         "extensions": ["myst_parser", "sphinx_design", "sphinx_gallery.gen_gallery", "chinese"],

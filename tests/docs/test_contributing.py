@@ -94,7 +94,8 @@ def shown() -> dict[str, str]:
 def seen(shown: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a copy of the package with all shown files says of itself."""
     copy = tmp_path_factory.mktemp("copy")
-    skip = shutil.ignore_patterns("__pycache__", "_build", "_static", "reference", "internals")
+    made = ("__pycache__", "_build", "examples", "reference", "internals")
+    skip = shutil.ignore_patterns(*made, "_static", "locale")
     for folder in ("sdescore", "docs", "tests/helpers"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=skip)
     (copy / "tests" / "__init__.py").touch()

@@ -42,7 +42,13 @@ def run_page(page: Path) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
+def case(page: Path) -> Any:
+    """A page that trains is slow."""
+    marks = [pytest.mark.slow] if "ss.train(" in page.read_text(encoding="utf-8") else []
+    return pytest.param(page, id=page.relative_to(DOCS).as_posix(), marks=marks)
+
+
+@pytest.mark.parametrize("page", map(case, PAGES))
 def test_code_blocks_run_and_print_what_they_say(page: Path) -> None:
     run_page(page)
 

@@ -163,14 +163,22 @@ def test_a_solver_that_cannot_go_on_says_so(method: str) -> None:
         flow.encode(asserts, torch.randn(2, 2))
 
 
+HARD = torch.tensor([[0.02]], dtype=F64)
+NARROW = ss.MixtureScore([0.5, 0.5], [[-1.0], [1.0]], [1e-3, 1e-3], ss.VPSDE())
+
+
+@pytest.fixture(scope="module")
+def fine() -> ss.samplers.LogLikelihood:
+    return ss.ProbabilityFlow(NARROW.sde, rtol=1e-10, atol=1e-10).log_likelihood(NARROW, HARD)
+
+
 @pytest.mark.parametrize("method", ["dopri5", "bosh3"])
-def test_a_hard_sample_keeps_its_accuracy_among_easy_ones(method: str) -> None:
+def test_a_hard_sample_keeps_its_accuracy_among_easy_ones(
+    method: str, fine: ss.samplers.LogLikelihood
+) -> None:
     """State and density both; with a step for each, the easy ones do not pay for it."""
-    sde, tolerance = ss.VPSDE(), 1e-5
-    score = ss.MixtureScore([0.5, 0.5], [[-1.0], [1.0]], [1e-3, 1e-3], sde)
-    hard = torch.tensor([[0.02]], dtype=F64)
-    easy = torch.ones(500, 1, dtype=F64)
-    fine = ss.ProbabilityFlow(sde, rtol=1e-10, atol=1e-10).log_likelihood(score, hard)
+    sde, score, hard, tolerance = NARROW.sde, NARROW, HARD, 1e-5
+    easy = torch.ones(100, 1, dtype=F64)
     flow = ss.ProbabilityFlow(sde, method, rtol=tolerance, atol=tolerance)
     alone = flow.log_likelihood(score, hard)
     crowd = flow.log_likelihood(score, torch.cat([hard, easy]))
