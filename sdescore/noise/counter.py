@@ -57,8 +57,10 @@ _MIX_64 = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 _GOLDEN_32 = 0x9E3779B1 - 2**32
 _MIX_32 = (0x7FEB352D, 0x846CA68B - 2**32)
 
-# Numbers made at a time: five scratch buffers of this length stay near a core's cache.
-_CHUNK = 1 << 17
+# Pairs of numbers made at a time, with two scratch buffers of this length.
+_CHUNK = 1 << 18
+# Below so many numbers an event, a row is too short to run along: all rows of a draw are one.
+_SHORT = 8
 # Numbers of one sample that share a key; a block's draws follow from the event size alone.
 _BLOCK = 1 << 16
 
@@ -81,13 +83,11 @@ def _low32(x: Tensor) -> Tensor:
     return torch.where(low >= 2**31, low - 2**32, low).to(torch.int32)
 
 
-def _mix32_(x: Tensor, scratch: Tensor) -> Tensor:
-    """Two xorshift–multiply rounds on int32, in place; the high bits are the well-mixed ones."""
-    for shift, factor in zip((16, 15), _MIX_32, strict=True):
-        torch.bitwise_right_shift(x, shift, out=scratch)
-        scratch.bitwise_and_(2 ** (32 - shift) - 1)  # an int32 shift copies the sign bit
-        x.bitwise_xor_(scratch).mul_(factor)
-    return x
+def _xorshift_(x: Tensor, shift: int, scratch: Tensor) -> Tensor:
+    """``x ^ (x >> shift)`` on int32, in place."""
+    torch.bitwise_right_shift(x, shift, out=scratch)
+    scratch.bitwise_and_(2 ** (32 - shift) - 1)  # an int32 shift copies the sign bit
+    return x.bitwise_xor_(scratch)
 
 
 def block_length(numel: int) -> int:
@@ -142,9 +142,9 @@ class NormalStream:
         pairs = max(1, _CHUNK // max(1, self._rows * self.numel))
         self._depth = min(pairs, self.block_length // 2)
         size = self._rows * self.numel * self._depth
-        self._words = [torch.empty(size, dtype=torch.int32, device=device) for _ in range(3)]
+        self._state = torch.empty(size, dtype=torch.int32, device=device)
         # float32 by name: the caller's default dtype must not change what a seed means.
-        self._reals = [torch.empty(size, dtype=torch.float32, device=device) for _ in range(2)]
+        self._radius = torch.empty(size, dtype=torch.float32, device=device)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -157,16 +157,27 @@ class NormalStream:
         if not out.numel():
             return out
         block, offset = divmod(first, self.block_length)
+        short = self.numel < _SHORT
         if block != self._block:
             key = _mix64(self._sample_key + _wrap64(_GAMMA * (block + 1)))
             words = _low32(key), _low32(key >> 32), _low32(_mix64(key + _wrap64(_GAMMA)))
-            self._block, self._block_keys = block, [word[:, None] for word in words]
+            keys = [word[:, None] for word in words]
+            # A shift goes through ^, so the first shift of state ^ key is that of each.
+            for word in keys[1:]:
+                _xorshift_(word, 16, torch.empty_like(word))
+            if short:
+                keys = [key.repeat(1, self.numel) for key in keys]
+                element = torch.arange(self.numel, dtype=torch.int32, device=out.device)
+                keys[0] += element.mul_(_GOLDEN_32)
+            self._block, self._block_keys = block, keys
+        # The counter of a number is p numel + e: with short events, e is in the first key.
+        stride = self.numel if short else 1
         pairs = out.view(len(out) // 2, 2, self.shape[0], self.numel)
         for pair in range(0, len(pairs), self._depth):
             end = min(pair + self._depth, len(pairs))
             low, high = ((offset // 2 + p) * self.numel for p in (pair, end))
-            counter = torch.arange(low, high, dtype=torch.int32, device=out.device)
-            counter = counter.mul_(_GOLDEN_32).view(-1, 1, self.numel)
+            counter = torch.arange(low, high, stride, dtype=torch.int32, device=out.device)
+            counter = counter.mul_(_GOLDEN_32).view(-1, 1, self.numel // stride)
             for row in range(0, self.shape[0], self._rows):
                 part = slice(row, row + self._rows)
                 keys = [key[part] for key in self._block_keys]
@@ -174,19 +185,25 @@ class NormalStream:
         return out
 
     def _fill_part(self, out: Tensor, counter: Tensor, keys: list[Tensor]) -> None:
-        shape = out[:, 0].shape
-        size = math.prod(shape)
-        state, word, scratch = (w[:size].view(shape) for w in self._words)
-        radius, angle = (r[:size].view(shape) for r in self._reals)
-        torch.add(counter, keys[0], out=state)
-        _mix32_(torch.bitwise_xor(state, keys[1], out=word), scratch)
+        """Write pairs of draws ``(pairs, 2, rows, numel)``, whose memory serves as scratch too."""
+        first, second = out[:, 0], out[:, 1]
+        size = first.numel()
+        state, radius = (v[:size].view(first.shape) for v in (self._state, self._radius))
+        word, scratch = first.view(torch.int32), second.view(torch.int32)
+
+        # Two xorshift–multiply rounds for each word; the high bits are the well-mixed ones.
+        _xorshift_(torch.add(counter, keys[0], out=state), 16, scratch)
+        torch.bitwise_xor(state, keys[1], out=word).mul_(_MIX_32[0])
+        _xorshift_(word, 15, scratch).mul_(_MIX_32[1])
         # 1 − u₁ in 24 bits, so that it is exact in float32 and below 1.
         radius.copy_(word.bitwise_and_(0x7FFFFF80))
         radius.mul_(-(2.0**-31)).log1p_().mul_(-2.0).sqrt_()
-        _mix32_(torch.bitwise_xor(state, keys[2], out=word), scratch)
-        angle.copy_(word).mul_(math.pi * 2.0**-31)
-        torch.cos(angle, out=out[:, 0]).mul_(radius)
-        torch.sin(angle, out=out[:, 1]).mul_(radius)
+
+        torch.bitwise_xor(state, keys[2], out=word).mul_(_MIX_32[0])
+        _xorshift_(word, 15, scratch).mul_(_MIX_32[1])
+        second.copy_(word).mul_(math.pi * 2.0**-31)
+        torch.cos(second, out=first).mul_(radius)
+        second.sin_().mul_(radius)
 
     def draw(self, draws: range) -> Tensor:
         """``(len(draws), B, *E)`` float32: the numbers at these draws, a range of step 1."""
