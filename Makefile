@@ -63,7 +63,7 @@ chinese: install
 pytest: install
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -m "slow or not slow" $(ARGS)
 
-# Breaks the formulas one at a time and looks whether a test fails; an hour or two.
+# Breaks the formulas one at a time and looks whether a test fails; see benchmarks/mutants.py.
 mutants: install
 	$(PY) benchmarks/mutants.py $(ARGS)
 

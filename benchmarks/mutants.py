@@ -1,228 +1,151 @@
 """Do the tests notice a wrong formula? Break the code in one place at a time, and run them.
 
 A mutant is the package with one place changed: a sign or an operator, a factor, a square root that
-is dropped, α for σ, the other end of a step, ``<`` for ``<=``, the newest for the oldest. It is
-killed if a test fails. Per mutant the tests of its room run first, up to the first failure, and
-then those of the rooms that use it. The mutants of a room are a random sample with a fixed seed.
-Tests marked slow are left out.
+is dropped, α for σ, the other end of a step, ``<`` for ``<=``, the newest for the oldest, one
+noise for another (``mutation.py``). It is killed if a test fails.
 
-    python benchmarks/mutants.py                     # 10 mutants a room, prints the survivors
-    python benchmarks/mutants.py --rooms sde noise --count 40
-    python benchmarks/mutants.py --save              # and writes benchmarks/results/mutants.json
+Every test runs once first, and it is noted which functions of the package it enters
+(``mutants_reach.py``). A mutant then meets the tests that enter its function, those of its own room
+first, up to 20 s of them. The tests are imported once, and each mutant is a fork of that process
+(``mutants_fork.py``). The mutants of a room are a random sample with a fixed seed. Left out are the
+tests marked slow, the doctests, the examples of hypothesis beyond 10, and the tests that need more
+than 1 s of the processor.
+
+    python benchmarks/mutants.py                     # 36 mutants a room, prints the survivors
+    python benchmarks/mutants.py --rooms sde noise --count 80
+    python benchmarks/mutants.py --save              # and writes benchmarks/results/mutants-cpu.*
+
+What was found stays in ``out/mutants``, and a second run goes on from there. ``--again`` tests the
+survivors once more, as after new tests, and looks at the tests of ``--rooms`` anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import os
 import random
-import shutil
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from queue import Queue
-from typing import NamedTuple
+import time
 
-from machine import conditions
+from mutants_fork import KILLED, STALE, SURVIVES, Server, anew, in_processes, serve
+from mutants_reach import ROOT, Reach, last_name
+from mutants_report import Room, save, table
+from mutation import Mutant, mutants
 
-ROOT = Path(__file__).parent.parent
-RESULT = Path(__file__).parent / "results" / "mutants.json"
-LIMIT = 1200  # seconds of the tests of a room; some mutants never end
-
-# A room and the rooms whose tests run after its own.
-ROOMS = {
-    "noise": ["samplers"],
-    "grids": ["samplers"],
-    "sde": ["score", "predictors"],
-    "score": ["samplers", "losses"],
-    "tableau": ["predictors", "samplers"],
-    "predictors": ["samplers", "analysis"],
-    "langevin": ["correctors"],
-    "correctors": ["samplers"],
-    "guidance": [],
-    "inverse": [],
-    "samplers": ["published"],
-    "losses": ["training"],
-    "training": ["checkpoint"],
-    "analysis": ["predictors"],
-}
-OPERATORS: dict[type[ast.AST], ast.AST] = {
-    ast.Add: ast.Sub(),
-    ast.Sub: ast.Add(),
-    ast.Mult: ast.Div(),
-    ast.Div: ast.Mult(),
-    ast.Lt: ast.LtE(),
-    ast.LtE: ast.Lt(),
-    ast.Gt: ast.GtE(),
-    ast.GtE: ast.Gt(),
-}
-DROPPED = {"sqrt", "square", "exp", "log", "expm1", "reciprocal", "abs"}
-PAIRS = "alpha sigma, t s, alpha_t sigma_t, alpha_s sigma_s, f g2"
-SWAPPED = {a: b for pair in PAIRS.split(", ") for a, b in (pair.split(), pair.split()[::-1])}
+OUT = ROOT / "out" / "mutants"
+ROOMS = ["noise", "grids", "sde", "score", "tableau", "predictors", "langevin", "correctors"]
+ROOMS += ["guidance", "inverse", "samplers", "losses", "training", "analysis"]
+MORE_TESTS = ["published", "checkpoint"]
+ALL = 20.0  # seconds of the tests that a mutant meets
+FATES = {SURVIVES: "survives", KILLED: "killed", None: "endless"}
+Tests = dict[str, dict[str, list[tuple[float, str]]]]
 
 
-class Mutant(NamedTuple):
-    """One changed place: a file below the root, a line, the text there and the new one."""
-
-    path: str
-    line: int
-    old: str
-    new: str
-    source: str
+def known_tests(rooms: list[str]) -> Tests:
+    """Of rooms, the tests that enter a function."""
+    return {room: Reach.load(OUT / f"{room}.reach").by_function() for room in rooms}
 
 
-def computations(tree: ast.AST) -> Iterator[ast.expr]:
-    """The expressions of a file that compute; not those of annotations, messages and refusals."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Raise | ast.JoinedStr | ast.Assert):
-            continue
-        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-        if called.startswith(("checks.", "warnings.")):
-            continue
-        if isinstance(node, ast.expr):
-            yield node
-        parts = [node]
-        if isinstance(node, ast.FunctionDef):
-            parts = [ast.Module(node.body, [])]
-        elif isinstance(node, ast.AnnAssign):
-            parts = [ast.Expression(node.value)] if node.value else []
-        for part in parts:
-            yield from computations(part)
+def to_meet(mutant: Mutant, room: str, known: Tests) -> list[str]:
+    """The tests that enter the function of a mutant: those of its room first, then the fastest."""
+    function = f"{mutant.path} {mutant.function}"
+    found = {
+        (where != room, seconds, test)
+        for where, tests in known.items()
+        for name in (function, f"*.{last_name(function)}")
+        for seconds, test in tests.get(name, [])
+    }
+    if not mutant.function:  # a constant
+        found = {(False, *test) for tests in known[room].values() for test in tests}
+    tests, total = [], 0.0
+    for _, seconds, test in sorted(found):
+        total += seconds
+        if total < ALL:
+            tests.append(test)
+    return tests
 
 
-def changes(node: ast.expr, names: set[str]) -> Iterator[ast.expr]:
-    """What may stand in a node's place."""
-    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-        yield ast.BinOp(node.left, OPERATORS[type(node.op)], node.right)
-        for side, other in (("left", node.right), ("right", node.left)):
-            number = getattr(node, side)
-            if isinstance(number, ast.Constant) and isinstance(number.value, int | float):
-                yield (
-                    other
-                    if isinstance(node.op, ast.Mult)
-                    else ast.BinOp(**{**vars(node), side: ast.Constant(number.value + 1)})
-                )
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        if not isinstance(node.operand, ast.Constant):
-            yield node.operand
-    elif isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
-        first = OPERATORS[type(node.ops[0])]
-        yield ast.Compare(node.left, [first, *node.ops[1:]], node.comparators)
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-        if node.func.attr in DROPPED:
-            yield node.args[0] if node.args else node.func.value
-    elif isinstance(node, ast.Name) and SWAPPED.get(node.id) in names:
-        if isinstance(node.ctx, ast.Load):
-            yield ast.Name(SWAPPED[node.id], ast.Load())
-    elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
-        first = isinstance(node.slice, ast.Constant) and node.slice.value == 0
-        if first:
-            yield ast.Subscript(node.value, ast.UnaryOp(ast.USub(), ast.Constant(1)), ast.Load())
+def every(room: str) -> list[Mutant]:
+    """The mutants of a room, in an order drawn at random."""
+    found = {
+        mutant.name: mutant
+        for file in sorted((ROOT / "sdescore" / room).rglob("*.py"))
+        for mutant in mutants(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8"))
+    }  # by a number of each mutant's own, so that a change of a file moves no other mutant
+    return sorted(found.values(), key=lambda mutant: random.Random(mutant.name).random())
 
 
-def mutants(path: str, source: str) -> list[Mutant]:
-    """All mutants of a file."""
-    tree, found = ast.parse(source), []
-    lines = source.encode().splitlines(keepends=True)
-    starts = [sum(map(len, lines[:i])) for i in range(len(lines))]
-    bodies = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
-    inside: dict[ast.AST, set[str]] = {}
-    for body in bodies:  # inner functions come last
-        names = {n.id for n in ast.walk(body) if isinstance(n, ast.Name)}
-        names |= {a.arg for a in ast.walk(body) if isinstance(a, ast.arg)}
-        inside |= dict.fromkeys(ast.walk(body), names)
-    for node in computations(tree):
-        begin = starts[node.lineno - 1] + node.col_offset
-        end = starts[node.end_lineno - 1] + node.end_col_offset
-        old = source.encode()[begin:end].decode()
-        for other in changes(node, inside.get(node, set())):
-            new = f"({ast.unparse(ast.fix_missing_locations(other))})"
-            whole = source.encode()[:begin] + new.encode() + source.encode()[end:]
-            found.append(Mutant(path, node.lineno, old, new, whole.decode()))
-    return found
-
-
-def fate(mutant: Mutant, room: str, copy: Path) -> str:
-    """Whether a test of a copy of the tree fails; the copy is as before afterwards."""
-    file = copy / mutant.path
-    original = file.read_text(encoding="utf-8")
-    file.write_text(mutant.source, encoding="utf-8")
-    run = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider"]
-    run += ["-p", "no:doctest", "-o", "addopts=--strict-markers -m 'not slow'"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(copy)}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
-    try:
-        for folder in (room, *ROOMS[room]):
-            tests = [*run, f"tests/{folder}"]
-            done = subprocess.run(
-                tests, cwd=copy, env=environment, capture_output=True, timeout=LIMIT, check=False
-            )
-            if done.returncode not in (0, 5):  # 5: the folder has no tests
-                return "killed"
-    except subprocess.TimeoutExpired:
-        return "endless"
-    finally:
-        file.write_text(original, encoding="utf-8")
-    return "survives"
+def earlier() -> dict[str, str]:
+    """The fates that are known, by the names of the mutants."""
+    file = OUT / "fates.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return dict(map(json.loads, lines))
 
 
 def main() -> None:
     """Run the mutants of the rooms."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rooms", nargs="*", default=[*ROOMS], choices=[*ROOMS])
-    parser.add_argument("--count", type=int, default=10, help="mutants of a room")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rooms", nargs="*", default=ROOMS, choices=ROOMS)
+    tests = [*ROOMS, *MORE_TESTS]
+    parser.add_argument("--tests", nargs="*", default=tests, choices=tests, help="of these rooms")
+    parser.add_argument("--count", type=int, default=36, help="mutants of a room")
+    parser.add_argument("--again", action="store_true", help="test the survivors once more")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--minutes", type=float, default=1e9, help="stop after this time")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
-    tested: list[tuple[str, Mutant]] = []
-    for room in options.rooms:
-        files = sorted((ROOT / "sdescore" / room).rglob("*.py"))
-        every = [
-            m for f in files
-            for m in mutants(f.relative_to(ROOT).as_posix(), f.read_text(encoding="utf-8"))
-        ]  # fmt: skip
-        random.Random(f"{options.seed} {room}").shuffle(every)
-        drawn = every[: options.count]
-        tested += [(room, mutant) for mutant in drawn]
-    with tempfile.TemporaryDirectory() as folder:
-        copies: Queue[Path] = Queue()
-        for job in range(options.jobs):
-            copy = Path(folder) / str(job)
-            for part in ("sdescore", "tests", "benchmarks", "docs"):
-                skip = shutil.ignore_patterns("__pycache__", "_build", "_static")
-                shutil.copytree(ROOT / part, copy / part, ignore=skip)
-            for file in ("pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md"):
-                shutil.copy(ROOT / file, copy / file)
-            copies.put(copy)
+    end = time.monotonic() + 60 * options.minutes
+    OUT.mkdir(parents=True, exist_ok=True)
+    if options.again:
+        for room in options.rooms:
+            (OUT / f"{room}.reach").unlink(missing_ok=True)
+    wanted = {room: every(room) for room in options.rooms}
+    state = "survives" if options.again else None
 
-        def one(drawn: tuple[str, Mutant]) -> dict[str, object]:
-            room, mutant = drawn
-            copy = copies.get()
-            try:
-                end = fate(mutant, room, copy)
-            finally:
-                copies.put(copy)
-            print(f"{end} {mutant.path}:{mutant.line}: {mutant.old} → {mutant.new}", flush=True)
-            return {"room": room, "fate": end, **mutant._asdict(), "source": None}
+    def left() -> list[tuple[str, Mutant]]:
+        before = earlier()
+        drawn = [(room, m) for room in options.rooms for m in wanted[room][: options.count]]
+        return [(room, m) for room, m in drawn if before.get(m.name) == state]
 
-        with ThreadPoolExecutor(options.jobs) as pool:
-            rows = list(pool.map(one, tested))
-    print("| room | mutants | killed | endless |\n|---|---|---|---|")
-    for room in options.rooms:
-        ends = [row["fate"] for row in rows if row["room"] == room]
-        print(f"| {room} | {len(ends)} | {ends.count('killed')} | {ends.count('endless')} |")
-    print(f"{sum(row['fate'] != 'survives' for row in rows)} of {len(rows)} found")
+    todo = left()
+
+    def settle(mutant: Mutant, status: int | None) -> None:
+        line = json.dumps([mutant.name, FATES.get(status, "killed")], ensure_ascii=False)
+        with (OUT / "fates.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def swapped(server: Server) -> None:
+        for room in options.tests:
+            if not (OUT / f"{room}.reach").exists():
+                server.reach(room, OUT / f"{room}.reach")
+        known = known_tests(options.tests)
+
+        def work(job: int) -> None:
+            for room, mutant in todo[job :: options.jobs]:
+                if time.monotonic() < end:
+                    status = server.status(mutant, to_meet(mutant, room, known))
+                    if status != STALE:
+                        settle(mutant, status)
+
+        in_processes(work, options.jobs)
+
+    serve([f"tests/{room}" for room in options.tests], swapped)
+    known, stale = known_tests(options.tests), left()
+
+    def loaded(job: int) -> None:
+        for room, mutant in stale[job :: options.jobs]:
+            if time.monotonic() < end:
+                settle(mutant, anew(mutant, to_meet(mutant, room, known)))
+
+    in_processes(loaded, options.jobs)
+    fates = earlier()
+    rooms = [
+        Room(room, len(of_room), [(m, fates[m.name]) for m in of_room if m.name in fates])
+        for room, of_room in wanted.items()
+    ]
+    print(table(rooms))
     if options.save:
-        for row in rows:
-            del row["source"]
-        content = {**conditions(), "count": options.count, "seed": options.seed, "rows": rows}
-        RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        save(rooms)
 
 
 if __name__ == "__main__":

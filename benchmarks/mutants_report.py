@@ -1,0 +1,94 @@
+"""How many mutants were found, and which were not."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+from mutation import Mutant
+
+RESULT = Path(__file__).parent / "results" / "mutants-cpu.json"
+
+
+class Room(NamedTuple):
+    """A room, the number of its mutants, and those that were tested, with their fates."""
+
+    name: str
+    total: int
+    tested: list[tuple[Mutant, str]]
+
+    def share(self) -> float:
+        """Of those tested, the share that a test found."""
+        return sum(end != "survives" for _, end in self.tested) / len(self.tested)
+
+
+def score(rooms: list[Room]) -> tuple[float, float]:
+    """The share of all mutants that the tests find, as the samples of the rooms estimate it, and
+    the half-width of its interval of 95 %: the variances of the rooms add up, each with the
+    correction for a finite number of mutants, and with one survivor more, so that none is 0."""
+    total = sum(room.total for room in rooms)
+    mean = sum(room.total * room.share() for room in rooms) / total
+    variance = 0.0
+    for room in rooms:
+        n = len(room.tested)
+        p = (room.share() * n + 1) / (n + 2)
+        variance += room.total**2 * (1 - n / room.total) * p * (1 - p) / n
+    return mean, 1.96 * math.sqrt(variance) / total
+
+
+def table(rooms: list[Room]) -> str:
+    """The rooms, and the survivors with the reasons that the saved result has for them."""
+    rooms = [room for room in rooms if room.tested]
+    reasons = saved_reasons()
+    mean, half = score(rooms)
+    lines = ["| room | mutants | tested | found | endless |", "|---|---|---|---|---|"]
+    for name, total, tested in rooms:
+        ends = [end for _, end in tested]
+        found = len(ends) - ends.count("survives")
+        lines += [f"| {name} | {total} | {len(ends)} | {found} | {ends.count('endless')} |"]
+    lines += ["", f"Found: {100 * mean:.1f} % ± {100 * half:.1f} % of all.", ""]
+    lines += ["| survivor | line | why |", "|---|---|---|"]
+    for mutant in survivors(rooms):
+        name = mutant.name.replace("|", "\\|").replace("\n", " ")
+        lines += [f"| `{name}` | {mutant.line} | {reasons.get(mutant.name, '')} |"]
+    return "\n".join(lines)
+
+
+def survivors(rooms: list[Room]) -> list[Mutant]:
+    """The mutants that no test found."""
+    return [mutant for room in rooms for mutant, end in room.tested if end == "survives"]
+
+
+def saved_reasons() -> dict[str, str]:
+    """What the saved result says of survivors: people write it there."""
+    return json.loads(RESULT.read_text("utf-8"))["survivors"] if RESULT.exists() else {}
+
+
+def save(rooms: list[Room]) -> None:
+    """Write the counts and the survivors; a reason that is there stays."""
+    from machine import conditions  # loads the package, which the mutants must do themselves
+
+    rooms = [room for room in rooms if room.tested]
+    reasons = saved_reasons()
+    mean, half = score(rooms)
+    counts = {
+        room.name: {
+            "mutants": room.total,
+            "tested": len(room.tested),
+            "survive": len(survivors([room])),
+            "endless": sum(end == "endless" for _, end in room.tested),
+        }
+        for room in rooms
+    }
+    content = {
+        **conditions(),
+        "score": round(mean, 4),
+        "half_width_95": round(half, 4),
+        "rooms": counts,
+        "survivors": {m.name: reasons.get(m.name, "") for m in survivors(rooms)},
+    }
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    RESULT.write_text(text, encoding="utf-8")
+    RESULT.with_suffix(".md").write_text(table(rooms) + "\n", encoding="utf-8")
