@@ -59,7 +59,13 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Container | Folder]:
         checks.that(not foreign, expected, got, CheckpointError)
         yield Folder(path)
         return
-    with open(path, "rb") as file:
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except FileNotFoundError:
+        raise
+    except OSError as error:  # no permission, or links that lead in a circle
+        raise CheckpointError(f"expected a file that can be read, got {error}") from error
+    with file:
         yield Container(path, file)
 
 
@@ -125,11 +131,15 @@ class Folder:
 
     def read_into(self, targets: Mapping[str, Tensor]) -> None:
         """Overwrite tensors, in their own dtypes and on their devices; of shards, the own part."""
-        load, storage = _engine()
+        engine, storage = _engine()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*single process")  # as is meant
             reader = storage.HuggingFaceStorageReader(str(self.path))
-            load.load({**targets}, storage_reader=reader, no_dist=True)
+            try:
+                engine.load({**targets}, storage_reader=reader, no_dist=True)
+            except engine.CheckpointException as error:  # no Exception, which most code would miss
+                causes = "; ".join(f"{cause[0]!s:.200}" for cause in error.failures.values())
+                raise _damaged(self.path, f"its tensors cannot be read ({causes})") from error
 
 
 def write_folder(

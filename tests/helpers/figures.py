@@ -23,6 +23,11 @@ def assert_nothing_is_clipped(figure) -> None:
     assert -0.01 <= drawn.y0 <= drawn.y1 <= height + 0.01
 
 
+def title_of(figure) -> str:
+    """The title above all panels; matplotlib before 3.8 has no ``get_suptitle``."""
+    return figure._suptitle.get_text()
+
+
 class Spiral:
     """A score that is no gradient, so that no component or axis can be mixed up."""
 

@@ -17,6 +17,7 @@ from tests.helpers.figures import (
     curves,
     ddim,
     draw,
+    title_of,
 )
 
 
@@ -38,7 +39,7 @@ def test_error_against_steps_is_the_exact_w2_against_what_a_sample_costs():
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["5", "10", "20"]
     assert axes.get_xticks().tolist() == [5, 10, 20]
-    assert figure.get_suptitle() == "Errors"
+    assert title_of(figure) == "Errors"
     assert_nothing_is_clipped(figure)
 
 
@@ -81,7 +82,7 @@ def test_error_by_mode_is_the_relative_standard_deviation():
     for text, y in labels.items():
         if text != "0":
             assert float(text.replace("−", "-").removesuffix(" %")) == pytest.approx(100 * y)
-    assert figure.get_suptitle() == "By mode"
+    assert title_of(figure) == "By mode"
     assert_nothing_is_clipped(figure)
 
 

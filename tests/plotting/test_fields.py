@@ -17,6 +17,7 @@ from tests.helpers.figures import (
     Spiral,
     assert_nothing_is_clipped,
     draw,
+    title_of,
 )
 
 
@@ -76,7 +77,7 @@ def test_field_leaves_autograd_alone_and_names_the_time():
     t = torch.tensor(0.125)
     figure = plot_score_field(score, t, EXTENT, arrows=2, resolution=2)
     assert all(not on and given is t and kind == torch.float32 for on, given, kind in seen)
-    assert "0.125" in figure.get_suptitle()
+    assert "0.125" in title_of(figure)
     assert figure.axes[0].get_xlim() == EXTENT[:2]
     assert figure.axes[0].get_ylim() == EXTENT[2:]
 

@@ -15,6 +15,7 @@ from sdescore.plotting import (
 from tests.helpers.figures import (
     assert_nothing_is_clipped,
     draw,
+    title_of,
 )
 
 
@@ -92,7 +93,7 @@ def test_rows_are_labelled_and_hold_the_first_images():
         assert (canvas[i * 9 : i * 9 + 8, shown * 9 :] == 1).all()
     assert [label.get_text() for label in axes.get_yticklabels()] == list(rows)
     assert axes.get_yticks().tolist() == [3.5, 12.5]  # the middle of rows 0…7 and 9…16
-    assert figure.get_suptitle() == "VP"
+    assert title_of(figure) == "VP"
     assert_nothing_is_clipped(figure)
 
 

@@ -19,6 +19,7 @@ from tests.helpers.figures import (
     EXTENT,
     assert_nothing_is_clipped,
     draw,
+    title_of,
 )
 
 
@@ -37,7 +38,7 @@ assert "matplotlib.pyplot" not in sys.modules
 @pytest.mark.parametrize("title", ["short", "a title that is much longer than two small tiles are"])
 def test_titles_are_broken_to_fit(title):
     figure = plot_samples(draw(2, 4, 4), title=title)
-    assert figure.get_suptitle().split() == title.split()
+    assert title_of(figure).split() == title.split()
     assert_nothing_is_clipped(figure)
     figure.savefig(io.BytesIO(), format="png")
 
