@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import cache
 
@@ -13,6 +14,13 @@ from torch import Tensor
 import sdescore as ss
 from tests.helpers.callers import SETTINGS
 from tests.helpers.spectra import two_blobs
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search of few evaluations takes every turn that a long one does."""
+    for name in ("TRIAL", "TIMES", "WEIGHTS"):
+        monkeypatch.setattr(sys.modules["sdescore.analysis.optimal_grid.optimal"], name, 3)
 
 
 def analysed(data: Tensor, spectrum: Tensor) -> list[object]:
@@ -40,6 +48,7 @@ def plain() -> list[object]:
     return analysed(*inputs())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
 def test_no_setting_of_the_caller_changes_an_analysis(setting: Callable) -> None:
     """Bit for bit, and with the types of the numbers: grids, exact errors, orders, spectra."""

@@ -28,7 +28,7 @@ SPECTRUM = torch.tensor([2.0, 0.3, 0.01], dtype=F64)
 MEAN = torch.tensor([1.0, -3.0, 0.2], dtype=F64)
 
 
-COUNT = 1_000_000
+COUNT = 250_000
 
 
 # The distribution

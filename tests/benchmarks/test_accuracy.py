@@ -69,6 +69,7 @@ def test_a_wrong_count_is_refused(peers: ModuleType, targets: ModuleType) -> Non
         peer.sample(targets.ring(), normal(4, 2), SDE, 5, 0)
 
 
+@pytest.mark.slow
 def test_every_installed_peer_makes_its_evaluations_and_finds_the_ring(
     peers: ModuleType, targets: ModuleType
 ) -> None:

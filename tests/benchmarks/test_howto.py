@@ -21,6 +21,7 @@ def test_the_pictures_of_a_page_are_there(page: str) -> None:
     assert all((ROOT / "docs" / "howto" / picture).resolve().is_file() for picture in pictures)
 
 
+@pytest.mark.slow
 def test_a_page_runs_for_the_steps_asked_for(
     tmp_path: Path, script: Callable[[str], ModuleType]
 ) -> None:

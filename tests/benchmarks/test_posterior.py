@@ -50,6 +50,7 @@ def test_the_exact_answer_is_importance_sampling(script: Script, name: str) -> N
     assert bool(((mean - exact.mean(0)).abs() <= 5 * spread).all())
 
 
+@pytest.mark.slow
 def test_the_script_runs(script: Script) -> None:
     benchmark = script("posterior")
     rows = benchmark.rows({2: 20}, {2: 1}, ("inpaint", "nonlinear"), peers=False)

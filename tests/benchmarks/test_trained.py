@@ -118,6 +118,7 @@ def test_peers_ask_the_network_for_tweedies_mean(trained: ModuleType, subject: A
     assert subject.model.net.sizes == [100, 100, 50] * 3
 
 
+@pytest.mark.slow
 def test_every_method_makes_its_evaluations_and_finds_the_distribution(
     trained: ModuleType, subject: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

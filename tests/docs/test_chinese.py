@@ -96,6 +96,7 @@ def test_the_english_pages_say_what_was_translated(chinese: ModuleType, tmp_path
     assert len(missing) <= OUTDATED * total, "\n".join(missing)
 
 
+@pytest.mark.slow
 def test_anchors_are_those_of_the_english_headings(chinese: ModuleType, tmp_path: Path) -> None:
     warnings = chinese.build(tmp_path, "dummy", language="zh_CN").splitlines()
     own = [line for line in warnings if "<translated>" in line]

@@ -116,6 +116,7 @@ def test_there_is_a_file_for_each_kind_of_part(shown: dict[str, str]) -> None:
     assert sorted(rooms) == ["correctors", "grids", "losses", "losses", "nets", "predictors", "sde"]
 
 
+@pytest.mark.slow
 def test_the_tables_checkpoints_and_strategies_find_them(seen: dict[str, Any]) -> None:
     assert "TrigonometricSDE" in seen["members"]
     assert "TrigonometricSDE" in seen["strategies"]
@@ -126,6 +127,7 @@ def test_the_tables_checkpoints_and_strategies_find_them(seen: dict[str, Any]) -
     assert seen["loaded"] == ["TrigonometricSDE(T=0.9)", True]
 
 
+@pytest.mark.slow
 def test_they_do_what_they_say(seen: dict[str, Any]) -> None:
     # f = −(π/2) tan(πt/2) and g² = −2f at t = 0.3.
     assert seen["rates"] == pytest.approx([-0.8003607, 1.6007214], rel=1e-6)

@@ -170,6 +170,7 @@ def test_annealed_langevin_is_the_papers(
     assert torch.equal(sampler.sample(model, init=start, noise=ReplayNoise(z)), found[-1])
 
 
+@pytest.mark.slow
 def test_other_samplers_and_likelihoods_run(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = ss.load_ncsnv2(official_file(NETS["NCSNv2"](), tmp_path / "a.pth"), config())

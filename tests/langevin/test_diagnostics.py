@@ -39,6 +39,7 @@ def test_the_effective_sample_size_of_an_autoregression() -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_effective_sample_size_of_langevin_on_a_gaussian() -> None:
     """ULA on N(0, S) is an autoregression with ρ = 1 − τ/S: the means of 16, within 6 %.
 

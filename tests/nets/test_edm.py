@@ -143,6 +143,7 @@ def test_trains(kind: str, precision: str | None) -> None:
     assert all(not torch.equal(before[name], value) for name, value in net.named_parameters())
 
 
+@pytest.mark.slow
 def test_compiles() -> None:
     """Traced as one graph, forward and backward."""
     torch.manual_seed(0)
@@ -156,6 +157,7 @@ def test_compiles() -> None:
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_compiled_block_has_a_finite_gradient_in_bfloat16() -> None:
     torch.manual_seed(0)
     block = blocks.Block(blocks.SONG, 8, 8, 4, 0.0, (1, 1), attend=True)

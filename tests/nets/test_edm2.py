@@ -256,6 +256,7 @@ def test_second_derivatives_exist_and_every_parameter_gets_gradient(net: EDM2UNe
         assert parameter.grad is not None and bool(parameter.grad.any()), name
 
 
+@pytest.mark.slow
 def test_an_attention_block_compiles_to_the_same_function() -> None:
     torch.manual_seed(0)
     block = perturbed(blocks.MPBlock(64, 64, 4, 0.0, decoder=False, attend=True)).eval()

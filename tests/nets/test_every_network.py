@@ -61,7 +61,12 @@ def test_none_is_missing() -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"precision": "bf16"}, {"compile": True}], ids=["float32", "bf16", "compiled"]
+    "how",
+    [
+        pytest.param({}, id="float32"),
+        pytest.param({"precision": "bf16"}, id="bf16"),
+        pytest.param({"compile": True}, id="compiled", marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("name", NETWORKS)
 def test_it_trains(name: str, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ def optimal(blobs: Tensor) -> dict[bool, ss.analysis.OptimalGrid]:
     }
 
 
+@pytest.mark.slow
 def test_free_weights_come_closer_to_the_flow_on_fresh_noise(
     blobs: Tensor, optimal: dict[bool, ss.analysis.OptimalGrid]
 ) -> None:
@@ -52,6 +53,7 @@ def test_free_weights_come_closer_to_the_flow_on_fresh_noise(
     assert off[True] < 0.7 * off[False]
 
 
+@pytest.mark.slow
 def test_free_weights_are_confirmed_by_trajectories_held_out(
     optimal: dict[bool, ss.analysis.OptimalGrid],
 ) -> None:
@@ -63,6 +65,7 @@ def test_free_weights_are_confirmed_by_trajectories_held_out(
     assert ss.predictors.Multistep(free.weights).weights == free.weights
 
 
+@pytest.mark.slow
 def test_weights_travel_with_their_grid(optimal: dict[bool, ss.analysis.OptimalGrid]) -> None:
     grid = optimal[True]
     again = ss.analysis.OptimalGrid(**json.loads(json.dumps(dataclasses.asdict(grid))))

@@ -17,7 +17,7 @@ VP = ss.VPSDE()
 B = 23
 SAMPLERS: dict[str, Any] = {
     "chain": ss.PredictorCorrector(VP, corrector=ss.Langevin(0.15), steps=5),
-    "adaptive": ss.AdaptiveSampler(VP),
+    "adaptive": ss.AdaptiveSampler(VP, rtol=0.2),
     "flow": ss.ProbabilityFlow(VP, method="heun3", steps=4),
 }
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -108,6 +108,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.guards("B10")
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("what", ARGUMENTS)
@@ -117,6 +118,7 @@ def test_two_processes_draw_the_bits_of_one(ranks: Path, name: str, what: str) -
         assert torch.equal(torch.load(ranks / f"{rank}/{name}-{what}"), one)
 
 
+@pytest.mark.slow
 def test_a_network_rounds_otherwise_and_no_more(ranks: Path) -> None:
     one = SAMPLERS["chain"].sample(network(), (B, 3))
     for rank in range(2):
@@ -124,11 +126,13 @@ def test_a_network_rounds_otherwise_and_no_more(ranks: Path) -> None:
         assert (x - one).abs().max() <= 1e-5 * one.abs().max()
 
 
+@pytest.mark.slow
 def test_a_rank_without_work_gets_the_samples_too(ranks: Path) -> None:
     one = SAMPLERS["chain"].sample(Elementwise(), (1, 3))
     assert all(torch.equal(torch.load(ranks / f"{rank}/one"), one) for rank in range(2))
 
 
+@pytest.mark.slow
 def test_the_shards_of_two_processes_are_the_samples(ranks: Path) -> None:
     paths = sorted((ranks / "whole").glob("*.npy"))
     assert said(ranks, "paths") == [[path.name for path in paths]] * 2
@@ -137,6 +141,7 @@ def test_the_shards_of_two_processes_are_the_samples(ranks: Path) -> None:
     assert numpy.array_equal(x, one.numpy())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "named"),
     [("seed", "seed"), ("weights", "model"), ("max_batch", "max_batch"), ("out", "out")],
@@ -149,6 +154,7 @@ def test_ranks_that_ask_for_different_samples_are_refused(
         assert message.startswith("IncompatibleError: expected the same request") and got in message
 
 
+@pytest.mark.slow
 def test_a_bad_argument_of_one_rank_ends_both(ranks: Path) -> None:
     assert all("another label on rank 1" in message for message in said(ranks, "door"))
     one, other = said(ranks, "none")
@@ -159,6 +165,7 @@ def test_a_bad_argument_of_one_rank_ends_both(ranks: Path) -> None:
     assert one == f"RankError: rank 1 of 2 failed: {other}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["failure", "shard"])
 def test_a_failing_rank_ends_both_with_its_error(ranks: Path, what: str) -> None:
     """Parts of 3 go to the ranks by turns, so that of sample 13 is rank 0's."""
@@ -168,11 +175,13 @@ def test_a_failing_rank_ends_both_with_its_error(ranks: Path, what: str) -> None
     assert said(ranks, "after") == ["done", "done"]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_other(ranks: Path) -> None:
     end = (ranks / "0" / "end").read_text()
     assert end != "done" and not (ranks / "1" / "end").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["part", "killed"])
 def test_a_run_that_ended_early_goes_on(ranks: Path, name: str) -> None:
     """On one process where it was on two: the shards that are there stay, and are not drawn."""

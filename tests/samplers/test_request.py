@@ -20,7 +20,7 @@ SAMPLERS: dict[str, Any] = {
         VP, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(0.15), steps=5
     ),
     "multistep": ss.PredictorCorrector(VP, predictor=ss.ExponentialAdams(), steps=5),
-    "adaptive": ss.AdaptiveSampler(VP),
+    "adaptive": ss.AdaptiveSampler(VP, rtol=0.2),
     "flow": ss.ProbabilityFlow(VP, method="heun3", steps=4),
 }
 

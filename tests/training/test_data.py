@@ -98,6 +98,7 @@ def test_bytes_become_numbers_from_minus_one_to_one() -> None:
         assert abs(near - share) < 0.1, level  # 600 draws: 5 standard errors are 0.09
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in kilobytes")
 def test_bytes_stay_bytes_in_memory(tmp_path: Path) -> None:
     """64 MB of bytes would be 256 MB in floating point; a run takes 40 MB more than none."""

@@ -97,6 +97,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_have_the_losses_and_the_weights_of_one(ranks: Path, name: str) -> None:
     """To rounding. The ranks began with other weights, and took those of rank 0."""
@@ -109,6 +110,7 @@ def test_two_processes_have_the_losses_and_the_weights_of_one(ranks: Path, name:
             assert torch.allclose(weights[key], value, atol=1e-5), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_all_ranks_end_in_the_same_bits(ranks: Path, name: str) -> None:
     (losses, weights, best), (losses_1, weights_1, best_1) = (
@@ -120,6 +122,7 @@ def test_all_ranks_end_in_the_same_bits(ranks: Path, name: str) -> None:
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_rank_0_alone_writes_and_calls_back(ranks: Path) -> None:
     """Each rank trained in a folder of its own. The validation losses are those of one process."""
     files = {path.name for path in (ranks / "0").glob("m*.safetensors")}
@@ -132,6 +135,7 @@ def test_rank_0_alone_writes_and_calls_back(ranks: Path) -> None:
     assert first[-1][1] == pytest.approx(seen[-1]["validation_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["two", "one"])
 def test_a_file_of_two_processes_goes_on_as_one_run(
     ranks: Path, tmp_path: Path, where: str
@@ -152,6 +156,7 @@ def test_a_file_of_two_processes_goes_on_as_one_run(
         assert torch.allclose(dict(model.named_parameters())[key], value, atol=1e-5), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "failing", "error"),
     [
@@ -168,6 +173,7 @@ def test_a_failing_rank_ends_both(ranks: Path, what: str, failing: int, error: s
     assert said(ranks, "after") == ["done", "done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["lr", "data", "validation"])
 def test_other_options_or_data_are_refused_on_both(ranks: Path, what: str) -> None:
     for message in said(ranks, what):
@@ -175,16 +181,19 @@ def test_other_options_or_data_are_refused_on_both(ranks: Path, what: str) -> No
         assert f"got another {what} on rank 1 than on rank 0" in message
 
 
+@pytest.mark.slow
 def test_a_batch_has_a_sample_for_each_rank(ranks: Path) -> None:
     assert all("batch_size >= 2" in message for message in said(ranks, "small"))
     assert all("got 'wide' that expand() made" in message for message in said(ranks, "wide"))
 
 
+@pytest.mark.slow
 def test_one_clock_or_one_stream_that_ends_ends_both(ranks: Path) -> None:
     assert said(ranks, "late") == [[False], [False]]
     assert said(ranks, "ended") == [[6, False], [6, False]]
 
 
+@pytest.mark.slow
 def test_a_sharded_loader_gives_each_rank_its_own_batches(ranks: Path) -> None:
     """In each epoch of 6 steps the two ranks see every sample once, in another order."""
     seen = [torch.load(ranks / str(rank) / "sharded") for rank in range(2)]
@@ -197,6 +206,7 @@ def test_a_sharded_loader_gives_each_rank_its_own_batches(ranks: Path) -> None:
     assert not torch.equal(*epochs)
 
 
+@pytest.mark.slow
 def test_a_rank_reads_its_rows_of_the_batch_of_one_process(ranks: Path) -> None:
     one = Read()
     run(data=one, steps=3, batch_size=7)
@@ -206,6 +216,7 @@ def test_a_rank_reads_its_rows_of_the_batch_of_one_process(ranks: Path) -> None:
     assert torch.cat(steps, 1).flatten().tolist() == one.read[-21:]
 
 
+@pytest.mark.slow
 def test_what_a_transform_draws_is_a_ranks_own(ranks: Path) -> None:
     """By seed, step and rank; rank 0's is that of one process."""
     seen: list[float] = []
@@ -226,6 +237,7 @@ def test_a_gpu_is_that_of_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> Non
     assert own(torch.device("cuda")) == torch.device("cuda", 0)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_rank_saves_and_ends_both(ranks: Path) -> None:
     """Rank 1 ended by SIGTERM (the fixture looks); the step under way was not made."""
     assert (ranks / "0" / "end").read_text().startswith("RankError: another rank got Ctrl-C")

@@ -90,6 +90,7 @@ def test_options_refused_before_the_first_step(
     assert model.net.calls == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss in kilobytes")
 def test_looking_at_the_data_takes_no_copy_of_it() -> None:
     """200 MB are looked at for NaN, and hashed, within 40 MB more."""
@@ -199,6 +200,7 @@ print("went on")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="SIGTERM")
 @pytest.mark.parametrize(("call", "times", "saved"), [(4, 1, 5), (9, 2, 7)])
 def test_sigterm_saves_and_then_ends_the_process(

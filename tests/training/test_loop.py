@@ -17,6 +17,7 @@ from sdescore.training.guards import Recipe
 from tests.helpers.training import Dropping, cloud, make, run
 
 
+@pytest.mark.slow
 def test_finds_the_score_of_a_gaussian() -> None:
     """A linear network's optimum is known; the loss nears its closed-form minimum."""
     sde, mean, std = ss.VPSDE(), 1.0, 0.5
@@ -41,6 +42,7 @@ def test_finds_the_score_of_a_gaussian() -> None:
     assert sum(result.losses[-100:]) / 100 == pytest.approx(least, rel=0.15)
 
 
+@pytest.mark.slow
 def test_labels_are_learned() -> None:
     """Two classes at ±2: with the label the mean is known, without it the null label's is 0."""
     sde = ss.VPSDE()

@@ -182,6 +182,7 @@ def test_usual_ones_are_not(mean: float, std: float) -> None:
         ss.train(mlp(), table(), steps=1, progress=False)
 
 
+@pytest.mark.slow
 def test_a_table_of_mixed_scales_is_learned() -> None:
     """Every feature's mean and spread, the correlation and the two modes; and not without."""
 

@@ -230,6 +230,7 @@ def compared(predictor: Predictor) -> list[tuple[float, float]]:
     return [sampled(predictor, grid) for grid in (ss.LogSNRGrid(), ss.UniformGrid(), blind)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surrogate", ["mixture", "gaussian"])
 @pytest.mark.parametrize("predictor", [ss.EulerMaruyama(), ss.Ancestral()], ids=["em", "ancestral"])
 def test_a_grid_for_a_stochastic_predictor_serves_it(predictor: Predictor, surrogate: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def test_the_search_assumes_a_networks_error() -> None:
     torch.testing.assert_close(found.abs(), size * torch.stack([sigma[0], sigma[1] ** 0]))
 
 
+@pytest.mark.slow
 def test_a_grid_serves_the_score_error_it_assumes() -> None:
     """Made for an erring score it is better there, made for an exact one on the exact one."""
     sde, predictor, error = ss.VPSDE(), ss.ExponentialAdams(points=2, corrector_points=3), 0.05
@@ -58,6 +60,7 @@ def test_a_grid_serves_the_score_error_it_assumes() -> None:
     assert first[error] < first[0.0]
 
 
+@pytest.mark.slow
 def test_an_optimal_grid_beats_the_fixed_ones_on_the_target_itself() -> None:
     """Fitted to samples; judged by exact errors of trajectories drawn afresh from the mixture."""
     sde, predictor = ss.VPSDE(), ss.ExponentialAdams(points=2, corrector_points=3)
@@ -122,6 +125,7 @@ def test_a_checkpoint_holds_a_grid(tmp_path: Path) -> None:
         ss.analysis.OptimalGrid(**{**info["grid"], "values": "soon"})
 
 
+@pytest.mark.slow
 def test_likelihood_moves_the_end_towards_the_data() -> None:
     """Local precision sees the finest mode, which an early last denoise flattens."""
     sde, predictor = ss.VPSDE(), ss.ExponentialAdams()
@@ -134,6 +138,7 @@ def test_likelihood_moves_the_end_towards_the_data() -> None:
     assert ends[0] > 2 * ends[1]
 
 
+@pytest.mark.slow
 def test_the_recommended_sampler() -> None:
     sampler = ss.recommended_sampler(ss.VPSDE(), 3, data=two_blobs(300).float())
     assert sampler.evaluations == 3 and isinstance(sampler.grid, ss.analysis.OptimalGrid)
@@ -143,8 +148,10 @@ def test_the_recommended_sampler() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tensor", "array", "bytes"])
-def test_a_model_knows_the_scale_of_its_data(kind: str) -> None:
+def test_a_model_knows_the_scale_of_its_data(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The times are those for the states. A model of unit scale is as good as its SDE."""
+    for name in ("TRIAL", "TIMES", "MOST"):  # equal searches need not be long
+        monkeypatch.setattr(sys.modules["sdescore.analysis.optimal_grid.optimal"], name, 6)
     sde, x = ss.VPSDE(), 500 + 100 * two_blobs(200, seed=0).float()
     data: Any = x
     if kind == "array":

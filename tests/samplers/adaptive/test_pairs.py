@@ -121,6 +121,7 @@ def test_the_estimate_of_the_noisy_pair_falls_as_it_says(eta: float) -> None:
     assert -slope(h, found) == pytest.approx(NOISY.order, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_noisy_pair_is_of_order_one_along_a_path() -> None:
     """Equal steps on one path, mixture data: how far half the step size moves the end.
 

@@ -48,6 +48,7 @@ def test_it_is_what_the_sampler_does(parts: str, name: str) -> None:
     torch.testing.assert_close(draw(z), wanted, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("B11")
 @pytest.mark.parametrize("parts", PARTS)
 def test_it_compiles_to_one_graph(parts: str) -> None:

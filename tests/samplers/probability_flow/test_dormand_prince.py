@@ -85,6 +85,7 @@ def test_a_time_does_not_know_the_others(name: str) -> None:
         assert torch.equal(torch.cat([clock.time(a) for a in angle.split(n)]), whole)
 
 
+@pytest.mark.slow
 def test_a_sample_of_a_network_hardly_knows_its_batch() -> None:
     """A network rounds differently, and in a few samples a step's length changes with it."""
     torch.manual_seed(0)

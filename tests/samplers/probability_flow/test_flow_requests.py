@@ -32,6 +32,7 @@ class Net(nn.Module):
         return self.layers(torch.cat([x + shift, c[:, None]], 1))
 
 
+@pytest.mark.slow
 def test_a_network_with_labels() -> None:
     model = ss.ScoreModel(Net(), ss.VPSDE(), prediction="epsilon")
     flow = ss.ProbabilityFlow(ss.VPSDE(), rtol=1e-9, atol=1e-9, t_min=0.1)

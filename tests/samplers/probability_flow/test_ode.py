@@ -115,6 +115,7 @@ def test_a_nan_stops_the_solve_and_names_the_samples(method: str) -> None:
         infinite.encode(lambda x, t: x / 0.0, torch.ones(2, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.guards("T14")
 def test_no_hang_where_asserts_are_off() -> None:
     """python -O: a NaN, and a flow too rough for the solver."""
@@ -172,6 +173,7 @@ def fine() -> ss.samplers.LogLikelihood:
     return ss.ProbabilityFlow(NARROW.sde, rtol=1e-10, atol=1e-10).log_likelihood(NARROW, HARD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dopri5", "bosh3"])
 def test_a_hard_sample_keeps_its_accuracy_among_easy_ones(
     method: str, fine: ss.samplers.LogLikelihood
@@ -193,6 +195,7 @@ def test_a_hard_sample_keeps_its_accuracy_among_easy_ones(
         assert crowd.evaluations[0] >= 0.8 * alone.evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.guards("T14")
 def test_single_samples_do_not_know_their_batch() -> None:
     """By torchdiffeq's methods too, if they are solved alone or by fixed steps."""
