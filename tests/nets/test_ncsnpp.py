@@ -222,20 +222,13 @@ def test_every_weight_matters(options: dict[str, Any]) -> None:
     assert all(unused in name for name in idle)
 
 
-@pytest.mark.parametrize("kind", ["fourier", "levels"])
-def test_it_trains(kind: str) -> None:
+def test_it_trains_at_integer_levels() -> None:
     torch.manual_seed(0)
-    data = torch.rand(64, 3, 8, 8)
-    if kind == "fourier":
-        net, sde = NCSNpp(**TINY, dropout=0.0), ss.VESDE()
-        model = ss.ScoreModel(net, sde, prediction="score", time_input="sigma")
-    else:
-        model = ss.ScoreModel(
-            DDPMpp(**TINY), ss.DiscreteVPSDE.linear(), prediction="epsilon", time_input="level"
-        )
-    before = model.net.all_modules[-1].weight.detach().clone()
-    ss.train(model, data, steps=2, batch_size=16, progress=False)
-    assert not torch.equal(before, model.net.all_modules[-1].weight)
+    sde, net = ss.DiscreteVPSDE.linear(), DDPMpp(**TINY)
+    model = ss.ScoreModel(net, sde, prediction="epsilon", time_input="level")
+    before = net.all_modules[-1].weight.detach().clone()
+    ss.train(model, torch.rand(64, 3, 8, 8), steps=2, batch_size=16, progress=False)
+    assert not torch.equal(before, net.all_modules[-1].weight)
 
 
 @pytest.mark.slow
