@@ -51,7 +51,7 @@ class _MMPS(PosteriorScore):
 
 
 def mmps(
-    score: Score, measurement: Measurement, *, iterations: int = 5, tolerance: float = 1e-3
+    score: Score, measurement: Measurement, *, iterations: int = 10, tolerance: float = 1e-3
 ) -> GuidedScore:
     r"""The prior's score and the likelihood's gradient with Tweedie's posterior covariance.
 

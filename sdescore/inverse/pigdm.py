@@ -35,8 +35,7 @@ _ITERATIONS, _TOLERANCE = 100, 1e-6
 class _PiGDM(PosteriorScore):
     def __init__(self, score: Score, measurement: Measurement, data_std: float | None) -> None:
         super().__init__(score, measurement, "pigdm")
-        own = getattr(unwrapped(score), "sigma_data", 1.0) if data_std is None else data_std
-        self.data_std = checks.number("data_std", own, above=0)
+        self.data_std = spread_of(score, data_std)
 
     def extra_repr(self) -> str:
         return f"data_std={self.data_std}"
@@ -44,16 +43,25 @@ class _PiGDM(PosteriorScore):
     def _weighed(
         self, residual: Tensor, A: Linearised, J: Product, alpha: Tensor, sigma: Tensor
     ) -> Tensor:
-        r2 = self._variance(alpha, sigma)
+        r2 = element_variance(self.data_std, alpha, sigma)
         return isotropic(self.measurement, self.data_scale or PLAIN, residual, A, r2)
-
-    def _variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        spread = self.data_std**2
-        return sigma.square() * spread / (alpha.square() * spread + sigma.square())
 
     def _terms(self, residual: Tensor, near: Near) -> tuple[Tensor, Tensor, Tensor]:
         u, log_psi, _ = super()._terms(residual, near)
-        return u, log_psi, self._variance(near.alpha, near.sigma).expand(len(residual))
+        r2 = element_variance(self.data_std, near.alpha, near.sigma)
+        return u, log_psi, r2.expand(len(residual))
+
+
+def spread_of(score: Score, data_std: float | None) -> float:
+    """s: ``data_std``, or the model's ``sigma_data``, or 1."""
+    own = getattr(unwrapped(score), "sigma_data", 1.0) if data_std is None else data_std
+    return checks.number("data_std", own, above=0)
+
+
+def element_variance(data_std: float, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """r_t², the variance of an element of x₀ given the state."""
+    spread = data_std**2
+    return sigma.square() * spread / (alpha.square() * spread + sigma.square())
 
 
 def isotropic(

@@ -109,9 +109,11 @@ def test_mixtures_follow_the_formula(method: str, measurement: inverse.Measureme
             "pigdm": sigma**2 / (alpha**2 + sigma**2) * torch.eye(3, dtype=F64),
             "mmps": MIXTURE.covariance(x[i : i + 1], t[i])[0],
         }[method]
-        extra = 0.1 * sigma**2 / alpha**2 if method == "dps" else 0.0
+        residual, r2 = Y - measurement.operator(mean)[0], sigma**2 / (alpha**2 + sigma**2)
+        along = residual / residual.norm()
+        extra = 0.5 * r2 * along @ H @ H.T @ along if method == "dps" else 0.0
         S = (0.09 + extra) * torch.eye(2, dtype=F64) + H @ C @ H.T
-        u = torch.linalg.solve(S, Y - measurement.operator(mean)[0])
+        u = torch.linalg.solve(S, residual)
         expected = MIXTURE(x[i : i + 1], t[i])[0] + J[:, 0].T @ H.T @ u
         torch.testing.assert_close(found[i], expected, rtol=1e-6, atol=1e-8)
 
@@ -120,6 +122,36 @@ def test_zeta_multiplies_the_likelihood() -> None:
     x, t = states(), 0.4
     once, half = (inverse.dps(MIXTURE, SEEN, zeta)(x, t) - MIXTURE(x, t) for zeta in (1.0, 0.5))
     torch.testing.assert_close(half, once / 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_unit_of_y_does_not_matter(method: str) -> None:
+    """c A, c y and c σ_y say what A, y and σ_y say; DPS too takes the size of A from A."""
+    in_other_units = inverse.Measurement(50 * Y, inverse.Matrix(50 * A), 50 * 0.3)
+    x, t = states(), torch.tensor([0.01, 0.2, 0.4, 0.9], dtype=F64)
+    found, expected = (METHODS[method](MIXTURE, seen)(x, t) for seen in (in_other_units, SEEN))
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_dps_of_what_is_explained_already_is_the_prior() -> None:
+    """The residual and the noise are exactly 0, and so is what the measurement adds."""
+    prior, x = ss.GaussianScore(torch.zeros(3), 1.0, VP), torch.zeros(1, 3)
+    seen = inverse.Measurement(torch.zeros(2), inverse.Matrix(A), 0.0)
+    assert torch.equal(inverse.dps(prior, seen)(x, 0.4), x)
+
+
+def test_dps_stays_finite_at_few_steps_under_any_operator() -> None:
+    """Long steps near the data, where the noise of y is small and rows of A overlap."""
+    d = 16
+    blur, means = inverse.Blur.gaussian(1.0, (d,), axes=1), torch.ones(1, d)
+    prior = ss.MixtureScore([0.5, 0.5], torch.cat([-means, means]), torch.tensor([0.1, 0.2]), VP)
+    for operator in (blur, inverse.Downsample((4,), (d,)), inverse.Matrix(10 * torch.eye(d))):
+        truth = prior.sample(1, seed=1)
+        seen = inverse.Measurement(operator(truth)[0], operator, 0.01)
+        sampler = ss.PredictorCorrector(VP, predictor=ss.DDIM(eta=1.0), steps=15)
+        x = sampler.sample(inverse.dps(prior, seen), (50, d), seed=0)
+        near = (operator(x) - seen.y).square().mean().sqrt()
+        assert near < 0.2 * operator(truth).square().mean().sqrt()
 
 
 @pytest.mark.parametrize("method", METHODS)
