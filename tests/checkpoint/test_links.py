@@ -103,6 +103,7 @@ for _ in range(30):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.guards("W05")
 def test_two_processes_save_to_one_path(tmp_path: Path) -> None:
     """No save fails, and whoever reads meanwhile finds one of the two models, whole."""
@@ -127,6 +128,7 @@ def test_two_processes_save_to_one_path(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.guards("W05")
 @posix
 def test_a_full_disk_leaves_the_old_file_alone(tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ def test_a_file_without_a_digest_of_the_manifest_is_checked_as_a_whole(tmp_path:
         read_manifest(path)
 
 
+@pytest.mark.slow
 @pytest.mark.guards("W06")
 @posix
 @pytest.mark.parametrize("call", ["save", "load", "manifest"])

@@ -119,6 +119,7 @@ def test_raw_and_averaged_weights(tmp_path: Path) -> None:
     assert same_weights(ss.load(path), raw)
 
 
+@pytest.mark.slow
 def test_loading_needs_nothing_but_the_path(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     ss.save(path, small())

@@ -68,6 +68,7 @@ def test_persistent_chains_find_the_maximum_of_the_likelihood() -> None:
     assert (torch.eye(2) - exact).norm() > 0.3 * exact.norm()
 
 
+@pytest.mark.slow
 def test_unadjusted_chains_fit_their_own_stationary_distribution() -> None:
     """A Gaussian energy ½ a x²: one step from data of variance S leaves (1−τa)² S + 2τ, which is
     S where a (1 − τa/2) = 1/S, as it is for the stationary distribution of many steps."""
@@ -116,6 +117,7 @@ def test_one_small_step_from_the_data_is_score_matching() -> None:
     assert got < 0.75 / (3 * S**2)
 
 
+@pytest.mark.slow
 def test_persistent_chains_fit_two_wells() -> None:
     """θ of e^{θ₁ x + θ₂ x² + θ₃ x⁴} for a mixture's data; the exact fit by quadrature."""
     z = normals(1500, 1, 5)

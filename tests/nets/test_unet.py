@@ -138,6 +138,7 @@ def test_unet_arguments_out_of_range(arguments: dict[str, Any]) -> None:
 # ---------------------------------------------------------------- a real fit
 
 
+@pytest.mark.slow
 def test_unet_learns_to_denoise_digits() -> None:
     """One noise level, sigma = 0.5, real 8×8 digits: the loss against two exact references.
 

@@ -23,6 +23,7 @@ from tests.helpers.figures import (
 )
 
 
+@pytest.mark.slow
 def test_no_display_and_no_global_state_is_touched():
     code = """
 import sys, torch, sdescore.plotting as p

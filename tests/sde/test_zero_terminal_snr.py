@@ -213,6 +213,7 @@ def test_the_loss_teaches_the_last_level() -> None:
         assert torch.allclose(loss, 0.5 * (y - target).square().sum(1), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:expected data of mean near 0")
 def test_training_finds_the_mean_of_the_data_at_the_last_level() -> None:
     """A table that ends in noise asks x̂₀ = E[x₀] there, and the network learns it."""

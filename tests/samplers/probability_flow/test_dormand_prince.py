@@ -49,6 +49,7 @@ def states(dtype: torch.dtype = F64) -> Tensor:
     return torch.randn(BATCH, 3, dtype=dtype, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @pytest.mark.guards("T14")
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
 def test_a_sample_does_not_know_its_batch(dtype: torch.dtype) -> None:
