@@ -2,8 +2,10 @@
 
 Ours and the loops by hand train copies of one network on the same images, with the same batch size
 and an exponential moving average of the weights. They take turns in blocks of steps in one process,
-each turn begins with another of them, and a step's time is the median over all blocks, without
-each block's first steps.
+and each turn begins with another of them. A step's time is the CPU time of a block without its
+first steps, over the number of its steps, and of that the median over the blocks. On one thread
+CPU time is what a step costs, and other processes of the machine add little to it. It is the mean
+within a block, because ``ss.train`` computes some numbers for 32 steps at once.
 
 - bare: random rows, ``x₀ + noise``, the network, a mean squared error, clipping, AdamW, and the
   average by ``torch._foreach_lerp_``. It is the least that any of the others does.
@@ -20,6 +22,7 @@ A peer that is not installed is left out, and the table says so.
     pip install --no-deps diffusers==0.42.1 azula==0.11.1 denoising-diffusion-pytorch
     pip install --no-deps ema-pytorch einops accelerate psutil
     python benchmarks/training.py             # prints the table
+    python benchmarks/training.py MLP         # of the networks with this in their name
     python benchmarks/training.py --save      # and writes benchmarks/results/training-cpu.json
 """
 
@@ -43,20 +46,20 @@ import sdescore as ss
 from sdescore.datasets import digits, two_moons
 
 RESULT = Path(__file__).parent / "results" / "training-cpu.json"
-BLOCKS, STEPS, WARM = 12, 40, 8  # of a network; the first WARM steps of a block are not counted
+STEPS, WARM = 72, 8  # of a block; the first WARM of them are not counted
 
 Block = Callable[[int], list[float]]
 """``(steps) -> the moments after each of them``."""
 
 
-def networks() -> dict[str, tuple[nn.Module, Tensor, int]]:
-    """A network, data ``(N, *E)`` and a batch size."""
+def networks() -> dict[str, tuple[nn.Module, Tensor, int, int]]:
+    """A network, data ``(N, *E)``, a batch size, and how many blocks each loop is measured for."""
     images = digits()
     padded = nn.functional.pad(images, (12, 12, 12, 12), value=-1.0)
     return {
-        "MLP, (512, 2)": (ss.MLP(2), two_moons(4000), 512),
-        "UNet, (64, 1, 8, 8)": (ss.UNet(1, width=32, multipliers=(1, 2), blocks=1), images, 64),
-        "UNet, (16, 1, 32, 32)": (ss.UNet(1, width=32, multipliers=(1, 2, 2)), padded, 16),
+        "MLP, (512, 2)": (ss.MLP(2), two_moons(4000), 512, 12),
+        "UNet, (64, 1, 8, 8)": (ss.UNet(1, width=32, multipliers=(1, 2), blocks=1), images, 64, 12),
+        "UNet, (16, 1, 32, 32)": (ss.UNet(1, width=32, multipliers=(1, 2, 2)), padded, 16, 6),
     }
 
 
@@ -82,7 +85,7 @@ def loop(net: nn.Module, data: Tensor, size: int, loss_of: Callable[[Tensor], Te
             optimizer.step()
             torch._foreach_lerp_(averaged, weights, 1e-3)
             loss.item()
-            moments.append(time.perf_counter())
+            moments.append(time.process_time())
         return moments
 
     return block
@@ -105,7 +108,7 @@ def ours(net: nn.Module, data: Tensor, size: int) -> Block:
         moments: list[float] = []
         ss.train(
             model, data, steps=steps, batch_size=size, lr=1e-3, progress=False,
-            callback=lambda _: moments.append(time.perf_counter()),
+            callback=lambda _: moments.append(time.process_time()),
         )  # fmt: skip
         return moments
 
@@ -134,7 +137,7 @@ def with_diffusers(net: nn.Module, data: Tensor, size: int) -> Block:
             optimizer.zero_grad()
             ema.step(net.parameters())
             loss.item()
-            moments.append(time.perf_counter())
+            moments.append(time.process_time())
         return moments
 
     return block
@@ -181,7 +184,7 @@ def with_lucidrains(net: nn.Module, data: Tensor, size: int) -> Block:
             optimizer.zero_grad()
             ema.update()
             loss.item()
-            moments.append(time.perf_counter())
+            moments.append(time.process_time())
         return moments
 
     return block
@@ -197,8 +200,10 @@ LOOPS: dict[str, Callable[[nn.Module, Tensor, int], Block]] = {
 }
 
 
-def measure(net: nn.Module, data: Tensor, size: int) -> tuple[dict[str, float], dict[str, str]]:
-    """The median seconds of a step of each loop, and what was left out and why."""
+def measure(
+    net: nn.Module, data: Tensor, size: int, turns: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """The CPU seconds of a step of each loop, and what was left out and why."""
     blocks, missing = {}, {}
     for name, make in LOOPS.items():
         try:
@@ -208,23 +213,25 @@ def measure(net: nn.Module, data: Tensor, size: int) -> tuple[dict[str, float], 
     seconds: dict[str, list[float]] = {name: [] for name in blocks}
     names = list(blocks)
     orders = [names[first:] + names[:first] for first in range(len(names))]
-    for turn in range(BLOCKS + 1):
+    for turn in range(turns + 1):
         for name in orders[turn % len(orders)]:
             moments = blocks[name](STEPS)
             if turn:  # the first warms up
-                gaps = zip(moments[WARM:], moments[WARM + 1 :], strict=False)
-                seconds[name] += [b - a for a, b in gaps]
+                seconds[name].append((moments[-1] - moments[WARM - 1]) / (STEPS - WARM))
     return {name: statistics.median(found) for name, found in seconds.items()}, missing
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("network", nargs="?", default="")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows, missing = [], {}
-    for name, (net, data, size) in networks().items():
-        found, missing = measure(net, data, size)
+    for name, (net, data, size, turns) in networks().items():
+        if options.network not in name:
+            continue
+        found, missing = measure(net, data, size, turns)
         ratios = {k: v / found["bare"] for k, v in found.items()}
         rows.append({"network": name, "bare_seconds": found["bare"], "ratios": ratios})
         shown = "  ".join(f"{k} {v:.3f}" for k, v in ratios.items())
@@ -233,7 +240,7 @@ def main() -> None:
         print(f"{name} left out: {why}")
     report = {**conditions(), "missing": sorted(missing), "rows": rows}
     print(machine_sentence(report))
-    if options.save:
+    if options.save and not options.network:
         RESULT.write_text(json.dumps(report, indent=1) + "\n")
 
 

@@ -131,8 +131,10 @@ class EMA:
             if not value.requires_grad and bool(value.isinf().any())
         }
         named = [(name, value) for name, value in net.named_parameters() if name not in masks]
-        weights = [value for _, value in named]
+        weights: list[Tensor] = [value for _, value in named]
         shadow = [self.shadow[plain_name(name)] for name, _ in named]
+        pairs = [*zip(weights, shadow, strict=True)]
+        alike = all(s.is_floating_point() and s.dtype == w.dtype for w, s in pairs)
         buffers = [
             (self.shadow[plain_name(name)], net.get_submodule(name.rpartition(".")[0]), name)
             for name in (*masks, *(name for name, _ in net.named_buffers()))
@@ -145,8 +147,10 @@ class EMA:
             decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
             if self.exponent is not None:
                 decay = (1 - 1 / n) ** (self.exponent + 1)
-            pairs = zip(weights, shadow, strict=True)
-            _average(decay)(shadow, [weight.to(average) for weight, average in pairs], n)
+            if alike:  # what torch's average does, without making a function of it at each step
+                torch._foreach_lerp_(shadow, weights, 1 - decay)
+            else:
+                _average(decay)(shadow, [weight.to(average) for weight, average in pairs], n)
             for copied, part, name in buffers:
                 copied.copy_(getattr(part, name.rpartition(".")[2]))
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
+from sdescore.conditions import parts_of
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.score.convention import PLAIN, DataScale
 from sdescore.typing import Condition
@@ -135,6 +136,17 @@ def null_condition_of(net: object) -> Condition | None:
     if not isinstance(classes, int):
         return None
     return torch.tensor(classes, dtype=torch.int64, device="cpu")
+
+
+def require_no_weight(null: Condition | None) -> None:
+    """Refuse a null condition that is a weight: as a label it is data, which no step trains."""
+    weight = any(isinstance(part, Tensor) and part.requires_grad for _, part in parts_of(null))
+    got = (
+        "a parameter, which no step would train; make the buffer a mark, as torch.full(shape, "
+        "torch.inf), and put the parameter in its place in the network's forward: "
+        "label = torch.where(label.isinf(), self.learned, label)"
+    )
+    checks.that(not weight, "a buffer as null_condition", got, IncompatibleError)
 
 
 def require_arguments(score: object, label: object) -> None:

@@ -26,7 +26,7 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.times import LogNormalTimes
 from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import plain_network, require_writable
-from sdescore.score.interface import null_condition_of, unwrapped
+from sdescore.score.interface import null_condition_of, require_no_weight, unwrapped
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import BATCH_SIZE, Batch, Data, Labels, Source, Table
 from sdescore.training.streams import Items, Stream
@@ -105,10 +105,8 @@ def null_label(source: Source, label_dropout: float, net: nn.Module) -> Conditio
         return None
     expected = f"labels=, or data with labels, for label_dropout={label_dropout}"
     checks.that(bool(source.parts), expected, "no labels", IncompatibleError)
-    null: Any = getattr(net, "null_condition", None)
-    learned = isinstance(null, nn.Parameter) and null.requires_grad  # but by no step
-    checks.that(not learned, "a buffer as null_condition", "a parameter", IncompatibleError)
     declared = null_condition_of(net)
+    require_no_weight(declared)
     expected = 'a network with config["classes"] or null_condition for label_dropout'
     got = f"{type(net).__name__} without"
     checks.that(declared is not None, expected, got, IncompatibleError)
@@ -180,23 +178,24 @@ def add_gradient(
 
     ``factor`` is the gradient's. Refuses a loss that no training step can use.
     """
-    size = max(1, -(-len(t) // parts))
-    mean = torch.zeros((), dtype=torch.float32, device=batch.x.device)
-    found = [mean.new_zeros(0)]
+    size, found = max(1, -(-len(t) // parts)), []
     for start in range(0, len(t), size):
-        own = slice(start, start + size)
-        label, ready = batch.label, None if noise is None else noise[own]
-        if label is not None:
+        x, label, at, ready = batch.x, batch.label, t, noise
+        if size < len(t):
+            own = slice(start, start + size)
+            x, at, ready = x[own], t[own], None if noise is None else noise[own]
             label = each_tensor(operator.itemgetter(own), label)
-        loss = evaluate(model, batch.x[own], label, t[own], generator, ready)
+        loss = evaluate(model, x, label, at, generator, ready)
         expected = "a loss that autograd can differentiate in the model's weights"
         got = "one without a gradient; compute it without detach() or no_grad()"
         checks.that(loss.mean.requires_grad, expected, got, IncompatibleError)
-        share = loss.mean * (len(t[own]) / len(t))
-        (share * factor).backward()  # type: ignore[no-untyped-call]
-        mean = mean + share.detach()
-        found.append(loss.per_sample.detach())
-    return Loss(torch.cat(found), mean)
+        part = len(at) / len(t)
+        loss.mean.backward(loss.mean.new_full((), part * factor))  # type: ignore[no-untyped-call]
+        found.append(Loss(loss.per_sample.detach(), loss.mean.detach() * part))
+    if len(found) == 1:
+        return found[0]
+    mean = functools.reduce(operator.add, (loss.mean for loss in found))
+    return Loss(torch.cat([loss.per_sample for loss in found]), mean)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

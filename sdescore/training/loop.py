@@ -28,6 +28,7 @@ from sdescore.losses.weighting import Weighting
 from sdescore.nets.ema import EMA, plain_copy, plain_name, whole
 from sdescore.score.model import ScoreModel
 from sdescore.training import distributed, guards, run_as
+from sdescore.training.ahead import of_steps
 from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
 from sdescore.training.state import FOUND_OUT, Saver, TrainingResult, divergence, left_behind
 from sdescore.training.watch import Validation, Watch, least_informed
@@ -119,10 +120,9 @@ def train(
         strings. So a resume cannot tell two lambdas, tensors or closures apart.
     batch_size : int, optional
         Samples a step, by default 128; not for an iterable, whose batches have their own size.
-    lr, schedule, warmup
+    lr, schedule, warmup, weight_decay
         The rate is ``lr`` (``"constant"``), or falls to 0 at ``steps`` along half a cosine
-        (``"cosine"``), times a factor rising linearly to 1 in ``warmup`` steps.
-    weight_decay : float
+        (``"cosine"``), times a factor rising linearly to 1 in ``warmup`` steps. The decay is
         AdamW's (Loshchilov & Hutter 2019, arXiv:1711.05101).
     optimizer : callable, optional
         ``optimizer(parameters)`` returns any ``torch.optim.Optimizer`` in place of AdamW, such as
@@ -237,10 +237,12 @@ def train(
         unit = None if own or not watched else least_informed(model, times, known, some)
         objective = guards.chosen_objective(objective, weighting, options)
         evaluate = functools.partial(guards.loss_at, objective, times)
+        plan = (source, recipe, null is not None, all_seed, steps, device)
+        times_at, loss_at = of_steps(evaluate, not own, model, times, weighting, *plan)
         if precision or compile:
             called = run_as.running(called, precision, compile, device, own=shard)
         add_gradient = guards.add_gradient if ranks is None else ranks.add_gradient
-        gradient = functools.partial(add_gradient, evaluate, called, recipe.accumulate)
+        gradient = functools.partial(add_gradient, loss_at, called, recipe.accumulate)
         named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
         weights = list(named.values())
         descent: torch.optim.Optimizer = guards.adamw(weights, recipe, device)
@@ -276,8 +278,7 @@ def train(
         losses, take_average, averaged = list[float](), ema.updater(net), plain_copy(model)
         late, noise, mean = False, None, torch.zeros((), dtype=torch.float32, device=device)
         # AdamW counts its steps in tensors that it makes on the default device.
-        elsewhere = torch.get_default_device().type != "cpu"
-        on_cpu = torch.device("cpu") if elsewhere else nullcontext()
+        on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
         before = {name: vars(callers)[name] for name in FOUND_OUT}
         vars(callers).update({name: vars(model)[name] for name in FOUND_OUT})
         with (
@@ -298,7 +299,7 @@ def train(
                     if ranks is not None:
                         batch = ranks.ready(batch, interrupt.number is not None)
                     if batch is not None:
-                        t = batch.own(times.sample(model.sde, batch.whole, generator, device))
+                        t = times_at(step, batch, generator)
                         if ranks is not None:
                             noise = ranks.noise(batch, generator, own_seed(step, domain=3))
                         descent.zero_grad(set_to_none=True)

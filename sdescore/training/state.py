@@ -26,6 +26,7 @@ from sdescore.checkpoint.store import (
 from sdescore.errors import CheckpointError, DivergenceError
 from sdescore.nets.ema import EMA, is_sharded, whole
 from sdescore.score.model import ScoreModel
+from sdescore.training.ahead import Levels, times_of
 
 __all__ = ["TrainingResult"]
 
@@ -286,11 +287,12 @@ def divergence(
     step: int,
     loss: float,
     per_sample: Tensor,
-    t: Tensor,
+    levels: Tensor | Levels,
     index: Tensor | None,
     path: str | os.PathLike[str] | None,
 ) -> DivergenceError:
-    """The error of a training step; ``per_sample``, ``t`` and ``index`` are ``(B,)``."""
+    """The error of a training step; ``per_sample``, times and ``index`` are ``(B,)``."""
+    t = times_of(levels)
     bad = (~per_sample.detach().isfinite()).cpu()
     where = int(bad.nonzero()[0]) if bool(bad.any()) else int(per_sample.argmax())
     samples = [] if index is None else sorted(set(index[bad].tolist()))

@@ -257,10 +257,46 @@ def test_a_part_in_evaluation_mode_stays_so() -> None:
     assert net.norm.running_var.tolist() != [4.0, 4.0] and not net.body.training
 
 
+class Learned(Plain):
+    """A network whose null condition is a mark, in whose place forward puts a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__(6)
+        self.register_buffer("null_condition", torch.full((3,), torch.inf))
+        self.nothing = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x: Tensor, c: Tensor, label: Tensor | None = None) -> Tensor:
+        label = self.null_condition.expand(len(x), 3) if label is None else label
+        return super().forward(x, c, torch.where(label.isinf(), self.nothing, label))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_null_condition_is_learned_in_the_place_of_a_mark(
+    accumulate: int, tmp_path: Path
+) -> None:
+    model = ss.ScoreModel(Learned(), ss.VPSDE())
+    options: dict[str, Any] = {"labels": torch.ones(64, 3), "accumulate": accumulate}
+    options |= {"label_dropout": 0.5, "steps": 3, "progress": False, "path": tmp_path / "a.st"}
+    found = ss.train(model, cloud(), **options).model
+    assert bool((found.net.nothing != 0).all())
+    assert torch.equal(found.net.null_condition, torch.full((3,), torch.inf))
+    x, t, mark = torch.ones(4, 2), 0.5, torch.full((4, 3), torch.inf)
+    assert torch.equal(found(x, t), found(x, t, mark))
+    assert not torch.equal(found(x, t), found(x, t, torch.ones(4, 3)))
+    guided = ss.guidance.classifier_free(found, found, 2.0)
+    expected = 2 * found(x, t, torch.ones(4, 3)) - found(x, t)
+    torch.testing.assert_close(guided(x, t, torch.ones(4, 3)), expected)
+
+
 def test_a_null_condition_that_no_step_would_train_is_refused() -> None:
-    net = Plain(6)
-    net.null_condition = nn.Parameter(torch.zeros(3))
+    net, parameter = Plain(6), nn.Parameter(torch.zeros(3))
     model, data = ss.ScoreModel(net, ss.VPSDE()), cloud()
-    options: dict[str, Any] = {"labels": torch.ones(64, 3), "steps": 3, "progress": False}
+    options: dict[str, Any] = {"steps": 3, "progress": False, "label_dropout": 0.1}
+    net.null_condition = parameter
+    with pytest.raises(ss.errors.IncompatibleError, match=r"a buffer as null_condition.*isinf"):
+        ss.train(model, data, labels=torch.ones(64, 3), **options)
+    net = Plain(6)
+    net.__dict__["null_condition"] = {"a": torch.zeros(3), "b": 2 * parameter}
+    model, labels = ss.ScoreModel(net, ss.VPSDE()), {k: torch.ones(64, 3) for k in "ab"}
     with pytest.raises(ss.errors.IncompatibleError, match="a buffer as null_condition"):
-        ss.train(model, data, label_dropout=0.1, **options)
+        ss.train(model, data, labels=labels, **options)
