@@ -45,5 +45,5 @@ for row, (name, predictor) in zip(panels, samplers.items(), strict=True):
 plt.show()
 
 # %%
-# **Read on.** :doc:`Bring a model of diffusers </howto/diffusers>`;
+# **Read on.** :doc:`Move here from diffusers </howto/diffusers>`;
 # :doc:`the sampler of a diffusers scheduler </howto/diffusers-schedulers>`.

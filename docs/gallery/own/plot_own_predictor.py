@@ -54,5 +54,5 @@ for axes, predictor in zip(panels, (ss.DDIM(), Boxed()), strict=True):
 plt.show()
 
 # %%
-# **Read on.** :doc:`Write your own predictor </howto/own-predictor>` has methods of higher order,
+# **Read on.** :doc:`Your own predictor </howto/own-predictor>` has methods of higher order,
 # whose numbers are a table.
