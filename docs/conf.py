@@ -31,6 +31,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "class_tables",
     "reference_pages",
+    "arxiv",
     "chinese",
 ]
 exclude_patterns = ["_build", "gallery", "figures"]

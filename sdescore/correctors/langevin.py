@@ -58,8 +58,8 @@ class Langevin(Corrector):
         the batch, so a sample depends on its batch. Where the score is exactly zero,
         the last two use the expected step.
     preconditioner : Preconditioner, optional
-        C. A step is stable where C is at most the covariance of each of the data's clusters, and
-        diverges where C is far above it: ``snr`` < 1 is no longer enough.
+        The covariance C. A step is stable where C is at most the covariance of each of the data's
+        clusters, and diverges where C is far above it: ``snr`` < 1 is no longer enough.
 
     Raises
     ------

@@ -136,7 +136,8 @@ def from_scheduler(
     """The sampler that a scheduler of ``diffusers`` is, at a number of steps.
 
     From the same noise it makes the same images as the scheduler, to 1e-4, where the scheduler is
-    right. The page "Which sampler is a scheduler of diffusers?" has the agreement of each class.
+    right. The page "Which sampler replaces a scheduler of diffusers?" has the agreement of each
+    class.
 
     Parameters
     ----------
