@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from sdescore.tableau.tableau import Tableau as Tableau
     from sdescore.training.loop import train as train
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _NAMES = {
     "sde": "SDE LinearSDE VESDE VPSDE SubVPSDE CosineVPSDE EDMSDE RectifiedFlowSDE "

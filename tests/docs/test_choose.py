@@ -50,5 +50,7 @@ def test_every_question_has_a_short_answer_with_code() -> None:
 def test_the_citation_has_this_version_and_the_papers_of_citation_cff() -> None:
     entry, papers = ((DOCS / f"{name}.bib").read_text("utf-8") for name in ("cite", "papers"))
     assert f"version = {{{ss.__version__}}}" in entry
-    titles = re.findall(r"^    title: (.+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.M)
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {ss.__version__}\n" in citation
+    titles = re.findall(r"^    title: (.+)$", citation, re.M)
     assert len(titles) == 3 and all(f"{{{title}}}" in papers for title in titles)

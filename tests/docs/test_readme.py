@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import sdescore as ss
 from tests.helpers import ROOT
 
 CLASSICAL = ("Euler–Maruyama", "reverse diffusion", "ancestral", "reverse diffusion + Langevin")
@@ -100,3 +101,8 @@ def test_the_citation_is_that_of_the_documentation() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.split()) <= 680
+
+
+def test_the_changelog_names_this_version() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{ss.__version__}] - 20" in changelog
