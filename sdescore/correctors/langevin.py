@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from sdescore import checks
 from sdescore.langevin.preconditioner import Preconditioner, require_preconditioner
@@ -113,7 +114,7 @@ class Langevin(Corrector):
         s = score(x)
         alpha_t, sigma_t = (v.item() for v in sde.marginal(t))  # type: ignore[attr-defined]
         if self.preconditioner is None:
-            tau = align(self._tau(z, flat(s).norm(dim=1), sigma_t), x)
+            tau = align(self._tau(z, vector_norm(flat(s), dim=1), sigma_t), x)
             return torch.addcmul(x, tau, s).addcmul_((2 * tau).sqrt(), z)
         P = self.preconditioner.affine(alpha_t**2, sigma_t**2).to(x)
         tau = align(self._tau(z, P.quadratic(s).sqrt(), 1.0), x)
@@ -127,7 +128,7 @@ class Langevin(Corrector):
         if self.norm == "expected":
             ratio = s_norm.new_full((), expected)
         else:
-            z_norm = flat(z).norm(dim=1)
+            z_norm = vector_norm(flat(z), dim=1)
             if self.norm == "batch":
                 z_norm, s_norm = z_norm.mean(), s_norm.mean()
             ratio = torch.where(s_norm > 0, z_norm / s_norm, expected)

@@ -40,6 +40,7 @@ from sdescore.samplers.predictor_corrector.chain import Program
 from sdescore.samplers.predictor_corrector.loop import BoundModel
 from sdescore.samplers.request import Request, Tick, not_finite, require_init
 from sdescore.score.interface import sde_of
+from sdescore.sde.discrete import DiscreteVPSDE
 from sdescore.shapes import float64, sum_event
 from sdescore.typing import Condition, Score
 
@@ -148,12 +149,10 @@ def variational_bound(
     request = Request(
         sde, spans, model, init=x0, label=label, seed=seed, noise=noise, dtype=x0.dtype, name="x0"
     )
-    marginal, bridge = sde.marginal(times), sde.bridge(times[:-1], times[1:])
+    marginal, steps = sde.marginal(times), Steps.of(sde)
     program = Program([], times.tolist(), ["x0"] * N, spans, False, learned, True, marginal)
     alpha, sigma = (v.tolist() for v in marginal)
-    log_ratio = (bridge.variance / bridge.added_variance).log().tolist()
-    gain = (bridge.weight_0.square() / bridge.added_variance).tolist()
-    log_large, log_small = 2 * math.log(sigma[0]), bridge.variance[0].log().item()
+    log_ratio, gain = steps.log_ratio.tolist(), steps.gain.tolist()
 
     def part(samples: range, tick: Tick | None) -> tuple[Tensor, ...]:
         data = request.start(samples, 0.0)
@@ -164,18 +163,15 @@ def variational_bound(
         for i in range(N):
             x = alpha[i] * z0 + sigma[i] * draws.draw(i)
             mean = denoiser.output(x, i)
-            # Σ = V r^e, and at the lowest level β^(1 − e) β̃^e, β̃ that of the level above.
+            # Σ = V r^e, and at the lowest level that of Steps.log_std.
             e = torch.full_like(mean, float(variance == "fixed_small" or i == 0))
             if denoiser.variance is not None:
                 e = 0.5 * (1 - denoiser.variance.of(x))
             if i == 0:
-                log_std = 0.5 * ((1 - e) * log_large + e * log_small)
                 lower, upper = (request.scale.to_state(edge) for edge in bins.edges(data))
-                term = -log_probability(lower, upper, mean, log_std).to(z0)
+                term = -log_probability(lower, upper, mean, steps.log_std(e)).to(z0)
             else:
-                y = (e - 1) * log_ratio[i - 1]
-                error = gain[i - 1] * (-e * log_ratio[i - 1]).exp() * (z0 - mean).square()
-                term = 0.5 * (y + torch.expm1(-y) + error)
+                term = divergence((z0 - mean).square(), e, log_ratio[i], gain[i])
             terms[:, i] = sum_event(term)
             if tick is not None:
                 tick()
@@ -190,6 +186,40 @@ def variational_bound(
     nats = request.fill(part, max_batch, progress, N, data=False)
     terms, prior = (v / (math.log(2) * max(1, math.prod(x0.shape[1:]))) for v in nats)
     return VariationalBound(prior + terms.sum(1), terms, prior)
+
+
+@dataclass(frozen=True, eq=False)
+class Steps:
+    """The numbers of the steps from each level i to i − 1 of a DDPM; 0 at the lowest level."""
+
+    log_ratio: Tensor  # log r, (N,) float64
+    gain: Tensor  # α_s² V/σ_t⁴, (N,) float64
+    log_small: float  # the decoder's two variances
+    log_large: float
+
+    @classmethod
+    def of(cls, sde: DiscreteVPSDE) -> Steps:
+        """Those of a table of two levels or more."""
+        times = sde.level_times()
+        bridge = sde.bridge(times[:-1], times[1:])
+        log_ratio = (bridge.variance / bridge.added_variance).log()
+        gain = bridge.weight_0.square() / bridge.added_variance
+        zero = log_ratio.new_zeros(1)
+        large = 2 * math.log(sde.marginal(times[0])[1].item())
+        small = bridge.variance[0].log().item()
+        return cls(torch.cat([zero, log_ratio]), torch.cat([zero, gain]), small, large)
+
+    def log_std(self, e: Tensor) -> Tensor:
+        """Half the log of the decoder's variance β^(1 − e) β̃^e, β̃ that of the level above."""
+        return 0.5 * ((1 - e) * self.log_large + e * self.log_small)
+
+
+def divergence(
+    squared_error: Tensor, e: Tensor, log_ratio: float | Tensor, gain: float | Tensor
+) -> Tensor:
+    """The divergence of a step whose model has the variance Σ = V r^e, for each element."""
+    y = (e - 1) * log_ratio
+    return 0.5 * (y + torch.expm1(-y) + gain * (-e * log_ratio).exp() * squared_error)
 
 
 @dataclass(frozen=True)
@@ -234,7 +264,9 @@ class Bins:
 def log_probability(lower: Tensor, upper: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """``log P(lower < mean + std z < upper)`` of a standard normal z, float64."""
     mean, std = float64(mean), float64(log_std).exp()
-    low, high = (lower - mean) / std, (upper - mean) / std
+    # An infinite end stays out of the graph: the gradient through it is 0 times infinity.
+    inside = [(v.isfinite(), v) for v in (lower, upper)]
+    low, high = (((v.where(at, 0.0) - mean) / std).where(at, v) for at, v in inside)
     # The interval or its mirror image, so that both tails are computed where they are small.
     left = low + high <= 0
     low, high = low.where(left, -high), high.where(left, -low)

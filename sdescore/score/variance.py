@@ -15,6 +15,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError
+from sdescore.score.convention import Coefficients
 from sdescore.score.interface import unwrapped
 from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import combine
@@ -43,16 +44,23 @@ def with_variance(
     """A score and the learned variance v at ``x``, each like ``x`` ``(B, *E)``."""
     require_variance(score)
     model: Any = unwrapped(score)
-    conditions = () if label is None else (label,)
     if not isinstance(model, ScoreModel):
-        s, v = model.with_variance(x, t, *conditions)
+        s, v = model.with_variance(x, t, *(() if label is None else (label,)))
         return s, v
     numbers = model._numbers(x, t)
+    y, v = output_with_variance(model, x, numbers, label)
+    return combine(x, y, *numbers.to("score")), v
+
+
+def output_with_variance(
+    model: ScoreModel, x: Tensor, numbers: Coefficients, label: Condition | None
+) -> tuple[Tensor, Tensor]:
+    """The network's own output and v, each like ``x``; see :meth:`ScoreModel.output_at`."""
     scaled, value = model._inputs(x, numbers)
+    conditions = () if label is None else (in_dtype(label, scaled.dtype),)
     reader = VarianceReader(model.net)
-    y = reader(scaled, value, *(in_dtype(part, scaled.dtype) for part in conditions))
-    u, w = numbers.to("score")
-    return combine(x, checks.score_output(y, scaled, "the network").to(x.dtype), u, w), reader.of(x)
+    y = reader(scaled, value, *conditions)
+    return checks.score_output(y, scaled, "the network").to(x.dtype), reader.of(x)
 
 
 class VarianceReader:

@@ -25,8 +25,9 @@ F64 = torch.float64
 TIMES = members("sdescore.losses", TimeDistribution)
 SHAPE = ("t", "weight", "label", "noise", "generator", "sde")
 LOSSES = {name: getattr(ss.losses, name) for name in ss.losses.__all__ if name.endswith("_loss")}
-ANY_SCORE = {name: loss for name, loss in LOSSES.items() if name != "uncertainty_loss"}
-"""The objectives of any score; uncertainty_loss needs a network that knows its own error."""
+OF_SOME_NETWORKS = {"uncertainty_loss", "hybrid_loss"}  # which know their error, or a variance
+ANY_SCORE = {name: loss for name, loss in LOSSES.items() if name not in OF_SOME_NETWORKS}
+"""The objectives of any score."""
 SDES = {**REPRESENTATIVES, "levels": ss.DiscreteVPSDE.linear()}
 
 
