@@ -12,6 +12,7 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.langevin.chains import chains
 from sdescore.langevin.preconditioner import Preconditioner
+from sdescore.noise.counter import Domain, standard_normal
 from sdescore.shapes import sum_event
 from tests.helpers.langevin import METHODS, X, replay
 
@@ -66,6 +67,14 @@ def test_path_burn_in_and_thinning(method: str) -> None:
     if method == "mala":
         moved = (whole.path[5:] != whole.path[4:-1]).any(2).float().mean(0)
         torch.testing.assert_close(part.acceptance, moved)
+
+
+def test_the_noise_of_chains_is_their_own() -> None:
+    """Where no score moves it, x goes by √(2τ) z, and z is no number of another role."""
+    x = torch.randn(3, 2, dtype=torch.float64)
+    run = chains(torch.zeros_like, x, 0.5, 1, seed=5)
+    z = standard_normal(5, range(3), range(1, 2), (2,), domain=Domain.LANGEVIN)[0]
+    torch.testing.assert_close(run.x, x + z, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -85,3 +85,19 @@ def test_a_preconditioner_and_its_parts() -> None:
     assert (
         Preconditioner.full(P.float() + 1e-7 * torch.randn(3, 3)).to(v.float()).vectors is not None
     )
+
+
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_a_matrix_is_symmetric_up_to_its_rounding(d: int) -> None:
+    """16 d eps of the largest element is rounding, the next number is not."""
+    P, eps = torch.eye(d, dtype=torch.float64), 2.0**-52
+    bound = 16 * d * eps
+    if d > 1:
+        P[0, 1] = bound
+        Preconditioner.full(P)
+        P[0, 1] = bound * (1 + eps)
+        with pytest.raises(ss.errors.ParameterError, match="symmetric"):
+            Preconditioner.full(P)
+    P = torch.eye(d)
+    P[0, -1] += 16 * d * 2.0**-23 if d > 1 else 0.0
+    Preconditioner.full(P)  # the rounding of float32

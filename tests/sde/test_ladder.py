@@ -192,6 +192,14 @@ def test_what_is_left_at_best(ratio: float, steps: int, left: float) -> None:
     assert variance_ratio(langevin_step_size(ratio, steps), ratio, steps) == pytest.approx(best.fun)
 
 
+def test_two_levels_are_a_ladder() -> None:
+    sde = ss.DiscreteVESDE(sigmas=(3.0, 1.0))
+    step = optimize.minimize_scalar(lambda r: level_by_level([r], (1.0,), 4, 9.0)[0], bounds=(0, 1))
+    corrector = ss.AnnealedLangevin.for_ladder(sde, 4)
+    tau = corrector.tableau(sde, sde.level_times()).b.flatten()
+    assert tau.tolist() == pytest.approx([9 * step.x, step.x], rel=1e-4)
+
+
 def test_down_a_ladder_more_is_left_than_at_one_level() -> None:
     sde = ss.DiscreteVESDE.geometric(sigma_max=0.01 * 1.04**200, sigma_min=0.01, levels=201)
     corrector = ss.AnnealedLangevin.for_ladder(sde, 5)

@@ -48,6 +48,14 @@ class Shrinking(ss.DiscreteVPSDE):
         return super().level_times().flip(0)
 
 
+class Standing(ss.DiscreteVESDE):
+    """Levels whose σ stands still at 1."""
+
+    def _marginal(self, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        alpha, sigma = super()._marginal(t)
+        return alpha, sigma.clamp(min=1.0)
+
+
 REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "bad vp tables": (
         *(
@@ -197,6 +205,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 ss.DiscreteVPSDE.linear(10),
                 ss.DiscreteVPSDE(betas=[0.1]),
                 Shrinking(betas=[0.1, 0.2]),
+                Standing(sigmas=(2.0, 1.0, 0.5)),
                 ss.DiscreteVESDE,
                 "ladder",
             ],
