@@ -14,13 +14,11 @@ import torch
 import sdescore as ss
 from sdescore.datasets import two_moons
 from sdescore.metrics import sliced_wasserstein
-from tests.helpers import ROOT
+from tests.helpers import ROOT, written_pages
 
 DOCS = ROOT / "docs"
 FENCE = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PAGES = sorted(
-    p for p in DOCS.rglob("*.md") if "_build" not in p.parts and FENCE.search(p.read_text())
-)
+PAGES = [page for page in written_pages() if FENCE.search(page.read_text(encoding="utf-8"))]
 
 
 def run_page(page: Path) -> dict[str, Any]:

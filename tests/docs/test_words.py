@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, written_pages
 
 BANNED = {
     "law (say distribution)": r"(?i)\blaws?\b",
@@ -27,11 +27,7 @@ HALF_LOG_SNR = re.compile(
     r"[`$(]*(\\log|log|half|½|0\.5|\\t?frac12|\\lambda|λ)"  # or the next of several times
 )
 PRIVATE = {"given", "kept", "places", "chosen", "folds", "Weighed"}
-PROSE = sorted(
-    path
-    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    if "_build" not in path.parts
-)
+PROSE = [*sorted(ROOT.glob("*.md")), *written_pages()]
 ROOMS = sorted(
     path.relative_to(ROOT / "sdescore").parts[0].removesuffix(".py")
     for path in (ROOT / "sdescore").iterdir()
