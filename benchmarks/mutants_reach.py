@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PER_TEST = 1.0  # seconds of the processor
 
 
-def places() -> dict[tuple[str, int], str]:
+def functions_by_line() -> dict[tuple[str, int], str]:
     """The name of the function that a line of a file belongs to."""
     found = {}
     for file in sorted((ROOT / "sdescore").rglob("*.py")):
@@ -48,7 +48,7 @@ class Imports:
 
     def __init__(self) -> None:
         self.of_file: dict[str, set[str]] = defaultdict(set)
-        self._places = places()
+        self._at = functions_by_line()
 
     @contextmanager
     def _noting(self, functions: set[str]) -> Iterator[None]:
@@ -63,7 +63,7 @@ class Imports:
         finally:
             sys.settrace(None)
             lines = ((code.co_filename, code.co_firstlineno) for code in codes)
-            functions |= {self._places[line] for line in lines if line in self._places}
+            functions |= {self._at[line] for line in lines if line in self._at}
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
