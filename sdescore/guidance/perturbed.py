@@ -54,7 +54,8 @@ def perturbed(model: Model, names: Sequence[str], change: Change | None = None) 
     >>> guided = ss.guidance.autoguidance(model, weaker, 2.0)
     """
     checks.instance("model", model, nn.Module)
-    checks.that(not isinstance(names, str), "a list of names", f"{names!r}", IncompatibleError)
+    listed = not isinstance(names, str) and len(names) > 0
+    checks.that(listed, "a list of names, one or more", f"{names!r}", IncompatibleError)
     shared = {id(part): part for part in chain(model.parameters(), model.buffers())}
     weaker = copy.deepcopy(model, shared)
     found = dict(weaker.named_modules())

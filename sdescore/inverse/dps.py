@@ -34,17 +34,12 @@ __all__ = ["dps"]
 
 class _DPS(PosteriorScore):
     def __init__(
-        self,
-        score: Score,
-        measurement: Measurement,
-        zeta: float,
-        gamma: float,
-        data_std: float | None,
+        self, score: Score, measurement: Measurement, zeta: float, gamma: float, std: float | None
     ) -> None:
         super().__init__(score, measurement, "dps")
         self.zeta = checks.number("zeta", zeta, at_least=0)
         self.gamma = checks.number("gamma", gamma, at_least=0)
-        self.data_std = spread_of(score, data_std)
+        self.data_std = spread_of(score, std)
         some = measurement.noise_std > 0 or gamma > 0
         checks.that(some, "gamma > 0 where the measurement has no noise", f"gamma={gamma}")
 

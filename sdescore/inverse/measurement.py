@@ -41,7 +41,9 @@ class Measurement:
     ParameterError
         Noise below 0, or a ``y`` that is not finite.
     IncompatibleError
-        What is no operator; an operator whose adjoint is not its transpose, found by
+        What is no operator; an operator whose value for a sample depends on the others of a batch
+        or on chance; a nonlinear one without a derivative by autograd; an operator whose adjoint
+        is not its transpose, found by
         :math:`\langle A x, v \rangle = \langle x, A^\top v \rangle` on random x and v.
 
     Examples
@@ -64,17 +66,42 @@ class Measurement:
         shape = self.operator.measurement_shape
         expected = f"y of the operator's measurement_shape {shape}; for one y a sample use label="
         checks.that(y.shape == shape, expected, tuple(y.shape), ShapeError)
+        x, v = self._random()
+        self._test_batch(x)
         if self.operator.linear:
-            self._dot_test()
+            self._dot_test(x, v)
+        else:
+            self._test_derivative(x)
 
-    def _dot_test(self) -> None:
-        """Refuse an adjoint that is none; y's dtype decides what rounding is."""
+    def _random(self) -> list[Tensor]:
+        """Two data and two measurements, like y."""
         generator = torch.Generator("cpu").manual_seed(0)
-        A, dtype = self.operator, self.y.dtype
-        x, v = (
-            torch.randn(2, *shape, generator=generator, dtype=dtype, device="cpu").to(self.y.device)
-            for shape in (A.event_shape, A.measurement_shape)
-        )
+        return [
+            torch.randn(2, *shape, generator=generator, dtype=self.y.dtype, device="cpu").to(self.y)
+            for shape in (self.operator.event_shape, self.operator.measurement_shape)
+        ]
+
+    def _test_batch(self, x: Tensor) -> None:
+        """Refuse an operator that mixes the samples of a batch; x may lie outside its domain."""
+        with torch.no_grad():
+            together = self.operator(x)
+            alone = torch.cat([self.operator(x[:1]), self.operator(x[1:])])
+        apart = (together - alone).abs().nan_to_num(0.0).max()
+        worst = (apart / together.abs().nan_to_num(0.0).max().clamp(min=1e-30)).item()
+        expected = "an operator that measures each sample by itself, the same each time"
+        got = f"one whose value for a sample changes by {worst:.2g} of it beside another"
+        checks.that(worst <= 1e-2, expected, got, IncompatibleError)
+
+    def _test_derivative(self, x: Tensor) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            value = self.operator(x.clone().requires_grad_())
+        expected = "a nonlinear operator that autograd can differentiate"
+        got = "one without a gradient; compute it with torch, without numpy or detach()"
+        checks.that(value.requires_grad, expected, got, IncompatibleError)
+
+    def _dot_test(self, x: Tensor, v: Tensor) -> None:
+        """Refuse an adjoint that is none; y's dtype decides what rounding is."""
+        A = self.operator
         with torch.no_grad():
             Ax, Av = A(x), A.adjoint(v)
             one, other = sum_event(Ax * v), sum_event(x * Av)

@@ -82,9 +82,13 @@ class PosteriorScore(GuidedScore):
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
             expected = f'label["measurement"] of shape (B, {", ".join(map(str, shape))})'
             checks.that(isinstance(y, Tensor) and got[1:] == shape, expected, got, ShapeError)
+            real = y.dtype in (torch.float32, torch.float64)
+            checks.that(real, f"{expected}, in float32 or float64", y.dtype, ShapeError)
+            checks.finite_tensor('label["measurement"]', y)
 
     def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         """The score of the posterior, like ``x`` ``(B, *E)``."""
+        checks.state(x)
         with torch.inference_mode(False):  # whose tensors cannot enter autograd; copies can
             x, t, label = (each_tensor(_usable, part) for part in (x, t, label))
             return self._forward(x, t, label)
@@ -168,5 +172,8 @@ def _usable(part: object) -> object:
 def parts(label: object) -> tuple[Condition | None, Tensor | None]:
     """The score's own label, and the measurements of the samples where the label holds them."""
     if isinstance(label, Mapping) and "measurement" in label:
+        other = sorted(map(repr, label.keys() - {"measurement", "label"}))
+        expected = 'a label of "measurement", and "label" for the score\'s own'
+        checks.that(not other, expected, f"{', '.join(other)} besides", IncompatibleError)
         return label.get("label"), label["measurement"]
     return label, None  # type: ignore[return-value]

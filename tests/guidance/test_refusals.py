@@ -110,6 +110,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         (lambda: ss.guidance.mixture([SCORE], ["1"]), ParameterError, "log_weights"),
         (lambda: ss.guidance.label_part(SCORE, 3), IncompatibleError, "name"),
         (lambda: ss.guidance.perturbed(SCORE, ["a"]), IncompatibleError, "model"),
+        (lambda: ss.guidance.perturbed(Labelled(), []), IncompatibleError, "list of names"),
         (lambda: ss.guidance.perturbed(Labelled(), "net"), IncompatibleError, "list of names"),
         (lambda: ss.guidance.perturbed(Labelled(), ["net"]), IncompatibleError, "named_modules"),
         (lambda: ss.classifier_guidance(SCORE, None), IncompatibleError, "expected"),

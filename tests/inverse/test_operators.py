@@ -185,3 +185,10 @@ def test_the_likelihood_is_scipys() -> None:
     other = inverse.Measurement(y, operator, 0.7).log_likelihood(x, (x + 1) @ MATRIX.T)
     apart = ((x + 1) @ MATRIX.T - x @ MATRIX.T).numpy()
     np.testing.assert_allclose(other.numpy(), stats.norm.logpdf(apart, 0, 0.7).sum(1), rtol=1e-9)
+
+
+def test_a_function_with_a_domain_is_an_operator() -> None:
+    """The checks at the door call it on any numbers, and NaN there says nothing."""
+    operator = inverse.Callable(torch.log, (3,))
+    seen = inverse.Measurement(torch.zeros(3), operator, 0.1)
+    assert torch.equal(seen.residual(torch.ones(2, 3)), torch.zeros(2, 3))

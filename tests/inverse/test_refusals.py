@@ -144,6 +144,18 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         (lambda: inverse.Measurement([0.0, 0.0], MASK, 0.1), ShapeError, "float32"),
         (lambda: inverse.Measurement(Y.long(), MASK, 0.1), ShapeError, "float32"),
         (lambda: inverse.Measurement(torch.zeros(5, 2), MASK, 0.1), ShapeError, "label="),
+        *each(
+            lambda function: of(inverse.Callable(function, (3,))),
+            IncompatibleError,
+            "each sample by itself",
+            (lambda x: x - x.mean(0), lambda x: x + torch.randn_like(x)),
+        ),
+        *each(
+            lambda function: of(inverse.Callable(function, (3,))),
+            IncompatibleError,
+            "autograd can differentiate",
+            (lambda x: x.detach() ** 2, lambda x: torch.from_numpy(x.detach().numpy() ** 2)),
+        ),
         (lambda: inverse.Measurement(Y / 0, MASK, 0.1), ParameterError, "finite y"),
         (lambda: inverse.Measurement(Y, MASK, -0.1), ParameterError, "noise_std >= 0"),
         (lambda: inverse.Measurement(Y, MASK, torch.ones(2)), ParameterError, "noise_std"),
@@ -187,6 +199,40 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ShapeError,
             "measurement",
             METHODS,
+        ),
+        *each(
+            lambda method: SAMPLER.sample(
+                method(SCORE, SEEN), (4, 3), label={"measurement": torch.full((4, 2), torch.nan)}
+            ),
+            ParameterError,
+            "finite",
+            METHODS,
+        ),
+        *each(
+            lambda method: SAMPLER.sample(
+                method(SCORE, SEEN),
+                (4, 3),
+                label={"measurement": torch.zeros(4, 2, dtype=torch.complex64)},
+            ),
+            ShapeError,
+            "float32 or float64; got torch.complex64",
+            METHODS,
+        ),
+        *each(
+            lambda method: SAMPLER.sample(
+                method(SCORE, SEEN),
+                (4, 3),
+                label={"measurement": torch.zeros(4, 2), "lable": torch.zeros(4)},
+            ),
+            IncompatibleError,
+            "'lable' besides",
+            METHODS,
+        ),
+        *each(
+            lambda method: method(SCORE, SEEN)(torch.zeros(2, 3, dtype=torch.int64), 0.3),
+            ShapeError,
+            "x in floating point",
+            (*METHODS, inverse.diffpir, inverse.moments),
         ),
         *each(
             lambda method: SAMPLER.sample(method(SCORE, SEEN), (4, 3), label=torch.zeros(4)),
