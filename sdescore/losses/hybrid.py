@@ -108,7 +108,8 @@ def hybrid_loss(
     level = table.level(noised.t)
     i = level.round().long()
     if not bool(((level == i) & (i >= 0)).all()):
-        got = f"t = {noised.t[(level != i) | (i < 0)][0].item():g}; use sde.level_times()"
+        got = f"t = {noised.t[(level != i) | (i < 0)][0].item():g}"
+        got = f"{got}; use sde.level_times(), and train(times=ss.losses.LevelTimes())"
         checks.refuse("times of levels", got, TimeError)
     numbers = convention.at(noised.t, marginal=(noised.alpha, noised.sigma))
     y, v = output_with_variance(model, noised.x, numbers, label)

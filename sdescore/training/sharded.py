@@ -49,7 +49,7 @@ class Sharded(Together):
         from torch.distributed.device_mesh import init_device_mesh
 
         try:
-            from torch.distributed.fsdp import fully_shard
+            from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
         except ImportError:
             checks.refuse("torch 2.6 or newer for shard=True", torch.__version__, IncompatibleError)
         energy = any(isinstance(part, EnergyModel) for part in net.modules())
@@ -67,6 +67,8 @@ class Sharded(Together):
             if not isinstance(block, nn.ModuleList | nn.ModuleDict):
                 fully_shard(block, mesh=mesh)
         fully_shard(net, mesh=mesh)
+        if hasattr(net, "with_variance"):  # which an objective calls in the place of forward
+            register_fsdp_forward_method(net, "with_variance")
         self.twin = copy.copy(model)
         self.twin._modules = {**model._modules, "net": net}
         return self.twin, net

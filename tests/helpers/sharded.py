@@ -38,10 +38,23 @@ class Listed(nn.Module):
         return self.last(h) * self.frozen  # type: ignore[no-any-return]
 
 
+class Both(nn.Module):
+    """A prediction and a variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        y: Tensor = self.layer(torch.cat([x, c[:, None]], 1))
+        return y
+
+
 NETS: dict[str, Any] = {
     "mlp": lambda: ss.MLP(2, hidden=16, depth=2, classes=3),
     "unet": lambda: ss.UNet(1, width=8, multipliers=(1, 2), blocks=1, attention=(1,)),
     "own": Listed,
+    "variance": lambda: ss.nets.LearnedVariance(Both()),
     "energy": lambda: ss.nets.EnergyModel(ss.MLP(2, hidden=8)),
     "scalar": lambda: ss.nets.EDM2UNet(8, 1, model_channels=8, channel_mult=(1,), num_blocks=1),
 }
@@ -57,6 +70,12 @@ RUNS: dict[str, dict[str, Any]] = {
         "clip": 0.1,
     },
     "bf16": {"data": X, "precision": "bf16"},
+    "variance": {
+        "net": "variance",
+        "data": X,
+        "objective": ss.losses.hybrid_loss,
+        "times": ss.losses.LevelTimes(),
+    },
 }
 
 
@@ -86,7 +105,8 @@ class Failing(Dataset[Tensor]):
 
 def run(seed: int = 0, net: str = "mlp", **options: Any) -> tuple[ss.ScoreModel, Any]:
     torch.manual_seed(seed)
-    model = ss.ScoreModel(NETS[net](), ss.VPSDE())
+    sde = ss.DiscreteVPSDE.linear() if net == "variance" else ss.VPSDE()
+    model = ss.ScoreModel(NETS[net](), sde)
     settings = {"steps": 8, "batch_size": 16, "warmup": 2, "progress": False, **options}
     return model, ss.train(model, **settings)
 
