@@ -53,16 +53,10 @@ Loading it runs no code from this repository.
 def card(model: ScoreModel, name: str) -> str:
     """The text of a model card."""
     sde, net = repr(model.sde), describe_model(model)["net"]["class"]
-    options, scale = model.options, model.data_scale
-    return CARD.format(
-        name=name,
-        sde=sde if len(sde) < 200 else f"{type(model.sde).__name__}(…)",
-        net=net,
-        prediction=options["prediction"],
-        time_input=options["time_input"],
-        mean=scale.mean,
-        std=scale.std,
-    )
+    sde = sde if len(sde) < 200 else f"{type(model.sde).__name__}(…)"
+    network = {key: model.options[key] for key in ("prediction", "time_input")}
+    data = {"mean": model.data_scale.mean, "std": model.data_scale.std}
+    return CARD.format(name=name, sde=sde, net=net, **network, **data)
 
 
 def published(model: ScoreModel, name: str) -> Any:
