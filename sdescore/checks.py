@@ -289,8 +289,9 @@ def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:
     if not isinstance(y, Tensor):
         got = f"{type(y).__name__}; wrap it in a module that returns the tensor"
         refuse(f"{who} to return a tensor", got, IncompatibleError)
-    if y.is_complex():
-        got = f"{y.dtype}; return torch.view_as_real(y) as two channels"
+    if not y.is_floating_point():
+        advice = "torch.view_as_real(y) as two channels" if y.is_complex() else "y.to(x)"
+        got = f"{y.dtype}; return {advice}"
         refuse(f"{who} to return real numbers", got, IncompatibleError)
     if y.shape != x.shape:
         refuse(f"{who} to return its input's shape {tuple(x.shape)}", tuple(y.shape), ShapeError)

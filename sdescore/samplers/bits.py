@@ -205,9 +205,14 @@ def _dequantized(
             u = torch.special.ndtr(z)
         else:
             with torch.no_grad():
-                u, log_q = dequantization(x, z)
+                pair = dequantization(x, z)
+            expected, got = "a dequantization that returns (u, log_q)", type(pair).__name__
+            fits = isinstance(pair, tuple) and len(pair) == 2
+            checks.that(fits, expected, got, IncompatibleError)
+            u, log_q = pair
             checks.same_shape(u, x, "u")
             require_scalars(log_q, x, "log_q")
+            checks.finite_tensor("log_q", log_q)
             inside = bool(((u >= 0) & (u <= 1)).all())
             checks.that(inside, "a dequantization with u in [0, 1]", f"{u.min():g} to {u.max():g}")
         yield x + bins.width * (u - 0.5), log_q

@@ -91,6 +91,7 @@ WITHOUT_EXAMPLE = {
     "ss.inverse.Particles",
     "ss.samplers.AdaptiveResult",
     "ss.samplers.BitsPerDimension",
+    "ss.samplers.FlowState",
     "ss.samplers.LikelihoodErrors",
     "ss.samplers.SDEBound",
     "ss.samplers.LogLikelihood",

@@ -131,7 +131,8 @@ def likelihoods() -> list[Tensor]:
     bits = ss.bits_per_dimension(MIXTURE, X.round(), levels=5, data_range=(-2, 2), flow=flow)
     bound = ss.samplers.sde_bound(MIXTURE, X, times=3)
     found = [errors.solver, errors.prior, errors.stopping, plus.log_prob, bits.bits]
-    return [*found, bound.log_prob, bound.standard_error]
+    *_, last = ss.samplers.flow_states(flow, MIXTURE, (3, 2), times=2, chunk_size=1)
+    return [*found, bound.log_prob, bound.standard_error, last.log_prob]
 
 
 def chains() -> list[Tensor]:

@@ -133,6 +133,16 @@ def calls(**changed: object) -> None:
         ({"dequantization": lambda x, z: (z, z.sum(1))}, ParameterError, r"u in \[0, 1\]"),
         ({"dequantization": lambda x, z: (z[:1].sigmoid(), z.sum(1))}, ShapeError, "u shaped"),
         ({"dequantization": lambda x, z: (z.sigmoid(), z)}, ShapeError, "log_q"),
+        (
+            {"dequantization": lambda x, z: z.sigmoid()},
+            IncompatibleError,
+            r"\(u, log_q\); got Tens",
+        ),
+        (
+            {"dequantization": lambda x, z: (z.sigmoid(), torch.nan * z.sum(1))},
+            ParameterError,
+            "finite log_q",
+        ),
         ({"flow": SDE}, IncompatibleError, "ProbabilityFlow"),
         ({"flow": None, "model": lambda x, t: -x}, IncompatibleError, "flow=ProbabilityFlow"),
         (

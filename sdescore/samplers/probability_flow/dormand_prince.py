@@ -88,7 +88,7 @@ def dormand_prince(ode: FlowODE, y: Tensor, start: float, end: float) -> tuple[T
             grows, present = grows[moving], rows.to(y.device)
             if not len(rows):
                 break
-        ode.require(h >= SHORTEST, f"its step fell below {SHORTEST:g} radians", rows, angle)
+        ode.require(h >= SHORTEST, f"its step fell below {SHORTEST:g} radians", angle, rows)
     place = torch.cat(order).argsort()
     return torch.cat(parts)[place.to(y.device)], torch.cat(calls)[place]
 

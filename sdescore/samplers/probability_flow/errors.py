@@ -135,6 +135,7 @@ def likelihood_errors(
         like = data.shape[1:] == x.shape[1:] and len(data) > 1
         expected = f"data of shape (N >= 2, {', '.join(map(str, x.shape[1:]))})"
         checks.that(like, expected, tuple(data.shape), ShapeError)
+        checks.finite_tensor("data", data)
 
     def solve(by: ProbabilityFlow) -> LogLikelihood:
         return by.log_likelihood(

@@ -62,6 +62,13 @@ class FlowODE:
         samples: range,
         divergence: Divergence | None,
     ) -> None:
+        end = flow.interval[1]
+        if flow.sde.marginal(end)[0].item() == 0:  # where rounding would hide that 1/α is infinite
+            kind = getattr(unwrapped(request.model), "prediction", "score")
+            expected = "a network that says x0, such as prediction='v', for alpha_t = 0 at"
+            got = f"one that predicts {kind}; end the flow's grid below it"
+            fits = kind not in ("score", "epsilon")
+            checks.that(fits, f"{expected} t = {end:g}", got, TimeError)
         self._flow, self._divergence, self._graph = flow, divergence, request.differentiable
         self._first_sample, self._event = samples.start, request.shape[1:]
         self._numel = math.prod(self._event)
@@ -235,13 +242,7 @@ def follow(
     denoise: bool = False,
 ) -> tuple[Tensor, ...]:
     """Data or states at T, at the path's end; integrals ``(B, K)``; model calls ``(B,)``."""
-    std, end = flow.start_std, flow.interval[1]
-    if flow.sde.marginal(end)[0].item() == 0:  # where rounding would hide that 1/α is infinite
-        kind = getattr(unwrapped(request.model), "prediction", "score")
-        expected = f"a network that says x0, such as prediction='v', for alpha_t = 0 at t = {end:g}"
-        got = f"one that predicts {kind}; end the flow's grid below it"
-        checks.that(kind not in ("score", "epsilon"), expected, got, TimeError)
-
+    std = flow.start_std
     checks.that(
         flow.solver.differentiable or not differentiable,
         "a solver of ProbabilityFlow for differentiable=True",

@@ -123,6 +123,17 @@ def test_a_sample_that_fails_when_others_have_arrived_is_named() -> None:
     assert torch.equal(caught.value.finished, whole[:5])
 
 
+def test_a_sample_whose_step_is_too_short_is_named() -> None:
+    """With its time, when the others have arrived."""
+
+    def score(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        rough = (label == 7)[:, None] & (t < 0.01)[:, None]
+        return torch.where(rough, 1e12 * (1e9 * x).sin(), -x)
+
+    with pytest.raises(ss.errors.DivergenceError, match=r"fell below .* 1 samples: 7 \(t = 0.0"):
+        ss.ProbabilityFlow(VP).sample(score, (BATCH, 3), label=torch.arange(BATCH), dtype=F64)
+
+
 def test_the_limit_names_the_samples_on_their_way() -> None:
     label, x = torch.arange(BATCH), states()
     needed = ss.ProbabilityFlow(VP, t_min=0.2).log_likelihood(Points(), x, label=label).evaluations

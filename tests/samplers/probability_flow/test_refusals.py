@@ -75,6 +75,25 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "shape",
         ),
     ),
+    "a score in whole numbers is refused": (
+        (
+            lambda: ss.ProbabilityFlow(ss.VPSDE()).sample(lambda x, t: (-x).long(), (2, 2)),
+            IncompatibleError,
+            r"real numbers; got torch.int64; return y.to\(x\)",
+        ),
+    ),
+    "data with NaN for the prior's error": (
+        (
+            lambda: ss.samplers.likelihood_errors(
+                ss.ProbabilityFlow(ss.VPSDE()),
+                untouched,
+                torch.zeros(2, 5),
+                data=torch.full((9, 5), torch.nan),
+            ),
+            ParameterError,
+            "finite data",
+        ),
+    ),
 }
 
 
