@@ -61,14 +61,20 @@ def test_a_conditional_demo_draws_one_class_a_row(
     assert model.net.config["classes"] == 10 and not model.label_required
 
 
-def test_the_judge_agrees_with_labels_by_its_classifier() -> None:
+@pytest.fixture(scope="module")
+def judged() -> judge.Judge:
+    return judge.Judge(150, seed=0)
+
+
+@pytest.mark.slow
+def test_the_judge_agrees_with_labels_by_its_classifier(judged: judge.Judge) -> None:
     """Real digits with their own labels, and with the next class's."""
-    seen = judge.Judge(100, 0)
     images, labels = datasets.labelled_digits()
-    assert seen.agreement(images, labels) > 0.9
-    assert seen.agreement(images, (labels + 1) % 10) < 0.1
+    assert judged.agreement(images, labels) > 0.9
+    assert judged.agreement(images, (labels + 1) % 10) < 0.1
 
 
+@pytest.mark.slow
 def test_results_name_every_pair_and_its_evaluations(out: Path) -> None:
     results = json.loads((out / "results.json").read_text())
     pairs = {
@@ -91,6 +97,7 @@ def test_results_name_every_pair_and_its_evaluations(out: Path) -> None:
     assert 0 <= results["reference"]["classifier_on_held_out_digits"]["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_sample_reloads_and_draws_what_the_library_draws(out: Path) -> None:
     target = out / "drawn.npy"
     argv = ["sample", str(out / "vp.safetensors"), "--n", "6", "--seed", "3", "--steps", "4"]
@@ -101,11 +108,13 @@ def test_sample_reloads_and_draws_what_the_library_draws(out: Path) -> None:
     assert numpy.array_equal(numpy.load(target), expected.numpy())
 
 
+@pytest.mark.slow
 def test_sample_writes_a_picture_beside_the_checkpoint(out: Path) -> None:
     assert main(["sample", str(out / "ve.safetensors"), "-n", "4", "--steps", "2"]) == 0
     assert (out / "ve.samples.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_refusals_are_one_line_and_status_2(
     out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,8 +171,7 @@ def test_ctrl_c_leaves_a_loadable_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_judge_sees_copies_noise_and_missing_classes() -> None:
-    judged = judge.Judge(150, seed=0)
+def test_the_judge_sees_copies_noise_and_missing_classes(judged: judge.Judge) -> None:
     assert judged.report["classifier_on_held_out_digits"]["accuracy"] > 0.95
     images, labels = datasets.labelled_digits()
     copies = judged(images[:200])

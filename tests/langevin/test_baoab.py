@@ -70,6 +70,7 @@ def test_the_stationary_variance_of_the_plain_step(temperature: float) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("friction", "temperature"), [(0.3, 1.0), (1.0, 4.0), (3.0, 0.3)])
 def test_baoab_has_the_exact_positions_on_a_gaussian(friction: float, temperature: float) -> None:
     """Leimkuhler & Matthews 2013: no bias in x for a harmonic potential, at any stable step."""

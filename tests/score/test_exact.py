@@ -195,6 +195,7 @@ def test_the_default_dtype_and_device_change_no_number(dtype):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_data_are_not_copied_to_find_their_mean():
     """The mean in float64 at once took twice the data; peak of the allocator, in a process."""
     code = (

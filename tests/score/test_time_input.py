@@ -134,6 +134,7 @@ def test_a_checkpoint_keeps_the_name_and_takes_the_function_again(tmp_path: Path
 # Levels.
 
 
+@pytest.mark.slow
 def test_a_real_level_fits_every_sampler_and_likelihood() -> None:
     """The error that an integer level raises names the time input with which all of these run."""
     exact = GaussianScore([0.5], 0.2, TABLE)

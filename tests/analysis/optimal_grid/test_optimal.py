@@ -86,6 +86,7 @@ def test_an_optimal_grid_beats_the_fixed_ones_on_the_target_itself() -> None:
     assert grid.held_out_loss < 3 * grid.loss < grid.log_snr_loss
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sde",
     [ss.VPSDE(), ss.VESDE(), ss.RectifiedFlowSDE(), ss.DiscreteVPSDE.linear(100)],
@@ -103,6 +104,7 @@ def test_grids_for_every_sde(sde: ss.LinearSDE, predictor: ss.Predictor) -> None
     assert grid.relative_w2 == pytest.approx(w2 / math.sqrt(1.05), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_grid_is_deterministic_and_rebuilds_from_its_repr() -> None:
     sde, predictor = ss.VPSDE(), ss.DDIM()
     data = two_blobs(200)
@@ -147,6 +149,7 @@ def test_the_recommended_sampler() -> None:
         ss.recommended_sampler(ss.VPSDE(), 1, data=two_blobs(300))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tensor", "array", "bytes"])
 def test_a_model_knows_the_scale_of_its_data(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The times are those for the states. A model of unit scale is as good as its SDE."""
