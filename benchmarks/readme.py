@@ -15,6 +15,7 @@ tutorials do, and sample with their tutorials' samplers. One that is not install
   0.995 every tenth step, and 1000 ancestral steps.
 
     python benchmarks/readme.py            # prints the table
+    python benchmarks/readme.py --cost     # the CPU time of the ten lines, and of a bare loop
     python benchmarks/readme.py --save     # and writes benchmarks/results/readme-cpu.json, pictures
     pip install --no-deps azula==0.11.1 denoising-diffusion-pytorch ema-pytorch einops accelerate
 """
@@ -35,6 +36,7 @@ from peers import lucidrains
 from torch import Tensor
 
 import sdescore as ss
+from sdescore.datasets import two_moons
 
 ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).parent / "results" / "readme-cpu.json"
@@ -69,6 +71,23 @@ def run(seed: int) -> tuple[dict[str, Any], float]:
     began = time.process_time()
     exec(compile(code, "ten_lines.py", "exec"), names)
     return names, time.process_time() - began
+
+
+def bare(seed: int, steps: int = 3200) -> float:
+    """The CPU seconds of as many steps of the same network in a loop that does the least."""
+    torch.manual_seed(seed)
+    data, net = two_moons(4000), ss.MLP(2, hidden=64)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=7e-3, weight_decay=0.0, fused=True)
+    began = time.process_time()
+    for _ in range(steps):
+        x0, t = data[torch.randint(len(data), (512,))], torch.rand(512)
+        z, sigma = torch.randn_like(x0), t[:, None]
+        loss = (net((1 - sigma) * x0 + sigma * z, t) - z).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    return time.process_time() - began
 
 
 def samplers(model: ss.ScoreModel, data: Tensor) -> dict[str, Any]:
@@ -211,8 +230,18 @@ def draw(names: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--cost", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.cost:
+        for seed in range(SEEDS):
+            own, least = run(seed)[1], bare(seed)
+            print(
+                f"seed {seed}: {own:.1f} CPU s, a bare loop {least:.1f}: {own / least:.3f}",
+                flush=True,
+            )
+        print(machine_sentence(conditions()))
+        return
     rows: list[dict[str, Any]] = []
 
     def add(seed: int, name: str, evaluations: int, x: Tensor, seconds: float) -> None:

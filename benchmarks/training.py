@@ -22,7 +22,8 @@ A peer that is not installed is left out, and the table says so.
     pip install --no-deps diffusers==0.42.1 azula==0.11.1 denoising-diffusion-pytorch
     pip install --no-deps ema-pytorch einops accelerate psutil
     python benchmarks/training.py             # prints the table
-    python benchmarks/training.py MLP         # of the networks with this in their name
+    python benchmarks/training.py MLP         # of the networks with this in their name; --save
+                                              # leaves the other rows of the file
     python benchmarks/training.py --save      # and writes benchmarks/results/training-cpu.json
 """
 
@@ -240,7 +241,10 @@ def main() -> None:
         print(f"{name} left out: {why}")
     report = {**conditions(), "missing": sorted(missing), "rows": rows}
     print(machine_sentence(report))
-    if options.save and not options.network:
+    if options.save:
+        measured = {row["network"] for row in rows}
+        before = json.loads(RESULT.read_text())["rows"] if options.network else []
+        report["rows"] = rows + [row for row in before if row["network"] not in measured]
         RESULT.write_text(json.dumps(report, indent=1) + "\n")
 
 

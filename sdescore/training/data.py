@@ -310,6 +310,8 @@ class Moments:
         if x.numel() == 0:
             return
         features = x.shape[1] if x.ndim > 1 else 1
+        seen = len(self.mean) if self.count else features
+        checks.that(seen == features, "one number of features", (seen, features), ShapeError)
         block = x.detach().to("cpu", torch.float64).reshape(len(x), features, -1)
         variance, mean = torch.var_mean(block, dim=(0, 2), correction=0)
         n = block.numel() // features

@@ -74,6 +74,10 @@ class Stream(Source):
                 return unpacked(next(batches))
             except StopIteration:
                 return None
+            except ConnectionError as error:  # all that torch says when a worker process dies
+                expected = f"a batch from each worker process of the {type(self.data).__name__}"
+                got = "one that died, as for lack of memory; look for its error with num_workers=0"
+                raise IncompatibleError(f"expected {expected}; got {got}") from error
 
     def draw(self, generator: torch.Generator, n: int, share: Share) -> Batch | None:
         batch = self.waiting.popleft() if self.waiting else self._next(self.batches)

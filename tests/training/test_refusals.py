@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 import sdescore as ss
 from tests.helpers.training import Dropping, cloud, make, run
@@ -135,3 +137,30 @@ def test_a_model_trained_without_labels_refuses_one(tmp_path: Path) -> None:
             sampler.sample(trained, (3, 2), label=label)
     run(model, tmp_path / "again.safetensors", steps=1, labels=torch.arange(64) % 3)
     assert sampler.sample(model, (3, 2), label=label).isfinite().all()
+
+
+class Dying(Dataset[torch.Tensor]):
+    """Kills the worker process that reads its last samples."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index >= 48 and get_worker_info() is not None:
+            os._exit(1)
+        return torch.full((2,), float(index))
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_dies_is_told_in_one_line() -> None:
+    data = DataLoader(Dying(), batch_size=8, num_workers=1)
+    with pytest.raises(
+        (ss.errors.IncompatibleError, RuntimeError), match=r"worker.*num_workers=0|exited"
+    ):
+        ss.train(make(), data, steps=20, progress=False)
+
+
+def test_batches_with_another_number_of_features_are_refused() -> None:
+    batches = [torch.zeros(8, 2), torch.zeros(8, 3)]
+    with pytest.raises(ss.errors.ShapeError, match=r"one number of features; got \(2, 3\)"):
+        ss.train(make(), batches, steps=3, progress=False)
