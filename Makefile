@@ -7,7 +7,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 # The scripts in .venv/bin hold an absolute path, which may have a space: always python -m.
 
-.PHONY: demo test install install-demo lint types docs docs-en docs-zh chinese pytest mutants format clean
+.PHONY: demo test install install-demo lint types docs docs-en docs-zh chinese pytest mutants proof format clean
 
 demo: install-demo
 	$(PY) -m sdescore demo $(ARGS)
@@ -66,6 +66,10 @@ pytest: install
 # Breaks the formulas one at a time and looks whether a test fails; see benchmarks/mutants.py.
 mutants: install
 	$(PY) benchmarks/mutants.py $(ARGS)
+
+# Kills, damage, malice, memory, other defaults, odd configurations; an hour of one core.
+proof: install
+	$(PY) benchmarks/proof.py --save $(ARGS)
 
 format: install
 	$(PY) -m ruff check --fix .

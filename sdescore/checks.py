@@ -103,7 +103,8 @@ def flag(name: str, value: bool) -> bool:
 
 def choice(name: str, value: T, allowed: Sequence[T], error: Error = IncompatibleError) -> T:
     """``value``, refused unless it is one of those allowed."""
-    if not any(value is option or value == option for option in allowed):
+    array = getattr(value, "ndim", 0)  # whose == is one too
+    if array or not any(value is option or value == option for option in allowed):
         refuse(f"{name} among {', '.join(map(str, allowed))}", f"{value!r:.100}", error)
     return value
 
@@ -172,7 +173,7 @@ def numbers(
         usable = row.ndim == 1 and len(row) >= at_least and not row.is_complex()
         if usable and bool(row.isfinite().all()):
             return tuple(row.to(torch.float64).tolist())
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         pass
     expected = f"{name} as a one-dimensional sequence of at least {at_least} finite numbers"
     refuse(expected, f"{values!r:.200}", error)

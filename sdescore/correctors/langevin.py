@@ -19,6 +19,8 @@ from sdescore.tableau.tableau import Tableau, one_stage
 
 __all__ = ["Langevin"]
 
+MOST = 10**5  # inner steps
+
 NORMS = ("expected", "sample", "batch")
 
 
@@ -136,7 +138,8 @@ class Langevin(Corrector):
 
 
 def inner_steps(steps: object) -> int:
-    """``steps`` as an int, refused below 1."""
-    if not checks.is_count(steps) or steps < 1:
-        checks.refuse("a positive number of inner steps", f"{steps!r}; for none use NoCorrector()")
+    """``steps`` as an int, refused below 1; a number of numbers that no memory holds is a slip."""
+    if not checks.is_count(steps) or not 1 <= steps <= MOST:
+        expected = f"a positive number of inner steps, at most {MOST}"
+        checks.refuse(expected, f"{steps!r:.100}; for none use NoCorrector()")
     return int(steps)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.correctors.langevin import inner_steps
+from sdescore.correctors.langevin import MOST, inner_steps
 from sdescore.langevin.baoab import baoab
 from sdescore.langevin.preconditioner import Preconditioner
 from sdescore.sde.linear import LinearSDE
@@ -73,7 +73,7 @@ class Underdamped(Corrector):
             snr=checks.number("snr", self.snr, above=0),
             friction=checks.number("friction", self.friction, at_least=0),
             steps=inner_steps(self.steps),
-            length=checks.count("length", self.length),
+            length=checks.count("length", self.length, at_most=MOST),
         )
 
     @classmethod

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CustomGrid", "Grid", "UniformGrid"]
 
+MOST = 10**7  # steps: more is a slip, and beyond int64 no tensor
+
 
 class Grid(ABC):
     """A rule that places ``n`` times on ``[t_min, T]``.
@@ -59,11 +61,11 @@ class Grid(ABC):
 
 
 def step_count(grid: Grid, n: int | None) -> int:
-    """``n``, refused unless it is a positive integer; the grid has no number of its own."""
+    """``n``, refused unless it is from 1 to ``MOST``; the grid has no number of its own."""
     if n is None:
         expected = f"a number of steps for {type(grid).__name__}"
         checks.refuse(expected, "none; pass steps=", ScheduleError)
-    return checks.count("steps", n, error=ScheduleError)
+    return checks.count("steps", n, at_most=MOST, error=ScheduleError)
 
 
 def from_T_to_t_min(times: Tensor, sde: SDE) -> Tensor:

@@ -97,7 +97,7 @@ class ExponentialAdams(EtaPredictor):
         q = checks.count("corrector_points", self.corrector_points, at_least=0, at_most=HIGHEST + 1)
         checks.that(q != 1, "corrector_points of 0, or from 2 to 5", "corrector_points=1")
         checks.choice("output", self.output, OUTPUTS)
-        fits = not self.midpoint or (points == 2 and not q)
+        fits = not checks.flag("midpoint", self.midpoint) or (points == 2 and not q)
         checks.that(fits, "points=2 without a correction for midpoint=True", repr(self))
         vars(self).update(points=points, corrector_points=q)
 

@@ -121,7 +121,7 @@ class Convention:
     IncompatibleError
         An unknown option, an SDE that is not linear, or levels asked of a continuous SDE.
     ParameterError
-        ``sigma_data`` is not a finite number > 0.
+        ``sigma_data`` is not a number from 1e-15 to 1e15.
     """
 
     trained_on: LinearSDE
@@ -140,7 +140,7 @@ class Convention:
         checks.linear(self.trained_on, "ScoreModel")
         require_time_input(self.time_input, self.snap, self.trained_on)
         vars(self).update(
-            sigma_data=checks.number("sigma_data", self.sigma_data, above=0),
+            sigma_data=checks.number("sigma_data", self.sigma_data, at_least=1e-15, at_most=1e15),
             # The input of F is scaled by definition.
             input_scaling="unit" if self.prediction == "F" else self.input_scaling,
             sde=self.trained_on if vars(self)["sde"] is None else self.sde,

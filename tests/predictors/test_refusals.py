@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -68,6 +69,8 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 {"corrector_points": 6},
                 {"eta": -0.1},
                 {"eta": 1.5},
+                {"midpoint": 1},
+                {"midpoint": torch.zeros(2)},
                 {"midpoint": True, "points": 3},
                 {"midpoint": True, "corrector_points": 3},
             ],
@@ -153,6 +156,14 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ),
             IncompatibleError,
             "denoise among True, False, flow",
+        ),
+        *(
+            (
+                lambda value=value: ss.PredictorCorrector(ss.VPSDE(), steps=3, denoise=value),
+                IncompatibleError,
+                "denoise among True, False, flow",
+            )
+            for value in (torch.ones(2), np.ones(2))
         ),
     ),
 }

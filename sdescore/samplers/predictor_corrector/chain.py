@@ -44,7 +44,7 @@ class Move:
 
 
 def require_usable(tableau: Tableau, part: object, steps: int) -> None:
-    """Refuse numbers that are missing, or not finite on this grid."""
+    """Refuse numbers that are missing, or not finite in float32 on this grid."""
     name = type(part).__name__
     if len(tableau.times) != steps:
         expected = f"{name}.tableau to describe {steps} steps on this grid"
@@ -52,7 +52,8 @@ def require_usable(tableau: Tableau, part: object, steps: int) -> None:
     numbers = [tableau.times, tableau.a, tableau.b, tableau.c, *(tableau.start or ())]
     if tableau.spans is not None:
         numbers.append(tableau.spans)
-    if not all(bool(number.isfinite().all()) for number in numbers):
+    largest = torch.finfo(torch.float32).max
+    if not all(bool((number.abs() <= largest).all()) for number in numbers):  # false of NaN too
         got = "NaN or infinity; keep the grid where sigma_t > 0 and, for this method, alpha_t > 0"
         checks.refuse(f"finite numbers from {name} on this grid", got, ScheduleError)
 
