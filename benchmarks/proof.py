@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 # Kills of a training run.
 
 
-def train(path: Path, seed: int, steps: int = 30) -> None:
+def train(path: Path, seed: int, steps: int = 12) -> None:
     """A run that saves after every step; a resumed one has other weights before it reads them."""
     torch.manual_seed(seed)
     model = ss.ScoreModel(ss.MLP(2, hidden=16, classes=3), ss.VPSDE())
@@ -79,6 +80,7 @@ def child(path: Path, seed: int, die_at: int = -1, after: bool = False) -> int:
     try:
         train(path, seed)
     except BaseException:
+        traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
@@ -93,6 +95,7 @@ def kills(count: int = 200, seed: int = 0) -> dict[str, Any]:
     draw, found = random.Random(seed), Counter()
     with tempfile.TemporaryDirectory(dir=MEMORY) as name:
         whole = Path(name) / "whole.safetensors"
+        train(Path(name) / "first.safetensors", 0, steps=1)  # loads what the children need
         began = time.monotonic()
         os.waitpid(child(whole, 0), 0)
         duration = time.monotonic() - began
@@ -101,7 +104,7 @@ def kills(count: int = 200, seed: int = 0) -> dict[str, Any]:
             folder.mkdir()
             path = folder / "parts.safetensors"
             in_save = n % 2 == 1
-            pid = child(path, 0, draw.randrange(1, 200) if in_save else -1, draw.random() < 0.5)
+            pid = child(path, 0, draw.randrange(1, 80) if in_save else -1, draw.random() < 0.5)
             if not in_save:
                 time.sleep(draw.uniform(0.02, 0.95) * duration)
                 os.kill(pid, signal.SIGKILL)

@@ -27,6 +27,11 @@ CASES: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         "finite numbers from AnnealedLangevin",
     ),
     "betas": (lambda: ss.DiscreteVPSDE(betas=[HUGE]), ScheduleError, "finite numbers"),
+    "log-SNR": (
+        lambda: ss.CosineGrid().times(ss.VPSDE(beta_max=1e300), 3),
+        ScheduleError,
+        "within 1000",
+    ),
     "scale": (lambda: ss.ScoreModel(ss.MLP(2), SDE, sigma_data=1e300), ParameterError, "<= 1e"),
 }
 
