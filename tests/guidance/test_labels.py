@@ -170,3 +170,21 @@ def test_perturbed_shares_the_weights_and_leaves_the_model_alone() -> None:
     guided = ss.guidance.autoguidance(model, weaker, 3.0)
     assert len(list(guided.parameters())) == len(list(model.parameters()))
     torch.testing.assert_close(guided(x, t, label), model(x, t, label))
+
+
+def test_a_module_of_two_inputs_is_taken_out_for_its_first() -> None:
+    class Block(nn.Module):
+        def forward(self, x: Tensor, c: Tensor) -> Tensor:
+            return 3 * x + c
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return 2 * self.block(x, x.sin())
+
+    x = torch.randn(5, 2)
+    weaker = ss.guidance.perturbed(Net(), ["block"])
+    assert torch.equal(weaker(x, torch.ones(5)), 2 * x)

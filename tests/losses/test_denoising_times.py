@@ -45,6 +45,15 @@ def test_level_times_distribution(sde: ss.LinearSDE, stratified: bool) -> None:
     assert scipy.stats.chisquare(counts.numpy()).pvalue > 1e-6
 
 
+@pytest.mark.parametrize("levels", [1, 2, 8])
+def test_level_quantiles_at_their_ends(levels: int) -> None:
+    """⌊u N⌋ is level k from u = k/N on, and u = 1 is the last one."""
+    sde = ss.DiscreteVPSDE(betas=[0.1] * levels)
+    times, u = sde.level_times(), torch.arange(levels + 1, dtype=torch.float64) / levels
+    assert torch.equal(ss.losses.LevelTimes().quantile(sde, u), times[[*range(levels), -1]])
+    assert torch.equal(ss.losses.LevelTimes().quantile(sde, u[1:] - 1e-9), times)
+
+
 def test_stratified_times_hit_every_stratum() -> None:
     generator = torch.Generator().manual_seed(0)
     t = ss.losses.UniformTimes(stratified=True).sample(ss.RectifiedFlowSDE(), 64, generator)
