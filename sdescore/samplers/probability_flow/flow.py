@@ -44,9 +44,10 @@ class ProbabilityFlow:
     (:mod:`sdescore.samplers.probability_flow.dormand_prince`). If the score computes each sample
     separately, the batch changes no bit of a result. A network rounds differently in another
     batch, which changes a result by rounding, and by up to the tolerance in a sample whose steps
-    change with it. The other adaptive methods, torchdiffeq's, take one step size for all samples
-    they solve together, by the largest error of any (RMS over its elements, and that of the log
-    density); there the batch changes a result by up to the tolerance.
+    change with it: in float32 some per cent of the samples, by ``model.double()`` hardly any (see
+    the page on results). The other adaptive methods, torchdiffeq's, take one step size for all
+    samples they solve together, by the largest error of any (RMS over its elements, and that of the
+    log density); there the batch changes a result by up to the tolerance.
 
     The model is called with one time for each sample, ``(B,)``, and these differ. A score that
     reads one time for all, such as ``t[0]``, or that mixes the samples of a batch, is refused.

@@ -100,6 +100,35 @@ def test_a_sample_of_a_network_hardly_knows_its_batch() -> None:
     assert (whole.latent - alone.latent).abs().max() < 1e-5
 
 
+def test_a_sample_of_a_network_in_float64_does_not_know_its_batch() -> None:
+    """By more than its own rounding: an error estimate is too exact to change a step.
+
+    The network rounds as it would in another batch: each output in its last bits, by chance.
+    """
+    torch.manual_seed(0)
+    net = ss.MLP(2, hidden=16).double()
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.2)
+
+    class Rounded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            o = self.net(x, t)
+            return o + 1e-14 * o.abs().max() * torch.randn_like(o).sign()
+
+    flow, x = ss.ProbabilityFlow(VP, t_min=0.2), states()[:, :2]
+    first, second = (
+        flow.log_likelihood(ss.ScoreModel(n, VP, prediction="epsilon"), x)
+        for n in (Rounded(), Rounded())
+    )
+    assert torch.equal(first.evaluations, second.evaluations)
+    assert (first.log_prob - second.log_prob).abs().max() < 1e-10
+    assert 0 < (first.latent - second.latent).abs().max() < 1e-10
+
+
 def test_the_error_follows_the_tolerance() -> None:
     """Of the worst of 60 points, in nats, against the exact density."""
     score, x, errors = mixture(VP), mixture_states(VP, 60, VP.t_min), []
