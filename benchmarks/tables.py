@@ -66,7 +66,9 @@ def training_table(report: dict[str, Any]) -> str:
     lines = ["| network, batch | bare, ms | " + " | ".join(names) + " |"]
     lines.append("|---|---|" + "---|" * len(names))
     for row in report["rows"]:
-        cells = [f"{1e3 * row['bare_seconds']:.1f}", *(f"{row['ratios'][n]:.3f}" for n in names)]
+        ratios = row["ratios"]  # a row of an older script has fewer
+        cells = [f"{1e3 * row['bare_seconds']:.1f}"]
+        cells += [f"{ratios[n]:.3f}" if n in ratios else "–" for n in names]
         lines.append(f"| {row['network']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
