@@ -56,7 +56,7 @@ def methods(data_std: float) -> dict[str, Any]:
     """Score and measurement → score."""
     inverse = ss.inverse
     return {
-        "dps": lambda score, seen: inverse.dps(score, seen, gamma=0.2),  # 64 steps are long
+        "dps": lambda score, seen: inverse.dps(score, seen, data_std=data_std),
         "pigdm": lambda score, seen: inverse.pigdm(score, seen, data_std),
         "mmps": inverse.mmps,
     }

@@ -1,7 +1,7 @@
 """azula's methods on the problems of benchmarks/posterior.py: its VP schedule, as many steps.
 
 Each method gets what its authors advise: the noise's variance, the pseudo-inverse for ΠGDM, the
-mask for RePaint, five iterations of the solver for MMPS as for ours. DPS divides by the norm of the
+mask for RePaint, ten iterations of the solver for MMPS as for ours. DPS divides by the norm of the
 whole batch's residual; its strength is √n here, so that a sample gets what it would get alone.
 """
 
@@ -113,7 +113,7 @@ def tds(exact: Exact, task: Problem, n: int) -> Any:
 AZULAS: dict[str, Method] = {
     "azula DPS": method(dps),
     "azula ΠGDM": method(pigdm),
-    "azula MMPS": method(denoiser(guidance.MMPSDenoiser, iterations=5)),
+    "azula MMPS": method(denoiser(guidance.MMPSDenoiser, iterations=10)),
     "azula TMPD": method(denoiser(guidance.TMPDenoiser)),
     "azula DiffPIR": method(denoiser(guidance.DiffPIRDenoiser)),
     "azula RePaint": method(repaint),

@@ -48,6 +48,20 @@ class Problem:
     log_evidence: float
     matrix: Tensor | None  # (m, d), None where the operator is nonlinear
 
+    def stray(self, x: Tensor) -> float | None:
+        """How far the shares of the modes among draws ``x`` are from the exact ones, in [0, 1].
+
+        The total variation, with each draw shared out by the posterior's responsibilities. None
+        where the exact posterior is no mixture.
+        """
+        if self.matrix is None:
+            return None
+        m = self.measurement
+        exact = self.prior.posterior(self.matrix, m.y, m.noise_std)
+        modes = torch.distributions.MultivariateNormal(exact.means, covariances_of(exact))
+        joint = exact.weights.log() + modes.log_prob(x.double()[:, None])
+        return 0.5 * (joint.softmax(1).mean(0) - exact.weights).abs().sum().item()
+
 
 def problem(name: str, d: int, seed: int) -> Problem:
     """One measurement of one datum of the prior."""
