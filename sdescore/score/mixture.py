@@ -263,14 +263,15 @@ class MixtureScore(ExactScore):
     def _draw(self, normal: Tensor) -> Tensor:
         p = self._source
         component = pick(normal[:, 0], self.weights.cumsum(0))
-        y = normal[:, 1:] * p.eigenvalues.sqrt()[component]
-        if p.basis is not None:
-            lifted = torch.empty_like(y)
-            for k, U_k in enumerate(p.matrices()):
-                own = component == k
-                lifted[own] = y[own] @ U_k.T
-            y = lifted
-        return p.means[component] + y
+        y, roots = normal[:, 1:], p.eigenvalues.sqrt()
+        if p.basis is None:
+            return p.means[component] + y * roots[component]
+        lifted = torch.empty_like(y)
+        for k, U_k in enumerate(p.matrices()):
+            own = component == k
+            # C's symmetric root: U √λ alone would depend on the signs that eigh leaves open.
+            lifted[own] = (y[own] @ U_k * roots[k]) @ U_k.T
+        return p.means[component] + lifted
 
 
 class GaussianScore(MixtureScore):

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import linalg, stats
 
 import sdescore as ss
 from sdescore.score.empirical import EmpiricalScore
@@ -161,3 +161,18 @@ def test_parameters_are_copied_in_full_precision():
     means += 7
     assert score.means.item() == 0.5
     assert score.eigenvalues.item() == 0.1  # not float32's 0.1
+
+
+def test_draws_are_by_the_symmetric_root():
+    """By scipy's root, also where the covariance leaves its eigenvectors open.
+
+    Their signs, and their turns where eigenvalues are equal, differ between machines.
+    """
+    Q = torch.linalg.qr(normal(5, 5, seed=1)).Q
+    C = Q @ torch.diag(torch.tensor([2.0, 2.0, 0.5, 0.5, 0.1], dtype=f64)) @ Q.T
+    C = 0.5 * (C + C.T)
+    mean = normal(5, seed=2)
+    standard = GaussianScore(torch.zeros(5), torch.eye(5), ss.VPSDE()).sample(50, dtype=f64)
+    x = GaussianScore(mean, C, ss.VPSDE()).sample(50, dtype=f64)
+    expected = mean + standard @ torch.from_numpy(linalg.sqrtm(C.numpy()))
+    assert (x - expected).abs().max() <= 1e-12
