@@ -46,7 +46,7 @@ def case(page: Path) -> Any:
     return pytest.param(page, id=page.relative_to(DOCS).as_posix(), marks=marks)
 
 
-@pytest.mark.parametrize("page", map(case, PAGES))
+@pytest.mark.parametrize("page", [case(page) for page in PAGES])
 def test_code_blocks_run_and_print_what_they_say(page: Path) -> None:
     run_page(page)
 
