@@ -76,6 +76,12 @@ for name, sampler in SAMPLERS.items():
 chain, draw, said = SAMPLERS["chain"], ss.sample_distributed, {}
 torch.save(draw(chain, network(), (B, 3), max_batch=5), own / "network")
 torch.save(draw(chain, Elementwise(), (1, 3)), own / "one")
+torch.save(draw(chain, Elementwise(), (0, 3)), own / "no samples")
+for name, most in (("whole share", None), ("share by parts", 5)):
+    sizes = []
+    watched = Elementwise(lambda label: sizes.append(len(label)))
+    draw(chain, watched, (B, 3), label=torch.arange(B), max_batch=most)
+    said[name] = max(sizes)
 write = ss.samplers.sample_to_folder
 paths = write(chain, Elementwise(), (B, 3), folder / "whole", shard_size=5)
 said["paths"] = [path.name for path in paths]
@@ -130,6 +136,14 @@ def test_a_network_rounds_otherwise_and_no_more(ranks: Path) -> None:
 def test_a_rank_without_work_gets_the_samples_too(ranks: Path) -> None:
     one = SAMPLERS["chain"].sample(Elementwise(), (1, 3))
     assert all(torch.equal(torch.load(ranks / f"{rank}/one"), one) for rank in range(2))
+
+
+@pytest.mark.slow
+def test_a_rank_draws_its_share_at_a_time(ranks: Path) -> None:
+    """Of 23 samples 12 and 11, or what max_batch lets it draw."""
+    assert said(ranks, "whole share") == [12, 11]
+    assert said(ranks, "share by parts") == [5, 5]
+    assert all(torch.load(ranks / f"{rank}/no samples").shape == (0, 3) for rank in range(2))
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -140,6 +141,30 @@ def test_a_score_that_is_not_finite(value: float) -> None:
     with pytest.raises(ss.errors.DivergenceError) as caught:
         sampler.sample(score, (6, 2), label=label)
     assert caught.value.finished is None
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_a_divergence_names_the_trial(n: int) -> None:
+    """Whichever evaluation it is in; the last denoise comes after the trials of all samples."""
+    calls = 0
+
+    def failing(at: float, x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return BIMODAL(x, t) if calls < at else torch.full_like(x, math.nan)
+
+    sampler = AdaptiveSampler(VP, rtol=0.3, atol=0.1)
+    whole = sampler.solve(partial(failing, math.inf), (n, 2), seed=2)
+    trials = (whole.accepted + whole.rejected).tolist()
+    assert n == 1 or min(trials) < max(trials)
+    found, door = [], 0 if n == 1 else 2  # whose two calls see whether samples are separate
+    for call in range(door + 1, calls + 1):
+        calls, seen = 0, []
+        with pytest.raises(ss.errors.DivergenceError) as caught:
+            seen += sampler.iterate(partial(failing, call), (n, 2), seed=2)
+        found.append(caught.value.step)
+        assert found[-1] == len(seen) + 1
+    assert sorted({*found}) == [*range(1, max(trials) + 2)] and found.count(max(trials) + 1) == 1
 
 
 def test_a_tolerance_out_of_reach_ends() -> None:

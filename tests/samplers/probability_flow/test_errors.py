@@ -81,6 +81,8 @@ def test_the_prior_of_gaussian_data() -> None:
 
 METHODS = {
     "dopri5": {"rtol": 1e-4, "atol": 1e-4},
+    "dopri5 by rtol": {"method": "dopri5", "rtol": 1e-3, "atol": 1e-12},
+    "dopri5 by atol": {"method": "dopri5", "rtol": 1e-12, "atol": 1e-3},
     "euler": {"steps": 100},
     "midpoint": {"steps": 60},
     "heun3": {"steps": 40},
