@@ -104,6 +104,39 @@ def test_grids_for_every_sde(sde: ss.LinearSDE, predictor: ss.Predictor) -> None
     assert grid.relative_w2 == pytest.approx(w2 / math.sqrt(1.05), rel=1e-6)
 
 
+def test_the_start_and_the_result_are_judged_on_half_of_the_trajectories(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half, rounded up; the start's are among those of the search, and the result's are others."""
+    module = sys.modules["sdescore.analysis.optimal_grid.optimal"]
+    honest, flows = module.trajectory_error, []
+
+    def spy(*args: Any, flow: FlowTrajectories, **options: Any) -> Any:
+        if not flows or flow is not flows[-1]:
+            flows.append(flow)
+        return honest(*args, flow=flow, **options)
+
+    monkeypatch.setattr(module, "trajectory_error", spy)
+    for name in ("TRIAL", "TIMES"):
+        monkeypatch.setattr(module, name, 1)
+
+    def counts(**options: Any) -> list[int]:
+        flows.clear()
+        ss.optimal_grid(ss.VPSDE(), ss.DDIM(), 3, **options)
+        return [len(flow.x) for flow in flows]
+
+    data, spectrum = two_blobs(100), torch.tensor([1.0, 0.1])
+    assert counts(data=data, trajectories=5) == [3, 5, 3]
+    rough, fitted, held_out = (flow.x for flow in flows)
+    assert torch.equal(rough, fitted[:3])
+    assert not torch.isclose(held_out[:, None], fitted).all(2).any()
+    assert counts(data=data, trajectories=1) == [1, 1, 1]
+    monkeypatch.setattr(module, "MOST", 10)
+    monkeypatch.setattr(module, "ENOUGH", 24)  # over three directions: 8
+    assert counts(data=data) == [4, 8, 4]
+    assert counts(spectrum=spectrum) == [5, 10, 5]
+
+
 @pytest.mark.slow
 def test_a_grid_is_deterministic_and_rebuilds_from_its_repr() -> None:
     sde, predictor = ss.VPSDE(), ss.DDIM()

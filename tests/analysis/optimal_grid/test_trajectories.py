@@ -58,6 +58,50 @@ def test_many_dimensions_keep_their_spectrum() -> None:
     torch.testing.assert_close(surrogate.rest, wanted.clamp(min=0)[64:])
 
 
+def test_a_covariance_counts_some_data_of_all_components() -> None:
+    """Two blobs far apart, so that every datum belongs to one: in r directions, the scatter of a
+    blob and of r data with the pooled covariance, by numpy."""
+    rng = np.random.default_rng(0)
+    few, many = rng.normal(size=(6, 2)) - [20, 0], rng.normal(size=(30, 2)) * [0.3, 2] + [20, 0]
+    surrogate = fit_surrogate(torch.from_numpy(np.concatenate([few, many])), 2)
+    scatters = [len(x) * np.cov(x.T, bias=True) for x in (few, many)]
+    pooled = sum(scatters) / 36
+    for k, x, scatter in zip(surrogate.weights.argsort(), (few, many), scatters, strict=True):
+        assert surrogate.weights[k].item() == pytest.approx(len(x) / 36, rel=1e-6)
+        wanted = np.linalg.eigvalsh((scatter + 2 * pooled) / (len(x) + 2))
+        # Every covariance is held from 0 by a millionth of the data's variance, here some 10⁻⁴.
+        np.testing.assert_allclose(surrogate.variances[k].numpy(), wanted, rtol=0, atol=3e-4)
+
+
+def test_a_narrow_component_in_a_wide_one_is_found() -> None:
+    """Each datum's share counts the components' weights and widths: 80 % are narrow. Of
+    10,000 data, five standard errors of the share are 0.02 without overlap, and those of the wide
+    component's spread 8 %: a false alarm in 3e-6 of the seeds, or a few times that with it."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(10_000, 2, generator=generator, dtype=F64)
+    wide = torch.rand(10_000, 1, generator=generator) < 0.2
+    surrogate = fit_surrogate(torch.where(wide, z + 0.5, 0.3 * z), 2)
+    order = surrogate.variances[:, 0].argsort()
+    share, std = surrogate.weights[order], surrogate.variances[order].sqrt()
+    torch.testing.assert_close(share, torch.tensor([0.8, 0.2], dtype=F64), rtol=0, atol=0.03)
+    wanted = torch.tensor([[0.3, 0.3], [1.0, 1.0]], dtype=F64)
+    torch.testing.assert_close(std, wanted, rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("components", [1, 2])
+def test_data_of_a_plane_have_a_surrogate(components: int) -> None:
+    """Without spread in one direction, the denoiser knows where they are in it."""
+    data = two_blobs(40)
+    data[:, 2] = 7.0
+    surrogate = fit_surrogate(data, components)
+    flat = surrogate.variances.amin(1)
+    assert flat.min() > 1e-8 and flat.max() < 1e-5
+    score = exact_score(surrogate, ss.EDMSDE())
+    noised = data[:5] + torch.tensor([0.0, 0.0, 0.1])
+    cleaned = noised + 0.1**2 * score(noised, 0.1)
+    assert (cleaned[:, 2] - 7).abs().max() < 1e-3
+
+
 def test_the_flow_is_the_probability_flow() -> None:
     """Against scipy's solution of dx/dσ = −σ ∇log p, between the nodes too."""
     surrogate = fit_surrogate(two_blobs(1000), 2)
