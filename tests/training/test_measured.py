@@ -133,6 +133,18 @@ def test_far_from_zero_a_small_spread_is_found() -> None:
     require_measured(scale_after(x), x)
 
 
+def test_a_spread_counts_by_the_size_of_the_mean() -> None:
+    """What float64 rounds at ±10⁹ is none; 10⁻¹⁴ beside 10⁻⁹ is one."""
+    x = torch.full((100, 3), 1e9, dtype=torch.float64)
+    x[::2, 0] = np.nextafter(1e9, 2e9)
+    x[:, 1] = -x[:, 0]
+    x[:, 2] = 1e-9 + 1e-14 * torch.arange(100.0, dtype=torch.float64)
+    assert x[:, 0].std() > 0
+    scale = scale_after(x)
+    assert scale.std == (1.0, 1.0, pytest.approx(1e-14 * np.arange(100).std(), rel=1e-4))
+    assert scale.mean == pytest.approx((1e9, -1e9, 1e-9 + 49.5e-14), rel=1e-9)
+
+
 def test_what_is_measured_is_transformed() -> None:
     x = table(500)
     require_measured(scale_after(x, transform=lambda x: 100 - 3 * x), 100 - 3 * x)
