@@ -42,7 +42,7 @@ class FlowState:
     log_prob : Tensor
         ``(B,)`` nats: the log density of ``x`` under the flow.
     standard_error : Tensor
-        ``(B,)`` nats, that of :class:`LogLikelihood`.
+        ``(B,)`` nats, that of :meth:`ProbabilityFlow.log_likelihood`.
     """
 
     t: float
