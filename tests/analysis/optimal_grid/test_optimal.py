@@ -14,8 +14,10 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.analysis.model_error import constant_error, error_beyond
+from sdescore.analysis.optimal_grid.optimal import neighbourhoods, surrogate_of
+from sdescore.analysis.optimal_grid.search import Search
 from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
-from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, run
+from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, TrajectoryError, run
 from sdescore.checkpoint.store import read_manifest
 from sdescore.samplers.predictor_corrector.exact import output_errors
 from tests.helpers.spectra import F64, erring, two_blobs
@@ -102,6 +104,21 @@ def test_grids_for_every_sde(sde: ss.LinearSDE, predictor: ss.Predictor) -> None
     sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=grid)
     w2 = ss.analysis.gaussian_error(sampler, spectrum).w2.item()
     assert grid.relative_w2 == pytest.approx(w2 / math.sqrt(1.05), rel=1e-6)
+
+
+@pytest.mark.parametrize("surrogate", ["mixture", "gaussian"])
+def test_the_parts_of_the_data_weigh_one(surrogate: str) -> None:
+    data = two_blobs(100)
+    parts = neighbourhoods(data, surrogate, surrogate_of(data, None, surrogate, 0), 0)
+    assert len(parts) > 1 and sum(weight for weight, _ in parts) == pytest.approx(1)
+
+
+def test_the_loss_is_the_documented_one() -> None:
+    """A quarter of the weighted error, three of the plain one and a hundredth of the path's."""
+    errors = TrajectoryError(*torch.tensor([1.0, 10.0, 100.0], dtype=F64))
+    search = Search(ss.VPSDE(), ss.DDIM(), -4.0, 4.0, likelihood_weight=0.25)
+    loss = search.loss(search.equal(3), None, lambda *tableaux, sde, times: errors)
+    assert loss.item() == pytest.approx(0.75 * 1 + 0.25 * 10 + 0.01 * 100)
 
 
 def test_the_start_and_the_result_are_judged_on_half_of_the_trajectories(

@@ -58,6 +58,12 @@ def test_many_dimensions_keep_their_spectrum() -> None:
     torch.testing.assert_close(surrogate.rest, wanted.clamp(min=0)[64:])
 
 
+@pytest.mark.parametrize(("n", "components"), [(5, 1), (30, 2), (71, 5), (400, 16)])
+def test_a_component_stands_for_four_data_a_direction(n: int, components: int) -> None:
+    """In three directions for twelve; at least one component, and at most 16."""
+    assert len(fit_surrogate(two_blobs(n)).weights) == components
+
+
 def test_a_covariance_counts_some_data_of_all_components() -> None:
     """Two blobs far apart, so that every datum belongs to one: in r directions, the scatter of a
     blob and of r data with the pooled covariance, by numpy."""
