@@ -212,3 +212,16 @@ def test_single_samples_do_not_know_their_batch() -> None:
     fixed = ss.ProbabilityFlow(sde, method="rk4", steps=20)
     first, second = (fixed.sample(score, (4, 2), max_batch=n) for n in (None, 2))
     torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_tolerance_counts_by_the_states_size(method: str) -> None:
+    """Of data around 1000, a ten-thousandth of the state is more than a ten-thousandth."""
+    data = ss.GaussianScore(torch.tensor([1000.0, -1000.0]), 100.0, ss.VPSDE())
+    calls = []
+    for rtol, atol in ((1e-4, 1e-12), (1e-12, 1e-4)):
+        score = Recorded(data)
+        flow = ss.ProbabilityFlow(ss.VPSDE(), method=method, rtol=rtol, atol=atol)
+        flow.encode(score, data.sample(3, seed=0, dtype=F64))
+        calls.append(len(score.times))
+    assert 1.5 * calls[0] < calls[1]
