@@ -175,6 +175,23 @@ def test_off_it_leaves_the_model_alone_and_says_once_what_to_do() -> None:
     assert len(found) == 1 and model.data_scale.plain
 
 
+@pytest.mark.parametrize(
+    ("unit", "mean", "std", "far"),
+    [(0.5, 0, 0.12, 0), (0.5, 0, 3, 1), (1, 1, 0.3, 1), (1, 0.5, 0.3, 0), (1, 4, 3, 0)],
+)
+def test_scales_are_counted_in_their_own_units(
+    unit: float, mean: float, std: float, far: bool
+) -> None:
+    """Usual are a fifth to five times the standard deviation that the network expects, and a mean
+    of at most two of the data's own."""
+    x = mean + std * torch.tensor([-1.0, 1.0]).repeat_interleave(50).expand(3, -1).mT
+    model = mlp(prediction="epsilon", input_scaling="unit", sigma_data=unit)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        ss.train(model, x, steps=1, standardize=False, progress=False)
+    assert len(found) == far
+
+
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.1), (0.0, 6.0), (3.0, 1.0), (-3.0, 1.0)])
 def test_far_scales_are_warned_about(mean: float, std: float) -> None:
     x = mean + std * torch.randn(500, 3, generator=torch.Generator().manual_seed(0))

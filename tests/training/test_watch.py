@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +256,23 @@ def test_the_bar_shows_the_held_out_loss(capsys: pytest.CaptureFixture[str]) -> 
         steps=2,
     )
     assert "validation_relative_loss=" in capsys.readouterr().err
+
+
+def test_the_bars_numbers_are_the_callbacks(capsys: pytest.CaptureFixture[str]) -> None:
+    """At the end: the mean of the last 100 relative losses, and the held-out loss in their unit."""
+    seen: list[dict[str, Any]] = []
+    model = ss.ScoreModel(Constant(), ss.VESDE(sigma_max=5.0), prediction="F", sigma_data=1.5)
+    ss.train(
+        model, SIGNS, steps=103, batch_size=8, lr=1e-12, validation=SIGNS[:20],
+        callback=seen.append, progress=True, weighting="likelihood",
+    )  # fmt: skip
+    last, recent = seen[-1], [step["relative_loss"] for step in seen[-100:]]
+    unit = last["loss"] / last["relative_loss"]
+    assert not 0.8 < unit < 1.2
+    said = capsys.readouterr().err
+    for name, value in (
+        (" relative_loss", sum(recent) / 100),
+        (" validation_relative_loss", last["validation_loss"] / unit),
+    ):
+        shown = said.rpartition(name + "=")[2]
+        assert float(re.match(r"[\d.e+-]+", shown)[0]) == pytest.approx(value, abs=1e-4)  # type: ignore[index]
