@@ -201,6 +201,14 @@ def test_far_scales_are_warned_about(mean: float, std: float) -> None:
         ss.train(mlp(data_std=1e3), x, steps=1, progress=False)
 
 
+def test_features_far_apart_are_warned_about() -> None:
+    """Around −10, 0 and 10, each of unit spread: the mean is 0, and the whole is 8.2 wide."""
+    x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(RuntimeWarning, match=r"got mean -?0\.0\d* and standard deviation 8\.2"):
+        shifted = x + torch.tensor([-10.0, 0.0, 10.0])
+        ss.train(mlp(), shifted, steps=1, standardize=False, progress=False)
+
+
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.3), (0.0, 4.0), (1.5, 1.0)])
 def test_usual_ones_are_not(mean: float, std: float) -> None:
     x = mean + std * torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
