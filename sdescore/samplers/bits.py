@@ -135,10 +135,7 @@ def bits_per_dimension(
     >>> round(bits.mean, 1)  # log₂ of 10 √(2π) over the bin's width, 2/256
     11.6
     """
-    if flow is None:
-        advice = "pass flow=ProbabilityFlow(sde), or wrap the network in ScoreModel(net, sde)"
-        flow = ProbabilityFlow(checks.linear(sde_of(model), "bits_per_dimension", advice))
-    checks.instance("flow", flow, ProbabilityFlow, "ProbabilityFlow(sde)")
+    flow = flow_of(model, flow, "bits_per_dimension")
     draws = checks.count("draws", draws)
     exact = not checks.flag("importance_weighted", importance_weighted) or divergence == "exact"
     expected = 'divergence="exact" for importance_weighted=True'
@@ -146,7 +143,7 @@ def bits_per_dimension(
     require_init(x, "x")
     bins, numel = Bins.of(levels, data_range), math.prod(x.shape[1:])
     found, errors = [], []
-    for s, (v, log_q) in enumerate(_dequantized(x, bins, dequantization, draws, seed)):
+    for s, (v, log_q) in enumerate(dequantized(x, bins, dequantization, draws, seed)):
         one = flow.log_likelihood(
             model,
             v,
@@ -182,11 +179,24 @@ def dequantize(
     >>> ((ss.samplers.dequantize(x, levels=3) - x).abs() < 0.5).all()
     tensor(True)
     """
-    return next(_dequantized(x, Bins.of(levels, data_range), "uniform", 1, seed))[0]
+    return next(dequantized(x, Bins.of(levels, data_range), "uniform", 1, seed))[0]
 
 
-def _dequantized(
-    x: Tensor, bins: Bins, dequantization: Dequantization, draws: int, seed: int
+def flow_of(model: Score, flow: ProbabilityFlow | None, user: str) -> ProbabilityFlow:
+    """``flow``, or by default that of the model's SDE."""
+    if flow is None:
+        advice = "pass flow=ProbabilityFlow(sde), or wrap the network in ScoreModel(net, sde)"
+        flow = ProbabilityFlow(checks.linear(sde_of(model), user, advice))
+    return checks.instance("flow", flow, ProbabilityFlow, "ProbabilityFlow(sde)")
+
+
+def dequantized(
+    x: Tensor,
+    bins: Bins,
+    dequantization: Dequantization,
+    draws: int,
+    seed: int,
+    differentiable: bool = False,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """What fills the bins, like ``x``, and log q ``(B,)``, draw by draw."""
     q = dequantization
@@ -204,7 +214,7 @@ def _dequantized(
         if isinstance(dequantization, str):
             u = torch.special.ndtr(z)
         else:
-            with torch.no_grad():
+            with torch.set_grad_enabled(differentiable):
                 pair = dequantization(x, z)
             expected, got = "a dequantization that returns (u, log_q)", type(pair).__name__
             fits = isinstance(pair, tuple) and len(pair) == 2
