@@ -12,10 +12,11 @@ PY := .venv/bin/python
 demo: install-demo
 	$(PY) -m sdescore demo $(ARGS)
 
-# Three at a time: types and pages take one core, and the tests leave none idle at their end.
+# Types and pages take a core each; then the tests, some of which search in the built pages.
 # The tests run the gallery's scripts, so the pages are built without their pictures.
 test: lint
-	$(MAKE) -j3 --no-print-directory types docs-en pytest GALLERY="-D plot_gallery=0"
+	$(MAKE) -j2 --no-print-directory types docs-en GALLERY="-D plot_gallery=0"
+	$(MAKE) --no-print-directory pytest
 
 # $(call installed,EXTRA,STAMPS): sdescore with an extra, unless one of the stamps says that it is
 # there. A stamp holds the checksum of what was installed, and is written last.
