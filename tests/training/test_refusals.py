@@ -165,8 +165,9 @@ ss.train(model, DataLoader(Dying(), batch_size=8, num_workers=1), steps=20, prog
 def test_a_worker_process_that_dies_is_told_in_one_line() -> None:
     """In a process of its own: torch's handler of the signal may raise anywhere in ours."""
     done = subprocess.run([sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert re.search(r"worker.*(num_workers=0|exited)", done.stderr.splitlines()[-1]), done.stderr
+    assert done.returncode != 0
+    # At the end torch's threads may write more lines after it.
+    assert re.search(r"Error: .*worker.*(num_workers=0|exited)", done.stderr), done.stderr
 
 
 def test_batches_with_another_number_of_features_are_refused() -> None:
