@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +58,17 @@ class Levels:
         return Levels(*parts)
 
 
+class Run(NamedTuple):
+    """What the draws of a run's steps depend on."""
+
+    source: Source
+    recipe: Recipe
+    dropout: bool  # of labels
+    seed_of: Callable[[int], int]
+    steps: int
+    device: torch.device
+
+
 class Ahead:
     """The levels of the steps of a run, and the loss of a model at them."""
 
@@ -67,15 +78,10 @@ class Ahead:
         times: TimeDistribution,
         weighting: str | Weighting | None,
         source: Indexed,
-        recipe: Recipe,
-        dropout: bool,
-        seed_of: Callable[[int], int],
-        steps: int,
-        device: torch.device,
+        run: Run,
     ) -> None:
         self.model, self.times, self.weighting = model, times, weighting
-        self.source, self.size, self.dropout = source, recipe.batch_size, dropout
-        self.seed_of, self.steps, self.device = seed_of, steps, device
+        self.source, self.run, self.size = source, run, run.recipe.batch_size
         self.first, self.like, self.block = 0, (torch.float32, 0), list[Levels]()
 
     def at(self, step: int, batch: Batch, generator: torch.Generator) -> Levels:
@@ -95,14 +101,14 @@ class Ahead:
     @torch.no_grad()
     def _levels(self, first: int, dtype: torch.dtype, ndim: int) -> list[Levels]:
         n, drawn = self.size, []
-        for step in range(first, min(first + STEPS, self.steps)):
-            generator = torch.Generator("cpu").manual_seed(self.seed_of(step))
+        for step in range(first, min(first + STEPS, self.run.steps)):
+            generator = torch.Generator("cpu").manual_seed(self.run.seed_of(step))
             # What a batch draws before its times: indices, and the labels to drop.
             torch.randint(self.source.length, (n,), generator=generator, device="cpu")
-            if self.dropout:
+            if self.run.dropout:
                 torch.rand(n, generator=generator, dtype=torch.float32, device="cpu")
             drawn.append(self._draw(generator))
-        u = torch.stack(drawn).to(checks.with_float64(self.device))
+        u = torch.stack(drawn).to(checks.with_float64(self.run.device))
         if self.times.stratified:
             u = (u + torch.arange(n, dtype=torch.float64, device=u.device) / n).frac()
         convention, sde = self.model._convention, self.model.sde
@@ -121,12 +127,12 @@ class Ahead:
         if importance is not None:
             importance = one_per_time("importance weight", importance, t)
         value, whole = numbers.time_value, numbers.time_value.dtype == torch.int64
-        value = value.to(self.device, value.dtype if whole else self.model.dtype)
+        value = value.to(self.run.device, value.dtype if whole else self.model.dtype)
 
         def rows(part: Tensor | None, event: tuple[int, ...] = ()) -> Iterable[Tensor | None]:
             if part is None:
                 return itertools.repeat(None)
-            return part.to(self.device, dtype).reshape(-1, n, *event).unbind()
+            return part.to(self.run.device, dtype).reshape(-1, n, *event).unbind()
 
         one = (1,) * (ndim - 1)
         columns = (rows(part, one) for part in (alpha, sigma, p, q, c))
@@ -174,12 +180,7 @@ def of_steps(
     model: ScoreModel,
     times: TimeDistribution,
     weighting: str | Weighting | None,
-    source: Source,
-    recipe: Recipe,
-    dropout: bool,
-    seed_of: Callable[[int], int],
-    steps: int,
-    device: torch.device,
+    run: Run,
 ) -> tuple[Callable[..., Any], Callable[..., Loss]]:
     """``(step, batch, generator) -> times``, in a form that the loss takes, and the loss.
 
@@ -187,12 +188,13 @@ def of_steps(
     of this package and none is a function: what a user wrote may change from step to step.
     """
     parts = (times, weighting, model.convention)
+    source = run.source
     if default and isinstance(source, Indexed) and model.convention and all(map(fixed, parts)):
-        ahead = Ahead(model, times, weighting, source, recipe, dropout, seed_of, steps, device)
+        ahead = Ahead(model, times, weighting, source, run)
         return ahead.at, ahead.loss
 
     def drawn(step: int, batch: Batch, generator: torch.Generator) -> Tensor:
-        return batch.own(times.sample(model.sde, batch.whole, generator, device))
+        return batch.own(times.sample(model.sde, batch.whole, generator, run.device))
 
     return drawn, evaluate
 

@@ -28,7 +28,7 @@ from sdescore.losses.weighting import Weighting
 from sdescore.nets.ema import EMA, plain_copy, plain_name, whole
 from sdescore.score.model import ScoreModel
 from sdescore.training import distributed, guards, run_as
-from sdescore.training.ahead import of_steps
+from sdescore.training.ahead import Run, of_steps
 from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
 from sdescore.training.state import FOUND_OUT, Saver, TrainingResult, divergence, left_behind
 from sdescore.training.watch import Validation, Watch, least_informed
@@ -237,8 +237,8 @@ def train(
         unit = None if own or not watched else least_informed(model, times, known, some)
         objective = guards.chosen_objective(objective, weighting, options)
         evaluate = functools.partial(guards.loss_at, objective, times)
-        plan = (source, recipe, null is not None, all_seed, steps, device)
-        times_at, loss_at = of_steps(evaluate, not own, model, times, weighting, *plan)
+        drawn = Run(source, recipe, null is not None, all_seed, steps, device)
+        times_at, loss_at = of_steps(evaluate, not own, model, times, weighting, drawn)
         if precision or compile:
             called = run_as.running(called, precision, compile, device, own=shard)
         add_gradient = guards.add_gradient if ranks is None else ranks.add_gradient
