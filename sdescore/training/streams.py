@@ -74,7 +74,7 @@ class Stream(Source):
                 return unpacked(next(batches))
             except StopIteration:
                 return None
-            except ConnectionError as error:  # all that torch says when a worker process dies
+            except (ConnectionError, EOFError) as error:  # torch, when a worker process died
                 expected = f"a batch from each worker process of the {type(self.data).__name__}"
                 got = "one that died, as for lack of memory; look for its error with num_workers=0"
                 raise IncompatibleError(f"expected {expected}; got {got}") from error

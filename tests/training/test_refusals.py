@@ -6,6 +6,7 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,7 @@ def test_a_model_trained_without_labels_refuses_one(tmp_path: Path) -> None:
 
 DYING = """
 import os
+import signal
 import torch
 import sdescore as ss
 from torch.utils.data import DataLoader, Dataset, get_worker_info
@@ -156,6 +158,7 @@ class Dying(Dataset):
             os._exit(1)
         return torch.full((2,), float(index))
 
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 model = ss.ScoreModel(ss.MLP(2), ss.VPSDE())
 ss.train(model, DataLoader(Dying(), batch_size=8, num_workers=1), steps=20, progress=False)
 """
@@ -163,11 +166,23 @@ ss.train(model, DataLoader(Dying(), batch_size=8, num_workers=1), steps=20, prog
 
 @pytest.mark.slow
 def test_a_worker_process_that_dies_is_told_in_one_line() -> None:
-    """In a process of its own: torch's handler of the signal may raise anywhere in ours."""
+    """In a process of its own, where the signal is blocked: torch's handler raises anywhere."""
     done = subprocess.run([sys.executable, "-c", DYING], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
-    # At the end torch's threads may write more lines after it.
+    # The last words are ours or, if torch saw the death first, torch's.
     assert re.search(r"Error: .*worker.*(num_workers=0|exited)", done.stderr), done.stderr
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+def test_a_batch_that_a_dead_worker_began_to_send(error: type[Exception]) -> None:
+    """Torch hands over the error of the pipe, and which one depends on what was sent."""
+
+    def batches() -> Iterator[torch.Tensor]:
+        yield torch.zeros(8, 2)
+        raise error
+
+    with pytest.raises(ss.errors.IncompatibleError, match=r"one that died.*num_workers=0"):
+        ss.train(make(), batches(), steps=3, progress=False)
 
 
 def test_batches_with_another_number_of_features_are_refused() -> None:
