@@ -26,9 +26,10 @@ from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.grids.base import CustomGrid, Grid
 from sdescore.noise.sources import NoiseSource
+from sdescore.samplers.probability_flow.by_torchdiffeq import ADAPTIVE, FIXED
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
-from sdescore.samplers.probability_flow.ode import ADAPTIVE, FIXED, FlowODE, follow
-from sdescore.samplers.probability_flow.trace import Trace
+from sdescore.samplers.probability_flow.ode import FlowODE, follow
+from sdescore.samplers.probability_flow.velocity import Trace
 from sdescore.samplers.request import Request, require_init, require_mean_or_none
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Score
@@ -41,7 +42,7 @@ class ProbabilityFlow:
     r"""Sampling, encoding and likelihood by the probability-flow ODE (module docstring).
 
     With ``method="dopri5"`` each sample has steps of its own, and meets the tolerance by itself
-    (:mod:`sdescore.samplers.probability_flow.dormand_prince`). If the score computes each sample
+    (:mod:`sdescore.samplers.probability_flow.ode`). If the score computes each sample
     separately, the batch changes no bit of a result. A network rounds differently in another
     batch, which changes a result by rounding, and by up to the tolerance in a sample whose steps
     change with it: in float32 some per cent of the samples, by ``model.double()`` hardly any (see

@@ -9,12 +9,27 @@ changes by
 
 A solver's state is one row per sample: the flattened y and K integrals of the divergence.
 
-``"dopri5"`` is :mod:`sdescore.samplers.probability_flow.dormand_prince`. The other methods are
-torchdiffeq's, which takes one step size for all rows, measures the first step by a probe outside
-the range, steps over the end and interpolates back, and goes on for ever on a NaN where asserts are
-off. So there the end is a step's end (``step_t``), every angle is brought back into the range, and
-the error norm is the worst row's. With any method every derivative must be finite, and calls are
-counted.
+With any method every derivative must be finite, and calls are counted. The methods but ``"dopri5"``
+are torchdiffeq's (:mod:`sdescore.samplers.probability_flow.by_torchdiffeq`).
+
+**A step size for each sample.** ``"dopri5"`` is Dormand and Prince's method of order 5.
+
+.. math:: k_i = \hat v\Bigl(y + h \sum_{j<i} a_{ij} k_j,\; \varphi + c_i h\Bigr), \qquad
+   y' = y + h \sum_i b_i k_i, \qquad E = h \sum_i e_i k_i
+
+(Dormand & Prince 1980, J. Comput. Appl. Math. 6(1), table 2; E is the difference to the method of
+order 4.) The last k of a step is the first of the next.
+
+A sample's error e is the root mean square of :math:`E / (a + r \max(|y|, |y'|))` over the elements
+of its state, or the largest such number of its integrals. Its step is taken if e ≤ 1; the next is
+:math:`0.9\, e^{-1/5}` times as long, within bounds, and not longer right after a rejection. The
+first step is Hairer's (Hairer, Nørsett & Wanner 1993, II.4), from one more evaluation close by.
+
+Nothing here looks at two samples at once. A network, though, rounds differently in another batch,
+and the error changes a little with it. So steps have four sizes to an octave: such a change is lost
+unless e lies at the edge between two sizes, or at 1.
+
+Samples that have arrived leave the batch.
 
 The graph of a differentiable result holds the rows of each evaluation alone. A backward pass
 evaluates the model again (Chen et al. 2016, arXiv:1604.06174, section 4). The gradient is that of
@@ -31,20 +46,36 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sdescore import checks
-from sdescore.errors import IncompatibleError, ShapeError, TimeError
+from sdescore.errors import IncompatibleError, TimeError
 from sdescore.samplers.adaptive.run import refuse_where
-from sdescore.samplers.probability_flow.dormand_prince import dormand_prince
-from sdescore.samplers.probability_flow.trace import Divergence, Trace
-from sdescore.samplers.probability_flow.velocity import Clock, Numbers, Selection, Velocity
+from sdescore.samplers.probability_flow.by_torchdiffeq import by_torchdiffeq, fixed_angles
+from sdescore.samplers.probability_flow.velocity import (
+    Clock,
+    Divergence,
+    Numbers,
+    Selection,
+    Trace,
+    Velocity,
+)
 from sdescore.samplers.request import Request, Tick, require_separate
 from sdescore.score.interface import unwrapped
-from sdescore.shapes import flat
 
 if TYPE_CHECKING:
     from sdescore.samplers.probability_flow.flow import ProbabilityFlow
 
-ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
-FIXED = ("euler", "midpoint", "heun3", "rk4")
+C = (1 / 5, 3 / 10, 4 / 5, 8 / 9)  # the last two are 1
+A = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+ORDER, SAFETY, SHRINK, GROW = 5, 0.9, 0.2, 5.0
+PROBE, SHORTEST = 1e-3, 1e-12  # in radians
+SIZES = 4  # of a step, to an octave
 
 
 class FlowODE:
@@ -76,7 +107,7 @@ class FlowODE:
         self._velocity = Velocity(request, samples, self._clock, flow.sde)
         self.at = self._velocity.at
         self.evaluations = 0
-        self._calling = False
+        self.calling = False
 
     def solve(
         self, x: Tensor, integrals: int, path: tuple[float, float]
@@ -87,7 +118,7 @@ class FlowODE:
         result is how often the model was called with each sample, ``(B,)`` int64 on the CPU.
         """
         (start, r_start), (end, r_end) = (self._clock.at(time) for time in path)
-        y = torch.cat([flat(x) / r_start, x.new_zeros(len(x), integrals)], 1)
+        y = torch.cat([x.reshape(len(x), self._numel) / r_start, x.new_zeros(len(x), integrals)], 1)
         if x.numel() == 0:
             return x, y[:, self._numel :], torch.zeros(len(x), dtype=torch.int64, device="cpu")
         if self._flow.method == "dopri5":
@@ -95,7 +126,7 @@ class FlowODE:
                 self._require_separate(y[:2, : self._numel], start, end)
             y, calls = dormand_prince(self, y, start, end)
         else:
-            y = self._by_torchdiffeq(y, self._angles(path, start, end))
+            y = by_torchdiffeq(self, self._flow, y, fixed_angles(self._flow, path, start, end))
             calls = torch.full((len(x),), self.evaluations, dtype=torch.int64, device="cpu")
         scaling = self._numel * math.log(r_end / r_start)
         x = (r_end * y[:, : self._numel]).reshape(x.shape)
@@ -111,44 +142,11 @@ class FlowODE:
             alone = self._output(two[1:], self.at(angles[1:], y), rows[1:])
         require_separate(both, alone)
 
-    def _by_torchdiffeq(self, y: Tensor, angles: Tensor) -> Tensor:
-        """Rows at the last of these angles; a fixed-step method steps between all."""
-        from torchdiffeq import odeint
-
-        flow, device, got = self._flow, y.device, f"{y.device}; move the model to the CPU"
-        fits = checks.with_float64(device) == device
-        checks.that(fits, f"a device with float64 for {flow.method}", got, ShapeError)
-        angles = angles.to(device)
-        ends = angles[[0, -1]]
-        options: dict[str, object] = {"step_t": ends[1:], "norm": self._worst_row}
-        if flow.method in FIXED:
-            options = {"grid_constructor": lambda _f, _y, _t: angles}
-        tolerances = {"rtol": flow.rtol, "atol": flow.atol}
-        try:
-            found = odeint(self, y, ends, **tolerances, method=flow.method, options=options)
-        except AssertionError:
-            if not self._calling:  # so it is not the model's own
-                none = torch.zeros(len(y), dtype=torch.bool, device="cpu")
-                self.require(none, "its step underflowed", angles[-1:], slice(None))
-            raise
-        return cast(Tensor, found[-1])
-
-    def _angles(self, path: tuple[float, float], start: float, end: float) -> Tensor:
-        """The ends of a fixed-step method's steps, those of the path exactly."""
-        flow = self._flow
-        if flow.grid is None:
-            steps = flow.steps or 1
-            return torch.linspace(start, end, steps + 1, dtype=torch.float64, device="cpu")
-        alpha, sigma = flow.sde.marginal(flow.times if path[0] > path[1] else flow.times.flip(0))
-        angles = torch.atan2(sigma, alpha)
-        angles[0], angles[-1] = start, end
-        return angles
-
     def denoised(self, x: Tensor, time: float) -> Tensor:
         """``E[x_0 | x_t]`` of states ``(B, *E)`` at a time."""
         angle, r = self._clock.at(time)
         self._divergence = None
-        y = flat(x) / r
+        y = x.reshape(len(x), self._numel) / r
         there = torch.tensor([angle], dtype=torch.float64, device="cpu")
         v = self.rates(y, self.at(there, y), slice(None))
         return (math.cos(angle) * y - math.sin(angle) * v).reshape(x.shape)
@@ -182,37 +180,33 @@ class FlowODE:
         flat_state, w, c = y[:, : self._numel], numbers.w, numbers.c
         state = flat_state.reshape(len(y), *self._event)
         if self._divergence is None:
-            return w * flat(self._output(state, numbers, present)) + c * flat_state
+            return w * self._output(state, numbers, present).reshape(y.shape) + c * y
         with torch.enable_grad():
             state = state.clone() if self._graph else state.detach().clone()
             if not state.requires_grad:
                 state.requires_grad_()
             o = self._output(state, numbers, present)
             divergence = self._divergence(o, state, numbers.shift, present)
-        v = w * flat(o if self._graph else o.detach()) + c * flat_state
+        v = w * (o if self._graph else o.detach()).reshape(flat_state.shape) + c * flat_state
         return torch.cat([v, w * divergence + c * self._numel], 1)
 
     def _output(self, state: Tensor, numbers: Numbers, present: Selection) -> Tensor:
-        self._calling = True
+        self.calling = True
         o = self._velocity.output(state, numbers, present)
-        self._calling = False
+        self.calling = False
         return o
 
     def error(self, difference: Tensor, before: Tensor, after: Tensor) -> Tensor:
         """The error of each row over its tolerance, ``(B,)`` float64 on the CPU."""
         with torch.no_grad():
             scale = self._flow.atol + self._flow.rtol * torch.maximum(before.abs(), after.abs())
-            return self._row_norms(difference / scale).nan_to_num(nan=math.inf).cpu()
+            return self.row_norms(difference / scale).nan_to_num(nan=math.inf).cpu()
 
-    def _row_norms(self, error: Tensor) -> Tensor:
+    def row_norms(self, error: Tensor) -> Tensor:
         """RMS over the elements of a row's state, or its largest integral where that is more."""
         error = error.to(checks.with_float64(error.device), torch.float64)
         state = error[:, : self._numel].square().mean(1, keepdim=True).sqrt()
         return torch.cat([state, error[:, self._numel :].abs()], 1).amax(1)
-
-    def _worst_row(self, error: Tensor) -> Tensor:
-        """torchdiffeq's norm: every row meets the tolerance; no gradient enters the steps."""
-        return self._row_norms(error.detach()).max().to(error)
 
     def require(self, fine: Tensor, why: str, angle: Tensor, present: Selection) -> None:
         """Give up where a row is not ``fine``; ``angle`` is where each is."""
@@ -229,6 +223,75 @@ class FlowODE:
             t, rows = self._clock.time(angle).expand(len(bad)), torch.arange(len(bad), device="cpu")
             samples = self._first_sample + (rows if isinstance(present, slice) else present.cpu())
             refuse_where(bad.cpu(), t, samples, self.evaluations, what, advice)
+
+
+def dormand_prince(ode: FlowODE, y: Tensor, start: float, end: float) -> tuple[Tensor, Tensor]:
+    """Take rows ``(B, d + K)`` from the angle ``start`` to ``end``, each by its own steps.
+
+    The second result is how often the model was called with each row: ``(B,)`` int64 on the CPU.
+    """
+    sign = 1.0 if end > start else -1.0
+    rows = torch.arange(len(y), device="cpu")  # those on their way
+    present: Selection = slice(None)
+    angle = torch.full((len(y),), start, dtype=torch.float64, device="cpu")
+    k = ode.rates(y, ode.at(angle, y), present)
+    h, grows = first_step(ode, y, k, angle, sign), torch.ones_like(rows, dtype=torch.bool)
+    parts, order, calls = [], [], []
+    while True:
+        left = (end - angle).abs()
+        # The last two steps share what is left, so that none is a sliver.
+        step = torch.where(h < left, torch.minimum(h, left / 2), left)
+        last = step == left
+        after = torch.where(last, end, angle + sign * step)
+        angles = torch.cat([*(angle + sign * c * step for c in C), after])
+        stages = ode.at(angles, y).split(len(y))
+        signed = (sign * step).to(y).unsqueeze(1)
+        slopes = [k]
+        for row, numbers in zip(A, (*stages, stages[-1]), strict=True):
+            new = y + signed * combined(row, slopes)
+            slopes.append(ode.rates(new, numbers, present))
+        error = ode.error(signed * combined(E, slopes), y, new)
+        good = error <= 1
+        factor = (SAFETY * error ** (-1 / ORDER)).clamp(SHRINK, GROW)
+        factor = torch.where(good & ~grows, factor.clamp(max=1.0), factor)
+        h, grows, angle = on_a_scale(step * factor), good, torch.where(good, after, angle)
+        taken = good.to(y.device).unsqueeze(1)
+        y, k = torch.where(taken, new, y), torch.where(taken, slopes[-1], k)
+        moving = ~(good & last)
+        if not bool(moving.all()):
+            stay = moving.to(y.device)
+            parts.append(y[~stay])
+            order.append(rows[~moving])
+            calls.append(torch.full_like(order[-1], ode.evaluations))
+            y, k, rows, angle, h = y[stay], k[stay], rows[moving], angle[moving], h[moving]
+            grows, present = grows[moving], rows.to(y.device)
+            if not len(rows):
+                break
+        ode.require(h >= SHORTEST, f"its step fell below {SHORTEST:g} radians", angle, rows)
+    place = torch.cat(order).argsort()
+    return torch.cat(parts)[place.to(y.device)], torch.cat(calls)[place]
+
+
+def first_step(ode: FlowODE, y: Tensor, k: Tensor, angle: Tensor, sign: float) -> Tensor:
+    """The first step of each row: about a hundredth of the tolerance, by y′ and y″."""
+    near = ode.rates(y + sign * PROBE * k, ode.at(angle + sign * PROBE, y), slice(None))
+    curvature = ode.error((near - k) / PROBE, y, y)
+    return on_a_scale((0.01 / torch.maximum(ode.error(k, y, y), curvature)) ** (1 / ORDER))
+
+
+def combined(weights: tuple[float, ...], slopes: list[Tensor]) -> Tensor:
+    """``Σ w k``, in one order, so that a row's sum does not depend on the others."""
+    total = weights[0] * slopes[0]
+    for weight, slope in zip(weights[1:], slopes[1:], strict=True):
+        if weight:
+            total = total.add(slope, alpha=weight)
+    return total
+
+
+def on_a_scale(h: Tensor) -> Tensor:
+    """``h`` rounded to a scale of some sizes to an octave, at most one radian."""
+    # Not by exp2, which rounds a number otherwise beside others.
+    return (SIZES * h.clamp(max=1.0).log2()).round().mul(math.log(2) / SIZES).exp()
 
 
 def follow(

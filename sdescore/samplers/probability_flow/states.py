@@ -21,8 +21,7 @@ from sdescore.errors import TimeError
 from sdescore.grids.base import CustomGrid
 from sdescore.noise.sources import NoiseSource
 from sdescore.samplers.probability_flow.flow import ProbabilityFlow
-from sdescore.samplers.probability_flow.trace import Trace
-from sdescore.samplers.probability_flow.velocity import Clock
+from sdescore.samplers.probability_flow.velocity import Clock, Trace
 from sdescore.samplers.request import Request, evaluating
 from sdescore.typing import Condition, Score
 

@@ -1,4 +1,4 @@
-r"""The velocity of the flow from a model's output, at angles.
+r"""The velocity of the flow from a model's output, at angles, and its divergence.
 
 With :math:`r_t = \sqrt{\alpha_t^2 + \sigma_t^2}`, the state :math:`y = x_t / r_t` and the angle
 :math:`\varphi = \arctan(\sigma_t / \alpha_t)`
@@ -24,6 +24,8 @@ From the score it is :math:`\hat v = -\tan\varphi\, (r s + y)`.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,15 +33,31 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.conditions import each_tensor
-from sdescore.errors import TimeError
+from sdescore.errors import IncompatibleError, ShapeError, TimeError
+from sdescore.noise.counter import Domain, NormalStream
+from sdescore.samplers.probability_flow.likelihood import LogLikelihood, standard_error, t_quantile
 from sdescore.samplers.request import Request, called, evaluating
 from sdescore.score.convention import Convention
+from sdescore.score.divergence import (
+    PROBE_DISTRIBUTIONS,
+    deflated_traces,
+    exact_trace,
+    probe_traces,
+    probes_from_normal,
+)
 from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
+from sdescore.shapes import align
 
 Selection = Tensor | slice
 """Which samples of a part are still on their way: their numbers, or all."""
+
+Divergence = Callable[[Tensor, Tensor, Tensor, Selection], Tensor]
+"""``(o, y, μ, present) -> (B, K)``: K estimates of the ∇·o of these samples, o made from ``y``. The
+denoiser's Jacobian is a multiple of ``∇o − μ I``; μ is ``(B, 1)`` or ``(1, 1)``."""
+
+DIVERGENCES = ("exact", "hutchinson", "hutch++")
 
 
 class Clock:
@@ -58,7 +76,7 @@ class Clock:
         """The times of float64 angles; one outside the interval's becomes its end."""
         (low, high), (first, last) = self._ends, self.interval
         log_snr = -2 * angle.clamp(low, high).tan().log()
-        time = self._sde.time_at_log_snr(log_snr).clamp(first, last)
+        time = self._sde._time_at_log_snr(log_snr).clamp(first, last)
         return torch.where(angle <= low, first, torch.where(angle >= high, last, time))
 
 
@@ -148,3 +166,109 @@ class Velocity:
             x = x.to(self._dtype)
             o = self._model.net(x, value, *labels)
             return checks.score_output(o, x, "the network").to(y.dtype)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How :meth:`sdescore.ProbabilityFlow.log_likelihood` finds its divergences."""
+
+    divergence: str
+    probes: int | Tensor
+    probe_distribution: str
+    seed: int
+    chunk_size: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.choice("divergence", self.divergence, DIVERGENCES)
+        checks.choice("probe_distribution", self.probe_distribution, PROBE_DISTRIBUTIONS)
+        vars(self).update(seed=checks.seed(self.seed))
+        if self.chunk_size is not None:
+            vars(self).update(chunk_size=checks.count("chunk_size", self.chunk_size))
+        if not isinstance(self.probes, Tensor):
+            vars(self).update(probes=checks.count("probes", self.probes))
+        elif self.divergence == "exact":
+            expected = 'divergence="hutchinson" or "hutch++" for probes of your own'
+            checks.refuse(expected, 'divergence="exact"', IncompatibleError)
+
+    @property
+    def count(self) -> int:
+        """The number of probes."""
+        return len(self.probes) if isinstance(self.probes, Tensor) else self.probes
+
+    @property
+    def estimates(self) -> int:
+        """K, the number of estimates per sample."""
+        if self.divergence == "exact":
+            return 1
+        K = self.count
+        return K if self.divergence == "hutchinson" else K - 2 * (K // 3)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse probes of one's own that are not finite numbers ``(K, *shape)``."""
+        if isinstance(self.probes, Tensor):
+            got = tuple(self.probes.shape)
+            fits = len(got) > 0 and got[0] > 0 and got[1:] == shape
+            checks.that(fits, f"probes of shape (K, {str(shape)[1:]}", got, ShapeError)
+            checks.finite_tensor("probes", self.probes)
+        if self.divergence == "hutch++":
+            d, K = math.prod(shape[1:]), self.count
+            expected = (
+                f'3 <= probes < {d} for "hutch++" (the exact divergence takes {d} derivatives)'
+            )
+            checks.that(3 <= K < d, expected, f"probes={K}")
+
+    def of(self, samples: range, x: Tensor) -> Divergence:
+        """The rule for these samples, fixed probes and all; ``x`` ``(B, *E)`` is their state."""
+        # PyTorch cannot take several derivatives of a network under autocast at a time.
+        chunk = 1 if torch.is_autocast_enabled(x.device.type) else self.chunk_size
+        graph = torch.is_grad_enabled()
+        if self.divergence == "exact":
+            return lambda o, y, _, __: exact_trace(
+                o, y, chunk_size=chunk, create_graph=graph
+            ).unsqueeze(1)
+        if isinstance(self.probes, Tensor):
+            probes = self.probes[:, samples.start : samples.stop].to(x)
+        else:
+            shape = x.shape[1:]
+            stream = NormalStream(self.seed, samples, shape, device=x.device, domain=Domain.TRACE)
+            probes = stream.draw(range(self.probes)).to(x)
+            if self.divergence == "hutchinson":
+                probes = probes_from_normal(self.probe_distribution, probes)
+        if self.divergence == "hutch++":
+            k = len(probes) // 3
+            sketch, rest = probes[:k], probes[2 * k :]
+            return lambda o, y, shift, present: deflated_traces(
+                o,
+                y,
+                sketch[:, present],
+                rest[:, present],
+                align(shift.squeeze(1), y),
+                chunk_size=chunk,
+                create_graph=graph,
+            )
+        return lambda o, y, _, present: probe_traces(
+            o, y, probes[:, present], chunk_size=chunk, create_graph=graph
+        )
+
+    def likelihood(
+        self,
+        latent: Tensor,
+        integrals: Tensor,
+        prior_std: float,
+        log_volume: float,
+        evaluations: Tensor,
+    ) -> LogLikelihood:
+        """What the states at T ``(B, *E)`` and the K integrals ``(B, K)`` say of the data, whose
+        unit has ``log_volume`` nats among states."""
+        log_det = integrals.mean(1) - log_volume
+        numel = math.prod(latent.shape[1:])
+        squares = latent.reshape(len(latent), numel).div(prior_std).square().sum(1)
+        prior = -0.5 * squares - numel * (math.log(prior_std) + 0.5 * math.log(2 * math.pi))
+        error = margin = torch.zeros_like(log_det)
+        # In d = 1 the probes ±1 are exact.
+        own = isinstance(self.probes, Tensor) or self.probe_distribution == "gaussian"
+        if self.divergence != "exact" and (numel > 1 or own):
+            error = standard_error(integrals)
+            # One estimate knows no error: both are NaN.
+            margin = error * t_quantile(self.estimates - 1) if self.estimates > 1 else error
+        return LogLikelihood(prior + log_det, error, margin, latent, log_det, evaluations)

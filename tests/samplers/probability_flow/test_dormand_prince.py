@@ -11,7 +11,7 @@ from scipy.integrate import RK45
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.samplers.probability_flow import dormand_prince as module
+from sdescore.samplers.probability_flow import ode as module
 from sdescore.samplers.probability_flow.velocity import Clock
 from tests.helpers.flows import F64, NAMES, mixture, mixture_states
 from tests.helpers.strategies import REPRESENTATIVES
