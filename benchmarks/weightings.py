@@ -23,7 +23,7 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.datasets import digits, ring
-from sdescore.losses.denoising import TimeDistribution
+from sdescore.losses.times import TimeDistribution
 
 BATCH = 128
 TRAINING_STEPS = 300

@@ -1,4 +1,4 @@
-r"""Denoising score matching: the loss, the noised data and the training times.
+r"""Denoising score matching: the loss and the noised data.
 
 With :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, one sample's loss is
 
@@ -27,18 +27,10 @@ ours.) A constant factor changes neither the optimum nor Adam's steps.
 :math:`c = \alpha/(\alpha q - \sigma p)`: the target is formed from the x₀ and ε that are
 known, never from :math:`x_t`, so nothing cancels as σ → 0. Everything outside the network is
 computed in at least float32, coefficients in float64.
-
-**Times.** The loss is an expectation over :math:`t \sim \pi`. Another π is another objective, with
-another optimum wherever the network is not perfect. A *proposal*, as
-:class:`sdescore.losses.ImportanceTimes` is, draws from another density and gives each time the
-weight that makes up for it (:meth:`TimeDistribution.importance_weight`). That keeps the objective
-of :class:`UniformTimes` and its expected gradient, and changes the variance.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +40,7 @@ from sdescore import checks
 from sdescore.conditions import require_labels
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.losses.loss import Loss
+from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time, per_sample_number
 from sdescore.score.convention import pair
 from sdescore.score.interface import knows_density, require_label, sde_of, states_of, unwrapped
@@ -56,7 +49,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Condition, Score, Time
 
-__all__ = ["LevelTimes", "TimeDistribution", "UniformTimes", "denoising_loss"]
+__all__ = ["denoising_loss"]
 
 
 def denoising_loss(
@@ -202,7 +195,7 @@ def add_noise(
     if t64.shape != x0.shape[:1]:
         t64 = align(t64, x0).flatten().expand(len(x0))
     t64 = t64.clone()  # what the caller holds stays the caller's
-    alpha, sigma = sde.marginal(t64)
+    alpha, sigma = sde._marginal(t64)  # of checked times
     if not bool((sigma > 0).all()):
         got = f"t = {t64[sigma <= 0][0].item():g}, where the score of the datum is undefined"
         checks.refuse("times with σ_t > 0", f"{got}; start at t_min = {sde.t_min:g}", TimeError)
@@ -246,105 +239,3 @@ def check_data(model: object, x0: Tensor) -> None:
             checks.refuse(f"x0 on the network's device {home}", got, ShapeError)
     if not (abs(x0.sum().item()) < torch.inf or bool(x0.isfinite().all())):  # of huge ones also
         checks.refuse("finite x0", "NaN or infinity; remove those samples")
-
-
-@dataclass(frozen=True)
-class TimeDistribution(ABC):
-    """Where training times come from; a new one defines :meth:`quantile`.
-
-    Parameters
-    ----------
-    stratified : bool
-        Spread the n times of a batch evenly: :math:`u_i = (u + i/n) \\bmod 1` with one uniform u
-        for all (Kingma et al. 2021, arXiv:2107.00630, appendix I.1). The loss stays unbiased, and
-        its mean over the batch varies less.
-
-    Raises
-    ------
-    ParameterError
-        ``stratified`` is neither True nor False.
-    """
-
-    stratified: bool = field(default=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        checks.flag("stratified", self.stratified)
-
-    @abstractmethod
-    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
-        """The time below which a share ``u`` in [0, 1] of the times lies, like ``u``; in [0, T]."""
-
-    def importance_weight(self, sde: LinearSDE, t: Tensor) -> Tensor | None:
-        """A proposal's factor at ``t`` ``(B,)``: uniform density over its own; else None."""
-        return None
-
-    def sample(
-        self,
-        sde: LinearSDE,
-        n: int,
-        generator: torch.Generator | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Tensor:
-        """``(n,)`` float64 times on ``device``, in [0, T]; a seed means the same on every device.
-
-        Raises
-        ------
-        ParameterError, IncompatibleError
-            ``n`` is not a non-negative integer, or ``generator`` is no generator.
-        SDEScoreError
-            The SDE does not suit the distribution: see :meth:`quantile`.
-        """
-        if type(n) is not int or n < 0:
-            n = checks.count("n", n, at_least=0)
-        if generator is not None:
-            checks.generator(generator)
-        device = checks.with_float64(device)
-        source = device if generator is None else generator.device
-        draws = 1 if self.stratified else n
-        u = torch.rand(draws, generator=generator, device=source, dtype=torch.float64).to(device)
-        if self.stratified:
-            u = (u + torch.arange(n, dtype=torch.float64, device=device) / n).frac()
-        return self.quantile(sde, u)
-
-
-class UniformTimes(TimeDistribution):
-    """Uniform on ``[sde.t_min, sde.T]`` (Song et al. 2021, arXiv:2011.13456, eq. 7)."""
-
-    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
-        """``t_min + (T − t_min) u``."""
-        return sde.t_min + (sde.T - sde.t_min) * u
-
-
-class LevelTimes(TimeDistribution):
-    """Uniform over the levels of a discrete SDE (Song & Ermon 2019, eq. 6; Ho et al. 2020, eq. 14).
-
-    Examples
-    --------
-    >>> import torch, sdescore as ss
-    >>> sde = ss.DiscreteVPSDE.linear()
-    >>> t = ss.losses.LevelTimes().sample(sde, 4, torch.Generator().manual_seed(0))
-    >>> bool((sde.level(t) == sde.level(t).round()).all())
-    True
-    """
-
-    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
-        """The time of level ``⌊u N⌋`` of the N levels, the last one at ``u = 1``.
-
-        Raises
-        ------
-        IncompatibleError
-            The SDE has no levels.
-        """
-        own, got = default_times(sde), f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE"
-        checks.that(own is LEVELS, "a discrete SDE for LevelTimes", got, IncompatibleError)
-        # A ladder of noise levels may be listed from the largest down; a quantile rises.
-        levels: Tensor = sde.level_times().to(u.device).sort().values  # type: ignore[attr-defined]
-        return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
-
-
-def default_times(sde: LinearSDE) -> TimeDistribution:
-    """The levels of an SDE that has levels of its own, else uniform times."""
-    return LEVELS if callable(getattr(sde, "level_times", None)) else UNIFORM
-
-
-LEVELS, UNIFORM = LevelTimes(), UniformTimes()

@@ -1,10 +1,14 @@
-r"""Training times by their log-SNR :math:`\ell = \log(\alpha^2/\sigma^2)`.
+r"""Training times: uniform, at levels, or by their log-SNR :math:`\ell = \log(\alpha^2/\sigma^2)`.
 
-:class:`LogSNRTimes` and :class:`LogNormalTimes` are a part of the objective, which depends on them.
-:class:`ImportanceTimes` is a proposal: it draws times from a density q in place of the uniform π on
-[t_min, T], and the loss L(t) is multiplied by :math:`\pi/q`,
+A loss is an expectation over :math:`t \sim \pi`. Another π is another objective, with another
+optimum wherever the network is not perfect. :class:`ImportanceTimes` is a *proposal*: it draws
+times from a density q in place of the uniform π on [t_min, T], and the loss L(t) is multiplied by
+:math:`\pi/q` (:meth:`TimeDistribution.importance_weight`),
 
 .. math:: E_{t \sim q}\, \frac{\pi(t)}{q(t)}\, L(t) = E_{t \sim \pi}\, L(t) .
+
+That keeps the objective of :class:`UniformTimes` and its expected gradient, and changes the
+variance.
 
 :func:`sdescore.denoising_loss` with ``times=`` and :func:`sdescore.train` do so by themselves. If
 you draw t from a proposal and hand it on as ``t=``, pass
@@ -18,17 +22,126 @@ cosine, EDM and rectified flow; the interpolated tables of the discrete SDEs, an
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import ScheduleError
-from sdescore.losses.denoising import TimeDistribution
+from sdescore.errors import IncompatibleError, ScheduleError
 from sdescore.sde.linear import LinearSDE
 
-__all__ = ["ImportanceTimes", "LogNormalTimes", "LogSNRTimes"]
+__all__ = [
+    "ImportanceTimes",
+    "LevelTimes",
+    "LogNormalTimes",
+    "LogSNRTimes",
+    "TimeDistribution",
+    "UniformTimes",
+]
+
+
+@dataclass(frozen=True)
+class TimeDistribution(ABC):
+    """Where training times come from; a new one defines :meth:`quantile`.
+
+    Parameters
+    ----------
+    stratified : bool
+        Spread the n times of a batch evenly: :math:`u_i = (u + i/n) \\bmod 1` with one uniform u
+        for all (Kingma et al. 2021, arXiv:2107.00630, appendix I.1). The loss stays unbiased, and
+        its mean over the batch varies less.
+
+    Raises
+    ------
+    ParameterError
+        ``stratified`` is neither True nor False.
+    """
+
+    stratified: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        checks.flag("stratified", self.stratified)
+
+    @abstractmethod
+    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
+        """The time below which a share ``u`` in [0, 1] of the times lies, like ``u``; in [0, T]."""
+
+    def importance_weight(self, sde: LinearSDE, t: Tensor) -> Tensor | None:
+        """A proposal's factor at ``t`` ``(B,)``: uniform density over its own; else None."""
+        return None
+
+    def sample(
+        self,
+        sde: LinearSDE,
+        n: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
+        """``(n,)`` float64 times on ``device``, in [0, T]; a seed means the same on every device.
+
+        Raises
+        ------
+        ParameterError, IncompatibleError
+            ``n`` is not a non-negative integer, or ``generator`` is no generator.
+        SDEScoreError
+            The SDE does not suit the distribution: see :meth:`quantile`.
+        """
+        if type(n) is not int or n < 0:
+            n = checks.count("n", n, at_least=0)
+        if generator is not None:
+            checks.generator(generator)
+        device = checks.with_float64(device)
+        source = device if generator is None else generator.device
+        draws = 1 if self.stratified else n
+        u = torch.rand(draws, generator=generator, device=source, dtype=torch.float64).to(device)
+        if self.stratified:
+            u = (u + torch.arange(n, dtype=torch.float64, device=device) / n).frac()
+        return self.quantile(sde, u)
+
+
+class UniformTimes(TimeDistribution):
+    """Uniform on ``[sde.t_min, sde.T]`` (Song et al. 2021, arXiv:2011.13456, eq. 7)."""
+
+    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
+        """``t_min + (T − t_min) u``."""
+        return sde.t_min + (sde.T - sde.t_min) * u
+
+
+class LevelTimes(TimeDistribution):
+    """Uniform over the levels of a discrete SDE (Song & Ermon 2019, eq. 6; Ho et al. 2020, eq. 14).
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde = ss.DiscreteVPSDE.linear()
+    >>> t = ss.losses.LevelTimes().sample(sde, 4, torch.Generator().manual_seed(0))
+    >>> bool((sde.level(t) == sde.level(t).round()).all())
+    True
+    """
+
+    def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
+        """The time of level ``⌊u N⌋`` of the N levels, the last one at ``u = 1``.
+
+        Raises
+        ------
+        IncompatibleError
+            The SDE has no levels.
+        """
+        own, got = default_times(sde), f"{type(sde).__name__}; use DiscreteVPSDE or DiscreteVESDE"
+        checks.that(own is LEVELS, "a discrete SDE for LevelTimes", got, IncompatibleError)
+        # A ladder of noise levels may be listed from the largest down; a quantile rises.
+        levels: Tensor = sde.level_times().to(u.device).sort().values  # type: ignore[attr-defined]
+        return levels[(u * len(levels)).long().clamp(max=len(levels) - 1)]
+
+
+def default_times(sde: LinearSDE) -> TimeDistribution:
+    """The levels of an SDE that has levels of its own, else uniform times."""
+    return LEVELS if callable(getattr(sde, "level_times", None)) else UNIFORM
+
+
+LEVELS, UNIFORM = LevelTimes(), UniformTimes()
 
 
 class LogSNRTimes(TimeDistribution):
@@ -161,7 +274,7 @@ class LogNormalTimes(TimeDistribution):
 def log_snr_range(sde: LinearSDE) -> tuple[float, float]:
     """The log-SNR at t_min and at T, the higher first; refused unless both are finite."""
     ends = torch.tensor([sde.t_min, sde.T], dtype=torch.float64, device="cpu")
-    highest, lowest = sde.log_snr(ends).tolist()
+    highest, lowest = sde._log_snr(ends).tolist()
     if not (math.isfinite(highest) and math.isfinite(lowest)):
         where = f"at t_min = {sde.t_min:g} and T = {sde.T:g} (σ and α not 0 there)"
         got = f"{highest:g} and {lowest:g}"

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.losses.denoising import default_times, denoising_loss
+from sdescore.losses.denoising import denoising_loss
 from sdescore.losses.loss import Loss
+from sdescore.losses.times import default_times
 from sdescore.losses.weighting import per_sample_number
 from sdescore.nets.ema import plain_network
 from sdescore.score.interface import unwrapped

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.conditions import require_labels
-from sdescore.losses.denoising import TimeDistribution, check_data
 from sdescore.losses.loss import Loss
+from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.score.convention import Coefficients
 from sdescore.score.interface import require_label
@@ -113,7 +113,7 @@ class Ahead:
             u = (u + torch.arange(n, dtype=torch.float64, device=u.device) / n).frac()
         convention, sde = self.model._convention, self.model.sde
         t = self.times.quantile(sde, u.flatten())
-        alpha, sigma = sde.marginal(t)
+        alpha, sigma = sde._marginal(t)  # a distribution of ours draws no time that needs a check
         numbers = convention.at(t, marginal=(alpha, sigma))
         p, q = numbers.pair
         pure = convention.prediction == "v" and sde.marginal(sde.T)[0].item() == 0
@@ -151,8 +151,7 @@ class Ahead:
         generator: torch.Generator,
         noise: Tensor | None = None,
     ) -> Loss:
-        """The denoising loss at these levels; refuses data and labels as it does."""
-        check_data(model, x0)
+        """The denoising loss at these levels of checked data; refuses labels as it does."""
         if label is not None:
             require_labels(label, len(x0))
             require_label(model, label)

@@ -2,8 +2,7 @@
 
 A batch is drawn from samples with an index, such as a tensor's or an array's, or it is the next one
 of a stream (:mod:`sdescore.training.streams`). The scale is measured before the first step: on at
-most 10,000 samples of a tensor or an array, and on some 1,000 of a Dataset or a stream, in floating
-point and transformed, as training sees them.
+most 10,000 samples of a tensor or an array, and on some 1,000 of a Dataset or a stream, transformed.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ Labels: TypeAlias = "Rows | Mapping[str, Labels | None]"
 Data: TypeAlias = "Rows | Dataset[Any] | Iterable[Any]"
 
 BATCH_SIZE = 128
-BLOCK = 2**22  # bytes of data looked at together
-HASHED_WHOLE = 2**28  # bytes: data up to this size are hashed in full
+BLOCK, HASHED_WHOLE = 2**22, 2**28  # bytes: looked at together; up to here data are hashed in full
 PARTS, PART = 256, 2**20  # of larger data: so many parts, of so many bytes
 USUAL_STD, USUAL_MEAN = (0.2, 5.0), 2.0  # of states; the mean in standard deviations
 SPREAD = 1e-12  # of the mean: less is rounding, and a feature without spread
@@ -248,6 +246,8 @@ def draw_batch(
         checks.state(x, "what transform returns")
         same, got = len(x) == len(batch.x), f"{len(x)} for {len(batch.x)}"
         checks.that(same, "transform to keep all samples", got, ShapeError)
+    checks.that(len(x) > 0, "at least one sample a batch", "none", ShapeError)
+    checks.finite_tensor("x0", x)
     if label is not None and null is not None:
         draw = torch.rand(batch.whole, generator=generator, dtype=torch.float32, device="cpu")
         label = replaced(label, null, batch.own(draw) < label_dropout)

@@ -20,11 +20,11 @@ from sdescore import checks
 from sdescore.checkpoint.folder import is_folder
 from sdescore.conditions import each_tensor
 from sdescore.errors import CheckpointError, IncompatibleError, ParameterError, ShapeError
-from sdescore.losses.denoising import TimeDistribution, default_times, denoising_loss
+from sdescore.losses.denoising import denoising_loss
 from sdescore.losses.levels import Objective
 from sdescore.losses.loss import Loss
-from sdescore.losses.times import LogNormalTimes
-from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting, one_per_time
+from sdescore.losses.times import LogNormalTimes, TimeDistribution, default_times
+from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import plain_network, require_writable
 from sdescore.score.interface import null_condition_of, require_no_weight, unwrapped
 from sdescore.score.model import ScoreModel
@@ -282,7 +282,7 @@ def training_times(
     if times is not None:
         return times
     ends = torch.tensor([model.sde.t_min, model.sde.T], dtype=torch.float64, device="cpu")
-    if model.prediction != "F" or not bool(model.sde.log_snr(ends).isfinite().all()):
+    if model.prediction != "F" or not bool(model.sde._log_snr(ends).isfinite().all()):
         return default_times(model.sde)
     centre = math.log(model.sigma_data) + min(0.29 * math.log(max(1, size)) - 1.7, -0.5)
     return LogNormalTimes(centre, 1.2, stratified=True)
@@ -295,12 +295,12 @@ def adamw(weights: list[nn.Parameter], recipe: Recipe, device: torch.device) -> 
     return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 
-def training_weighting(weighting: str | Weighting | None, model: ScoreModel) -> str | Weighting:
-    """The weighting, or what :func:`sdescore.denoising_loss` takes by default."""
+def weighting_name(weighting: str | Weighting | None, model: ScoreModel) -> str:
+    """What a file calls the weighting, or the default one; refuses an unknown one."""
     if weighting is None:
-        return EDMWeighting(model.sigma_data) if model.prediction == "F" else "sigma2"
-    named_weighting(weighting)  # refuses an unknown one now
-    return weighting
+        return "EDM" if model.prediction == "F" else "sigma2"
+    named_weighting(weighting)
+    return option_name(weighting)
 
 
 def option_name(part: object) -> str:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.borrowed import borrowed_generator, late_signals, on_error, step_seed, training_mode
-from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.levels import Objective
+from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting
 from sdescore.nets.ema import EMA, plain_copy, plain_name, whole
 from sdescore.score.model import ScoreModel
@@ -198,10 +198,9 @@ def train(
     """
     net = guards.check_model(model)
     guards.check_times(times, model)
-    known = guards.training_weighting(weighting, model)
     recipe = guards.Recipe(
         batch_size=BATCH_SIZE if batch_size is None else batch_size, label_dropout=label_dropout,
-        weighting=guards.option_name(known), lr=lr, schedule=schedule, warmup=warmup,
+        weighting=guards.weighting_name(weighting, model), lr=lr, schedule=schedule, warmup=warmup,
         weight_decay=weight_decay, clip=clip, seed=seed, accumulate=accumulate,
         precision=precision, ema_decay=ema_decay, standardize=standardize,
     )  # fmt: skip
@@ -234,7 +233,7 @@ def train(
         if recipe.schedule == "cosine" and lr_scheduler is None:
             options["steps"] = steps
         own = objective is not None
-        unit = None if own or not watched else least_informed(model, times, known, some)
+        unit = None if own or not watched else least_informed(model, times, weighting, some)
         objective = guards.chosen_objective(objective, weighting, options)
         evaluate = functools.partial(guards.loss_at, objective, times)
         drawn = Run(source, recipe, null is not None, all_seed, steps, device)

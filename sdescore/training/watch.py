@@ -35,9 +35,9 @@ from sdescore.borrowed import Interrupt, borrowed_generator, step_seed
 from sdescore.checkpoint.folder import is_folder, opened
 from sdescore.checkpoint.store import TrainingRecord, read_net, save
 from sdescore.errors import CheckpointError, IncompatibleError
-from sdescore.losses.denoising import TimeDistribution
 from sdescore.losses.loss import Loss
-from sdescore.losses.weighting import Weighting, named_weighting
+from sdescore.losses.times import TimeDistribution
+from sdescore.losses.weighting import EDMWeighting, Weighting, named_weighting
 from sdescore.nets.ema import EMA, is_sharded, network_tensors, plain_copy, whole
 from sdescore.score.interface import states_of
 from sdescore.score.model import ScoreModel
@@ -53,7 +53,7 @@ RECENT = 100  # steps whose mean the bar shows
 
 
 def least_informed(
-    model: ScoreModel, times: TimeDistribution, weighting: str | Weighting, sample: Tensor
+    model: ScoreModel, times: TimeDistribution, weighting: str | Weighting | None, sample: Tensor
 ) -> float | None:
     """The loss of the predictor that scales its input; the states of ``sample`` tell m.
 
@@ -64,6 +64,8 @@ def least_informed(
     t = times.quantile(sde, u)
     alpha, sigma = sde.marginal(t)
     signal = alpha.square() * sample.square().mean()
+    if weighting is None:
+        weighting = EDMWeighting(model.sigma_data) if model.prediction == "F" else "sigma2"
     factor = named_weighting(weighting)(sde, t) / sigma.square()
     importance = times.importance_weight(sde, t)
     factor = factor if importance is None else factor * importance

@@ -17,7 +17,7 @@ import sdescore as ss
 from sdescore.losses import (
     LogNormalTimes,
 )
-from sdescore.losses.denoising import TimeDistribution
+from sdescore.losses.times import TimeDistribution
 from tests.helpers.strategies import (
     REPRESENTATIVES,
 )

@@ -20,7 +20,7 @@ from sdescore.losses import (
     LogSNRTimes,
     MinSNR,
 )
-from sdescore.losses.denoising import TimeDistribution
+from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting, likelihood, sigma2
 from tests.helpers.weightings import (
     SDES,

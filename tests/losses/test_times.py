@@ -18,7 +18,7 @@ from sdescore.losses import (
     LogNormalTimes,
     LogSNRTimes,
 )
-from sdescore.losses.denoising import TimeDistribution
+from sdescore.losses.times import TimeDistribution
 from tests.helpers.weightings import (
     SDES,
     generator,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.losses.denoising import TimeDistribution
+from sdescore.losses.times import TimeDistribution
 from sdescore.sde.linear import LinearSDE
 from sdescore.training import ahead, loop
 

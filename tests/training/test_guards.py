@@ -237,7 +237,7 @@ def test_handlers_are_put_back() -> None:
 def test_a_run_with_nothing_else_said(tmp_path: Path) -> None:
     """What a model predicts by default decides the weight and the times; ε keeps its paper's."""
     wanted = {
-        "F": ("EDMWeighting(sigma_data=1.0)", "LogNormalTimes(stratified=True, mean=-1.49"),
+        "F": ("EDM", "LogNormalTimes(stratified=True, mean=-1.49"),
         "epsilon": ("sigma2", "UniformTimes(stratified=False)"),
     }
     for prediction, (weighting, times) in wanted.items():
