@@ -98,15 +98,19 @@ def changed(mutant: Mutant) -> Changed:
     return Changed(module_name(mutant), str(file), text)
 
 
-def anew(mutant: Mutant, tests: list[str]) -> int | None:
-    """The status of tests in a process that has not loaded the package before."""
+def anew(mutant: Mutant, tests: list[str], whole: bool = False) -> int | None:
+    """The status of tests in a process that has not loaded the package before.
+
+    With ``whole`` the slow tests run as well, and get more time.
+    """
 
     def work() -> int:
         sys.meta_path.insert(0, changed(mutant))
-        codes = pytest.main([*PYTEST, "-x", *tests])
+        marks = ["-m", "slow or not slow"] if whole else []
+        codes = pytest.main([*PYTEST, *marks, "-x", *tests])
         return SURVIVES if codes == pytest.ExitCode.OK else KILLED
 
-    return forked(work, SECONDS)
+    return forked(work, 10 * SECONDS if whole else SECONDS)
 
 
 def code_pairs(old: CodeType, new: CodeType) -> Iterator[tuple[CodeType, CodeType]]:

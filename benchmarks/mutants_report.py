@@ -18,21 +18,30 @@ class Room(NamedTuple):
     name: str
     total: int
     tested: list[tuple[Mutant, str]]
+    equivalent: int = 0  # survivors that compute the same
+
+    @property
+    def count(self) -> int:
+        """How many of those tested a test can find."""
+        return len(self.tested) - self.equivalent
 
     def share(self) -> float:
-        """Of those tested, the share that a test found."""
-        return sum(end != "survives" for _, end in self.tested) / len(self.tested)
+        """Of those that a test can find, the share that one found."""
+        return sum(end != "survives" for _, end in self.tested) / self.count
 
 
 def score(rooms: list[Room]) -> tuple[float, float]:
-    """The share of all mutants that the tests find, as the samples of the rooms estimate it, and
-    the half-width of its interval of 95 %: the variances of the rooms add up, each with the
-    correction for a finite number of mutants, and with one survivor more, so that none is 0."""
+    """The share of the mutants that the tests find, and the half-width of its interval of 95 %.
+
+    Equivalent ones do not count. The samples of the rooms estimate it by the rooms' sizes. The
+    rooms' variances add up, each with the correction for a finite number of mutants, and with one
+    survivor more, so that none is 0.
+    """
     total = sum(room.total for room in rooms)
     mean = sum(room.total * room.share() for room in rooms) / total
     variance = 0.0
     for room in rooms:
-        n = len(room.tested)
+        n = room.count
         p = (room.share() * n + 1) / (n + 2)
         variance += room.total**2 * (1 - n / room.total) * p * (1 - p) / n
     return mean, 1.96 * math.sqrt(variance) / total
@@ -40,20 +49,40 @@ def score(rooms: list[Room]) -> tuple[float, float]:
 
 def table(rooms: list[Room]) -> str:
     """The rooms, and the survivors with the reasons that the saved result has for them."""
-    rooms = [room for room in rooms if room.tested]
+    rooms = judged(rooms)
     reasons = saved_reasons()
     mean, half = score(rooms)
-    lines = ["| room | mutants | tested | found | endless |", "|---|---|---|---|---|"]
-    for name, total, tested in rooms:
+    lines = [
+        "| room | mutants | tested | found | endless | equivalent |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, total, tested, equivalent in rooms:
         ends = [end for _, end in tested]
-        found = len(ends) - ends.count("survives")
-        lines += [f"| {name} | {total} | {len(ends)} | {found} | {ends.count('endless')} |"]
-    lines += ["", f"Found: {100 * mean:.1f} % ± {100 * half:.1f} % of all.", ""]
+        endless, found = ends.count("endless"), len(ends) - ends.count("survives")
+        lines += [f"| {name} | {total} | {len(ends)} | {found} | {endless} | {equivalent} |"]
+    share = (
+        f"Found, of all mutants that are not equivalent: {100 * mean:.1f} % ± {100 * half:.1f} %."
+    )
+    lines += ["", share, ""]
     lines += ["| survivor | line | why |", "|---|---|---|"]
     for mutant in survivors(rooms):
         name = mutant.name.replace("|", "\\|").replace("\n", " ")
         lines += [f"| `{name}` | {mutant.line} | {reasons.get(mutant.name, '')} |"]
     return "\n".join(lines)
+
+
+def judged(rooms: list[Room]) -> list[Room]:
+    """The rooms with tested mutants, and how many of these a person has found equivalent."""
+    reasons = saved_reasons()
+    return [
+        room._replace(
+            equivalent=sum(
+                reasons.get(m.name, "").startswith("equivalent") for m in survivors([room])
+            )
+        )
+        for room in rooms
+        if room.tested
+    ]
 
 
 def survivors(rooms: list[Room]) -> list[Mutant]:
@@ -70,7 +99,7 @@ def save(rooms: list[Room]) -> None:
     """Write the counts and the survivors; a reason that is there stays."""
     from machine import conditions  # loads the package, which the mutants must do themselves
 
-    rooms = [room for room in rooms if room.tested]
+    rooms = judged(rooms)
     reasons = saved_reasons()
     mean, half = score(rooms)
     counts = {
@@ -79,6 +108,7 @@ def save(rooms: list[Room]) -> None:
             "tested": len(room.tested),
             "survive": len(survivors([room])),
             "endless": sum(end == "endless" for _, end in room.tested),
+            "equivalent": room.equivalent,
         }
         for room in rooms
     }

@@ -135,7 +135,7 @@ def test_the_score_is_the_mean_over_rooms_by_their_size(
     report = script("mutants_report")
     rooms = [
         report.Room("a", 100, [(None, "killed")] * 9 + [(None, "survives")]),
-        report.Room("b", 300, [(None, "endless")] * 20),
+        report.Room("b", 300, [(None, "endless")] * 20 + [(None, "survives")] * 2, equivalent=2),
     ]
     mean, half = report.score(rooms)
     assert mean == pytest.approx((100 * 0.9 + 300) / 400)
