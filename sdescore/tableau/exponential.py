@@ -131,9 +131,10 @@ def phi(z: Tensor, order: int) -> Tensor:
     small = z.abs() < SWITCH
     near, far = torch.where(small, z, 0.0), torch.where(small, SWITCH, z)
     columns = [z.exp()]
-    recursion = far.exp()
+    recursion = far.expm1() / far
     for k in range(1, order + 1):
-        recursion = far.expm1() / far if k == 1 else (recursion - 1 / math.factorial(k - 1)) / far
+        if k > 1:
+            recursion = (recursion - 1 / math.factorial(k - 1)) / far
         series = torch.zeros_like(near)
         for m in reversed(range(TERMS)):
             series = series * near + 1 / math.factorial(m + k)

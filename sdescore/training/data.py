@@ -1,8 +1,8 @@
 """What a training step is given, and the scale that it has.
 
 A batch is drawn from samples with an index, such as a tensor's or an array's, or it is the next one
-of a stream (:mod:`sdescore.training.streams`). The scale is measured before the first step: on at
-most 10,000 samples of a tensor or an array, and on some 1,000 of a Dataset or a stream, transformed.
+of a stream (:mod:`sdescore.training.streams`). The scale is measured before the first step, after
+the transform: on at most 10,000 samples of a tensor or an array, some 1,000 of another source.
 """
 
 from __future__ import annotations

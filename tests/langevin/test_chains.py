@@ -291,6 +291,15 @@ def test_divergence_names_step_and_chains(method: str) -> None:
     )  # one step less is finite
 
 
+@pytest.mark.parametrize(("lost", "shown"), [(8, r"6, 7\."), (9, r"6, 7, …\.")])
+def test_at_most_eight_chains_are_named(lost: int, shown: str) -> None:
+    x = torch.zeros(9, 1)
+    x[:lost] = 50.0
+    with pytest.raises(ss.errors.DivergenceError, match=shown) as caught:
+        chains(lambda x: -(x**3), x, 0.05, 40, method="unadjusted")
+    assert caught.value.samples == [*range(lost)]
+
+
 def test_mala_from_where_there_is_no_density_says_so() -> None:
     """A chain that can accept nothing must not look like one that stands still."""
 

@@ -17,6 +17,7 @@ import sdescore as ss
 from sdescore.__main__ import main
 from sdescore.errors import CheckpointError, ParameterError, ShapeError
 from sdescore.score.convention import DataScale
+from sdescore.training.data import Moments
 from tests.helpers.training import assert_same_file
 
 MEAN, STD = (5e-3, -3.0, 2e4), (1e-3, 1.0, 1e3)
@@ -117,6 +118,14 @@ def test_a_dataset_is_read_a_thousand_times() -> None:
     data = Rows(table(5000))
     ss.train(mlp(), data, steps=1, progress=False)
     assert data.calls <= 1000 + 1 + 128
+
+
+def test_samples_that_are_numbers_are_one_feature() -> None:
+    """``(n,)``, an empty event: numpy's mean and standard deviation of all of them."""
+    x, moments = table(50)[:, 1], Moments()
+    moments.add(x[:20])
+    moments.add(x[20:])
+    require_measured(moments.scale(1.0), x)
 
 
 def test_a_feature_without_spread_is_only_moved() -> None:
@@ -308,7 +317,7 @@ def test_what_does_not_fit_is_refused_before_the_network_is_called() -> None:
 @pytest.mark.parametrize("kind", ["tensor", "loader"])
 def test_bytes_say_their_range(tmp_path: Path, kind: str) -> None:
     """A checkpoint keeps it, a run resumes with it, and the caller's own is left alone."""
-    bytes_ = torch.randint(0, 256, (50, 2), dtype=torch.uint8)
+    bytes_ = torch.tensor([[0, 255], [255, 100]], dtype=torch.uint8).repeat(25, 1)  # both ends
     data: Any = bytes_ if kind == "tensor" else DataLoader(TensorDataset(bytes_), batch_size=25)
     path = tmp_path / "m.safetensors"
     model, own = mlp(2), ss.ScoreModel(ss.MLP(2), ss.VPSDE(), data_range=(0.0, 2.0))

@@ -181,6 +181,13 @@ def test_labels_from_one_are_refused(dataset: bool) -> None:
         ss.train(mlp(classes=3), data, label_dropout=0.3, steps=9, progress=False, **options)
 
 
+@pytest.mark.parametrize(("labels", "got"), [([-1, 0, 1], "-1 … 1"), ([1, 2, 3], "1 … 3")])
+def test_labels_outside_the_classes_are_shown(labels: list[int], got: str) -> None:
+    rows = torch.tensor(labels).repeat(20)
+    with pytest.raises(ss.errors.ShapeError, match=f"labels in 0 … 2; got {got};"):
+        ss.train(mlp(classes=3), cloud(60), labels=rows, steps=9, progress=False)
+
+
 def test_the_null_label_of_a_model_that_never_learned_it_is_refused() -> None:
     result = ss.train(mlp(classes=3), cloud(), labels=torch.arange(64) % 3, steps=2, progress=False)
     sampler, label = ss.PredictorCorrector(ss.VPSDE(), steps=2), torch.tensor([0, 3])

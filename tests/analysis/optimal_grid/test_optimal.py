@@ -38,6 +38,19 @@ def test_the_search_assumes_a_networks_error() -> None:
     torch.testing.assert_close(found.abs(), size * torch.stack([sigma[0], sigma[1] ** 0]))
 
 
+def test_the_free_numbers_are_shares_of_the_range() -> None:
+    """Logarithms of the steps' shares in log(α/σ), and the logit of where they end."""
+    sde = ss.VPSDE()
+    search = Search(sde, ss.DDIM(), sde.half_log_snr(1.0).item(), 4.0, 0.0)
+    free = torch.tensor([math.log(3.0), math.log(1.0), math.log(0.8 / 0.2)], dtype=F64)
+    whole = search.last - search.first
+    wanted = torch.tensor([0.0, 0.6, 0.8], dtype=F64) * whole + search.first
+    torch.testing.assert_close(sde.half_log_snr(search.times(free)), wanted)
+    equal = torch.tensor([0.0, 0.3, 0.6, 0.9], dtype=F64) * whole + search.first
+    found = search.times(search.start(4, 0.9))
+    torch.testing.assert_close(sde.half_log_snr(found), equal)
+
+
 @pytest.mark.slow
 def test_a_grid_serves_the_score_error_it_assumes() -> None:
     """Made for an erring score it is better there, made for an exact one on the exact one."""
