@@ -28,6 +28,27 @@ def test_the_numbers_are_scipys() -> None:
     np.testing.assert_allclose(-np.array(module.E), RK45.E, rtol=1e-14)
 
 
+@pytest.mark.parametrize(("frequency", "derivative"), [(10.0, 2), (0.1, 1)])
+def test_the_first_step_is_hairers(frequency: float, derivative: int) -> None:
+    """Of ``y″ = −ω² y``: by the larger one of y′ and y″, and of order 5, up to its scale."""
+    turn = frequency * torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=F64)
+
+    class Oscillator:
+        def at(self, angle: Tensor, like: Tensor) -> Tensor:
+            return angle
+
+        def rates(self, y: Tensor, numbers: Tensor, present: slice) -> Tensor:
+            return y @ turn.T
+
+        def error(self, difference: Tensor, before: Tensor, after: Tensor) -> Tensor:
+            return difference.norm(dim=1) / 1e-6
+
+    y, ode = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=F64), Oscillator()
+    found = module.first_step(ode, y, y @ turn.T, torch.zeros(2, dtype=F64), 1.0)
+    wanted = (0.01 * 1e-6 / (frequency**derivative * y.norm(dim=1))) ** (1 / 5)
+    assert ((found / wanted).log2().abs() <= 0.126).all()  # half a size, of four to an octave
+
+
 class Points:
     """The elementwise score of data at ±a, a of each sample's label, which counts its calls."""
 
