@@ -25,6 +25,12 @@ from tests.helpers.exact_scores import (
 )
 
 
+def test_weights_that_nearly_sum_to_one_are_divided_by_their_sum() -> None:
+    """Float32 numbers, say: what is left is rounding in float64."""
+    score = MixtureScore([0.3 + 4e-7, 0.7 + 4e-7], [[-1.0], [1.0]], [0.5, 0.5], ss.VPSDE())
+    assert abs(score.weights.sum().item() - 1) < 1e-15
+
+
 @every_sde
 @pytest.mark.parametrize("kind", ["full", "diagonal", "isotropic"])
 def test_mixture_is_torch_distributions(sde, kind):
