@@ -58,7 +58,7 @@ _GOLDEN_32 = 0x9E3779B1 - 2**32
 _MIX_32 = (0x7FEB352D, 0x846CA68B - 2**32)
 
 # Pairs of numbers made at a time, with two scratch buffers of this length.
-_CHUNK = 1 << 18
+_CHUNK = 1 << 19
 # Below so many numbers an event, a row is too short to run along: all rows of a draw are one.
 _SHORT = 8
 # Numbers of one sample that share a key; a block's draws follow from the event size alone.

@@ -25,7 +25,7 @@ Span = tuple[float, float] | None
 """The times ``(t, s)`` a draw drives the state between, or None where no time passes."""
 
 # Numbers drawn ahead at a time; it bounds memory and changes no number.
-_BUFFER = 1 << 18
+_BUFFER = 1 << 19
 
 
 class NoiseStream(ABC):
