@@ -34,7 +34,7 @@ import time
 
 from mutants_fork import KILLED, STALE, SURVIVES, Server, anew, in_processes, serve
 from mutants_reach import ROOT, Reach, last_name
-from mutants_report import Room, save, table
+from mutants_report import Room, save, saved_reasons, table
 from mutation import Mutant, mutants
 
 OUT = ROOT / "out" / "mutants"
@@ -150,9 +150,13 @@ def main() -> None:
                 settle(mutant, anew(mutant, to_meet(mutant, room, known)))
 
     in_processes(loaded, options.jobs)
-    before = earlier()
+    before, reasons = earlier(), saved_reasons()
     alive = [
-        (r, m) for r in options.rooms for m in wanted[r] if before.get(m.name) == FATES[SURVIVES]
+        (room, mutant)
+        for room in options.rooms
+        for mutant in wanted[room]
+        if before.get(mutant.name) == FATES[SURVIVES]
+        and not reasons.get(mutant.name, "").startswith("equivalent")
     ]
 
     def wholly(job: int) -> None:
