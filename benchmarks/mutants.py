@@ -17,8 +17,8 @@ than 1 s of the processor.
 
 What was found stays in ``out/mutants``, and a second run goes on from there. ``--again`` tests the
 survivors once more, as after new tests, and looks at the tests of ``--rooms`` anew. ``--slow``
-gives each survivor the whole files of its own room's tests that enter its function, the tests
-marked slow included, on which a part of the formulas depend. It takes a minute a survivor.
+gives each survivor the whole files of its own room's tests that enter its file, the tests marked
+slow included, on which a part of the formulas depend. It takes a minute or two a survivor.
 
 A survivor that no test can find, because it computes the same, is named in the saved result by a
 reason that begins with "equivalent". It does not count.
@@ -71,9 +71,11 @@ def to_meet(mutant: Mutant, room: str, known: Tests) -> list[str]:
 
 
 def whole_files(mutant: Mutant, room: str, known: Tests) -> list[str]:
-    """The files of a room's tests that enter the function of a mutant, or all of the room."""
-    tests = (test for test in to_meet(mutant, room, known) if test.startswith(f"tests/{room}/"))
-    return sorted({test.split("::")[0] for test in tests}) or [f"tests/{room}"]
+    """The files of a room's tests that enter the file of a mutant, or all of the room."""
+    entered = [found for name, found in known[room].items() if name.split()[0] == mutant.path]
+    return sorted({test.split("::")[0] for found in entered for _, test in found}) or [
+        f"tests/{room}"
+    ]
 
 
 def every(room: str) -> list[Mutant]:
