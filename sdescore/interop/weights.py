@@ -76,7 +76,8 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: object) -> 
     Raises
     ------
     CheckpointError
-        A tensor is missing, unknown or of another shape; the message names the first.
+        A tensor is missing, unknown, of another shape, or no finite real numbers; the message
+        names the first.
     """
     own = net.state_dict()
     shapes = {name: tuple(value.shape) for name, value in own.items()}
@@ -89,6 +90,12 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], path: object) -> 
             f"first {name!r}: expected {shapes.get(name, 'nothing')}, got "
             f"{found.get(name, 'nothing')}; check the configuration"
         )
+    for name, value in state.items():
+        usual = value.layout is torch.strided and not (value.is_complex() or value.is_meta)
+        usual = usual and not (value.is_floating_point() and value.itemsize < 2)
+        expected = f"finite real numbers in {name!r} of {path}"
+        checks.that(usual, expected, f"{value.dtype}, {value.layout}", CheckpointError)
+        checks.that(bool(value.isfinite().all()), expected, "NaN or infinity", CheckpointError)
     net.load_state_dict(state)
 
 

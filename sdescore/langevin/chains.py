@@ -30,7 +30,7 @@ from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Numbers, Preconditioner, as_preconditioner
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, SeededNoise
-from sdescore.score.interface import log_density_of, sde_of
+from sdescore.score.interface import log_density_of, require_steady, sde_of
 from sdescore.sde.base import as_time
 from sdescore.shapes import align, flat
 
@@ -93,7 +93,7 @@ def chains(
     score : callable
         ``score(x)``, or ``score(x, t)`` where ``t`` is given; like ``x``. ``"mala"`` needs its
         ``log_density`` or ``log_prob`` as well; a large constant in a float32 one costs precision
-        (:mod:`sdescore.langevin.metropolis`). A module runs as it is: put it in eval mode.
+        (:mod:`sdescore.langevin.metropolis`). Dropout and batch norm must be in eval mode.
     x : Tensor
         ``(B, *E)``, float32 or float64; the run keeps its dtype and device.
     step : float
@@ -136,7 +136,7 @@ def chains(
         ``t`` is not finite, or outside the SDE of a score that has one.
     IncompatibleError
         An unknown option, an option the method does not read, ``"mala"`` on a score without a
-        log density, or no ``t`` for a score that needs one.
+        log density, no ``t`` for a score that needs one, or dropout or batch norm in training mode.
     DivergenceError
         The state turned NaN or infinite, or a MALA chain starts where it has no finite density.
 
@@ -149,6 +149,7 @@ def chains(
     (True, True)
     """
     _check_options(method, convention, friction, return_path, thin)
+    require_steady(score)
     step = checks.number("step", step, above=0)
     temperature = checks.number("temperature", temperature, above=0)
     friction = 1.0 if friction is None else checks.number("friction", friction, at_least=0)

@@ -135,7 +135,7 @@ def kernel_density_score(data: Tensor, bandwidth: float | str = "scott") -> Kern
     tensor([[0.]])
     """
     if isinstance(data, Tensor):
-        checks.that(bool(data.isfinite().all()), "finite data", "NaN or infinity")
+        checks.finite_tensor("data", data)
     if isinstance(bandwidth, str):
         checks.choice("bandwidth", bandwidth, ("scott", "silverman"))
         bandwidth = rule_bandwidth(data, bandwidth)
@@ -150,8 +150,10 @@ def rule_bandwidth(data: Tensor, rule: str) -> float:
     if not isinstance(data, Tensor) or data.ndim < 1 or len(data) < 2 or data.numel() == 0:
         got = tuple(data.shape) if isinstance(data, Tensor) else type(data).__name__
         checks.refuse("at least two samples (n, *E) to choose a bandwidth", got, ShapeError)
-    rows = flat(data).double()
+    rows = flat(data)
     n, d = rows.shape
-    std = math.sqrt(rows.var(0).mean().item())
+    few = max(1, 2**20 // n)  # columns at a time: a float64 copy of all would take twice the memory
+    variances = [part.double().var(0).sum().item() for part in torch.split(rows, few, 1)]
+    std = math.sqrt(math.fsum(variances) / d)
     factor = 1 / n if rule == "scott" else 4 / (n * (d + 2))
     return std * math.pow(factor, 1 / (d + 4))

@@ -123,10 +123,13 @@ def edit(
     checks.that(source is None, expected, type(sampler).__name__, IncompatibleError)
     request = Request(sde, [None], model, None, samples, seed, None, x0, label, x0.dtype, name="x0")
     x, rows = x0.detach().to(request.device, copy=True), request.samples
-    # Draw 0 of a run starts it; the run from init= that follows leaves that draw out.
-    z = request.open(rows, [None], domain_at(Domain.RESTART, t)).draw(0)
-    own = slice(rows.start, rows.stop)
-    x[own] = sde.perturb(request.scale.to_state(x[own]), t, z)
+    size = max(1, len(rows)) if max_batch is None else checks.count("max_batch", max_batch)
+    for first in range(rows.start, rows.stop, size):
+        part = range(first, min(first + size, rows.stop))
+        own = slice(part.start, part.stop)
+        # Draw 0 of a run starts it; the run from init= that follows leaves that draw out.
+        z = request.open(part, [None], domain_at(Domain.RESTART, t)).draw(0)
+        x[own] = sde.perturb(request.scale.to_state(x[own]), t, z)
     return rest.sample(
         model,
         samples=samples,

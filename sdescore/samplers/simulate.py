@@ -27,6 +27,7 @@ from sdescore.errors import DivergenceError, ScheduleError, ShapeError, TimeErro
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, SeededNoise, Span
 from sdescore.samplers.request import domain_at, not_finite, require_init
+from sdescore.score.interface import require_steady
 from sdescore.sde.base import SDE, as_time, check_times
 from sdescore.shapes import align
 
@@ -99,7 +100,8 @@ def simulate(
         Times that are no numbers, outside [0, T] or in the wrong order for this SDE; ``steps`` no
         positive integer, or both or neither of ``steps`` and ``times``.
     IncompatibleError
-        An unknown method, ``"exact"`` without a transition kernel, a foreign noise source.
+        An unknown method, ``"exact"`` without a transition kernel, a foreign noise source, or a
+        reverse SDE whose network has dropout or batch norm in training mode.
     DivergenceError
         The state turned NaN or infinite.
 
@@ -112,6 +114,7 @@ def simulate(
     True
     """
     checks.instance("sde", sde, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
+    require_steady(getattr(sde, "score", None))  # of a reverse SDE
     require_init(x0, "x0")
     checks.finite_tensor("x0", x0)
     fits = x0.dtype in (torch.float32, torch.float64)

@@ -33,9 +33,27 @@ def unwrapped(score: object) -> Any:
 
 
 def sde_of(score: object) -> Any:
-    """The SDE that a score says it is on, or None."""
-    found = getattr(score, "sde", None)
-    return getattr(unwrapped(score), "sde", None) if found is None else found
+    """The SDE that a score says it is on, or None; Python's wrappers of a call are looked through.
+
+    These are ``functools.partial``, a method such as ``model.forward``, and ``functools.wraps``.
+    """
+    while score is not None:
+        found = getattr(score, "sde", None) or getattr(unwrapped(score), "sde", None)
+        if found is not None:
+            return found
+        names = ("func", "__self__", "__wrapped__")
+        score = next(filter(None, (getattr(score, name, None) for name in names)), None)
+    return None
+
+
+def require_steady(score: object) -> None:
+    """Refuse a network in training mode whose dropout or batch norm would change each call."""
+    changing = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+    modules = score.modules() if isinstance(score, nn.Module) else ()
+    layer = next((m for m in modules if m.training and isinstance(m, changing)), None)
+    got = f"one with {type(layer).__name__} in training mode; call .eval() first"
+    expected = "a score that is the same function at every call"
+    checks.that(layer is None, expected, got, IncompatibleError)
 
 
 def log_density_of(score: object) -> Callable[..., Tensor]:

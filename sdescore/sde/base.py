@@ -121,7 +121,8 @@ class ReverseSDE(SDE):
     Raises
     ------
     ScheduleError, IncompatibleError
-        ``eta`` is outside [0, 1]; ``forward`` is no SDE to reverse, or ``score`` not callable.
+        ``eta`` is outside [0, 1]; ``forward`` is no SDE to reverse, or ``score`` not callable, or
+        on another SDE.
 
     Examples
     --------
@@ -143,7 +144,10 @@ class ReverseSDE(SDE):
         if forward.backward:
             got = f"{type(forward).__name__}, a reversal already; use its .forward"
             checks.refuse("an SDE that runs up in time to reverse", got, IncompatibleError)
-        checks.function("score", self.score)
+        own = getattr(checks.function("score", self.score), "sde", None)
+        got = f"one on {own!r:.200}"
+        same = own is None or own == forward
+        checks.that(same, f"a score on {forward!r:.200}", got, IncompatibleError)
         eta = checks.number("eta", self.eta, at_least=0, at_most=1, error=ScheduleError)
         vars(self).update(eta=eta, t_min=forward.t_min, deterministic=eta == 0)
 

@@ -91,3 +91,20 @@ def test_what_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(error, match=match):
             ss.load_guided_diffusion(path, config)  # type: ignore[arg-type]
+
+
+def spoil(value: Tensor, what: str) -> Tensor:
+    if what == "nan":
+        value = value.clone()
+        value.view(-1)[0] = math.nan
+        return value
+    return {"complex": value + 1j, "sparse": value.to_sparse()}[what]
+
+
+@pytest.mark.parametrize("what", ["nan", "complex", "sparse"])
+def test_weights_that_are_no_finite_real_numbers_are_refused(tmp_path: Path, what: str) -> None:
+    net, path = saved(tmp_path)
+    state = net.state_dict()
+    torch.save({**state, "out.2.bias": spoil(state["out.2.bias"], what)}, path)
+    with pytest.raises(ss.errors.CheckpointError, match=r"finite real numbers in 'out\.2\.bias'"):
+        ss.load_guided_diffusion(path, CONFIG)

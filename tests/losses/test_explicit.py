@@ -13,9 +13,17 @@ from sdescore.losses import (
     explicit_loss,
     kernel_density_score,
 )
+from tests.helpers.memory import Peak
 from tests.helpers.objectives import (
     draw,
 )
+
+
+def test_a_bandwidth_is_found_without_a_copy_of_the_data() -> None:
+    data = torch.randn(10_000, 512, generator=torch.Generator().manual_seed(0))
+    with Peak() as memory:
+        kernel_density_score(data)
+    assert memory.peak < 1.5 * data.nbytes  # some columns in float64; all of them are twice that
 
 
 def test_kernel_density_score_is_scipy_s() -> None:

@@ -15,8 +15,10 @@ from scipy import stats
 from torch import Tensor
 
 import sdescore as ss
+from sdescore.noise import counter, sources
 from sdescore.samplers import edit
 from tests.helpers.affine import CONSTANT, START, Modes, coefficients, output_moments
+from tests.helpers.memory import Peak
 
 ALPHA = 1e-6
 N = 20_000
@@ -126,6 +128,17 @@ def test_rows_and_chunks_are_those_of_the_whole(sampler: Any) -> None:
     assert torch.equal(some, whole[3:8]) and torch.equal(x0, before)
     other = edit(sampler, elementwise, x0, **(options | {"seed": 6}))
     assert (other - whole).abs().min() > 0
+
+
+def test_parts_bound_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the data, the result, and what a part takes; all at once it is some eight times."""
+    monkeypatch.setattr(counter, "_CHUNK", 1 << 10)  # little scratch beside the parts
+    monkeypatch.setattr(sources, "_BUFFER", 1 << 10)
+    sampler = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.Ancestral(), steps=3)
+    x0 = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    with Peak() as memory:
+        edit(sampler, lambda x, t: -x, x0, strength=0.9, max_batch=20)
+    assert memory.peak < 4 * x0.nbytes
 
 
 def test_data_are_in_their_own_units() -> None:
