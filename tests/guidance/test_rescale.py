@@ -45,6 +45,18 @@ def test_the_guided_v_has_the_papers_standard_deviation(phi: float, t: Tensor) -
     torch.testing.assert_close(found, torch.from_numpy(np.stack(expected)), rtol=1e-5, atol=1e-5)
 
 
+def test_two_numbers_are_rescaled() -> None:
+    """The least that have a spread: half the difference is all of it."""
+    one, zero = (ss.GaussianScore([m, 0.0], 0.5, VP) for m in (2.0, -1.0))
+    x, t = noise().reshape(-1, 2)[:5], torch.tensor(0.4, dtype=torch.float64)
+    plain, found = (
+        ss.convert(score(x, t), x, *VP.marginal(t), "score", "v")
+        for score in (one, ss.classifier_free(one, zero, 3.0, rescale=1.0))
+    )
+    spread, wanted = ((v[:, 0] - v[:, 1]).abs() for v in (found, plain))
+    torch.testing.assert_close(spread, wanted, rtol=1e-9, atol=0)
+
+
 def test_nothing_to_rescale() -> None:
     """φ = 0, ω = 1, an event of one number, and a v that is 0 in all elements."""
     x, t = noise(), torch.tensor(0.4)

@@ -88,6 +88,16 @@ def test_a_schedule_by_time_is_asked_for_all_times_or_one() -> None:
     )
 
 
+def test_an_interval_holds_its_upper_end_alone() -> None:
+    """On EDM's SDE the noise ratio is t, exactly."""
+    sde, x = ss.EDMSDE(), noise(3)
+    one, zero = (ss.GaussianScore([m, 0.0], 1.0, sde) for m in (1.0, -1.0))
+    guided = ss.classifier_free(one, zero, 3.0, interval=(0.5, 2.0))
+    t = torch.tensor([0.5, 1.0, 2.0], dtype=F64)
+    moved = (guided(x, t) - one(x, t)).abs().sum(1)
+    assert moved[0] == 0 and (moved[1:] > 0.1).all()
+
+
 @pytest.mark.parametrize("sde", SDES, ids=["vp", "ve"])
 def test_outside_an_interval_the_conditional_score_is_alone(sde: ss.LinearSDE) -> None:
     low, high = 0.1, 2.0

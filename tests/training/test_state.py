@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.training import data as data_module
 from sdescore.training.data import fingerprint
+from sdescore.training.state import divergence
 from tests.helpers.training import Dropping, assert_same_file, cloud, make, run
 
 
@@ -172,3 +174,12 @@ def test_a_run_gives_no_warning(tmp_path: Path) -> None:
         run(make(), tmp_path / "m.safetensors", steps=3)
         run(make(), tmp_path / "m.safetensors", steps=3, resume=True)
         ss.load(tmp_path / "m.safetensors", net=Dropping())
+
+
+def test_a_diverged_step_names_its_first_bad_sample() -> None:
+    """Its time; and the index of every one, in order."""
+    losses, t = torch.tensor([1.0, math.nan, 2.0, math.inf]), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    error = divergence(7, math.nan, losses, t, torch.tensor([40, 30, 20, 10]), None)
+    assert error.step == 7 and error.t == pytest.approx(0.2) and error.samples == [10, 30]
+    error = divergence(7, 2.0, torch.tensor([1.0, 3.0]), t[:2], torch.tensor([40, 30]), None)
+    assert error.t == pytest.approx(0.2) and error.samples == []

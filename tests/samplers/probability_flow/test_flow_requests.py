@@ -140,6 +140,10 @@ def untouched(x: Tensor, t: Tensor) -> Tensor:
         (ss.errors.ParameterError, {"max_batch": 0}),
         (ss.errors.ParameterError, {"probes": 0}),
         (ss.errors.ParameterError, {"probes": 2.5}),
+        (
+            ss.errors.ShapeError,
+            {"probes": torch.zeros(0, 2, 2), "divergence": "hutchinson"},
+        ),
         (ss.errors.ParameterError, {"seed": 0.5}),
         (ss.errors.IncompatibleError, {"divergence": "approximate"}),
         (ss.errors.IncompatibleError, {"probe_distribution": "cauchy"}),
