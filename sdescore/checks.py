@@ -1,7 +1,7 @@
 """Every refusal, one wording a question.
 
-A function here looks at one value, and returns it as what the library works with: numpy's scalars
-become Python numbers. Each message says what was expected, what came, and what to do.
+A function here looks at one value and returns it; numpy's scalars become Python numbers. Each
+message says what was expected, what came, and what to do.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Error = type[SDEScoreError]
+MOST = 2**63 - 1  # the largest number that torch counts to
 
 
 def refuse(expected: str, got: object, error: Error = ParameterError) -> NoReturn:
@@ -77,12 +78,12 @@ def count(
     value: object,
     *,
     at_least: int = 1,
-    at_most: int | None = None,
+    at_most: int = MOST,
     error: Error = ParameterError,
 ) -> int:
     """``value`` as an int, refused unless it is a whole number in the range asked for."""
-    if not is_count(value) or value < at_least or (at_most is not None and value > at_most):
-        top = "" if at_most is None else f" and at most {at_most}"
+    if not is_count(value) or not at_least <= value <= at_most:
+        top = "" if at_most == MOST else f" and at most {at_most}"
         refuse(f"an integer {name} >= {at_least}{top}", named(name, value), error)
     return int(value)
 
@@ -321,8 +322,7 @@ def part_name(part: object) -> str:
 def finite_tensor(name: str, x: Tensor) -> Tensor:
     """``x``, refused where it holds NaN or infinity; looked at by blocks, without a large copy."""
     for block in torch.split(x.detach().flatten(), 1 << 20):
-        if not bool(block.isfinite().all()):
-            refuse(f"finite {name}", "NaN or infinity in it")
+        that(bool(block.isfinite().all()), f"finite {name}", "NaN or infinity in it")
     return x
 
 
@@ -330,6 +330,8 @@ def state(x: Tensor, name: str = "x") -> None:
     """Refuse anything that is not a floating-point ``(B, *E)`` tensor."""
     if not isinstance(x, Tensor):
         refuse(f"{name} to be a torch.Tensor", type(x).__name__, ShapeError)
+    if x.layout is not torch.strided or (x.is_floating_point() and x.itemsize < 2):
+        refuse(f"a dense {name} of 16 bits or more", f"{x.dtype}, {x.layout}", ShapeError)
     if not x.is_floating_point():
         advice = "convert it, e.g. with .float()"
         if x.is_complex():  # .float() would drop the imaginary part
@@ -344,7 +346,5 @@ def same_shape(value: Tensor, x: Tensor, name: str, x_name: str = "x") -> None:
     """Refuse a ``value`` that is not shaped like the state ``x``; nothing broadcasts silently."""
     state(value, name)
     state(x, x_name)
-    if value.shape != x.shape:
-        raise ShapeError(
-            f"expected {name} shaped like {x_name}, {tuple(x.shape)}, got {tuple(value.shape)}"
-        )
+    expected = f"{name} shaped like {x_name}, {tuple(x.shape)}"
+    that(value.shape == x.shape, expected, tuple(value.shape), ShapeError)

@@ -88,5 +88,5 @@ def test_require_state(bad: object, got: str) -> None:
 def test_require_same_shape() -> None:
     checks.state(torch.ones(0, 3).half())
     checks.same_shape(torch.ones(2, 3).half(), torch.ones(2, 3), "y")
-    with pytest.raises(ss.errors.ShapeError, match=r"y shaped like x, \(2, 3\), got \(3,\)"):
+    with pytest.raises(ss.errors.ShapeError, match=r"y shaped like x, \(2, 3\); got \(3,\)"):
         checks.same_shape(torch.ones(3), torch.ones(2, 3), "y")

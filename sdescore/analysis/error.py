@@ -201,9 +201,10 @@ def requested(spectrum: Tensor | None, data: Tensor | None, mean: Tensor | None)
             raise IncompatibleError("expected no mean= beside data=, which have their own")
         return data_spectrum(data)
     for name, value in (("spectrum", spectrum), ("mean", mean)):
-        fits = value is None or (isinstance(value, Tensor) and value.ndim == 1)
-        got = getattr(value, "shape", type(value).__name__)
-        checks.that(fits, f"{name} to be a tensor (M,)", got, ShapeError)
+        real = isinstance(value, Tensor) and not value.is_complex()
+        fits = value is None or (real and value.ndim == 1)
+        what = f"{getattr(value, 'dtype', '')} {getattr(value, 'shape', type(value).__name__)}"
+        checks.that(fits, f"{name} to be a real tensor (M,)", what.strip(), ShapeError)
     variance = spectrum.to("cpu", torch.float64)  # type: ignore[union-attr]
     usable = len(variance) > 0 and bool((variance.isfinite() & (variance >= 0)).all())
     checks.that(usable, "finite variances >= 0, at least one", f"{spectrum!r:.200}")

@@ -240,4 +240,5 @@ def standard_normal(
     >>> bool((one[0, 0] == many[5, 3]).all())
     True
     """
+    device = checks.device(device)
     return NormalStream(seed, samples, event_shape, device=device, domain=domain).draw(draws)

@@ -317,9 +317,10 @@ def check_run(
     shard: bool,
 ) -> float:
     """The seconds that a run may take; refuses a path or a function that cannot be used."""
-    for name, function in {"callback": callback, "transform": transform}.items():
-        if function is not None:
-            checks.function(name, function)
+    for name, part in {"callback": callback, "transform": transform}.items():
+        if part is not None:
+            function: Any = checks.function(name, part)
+            checks.accepts(function, ("x",), (), f"{name}(x)", checks.part_name(function))
     limit = math.inf if seconds is None else checks.number("max_seconds", seconds, above=0)
     if path is None:
         checks.that(not resume, "path= for resume=True", "none; name a file", IncompatibleError)

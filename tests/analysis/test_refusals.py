@@ -58,6 +58,15 @@ X = uneven(10, 3)
 NAN = torch.cat([X, torch.full((1, 3), math.nan, dtype=F64)])
 
 REFUSALS: dict[str, tuple[Refusal, ...]] = {
+    "complex variances lose nothing unseen": (
+        (
+            lambda: ss.analysis.gaussian_error(
+                ss.PredictorCorrector(ss.VPSDE(), steps=3), torch.tensor([0.1 + 1j])
+            ),
+            ShapeError,
+            "spectrum to be a real tensor",
+        ),
+    ),
     "what has no grid is refused": (
         *(
             (
@@ -122,7 +131,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 (
                     {"spectrum": torch.ones(2, 2)},
                     ShapeError,
-                    r"expected spectrum to be a tensor \(M,\)",
+                    r"expected spectrum to be a real tensor \(M,\)",
                 ),
                 (
                     {"spectrum": torch.tensor([1.0, -1.0])},

@@ -32,6 +32,20 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             [(3, 5, 2), (4, 4, 2), (4, 5, 3), (4,)],
         ),
     ),
+    "a device that is not there is refused": (
+        *each(
+            lambda device: ss.noise.standard_normal(0, [0], range(2), (2,), device=device),
+            ParameterError,
+            "a device of this machine",
+            ("cuda:99", "nowhere", 3.5),
+        ),
+        *each(
+            lambda device: ss.VPSDE().prior_sample((2, 2), device=device),
+            ParameterError,
+            "a device of this machine",
+            ("cuda:99", "meta"),
+        ),
+    ),
     "times off the path are refused": (
         *each(
             lambda t: ss.noise.BrownianPath(0, range(2), (), 1.0).value(t),

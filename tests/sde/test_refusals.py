@@ -142,7 +142,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         *each(
             lambda call: call(torch.ones(2, 1)),
             ShapeError,
-            r"\(2, 3\), got \(2, 1\)",
+            r"\(2, 3\); got \(2, 1\)",
             (
                 ss.VPSDE().kernel(0.5)(torch.ones(2, 3)).sample,
                 ss.VPSDE().kernel(0.5)(torch.ones(2, 3)).log_prob,

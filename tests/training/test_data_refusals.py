@@ -42,6 +42,8 @@ class Growing(Pairs):
         ([[0.0]], "torch.Tensor"),
         ([cloud().long()], "floating point"),
         ([torch.ones(())], r"\(B, \*E\)"),
+        ([cloud().to_sparse()], "a dense"),
+        ([cloud().to(torch.float8_e4m3fn)], "of 16 bits or more"),
         ([(cloud(), LABELS, LABELS)], "3 parts"),
         ([()], "0 parts"),
         ([{"x": cloud(), "labels": LABELS}], r"\['labels', 'x'\]"),
