@@ -91,8 +91,11 @@ def survivors(rooms: list[Room]) -> list[Mutant]:
 
 
 def saved_reasons() -> dict[str, str]:
-    """What the saved result says of survivors: people write it there."""
-    return json.loads(RESULT.read_text("utf-8"))["survivors"] if RESULT.exists() else {}
+    """What the saved result says of survivors, other runs' too: people write it there."""
+    if not RESULT.exists():
+        return {}
+    saved: dict[str, dict[str, str]] = json.loads(RESULT.read_text("utf-8"))
+    return saved["survivors"] | saved.get("others", {})
 
 
 def save(rooms: list[Room]) -> None:
@@ -119,6 +122,7 @@ def save(rooms: list[Room]) -> None:
         "rooms": counts,
         "survivors": {m.name: reasons.get(m.name, "") for m in survivors(rooms)},
     }
+    content["others"] = {n: r for n, r in reasons.items() if r and n not in content["survivors"]}
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     RESULT.write_text(text, encoding="utf-8")
     RESULT.with_suffix(".md").write_text(table(rooms) + "\n", encoding="utf-8")
