@@ -53,7 +53,8 @@ def step_seed(seed: int, step: int, domain: int = 0) -> int:
 
     Knuth's multiplicative hash spreads the starts of runs whose seeds are small numbers, so that
     they share none within a million steps. Domain 0 is the step's own generator, 1 torch's global
-    one, 2 that of the held-out batch of this number; their distance keeps that promise.
+    one, 2 that of the held-out batch of this number, 3 a rank's noise, 4 what a stream of batches
+    draws; their distance keeps that promise.
     """
     return (seed * 0x9E3779B1 + step + domain * 0x33300000) % 2**32
 

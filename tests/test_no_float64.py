@@ -145,8 +145,10 @@ def test_training(device: torch.device) -> None:
     """The device's own kernels may round otherwise: AdamW's are not fused there."""
     data = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
     options: dict[str, Any] = {"steps": 5, "batch_size": 16, "progress": False}
+    options |= {"validation": data[:20], "validate_every": 2}
     here = ss.train(small(VP), data, **options)
     there = ss.train(small(VP), data, device=device, **options)
+    assert there.best is not None
     assert there.model.device == device
     assert there.losses == pytest.approx(here.losses, rel=1e-4)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from operator import itemgetter
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, default_collate
 
 from sdescore import checks
+from sdescore.borrowed import borrowed_generator, step_seed
 from sdescore.conditions import each_tensor, names_of, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.training.data import Batch, Indexed, Share, Source, require_samples, tensor_of
@@ -80,6 +82,17 @@ class Stream(Source):
                 raise IncompatibleError(f"expected {expected}; got {got}") from error
 
     def draw(self, generator: torch.Generator, n: int, share: Share) -> Batch | None:
+        # A shuffle that begins, and a stream of random numbers, are the same on all ranks.
+        common = step_seed(generator.initial_seed(), 0, domain=4)
+        with borrowed_generator(common) if self.shared else nullcontext():
+            batch = self._drawn()
+        if batch is None or not self.shared:
+            return batch and batch._replace(whole=len(batch.x))
+        x, label, own = batch.x, batch.label, share.of(len(batch.x))
+        label = each_tensor(itemgetter(own), label)
+        return Batch(x[own], label, None, own.start, len(x))
+
+    def _drawn(self) -> Batch | None:
         batch = self.waiting.popleft() if self.waiting else self._next(self.batches)
         if batch is None and self.again:
             self.epoch += 1
@@ -88,11 +101,7 @@ class Stream(Source):
                 sampler.set_epoch(self.epoch)
             self.batches = self._begun()
             batch = self._next(self.batches)
-        if batch is None or not self.shared:
-            return batch and batch._replace(whole=len(batch.x))
-        x, label, own = batch.x, batch.label, share.of(len(batch.x))
-        label = each_tensor(itemgetter(own), label)
-        return Batch(x[own], label, None, own.start, len(x))
+        return batch
 
     def once(self, n: int, share: Share) -> Iterator[Batch]:
         batches = iter(partial(self._next, self._begun()), None)

@@ -187,7 +187,7 @@ class Validation:
                     break
                 number = rank + turn * size  # of the batch, on whatever process it is
                 found = self._found(model, batch, number)
-                sums[0] += found.per_sample.detach().double().sum().item()
+                sums[0] += found.per_sample.detach().cpu().double().sum().item()
                 sums[1] += len(batch.x)
         total, samples = sums if self.ranks is None else self.ranks.meet(*sums)
         checks.that(samples > 0, "validation= with samples whenever it is read", ONCE)

@@ -62,6 +62,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "labels": {"data": X, "labels": LABELS, "label_dropout": 0.3, "accumulate": 2},
     "dataset": {"data": TensorDataset(X, LABELS), "batch_size": 7},
     "batches": {"data": stream(), "label_dropout": 0.3, "batch_size": None},
+    "shuffled": {
+        "data": DataLoader(TensorDataset(X, LABELS), batch_size=25, shuffle=True),
+        "batch_size": None,
+    },
     "objective": {"data": X, "objective": ss.losses.implicit_loss, "lr": 1e-3},
     "validation": {"data": X, "validation": X[:25] + 0.1, "validate_every": 5},
 }

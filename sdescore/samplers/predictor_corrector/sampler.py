@@ -13,7 +13,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.correctors.none import NoCorrector
 from sdescore.errors import IncompatibleError, ScheduleError
-from sdescore.grids.base import CustomGrid, Grid
+from sdescore.grids.base import MOST, CustomGrid, Grid
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource
 from sdescore.predictors.adams import ExponentialAdams
@@ -131,7 +131,7 @@ class PredictorCorrector:
             checks.linear(self.sde, "the last denoise", "pass denoise=False")
         n = self.steps
         if n is not None:
-            n = checks.count("steps", n, error=ScheduleError)
+            n = checks.count("steps", n, at_most=MOST, error=ScheduleError)
             if not self.denoise and not isinstance(grid, CustomGrid):
                 n += 1  # n moves have n + 1 ends
         times = grid.times(self.sde, n)
