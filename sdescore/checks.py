@@ -83,7 +83,7 @@ def count(
 ) -> int:
     """``value`` as an int, refused unless it is a whole number in the range asked for."""
     if not is_count(value) or not at_least <= value <= at_most:
-        top = "" if at_most == MOST else f" and at most {at_most}"
+        top = f" and at most {at_most}" * (at_most < MOST or (is_count(value) and value > MOST))
         refuse(f"an integer {name} >= {at_least}{top}", named(name, value), error)
     return int(value)
 

@@ -37,13 +37,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.losses.loss import Loss
 from sdescore.losses.matching import ScoreAt, check_probes, draw_probes, matching
 from sdescore.losses.weighting import Weighting, per_sample_number
+from sdescore.score.interface import DROPOUTS
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Condition, Time
@@ -51,14 +52,6 @@ from sdescore.typing import Condition, Time
 __all__ = ["finite_difference_loss"]
 
 ENERGY_STEP, SCORE_STEP = 0.03, 0.005
-DROPOUTS = (
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.AlphaDropout,
-    nn.FeatureAlphaDropout,
-)
 
 
 def finite_difference_loss(

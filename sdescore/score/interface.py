@@ -8,6 +8,7 @@ functions here look through the wrappers. What calls a score still calls the wra
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -20,6 +21,15 @@ from sdescore.conditions import parts_of
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.score.convention import PLAIN, DataScale
 from sdescore.typing import Condition
+
+DROPOUTS = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 
 
 def unwrapped(score: object) -> Any:
@@ -37,23 +47,30 @@ def sde_of(score: object) -> Any:
 
     These are ``functools.partial``, a method such as ``model.forward``, and ``functools.wraps``.
     """
-    while score is not None:
-        found = getattr(score, "sde", None) or getattr(unwrapped(score), "sde", None)
+    while True:
+        found = getattr(score, "sde", None)
+        found = getattr(unwrapped(score), "sde", None) if found is None else found
+        if isinstance(score, functools.partial):
+            score = score.func
+        elif inspect.ismethod(score):
+            score = score.__self__
+        elif inspect.isfunction(score) and hasattr(score, "__wrapped__"):
+            score = score.__wrapped__
+        else:
+            return found
         if found is not None:
             return found
-        names = ("func", "__self__", "__wrapped__")
-        score = next(filter(None, (getattr(score, name, None) for name in names)), None)
-    return None
 
 
 def require_steady(score: object) -> None:
     """Refuse a network in training mode whose dropout or batch norm would change each call."""
-    changing = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
     modules = score.modules() if isinstance(score, nn.Module) else ()
-    layer = next((m for m in modules if m.training and isinstance(m, changing)), None)
-    got = f"one with {type(layer).__name__} in training mode; call .eval() first"
-    expected = "a score that is the same function at every call"
-    checks.that(layer is None, expected, got, IncompatibleError)
+    for layer in modules:
+        drops = isinstance(layer, DROPOUTS) and layer.p > 0
+        if layer.training and (drops or isinstance(layer, nn.modules.batchnorm._BatchNorm)):
+            got = f"one with {type(layer).__name__} in training mode; call .eval() first"
+            expected = "a score that is the same function at every call"
+            checks.refuse(expected, got, IncompatibleError)
 
 
 def log_density_of(score: object) -> Callable[..., Tensor]:

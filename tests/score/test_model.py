@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import pytest
@@ -301,40 +300,3 @@ def test_modules_are_put_in_eval_mode_and_back() -> None:
 class Broken(ss.noise.NoiseSource):
     def open(self, *args, **options):
         return 1 / 0
-
-
-class Elsewhere(nn.Module):
-    """A network in training mode whose dropout changes each call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.drop = nn.Dropout(0.5)
-
-    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
-        return self.drop(-x)
-
-
-def test_a_wrapped_call_is_on_the_models_sde() -> None:
-    """A sampler on another SDE would give another distribution, unnoticed."""
-    model = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE())
-    partial, sampler = functools.partial(model), ss.PredictorCorrector(ss.SubVPSDE(), steps=2)
-    wrapped = functools.wraps(model)(lambda x, t: model(x, t))
-    for score in (partial, functools.partial(partial), model.forward, wrapped, model):
-        with pytest.raises(ss.errors.IncompatibleError, match="a model on the sampler's SDE"):
-            sampler.sample(score, (2, 2))
-        ss.PredictorCorrector(ss.VPSDE(), steps=2).sample(score, (2, 2))
-    with pytest.raises(ss.errors.IncompatibleError, match=r"a score on SubVPSDE.*one on VPSDE"):
-        ss.SubVPSDE().reverse(model)
-
-
-def test_a_network_in_training_mode_is_refused_where_it_runs_as_it_is() -> None:
-    net, x = Elsewhere(), torch.ones(3, 2)
-    for run in (
-        lambda: ss.langevin.chains(net, x, 0.1, 2),
-        lambda: ss.simulate(ss.VPSDE().reverse(net), x, start=1.0, end=0.5, steps=2),
-    ):
-        net.train()
-        with pytest.raises(ss.errors.IncompatibleError, match=r"Dropout in training mode; call"):
-            run()
-        net.eval()
-        run()
