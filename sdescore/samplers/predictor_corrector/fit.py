@@ -23,6 +23,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Predictor
 
 LIMIT = 4.0  # times too wide
+NOISE_LIMIT, VISIBLE = 2.0, 0.01  # of a flat background; noise as far below the data is not seen
 MOST_STEPS = 4096
 
 
@@ -34,7 +35,7 @@ def warn_of_few_steps(
     times: Tensor,
     denoise: bool | str,
 ) -> None:
-    """Warn where the predictor's moves leave a mode more than ``LIMIT`` times too wide.
+    """Warn where the predictor's moves leave a mode too wide, as ``too_wide`` says.
 
     A corrector is not judged: it may be made for data of a known width.
     """
@@ -43,13 +44,14 @@ def warn_of_few_steps(
         finer = grid.times(sde, steps if denoise else steps + 1)
         tableau = predictor.tableau(sde, finer)
         rows = [Move(n, 0.0, 0.0, tableau, n) for n in range(len(tableau))]
-        return bool((excess(rows, sde, finer)[1] <= LIMIT).all())
+        return not bool(too_wide(*excess(rows, sde, finer)).any())
 
     moves = [row.move for row in program.rows if not row.move.corrects]
     std, ratio = excess(moves[: -1 if denoise else None], sde, times)
-    if bool((ratio <= LIMIT).all()):
+    wide = too_wide(std, ratio)
+    if not bool(wide.any()):
         return
-    if ratio[0] > LIMIT:
+    if wide[0]:
         sigma = sde.marginal(times[-1])[1].item()
         got = f"{ratio[0].item():.2g} times the noise {sigma:.2g} that should be left at the end"
     else:
@@ -85,6 +87,17 @@ def excess(moves: list[Move], sde: LinearSDE, times: Tensor) -> tuple[Tensor, Te
     chain = AffineRows(moves).on(sde, modes)
     ratio = ((chain.transfer.square() * start + chain.variance) / end).sqrt()
     return std, ratio.nan_to_num(nan=torch.inf)
+
+
+def too_wide(std: Tensor, ratio: Tensor) -> Tensor:
+    """Which modes of ``excess`` are too wide.
+
+    An unstable method is seen at ``LIMIT``. Noise on a flat background is seen earlier: from
+    ``NOISE_LIMIT`` times what should be left, unless it is below ``VISIBLE`` of data of std 1.
+    """
+    wide = ratio > LIMIT
+    wide[0] |= (ratio[0] > NOISE_LIMIT) & (ratio[0] * std[1] > VISIBLE)
+    return wide
 
 
 def steps_needed(enough: Callable[[int], bool], steps: int) -> str:

@@ -13,7 +13,7 @@ import torch
 
 import sdescore as ss
 from sdescore.errors import StepsWarning
-from sdescore.samplers.predictor_corrector.fit import LIMIT, excess
+from sdescore.samplers.predictor_corrector.fit import LIMIT, NOISE_LIMIT, VISIBLE, excess
 from tests.helpers.affine import Modes, output_moments
 
 SDES = {
@@ -90,9 +90,27 @@ def test_noise_above_what_is_left_is_said_with_the_number_of_steps_that_is_enoug
     said = float(re.search(r"leave ([\d.e+]+) times the noise 0.01 ", message)[1])
     assert last < said < 1.2 * last and said > LIMIT
     enough = int(re.search(r"take (\d+) steps", message)[1])
-    assert 100 < enough < 200
+    assert 300 < enough < 400
     assert warned(sde, **parts, steps=enough) == []
     assert warned(sde, **parts, steps=int(enough / 1.2)) != []
+    assert warned(sde, **parts, steps=1000) == []
+
+
+def test_noise_that_one_sees_is_said_below_the_limit_of_an_unstable_chain() -> None:
+    """The SDE of the galaxies (docs/howto/galaxies.md): a background of 0.24 for 0.1."""
+    parts = {"predictor": ss.ReverseDiffusion(), "grid": ss.UniformGrid()}
+    (message,) = warned(ss.VPSDE(beta_min=10.0, beta_max=10.0), **parts, steps=100)
+    said = float(re.search(r"leave ([\d.e+]+) times the noise 0.1 ", message)[1])
+    assert NOISE_LIMIT < said < LIMIT
+    assert warned(ss.VPSDE(beta_min=10.0, beta_max=10.0), **parts, steps=1000) == []
+
+
+def test_noise_far_below_the_data_is_not_said_there() -> None:
+    """Sub-VP's σ at t_min is 1e-4 of the data's: 2.4 times that is not seen."""
+    sde, parts = ss.SubVPSDE(), {"predictor": ss.EulerMaruyama(), "grid": ss.UniformGrid()}
+    sampler = silent(sde, **parts, steps=1000)
+    std, ratio = excess(list(sampler.moves())[:-1], sde, sampler.times)
+    assert NOISE_LIMIT < ratio[0] < LIMIT and ratio[0] * std[1] < VISIBLE
     assert warned(sde, **parts, steps=1000) == []
 
 
