@@ -35,7 +35,7 @@ def warn_of_few_steps(
     times: Tensor,
     denoise: bool | str,
 ) -> None:
-    """Warn where the predictor's moves leave a mode too wide, as ``too_wide`` says.
+    """Warn where the predictor's moves leave a mode too wide, as ``excess`` says.
 
     A corrector is not judged: it may be made for data of a known width.
     """
@@ -44,11 +44,10 @@ def warn_of_few_steps(
         finer = grid.times(sde, steps if denoise else steps + 1)
         tableau = predictor.tableau(sde, finer)
         rows = [Move(n, 0.0, 0.0, tableau, n) for n in range(len(tableau))]
-        return not bool(too_wide(*excess(rows, sde, finer)).any())
+        return not bool(excess(rows, sde, finer)[2].any())
 
     moves = [row.move for row in program.rows if not row.move.corrects]
-    std, ratio = excess(moves[: -1 if denoise else None], sde, times)
-    wide = too_wide(std, ratio)
+    std, ratio, wide = excess(moves[: -1 if denoise else None], sde, times)
     if not bool(wide.any()):
         return
     if wide[0]:
@@ -72,32 +71,25 @@ def warn_of_few_steps(
     )
 
 
-def excess(moves: list[Move], sde: LinearSDE, times: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviations of modes, and how many times too wide the moves leave each, ``(4,)``.
+def excess(moves: list[Move], sde: LinearSDE, times: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Standard deviations of modes, how many times too wide the moves leave each, and if too much.
 
-    The modes are 0, the noise left at ``times[-1]`` in units of the data, 1, and the geometric
-    mean of these two.
+    Each is ``(4,)``. The modes are 0, the noise left at ``times[-1]`` in units of the data, 1, and
+    the geometric mean of these two. ``LIMIT`` times shows an unstable method. Noise on the flat
+    background is seen from ``NOISE_LIMIT`` times on, unless it is below ``VISIBLE``.
     """
     left = sde.noise_ratio(times[-1])
     std = torch.stack([0 * left, left, left.sqrt(), torch.ones_like(left)])
     if not moves or not left:  # nothing to go wrong, or no score at the end
-        return std, torch.ones_like(std)
+        return std, torch.ones_like(std), std < 0
     modes = Spectrum(std.square(), torch.zeros_like(std))
     start, end = (modes.marginal(sde, t)[1] for t in times[[0, -1]])
     chain = AffineRows(moves).on(sde, modes)
     ratio = ((chain.transfer.square() * start + chain.variance) / end).sqrt()
-    return std, ratio.nan_to_num(nan=torch.inf)
-
-
-def too_wide(std: Tensor, ratio: Tensor) -> Tensor:
-    """Which modes of ``excess`` are too wide.
-
-    An unstable method is seen at ``LIMIT``. Noise on a flat background is seen earlier: from
-    ``NOISE_LIMIT`` times what should be left, unless it is below ``VISIBLE`` of data of std 1.
-    """
+    ratio = ratio.nan_to_num(nan=torch.inf)
     wide = ratio > LIMIT
-    wide[0] |= (ratio[0] > NOISE_LIMIT) & (ratio[0] * std[1] > VISIBLE)
-    return wide
+    wide[0] |= (ratio[0] > NOISE_LIMIT) & (ratio[0] * left > VISIBLE)
+    return std, ratio, wide
 
 
 def steps_needed(enough: Callable[[int], bool], steps: int) -> str:

@@ -8,9 +8,9 @@ u and w fold into the step's own numbers, and the conversion costs no pass over 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from typing import Any, NamedTuple
 
 import torch
@@ -202,7 +202,7 @@ class Folded(NamedTuple):
     """A one-stage, one-output row with the model's convention folded in: ``a x + b o + c z``."""
 
     evaluation: int
-    a: float
+    a: float | Tensor | None  # None is 1
     b: float
     draw: int
     c: float
@@ -212,26 +212,38 @@ class General(NamedTuple):
     """Any other row, with its weights on the scaled outputs."""
 
     row: Row
+    a: Sequence[float | Tensor]
     b: list[list[float]]
 
 
-def fold(rows: list[Row], model: BoundModel) -> list[Folded | General]:
+def fold(rows: list[Row], model: BoundModel, *, for_graph: bool = False) -> list[Folded | General]:
     """The numbers of all rows, for the outputs as the model gives them.
 
     A row that needs one output uses it raw. Other rows store ``o + (u/w) x``
     (:meth:`BoundModel.scaled_output`), which saves a pass over memory. Their weights contain the
     factor w that is missing there.
+
+    Torch multiplies by a tensor ``()`` at half the cost of a Python number, to the same bits. A
+    compiled graph takes the numbers: tensors on the CPU would keep it from a CUDA graph.
     """
     steps: list[Folded | General] = []
     past: list[float] = []
-    for row in rows:
-        k = row.evaluations.start
+    ones = [row.start is None and row.outputs == len(row.a) == len(row.draws) == 1 for row in rows]
+    multipliers = [
+        [row.a[0] + row.b[0][0] * model.u[row.evaluations.start]] if one else row.a
+        for row, one in zip(rows, ones, strict=True)
+    ]
+    factors: Iterator[float | Tensor] = chain.from_iterable(multipliers)
+    if not (for_graph or is_compiling()):
+        factors = iter(torch.tensor([*factors], dtype=model._dtype, device="cpu").unbind(0))
+    for row, one, numbers in zip(rows, ones, multipliers, strict=True):
+        a = list(islice(factors, len(numbers)))
         if row.move.custom is not None:
-            steps.append(General(row, []))
-        elif row.start is None and row.outputs == len(row.a) == len(row.draws) == 1:
-            b = row.b[0][0]
-            a = row.a[0] + b * model.u[k]
-            steps.append(Folded(k, a, b * model.w[k], row.draws[0], row.c[0][0]))
+            steps.append(General(row, a, []))
+        elif one:
+            k = row.evaluations.start
+            factor = None if numbers[0] == 1.0 else a[0]
+            steps.append(Folded(k, factor, row.b[0][0] * model.w[k], row.draws[0], row.c[0][0]))
         else:
             own = [] if row.move.corrects else past
             scaled = []
@@ -239,7 +251,7 @@ def fold(rows: list[Row], model: BoundModel) -> list[Folded | General]:
                 own.insert(0, model.w[k] or 1.0)
                 del own[row.outputs :]
                 scaled.append([b * w for b, w in zip(weights, own, strict=False)])
-            steps.append(General(row, scaled))
+            steps.append(General(row, a, scaled))
     return steps
 
 
@@ -260,11 +272,11 @@ def advance(
     if isinstance(step, Folded):
         k, a, b, draw, c = step
         o = model.call(x, k)
-        if a != 1.0:
+        if a is not None:
             x.mul_(a)
         x.add_(o, alpha=b)
         return x if draw < 0 else x.add_(noise.draw(draw), alpha=c)
-    row, b_all = step
+    row, a_all, b_all = step
     if row.move.custom is not None:
         score, noises = At(model, row.evaluations.start), map(noise.draw, row.draws)
         y = row.move.custom(x, score, noises=noises)
@@ -279,7 +291,7 @@ def advance(
         room = own.pop() if reuse and len(own) == row.outputs else None
         own.insert(0, model.scaled_output(y, k, room))
         del own[row.outputs :]
-        y = x.mul_(row.a[j]) if j + 1 == len(row.a) else row.a[j] * x
+        y = x.mul_(a_all[j]) if j + 1 == len(a_all) else a_all[j] * x
         for weight, o in zip(b_all[j], own, strict=False):
             if weight:
                 y.add_(o, alpha=weight)

@@ -67,7 +67,7 @@ def pure_function(
     request = Request(sde, (), model, shape, label=label, dtype=dtype, device=device)
     samples = range(request.shape[0])
     bound = BoundModel(request, samples, program)
-    steps = fold(program.rows, bound)
+    steps = fold(program.rows, bound, for_graph=True)
 
     @torch.no_grad()
     def draw(z: Tensor) -> Tensor:

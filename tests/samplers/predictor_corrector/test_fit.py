@@ -60,7 +60,7 @@ def test_the_excess_is_that_of_the_exact_distribution(
     """Against the draws' coefficients of the chain without its last denoise."""
     sampler = silent(sde, grid=silent(sde, steps=7).times, denoise=False, predictor=ss.DDIM())
     sampler = silent(sde, **{"grid": sampler.times} | parts, steps=7, denoise=False)
-    std, ratio = excess(list(sampler.moves()), sde, sampler.times)
+    std, ratio, _ = excess(list(sampler.moves()), sde, sampler.times)
     left = sde.noise_ratio(sampler.times[-1]).item()
     assert std.tolist() == pytest.approx([0, left, math.sqrt(left), 1])
     modes = Modes(np.zeros(4), std.numpy() ** 2)
@@ -109,7 +109,7 @@ def test_noise_far_below_the_data_is_not_said_there() -> None:
     """Sub-VP's σ at t_min is 1e-4 of the data's: 2.4 times that is not seen."""
     sde, parts = ss.SubVPSDE(), {"predictor": ss.EulerMaruyama(), "grid": ss.UniformGrid()}
     sampler = silent(sde, **parts, steps=1000)
-    std, ratio = excess(list(sampler.moves())[:-1], sde, sampler.times)
+    std, ratio, _ = excess(list(sampler.moves())[:-1], sde, sampler.times)
     assert NOISE_LIMIT < ratio[0] < LIMIT and ratio[0] * std[1] < VISIBLE
     assert warned(sde, **parts, steps=1000) == []
 
