@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     from sdescore.sde.linear import LinearSDE
 
 T = TypeVar("T")
-Error = type[SDEScoreError]
+ErrorClass = type[SDEScoreError]
 MOST = 2**63 - 1  # the largest number that torch counts to
 
 
-def refuse(expected: str, got: object, error: Error = ParameterError) -> NoReturn:
+def refuse(expected: str, got: object, error: ErrorClass = ParameterError) -> NoReturn:
     """Raise ``error`` in the wording that all refusals share."""
     raise error(f"expected {expected}; got {got}")
 
 
-def that(condition: bool, expected: str, got: object, error: Error = ParameterError) -> None:
+def that(condition: bool, expected: str, got: object, error: ErrorClass = ParameterError) -> None:
     """Refuse unless ``condition`` holds."""
     if not condition:
         refuse(expected, got, error)
@@ -62,7 +62,7 @@ def number(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
-    error: Error = ParameterError,
+    error: ErrorClass = ParameterError,
 ) -> float:
     """``value`` as a float, refused unless it is a finite real number in the range asked for."""
     bounds = ((above, ">", gt), (at_least, ">=", ge), (below, "<", lt), (at_most, "<=", le))
@@ -79,7 +79,7 @@ def count(
     *,
     at_least: int = 1,
     at_most: int = MOST,
-    error: Error = ParameterError,
+    error: ErrorClass = ParameterError,
 ) -> int:
     """``value`` as an int, refused unless it is a whole number in the range asked for."""
     if not is_count(value) or not at_least <= value <= at_most:
@@ -102,7 +102,7 @@ def flag(name: str, value: bool) -> bool:
     return value
 
 
-def choice(name: str, value: T, allowed: Sequence[T], error: Error = IncompatibleError) -> T:
+def choice(name: str, value: T, allowed: Sequence[T], error: ErrorClass = IncompatibleError) -> T:
     """``value``, refused unless it is one of those allowed."""
     array = getattr(value, "ndim", 0)  # whose == is one too
     if array or not any(value is option or value == option for option in allowed):
@@ -125,7 +125,7 @@ def function(name: str, value: T) -> T:
     return value
 
 
-def device(value: torch.device | str, error: Error = ParameterError) -> torch.device:
+def device(value: torch.device | str, error: ErrorClass = ParameterError) -> torch.device:
     """``value`` as a device, refused unless this machine has it and it holds data."""
     try:
         found = torch.device(value)
@@ -164,7 +164,7 @@ def linear(sde: object, user: str, advice: str = "use LinearSDE.from_marginal") 
 
 
 def numbers(
-    name: str, values: object, *, at_least: int = 1, error: Error = ParameterError
+    name: str, values: object, *, at_least: int = 1, error: ErrorClass = ParameterError
 ) -> tuple[float, ...]:
     """``values`` as floats, refused unless they are ``at_least`` finite numbers in a row."""
     # Numbers without a dtype of their own must not pass through the caller's default one.

@@ -313,6 +313,16 @@ def test_public_names_have_docstrings() -> None:
     assert not bare, f"no docstring: {', '.join(bare)}"
 
 
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_exceptions_and_nothing_else_are_called_errors(name: str) -> None:
+    """An alias of a type counts as well; exceptions that only warn end in Warning."""
+    module = vars(importlib.import_module(name))
+    classes = {key: value for key, value in module.items() if inspect.isclass(value)}
+    raised = {key for key, value in classes.items() if issubclass(value, BaseException)}
+    called = {key for key in module if key.endswith(("Error", "Warning"))}
+    assert called == raised
+
+
 @pytest.mark.parametrize("folder", ["sdescore", "tests", "benchmarks"])
 def test_files_are_short(folder: str) -> None:
     files = sorted((ROOT / folder).rglob("*.py"))

@@ -28,11 +28,11 @@ from sdescore.samplers.predictor_corrector.exact import AffineMap, AffineRows, S
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.tableau.tableau import flow_ending, mean_ending
 
-__all__ = ["GaussianError", "gaussian_error"]
+__all__ = ["GaussianOutput", "gaussian_error"]
 
 
 @dataclass(frozen=True, eq=False)
-class GaussianError:
+class GaussianOutput:
     r"""The distribution of a sampler's output beside the data's, mode by mode.
 
     All tensors are float64 and ``(M,)``, where not said otherwise. Gradients flow to the times.
@@ -114,7 +114,7 @@ def gaussian_error(
     mean: Tensor | None = None,
     times: Tensor | None = None,
     score_error: float = 0.0,
-) -> GaussianError:
+) -> GaussianOutput:
     r"""The exact distribution of a sampler's output, for Gaussian data and their exact score.
 
     For other data, it is that of the Gaussian with the same mean and covariance. It shows which
@@ -169,7 +169,7 @@ def gaussian_error(
         how = flow_ending if sampler.denoise == "flow" else mean_ending
         last = AffineRows([Move(0, times[-1].item(), 0.0, how(sde, times[-1:]))])
         end = push(last.on(sde, modes), *end)
-    return GaussianError(
+    return GaussianOutput(
         sum(tableau.evaluations for tableau, _, _ in rows.rows),
         modes.mean,
         modes.variance,

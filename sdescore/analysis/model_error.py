@@ -16,15 +16,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdescore.samplers.predictor_corrector.exact import ModelError
+from sdescore.samplers.predictor_corrector.exact import ModelErrorStd
 
 
-def constant_error(error: float) -> ModelError | None:
+def constant_error(error: float) -> ModelErrorStd | None:
     """The same error at every noise; None for an exact model."""
     return (lambda variance: torch.full_like(variance, error)) if error else None
 
 
-def error_beyond(error: float, data_variance: float) -> ModelError | None:
+def error_beyond(error: float, data_variance: float) -> ModelErrorStd | None:
     """``error`` where that of x₀ exceeds the spread of the data, and little where it does not."""
     if not error:
         return None

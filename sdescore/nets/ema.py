@@ -270,7 +270,7 @@ def averaged_dtype(value: Tensor) -> torch.dtype:
 def _require_same(
     got: Mapping[str, Tensor],
     expected: Mapping[str, Tensor],
-    error: checks.Error,
+    error: checks.ErrorClass,
 ) -> None:
     shapes, found = ({name: tuple(v.shape) for name, v in of.items()} for of in (expected, got))
     different = [name for name in shapes | found if shapes.get(name) != found.get(name)]

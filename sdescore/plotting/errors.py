@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.analysis.error import GaussianError, gaussian_error, requested
+from sdescore.analysis.error import GaussianOutput, gaussian_error, requested
 from sdescore.errors import ShapeError
 from sdescore.plotting import _style
 from sdescore.samplers.predictor_corrector.exact import Spectrum
@@ -38,7 +38,7 @@ def plot_error_against_steps(
 ) -> Figure:
     """The exact W2 of samplers on Gaussian data against what a sample costs, both logarithmic.
 
-    A curve a recipe, of :attr:`sdescore.analysis.GaussianError.w2` against ``evaluations``.
+    A curve a recipe, of :attr:`sdescore.analysis.GaussianOutput.w2` against ``evaluations``.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def plot_error_by_mode(
 ) -> Figure:
     """By how much too wide (+) or too narrow (−) each mode of Gaussian data comes out.
 
-    A curve a sampler, of :attr:`sdescore.analysis.GaussianError.relative_std`; the ordinate is
+    A curve a sampler, of :attr:`sdescore.analysis.GaussianOutput.relative_std`; the ordinate is
     linear between ±1 % and logarithmic beyond.
 
     Parameters
@@ -154,7 +154,7 @@ def plot_error_by_mode(
     return figure
 
 
-def _error(made: object, label: str, modes: Spectrum) -> GaussianError:
+def _error(made: object, label: str, modes: Spectrum) -> GaussianOutput:
     """The error of what is drawn under a label, if it is a sampler."""
     example = "ss.PredictorCorrector(sde, steps=10)"
     sampler = checks.instance(repr(label), made, PredictorCorrector, example)

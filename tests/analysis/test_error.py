@@ -144,7 +144,7 @@ def test_distances_of_gaussians(m: float, mu: float, Q: float, variance: float) 
     """W2 by quantiles, KL by quadrature."""
     one = torch.ones(1, dtype=F64)
     same = (m * one, Q * one)
-    error = ss.analysis.GaussianError(1, mu * one, variance * one, *same, one, *same, *same)
+    error = ss.analysis.GaussianOutput(1, mu * one, variance * one, *same, one, *same, *same)
     u = (np.arange(20_000) + 0.5) / 20_000
     p, q = scipy.stats.norm(mu, variance**0.5), scipy.stats.norm(m, Q**0.5)
     squared = np.mean((p.ppf(u) - q.ppf(u)) ** 2)

@@ -109,7 +109,7 @@ WITHOUT_EXAMPLE = {
     "ss.checkpoint.export",
     "ss.interop.FirstOrderLast",
     "ss.datasets.mnist_subset",
-    "ss.analysis.GaussianError",
+    "ss.analysis.GaussianOutput",
     "ss.analysis.OptimalGrid",
     "ss.fokker_planck.Evolution",
     "ss.langevin.LangevinRun",

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.analysis.optimal_grid.surrogate import Surrogate
-from sdescore.analysis.optimal_grid.trajectories import PLAIN, TrajectoryError
+from sdescore.analysis.optimal_grid.trajectories import PLAIN, TrajectoryDistance
 from sdescore.errors import IncompatibleError
-from sdescore.samplers.predictor_corrector.exact import ModelError, Spectrum, step_matrices
+from sdescore.samplers.predictor_corrector.exact import ModelErrorStd, Spectrum, step_matrices
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
@@ -69,8 +69,8 @@ def impulse_error(
     times: Tensor,
     modes: WeightedModes,
     eta: float,
-    error: ModelError | None = None,
-) -> TrajectoryError:
+    error: ModelErrorStd | None = None,
+) -> TrajectoryDistance:
     """The error of a stochastic tableau on ``times``, with ``ending`` as its last denoise.
 
     As :func:`sdescore.analysis.optimal_grid.trajectories.trajectory_error` for a deterministic one,
@@ -79,7 +79,7 @@ def impulse_error(
     errors = modes.shares * mode_errors(tableau, ending, sde, times, modes.spectrum, eta, error)
     plain = PLAIN * errors.sum() / modes.whole.sum()
     weighted = (errors / modes.spectrum.variance).sum() / len(modes.whole)
-    return TrajectoryError(plain, weighted, torch.zeros_like(plain))
+    return TrajectoryDistance(plain, weighted, torch.zeros_like(plain))
 
 
 def mode_errors(
@@ -89,7 +89,7 @@ def mode_errors(
     times: Tensor,
     spectrum: Spectrum,
     eta: float,
-    error: ModelError | None = None,
+    error: ModelErrorStd | None = None,
 ) -> Tensor:
     """Mean square distance to the SDE's path from the diffused data, ``(M,)``."""
     past = max(tableau.b.shape[-1], ending.b.shape[-1]) - 1

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdescore.analysis.optimal_grid.trajectories import TrajectoryError
+from sdescore.analysis.optimal_grid.trajectories import TrajectoryDistance
 from sdescore.predictors.multistep import moves, shares, weighted_mean
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Predictor
@@ -26,7 +26,7 @@ PATH = 0.01
 POINTS = 3  # outputs that free weights combine in a step
 BOUND = 8.0  # on the size of every free number, so that no two times meet
 MEMORY = 20  # gradients that L-BFGS remembers: about as many as a short grid has numbers
-ErrorMeasure = Callable[..., TrajectoryError]
+ErrorMeasure = Callable[..., TrajectoryDistance]
 """``(tableau, ending, sde=, times=) -> error``."""
 Free = tuple[Tensor, ...]
 Candidate = tuple[float, Free]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sdescore.analysis.optimal_grid.surrogate import Surrogate
 from sdescore.predictors.adams import ExponentialAdams
-from sdescore.samplers.predictor_corrector.exact import ModelError
+from sdescore.samplers.predictor_corrector.exact import ModelErrorStd
 from sdescore.score.convention import pair
 from sdescore.sde.edm import EDMSDE
 from sdescore.sde.linear import LinearSDE
@@ -35,7 +35,7 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]
 """``(x/α (B, r), σ²/α² ()) -> E[x₀ | x]``."""
 
 
-class TrajectoryError(NamedTuple):
+class TrajectoryDistance(NamedTuple):
     """Means over trajectories and dimensions, ``()`` each, with β(u) = u/(1 + u/2).
 
     β keeps a few trajectories that end in another mode from deciding alone. Where the density is
@@ -108,8 +108,8 @@ def trajectory_error(
     sde: LinearSDE,
     times: Tensor,
     flow: FlowTrajectories,
-    error: ModelError | None = None,
-) -> TrajectoryError:
+    error: ModelErrorStd | None = None,
+) -> TrajectoryDistance:
     """The error of a deterministic tableau on ``times``, with ``ending`` as its last denoise.
 
     ``error`` is that of every evaluation's ε. All evaluations' errors are independent.
@@ -154,7 +154,7 @@ def trajectory_error(
         path = path + path_error(off.square().sum((1, 2)), noise_variance)
     d = len(surrogate.spectrum)
     plain = PLAIN * plain / surrogate.spectrum.sum()
-    return TrajectoryError(bounded(plain).mean(), bounded(weighted / d).mean(), path / d)
+    return TrajectoryDistance(bounded(plain).mean(), bounded(weighted / d).mean(), path / d)
 
 
 def standard_normals(shape: tuple[int, ...], seed: int) -> Iterator[Tensor]:

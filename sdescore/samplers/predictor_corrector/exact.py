@@ -29,7 +29,7 @@ from sdescore.score.convention import conversion, pair
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.tableau import Tableau
 
-ModelError = Callable[[Tensor], Tensor]
+ModelErrorStd = Callable[[Tensor], Tensor]
 """``σ²/α² (…) -> standard deviation of ε's error (…)``."""
 
 # Numbers of the rows that are taken at once: they fit into the cache.
@@ -83,7 +83,7 @@ def mask(kinds: list[str], kind: str) -> Tensor:
     return torch.tensor([k == kind for k in kinds], dtype=torch.bool, device="cpu")
 
 
-def output_errors(sde: LinearSDE, t: Tensor, kinds: list[str], error: ModelError) -> Tensor:
+def output_errors(sde: LinearSDE, t: Tensor, kinds: list[str], error: ModelErrorStd) -> Tensor:
     """Standard deviation of the error of the output asked for at each time, ``(R,)``."""
     alpha_t, sigma_t = sde.marginal(t)
     from_, found = pair("epsilon", alpha_t, sigma_t), torch.zeros_like(t)
@@ -106,7 +106,9 @@ class AffineRows:
                 )
             self.rows.append((move.tableau, move.n, move.corrects))
 
-    def on(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None = None) -> AffineMap:
+    def on(
+        self, sde: LinearSDE, spectrum: Spectrum, error: ModelErrorStd | None = None
+    ) -> AffineMap:
         """The map of all rows on the modes of a spectrum.
 
         With ``error``, each evaluation's ε has an error of its own, independent of the others.
@@ -116,7 +118,9 @@ class AffineRows:
             return self._one_stage(sde, spectrum, error)
         return self._general(sde, spectrum, error)
 
-    def _one_stage(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None) -> AffineMap:
+    def _one_stage(
+        self, sde: LinearSDE, spectrum: Spectrum, error: ModelErrorStd | None
+    ) -> AffineMap:
         """Products and sums along blocks of rows that are small enough for the cache."""
         tableaux = {id(tableau): tableau for tableau, _, _ in self.rows}
         lengths = itertools.accumulate((len(T) for T in tableaux.values()), initial=0)
@@ -144,7 +148,9 @@ class AffineRows:
             variance = left[0].square() * variance + added[rows] @ after.square()
         return AffineMap(transfer, offset, variance)
 
-    def _general(self, sde: LinearSDE, spectrum: Spectrum, error: ModelError | None) -> AffineMap:
+    def _general(
+        self, sde: LinearSDE, spectrum: Spectrum, error: ModelErrorStd | None
+    ) -> AffineMap:
         """Maps of the vector of the state and the past outputs, composed in pairs."""
         modes = len(spectrum.variance)
         past = max((T.b.shape[-1] - 1 for T, _, corrects in self.rows if not corrects), default=0)
@@ -197,7 +203,7 @@ def step_matrices(
     sde: LinearSDE,
     spectrum: Spectrum,
     past: int,
-    error: ModelError | None,
+    error: ModelErrorStd | None,
     *,
     corrects: bool = False,
 ) -> VectorMap:

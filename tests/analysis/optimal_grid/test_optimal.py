@@ -17,7 +17,7 @@ from sdescore.analysis.model_error import constant_error, error_beyond
 from sdescore.analysis.optimal_grid.optimal import neighbourhoods, surrogate_of
 from sdescore.analysis.optimal_grid.search import Search
 from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
-from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, TrajectoryError, run
+from sdescore.analysis.optimal_grid.trajectories import FlowTrajectories, TrajectoryDistance, run
 from sdescore.checkpoint.store import read_manifest
 from sdescore.samplers.predictor_corrector.exact import output_errors
 from tests.helpers.spectra import F64, erring, two_blobs
@@ -128,7 +128,7 @@ def test_the_parts_of_the_data_weigh_one(surrogate: str) -> None:
 
 def test_the_loss_is_the_documented_one() -> None:
     """A quarter of the weighted error, three of the plain one and a hundredth of the path's."""
-    errors = TrajectoryError(*torch.tensor([1.0, 10.0, 100.0], dtype=F64))
+    errors = TrajectoryDistance(*torch.tensor([1.0, 10.0, 100.0], dtype=F64))
     search = Search(ss.VPSDE(), ss.DDIM(), -4.0, 4.0, likelihood_weight=0.25)
     loss = search.loss(search.equal(3), None, lambda *tableaux, sde, times: errors)
     assert loss.item() == pytest.approx(0.75 * 1 + 0.25 * 10 + 0.01 * 100)
