@@ -103,8 +103,8 @@ def repaint(exact: Exact, task: Problem, n: int) -> Any:
 def tds(exact: Exact, task: Problem, n: int) -> Any:
     y, A, variance = told(task)
 
-    def twist(x: Tensor, rho: Tensor) -> Tensor:
-        total = variance + rho**2 / (1 + rho**2)
+    def twist(x: Tensor, noise_ratio: Tensor) -> Tensor:
+        total = variance + noise_ratio**2 / (1 + noise_ratio**2)
         return -0.5 * ((y - A(x)).square() / total + torch.log(total))
 
     return guidance.TDSSampler(exact, twist, steps=STEPS, silent=True)

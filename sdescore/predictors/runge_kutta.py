@@ -28,20 +28,22 @@ class Heun(Predictor):
 
     Heun's method on :math:`d(x/\alpha)/d(\sigma/\alpha) = \hat\epsilon`
     (:mod:`sdescore.tableau.runge_kutta`). With ``s_churn`` > 0 each step first goes back in time
-    from :math:`\rho = \sigma/\alpha` to :math:`\hat\rho = (1 + \gamma) \rho`, by the SDE's own
-    transition with its noise scaled,
+    to the time where the noise-to-signal ratio is
+    :math:`\hat\sigma/\hat\alpha = (1 + \gamma)\, \sigma_t/\alpha_t`, by the SDE's own transition
+    with its noise scaled,
 
     .. math::
        \hat x = \frac{\hat\alpha}{\alpha_t} x
-       + S_{noise}\, \hat\alpha \sqrt{\hat\rho^2 - \rho^2}\; z, \qquad
+       + S_{noise}\, \hat\alpha
+       \sqrt{(\hat\sigma/\hat\alpha)^2 - (\sigma_t/\alpha_t)^2}\; z, \qquad
        \gamma = \min\bigl(S_{churn}/N, \sqrt 2 - 1\bigr)
-       \text{ if } S_{min} \le \rho \le S_{max}, \text{ else } 0,
+       \text{ if } S_{min} \le \sigma_t/\alpha_t \le S_{max}, \text{ else } 0,
 
     and takes Heun's step from there. N is the number of grid times. It is the paper's number of
     steps, because the paper's last step ends at σ = 0, as the sampler's last denoise does; it has
-    churn as well. The SDE's time ends at T, so :math:`\hat\rho` is at most :math:`\rho_T`, and a
-    step that starts at T has no churn. The paper's first step calls the model beyond its largest σ
-    instead: :func:`sdescore.published.edm`.
+    churn as well. The SDE's time ends at T, so :math:`\hat\sigma/\hat\alpha` is at most
+    :math:`\sigma_T/\alpha_T`, and a step that starts at T has no churn. The paper's first step
+    calls the model beyond its largest σ instead: :func:`sdescore.published.edm`.
 
     Parameters
     ----------
@@ -123,8 +125,8 @@ class Heun(Predictor):
     def churned(self, sde: LinearSDE, t: Tensor, steps: int) -> Tensor:
         """Where a step of ``steps`` first goes back to from each time ``t`` ``(n,)``."""
         lam = sde.half_log_snr(t)
-        rho = (-lam).exp()
-        inside = (self.s_min <= rho) & (rho <= self.s_max)
+        noise_ratio = (-lam).exp()
+        inside = (self.s_min <= noise_ratio) & (noise_ratio <= self.s_max)
         gamma = min(self.s_churn / steps, LARGEST_CHURN)
         lowest = sde.half_log_snr(float64(sde.T))
         target = (lam - math.log1p(gamma)).maximum(lowest)

@@ -1,15 +1,16 @@
 r"""Runge–Kutta methods on the probability flow, in EDM's variables.
 
-With :math:`\bar x = x/\alpha` and the noise-to-signal ratio :math:`\rho = \sigma/\alpha` of the
-paper, the probability-flow ODE of every linear SDE is
+With :math:`\bar x = x/\alpha` and the noise-to-signal ratio :math:`\sigma/\alpha`, the
+probability-flow ODE of every linear SDE is
 
-.. math:: \frac{d\bar x}{d\rho} = \hat\epsilon(x, t)
+.. math:: \frac{d\bar x}{d(\sigma/\alpha)} = \hat\epsilon(x, t)
 
 (Karras et al. 2022, arXiv:2206.00364, eq. 4, where :math:`\hat\epsilon = (x - D(x))/\sigma`; Song,
 Meng & Ermon 2021, arXiv:2010.02502, eq. 14). A method of Butcher's table :math:`(c_j, w_{ji})` is
 
-.. math:: \bar y_{j+1} = \bar x_t + (\rho_s - \rho_t) \sum_{i \le j} w_{ji}\,
-          \hat\epsilon(y_i, t_i), \qquad \rho(t_i) = \rho_t + c_i (\rho_s - \rho_t) .
+.. math:: \bar y_{j+1} = \bar x_t + h \sum_{i \le j} w_{ji}\, \hat\epsilon(y_i, t_i), \qquad
+          \frac{\sigma}{\alpha}(t_i) = \frac{\sigma_t}{\alpha_t} + c_i h , \qquad
+          h = \frac{\sigma_s}{\alpha_s} - \frac{\sigma_t}{\alpha_t} .
 """
 
 from __future__ import annotations
@@ -82,11 +83,12 @@ def runge_kutta(
     got = "alpha_t = 0; start the grid below T, or use DDIM() or ExponentialAdams()"
     checks.that(bool((alpha_t > 0).all()), "alpha_t > 0 for a method in σ/α", got, ScheduleError)
     alpha_s, sigma_s = sde.marginal(s)
-    # α_s (ρ_s − ρ_t) = σ_s − σ_t/a, rationalised: its square root terms nearly cancel.
+    # α_s h = σ_s − σ_t/a, rationalised: its square root terms nearly cancel.
     V = backward.variance / backward.scale.square()
     on_epsilon = -V / (sigma_t / backward.scale + sigma_s)
-    ratio_t, change = sigma_t / alpha_t, on_epsilon / alpha_s
-    inner = {c: sde.time_at_half_log_snr(-(ratio_t + c * change).log()) for c in nodes if 0 < c < 1}
+    noise_ratio, change = sigma_t / alpha_t, on_epsilon / alpha_s
+    inside = [c for c in nodes if 0 < c < 1]
+    inner = {c: sde.time_at_half_log_snr(-(noise_ratio + c * change).log()) for c in inside}
     times = torch.stack([({0.0: t, 1.0: s} | inner)[c] for c in nodes], 1)
     # α where each stage leads to: the next evaluation, and the end of the step.
     alpha = torch.cat([sde.marginal(times)[0][:, 1:], alpha_s[:, None]], 1)

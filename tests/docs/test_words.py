@@ -15,7 +15,9 @@ BANNED = {
     "floors (say relative to real against real)": r"(?i)(?<![\"'.])\bfloors\b(?![\"'])",
     "reckon (say assume)": r"(?i)\breckon",
     "See above. (say what the error means)": r"See above\.",
-    "κ, ϱ (say noise_ratio, or write σ/α)": r"[κϱ]|\\kappa\b|\\varrho\b",
+    "κ, ϱ, ρ for σ/α (say noise_ratio, or write σ/α)": (
+        r"[κϱ]|\\kappa\b|\\varrho\b|(ρ|\\rho|\brho)\s*=\s*(σ|\\sigma|\\?t?frac{?\\sigma)"
+    ),
     "a private name": r"^\s*(\.\.\. |>>> )?(def )?(given|kept|places|chosen|folds|Weighed)( = |\()",
     "λ for the log-SNR": (
         r"(?i)log.snrs? [`$(]*(λ|\\lambda)|(λ|\\lambda)[$`]*,? (is|the) (the )?log.snr"
@@ -108,9 +110,9 @@ def test_benchmarks_use_the_fields_words(script: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "the law of x", "W2 in floors", "it reckons", "See above.", "κ = σ/α", "kept = 3",
-        "def given(x):", "the log-SNR λ", "weight λ(t)", "$\\lambda = \\log(\\alpha^2/\\sigma^2)$",
-        "λ = σ²", "``λ_t = log_snr(t)``",
+        "the law of x", "W2 in floors", "it reckons", "See above.", "κ = σ/α", "ρ = σ/α",
+        "kept = 3", "def given(x):", "the log-SNR λ", "weight λ(t)",
+        "$\\lambda = \\log(\\alpha^2/\\sigma^2)$", "λ = σ²", "``λ_t = log_snr(t)``",
     ],
 )  # fmt: skip
 def test_faults_are_seen(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,19 +157,21 @@ def scheduler_of(name: str, **options: object):
 def test_two_points_on_epsilon_are_deis() -> None:
     """The whole chain, on a score that is not linear; float32 in the peer."""
     scheduler = scheduler_of("DEISMultistepScheduler", solver_order=2)
-    rho = scheduler.sigmas.double()
+    noise_ratio = scheduler.sigmas.double()
     sde = ss.EDMSDE(sigma_min=1e-4, sigma_max=1e4)
     score = ss.MixtureScore([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [0.1, 0.2], sde)
-    x = rho[0] * torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
-    theirs = x / (1 + rho[0].square()).sqrt()
+    x = noise_ratio[0] * torch.randn(3, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
+    theirs = x / (1 + noise_ratio[0].square()).sqrt()
     for i, t in enumerate(scheduler.timesteps):
-        scale = (1 + rho[i].square()).sqrt()  # the peer's state is VP's
-        epsilon = -rho[i] * score(theirs * scale, rho[i].item())
+        scale = (1 + noise_ratio[i].square()).sqrt()  # the peer's state is VP's
+        epsilon = -noise_ratio[i] * score(theirs * scale, noise_ratio[i].item())
         theirs = scheduler.step(epsilon, t, theirs).prev_sample
     predictor = ss.ExponentialAdams(points=2, output="epsilon")
-    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=rho, denoise=False)
+    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=noise_ratio, denoise=False)
     ours = sampler.sample(score, init=x, dtype=F64)
-    torch.testing.assert_close(ours, theirs * (1 + rho[-1].square()).sqrt(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        ours, theirs * (1 + noise_ratio[-1].square()).sqrt(), rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -183,23 +185,25 @@ def test_two_points_with_midpoint_are_dpm_solver_of_order_two(eta: float) -> Non
         solver_type="midpoint",
         final_sigmas_type="sigma_min",
     )
-    rho = scheduler.sigmas.double()
+    noise_ratio = scheduler.sigmas.double()
     sde = ss.EDMSDE(sigma_min=1e-4, sigma_max=1e4)
     score = ss.MixtureScore([0.3, 0.7], [[-1.0, 0.5], [1.0, 0.0]], [0.1, 0.2], sde)
     generator = torch.Generator().manual_seed(1)
-    z = torch.randn(len(rho), 3, 2, generator=generator, dtype=F64)
-    x = rho[0] * z[0]
-    theirs = x / (1 + rho[0].square()).sqrt()
+    z = torch.randn(len(noise_ratio), 3, 2, generator=generator, dtype=F64)
+    x = noise_ratio[0] * z[0]
+    theirs = x / (1 + noise_ratio[0].square()).sqrt()
     for i, t in enumerate(scheduler.timesteps):
-        scale = (1 + rho[i].square()).sqrt()  # the peer's state is VP's
-        epsilon = -rho[i] * score(theirs * scale, rho[i].item())
+        scale = (1 + noise_ratio[i].square()).sqrt()  # the peer's state is VP's
+        epsilon = -noise_ratio[i] * score(theirs * scale, noise_ratio[i].item())
         noise = {"variance_noise": z[i + 1].float()} if eta else {}
         theirs = scheduler.step(epsilon, t, theirs, **noise).prev_sample.double()
     predictor = ss.ExponentialAdams(eta=eta, points=2, midpoint=True)
-    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=rho, denoise=False)
+    sampler = ss.PredictorCorrector(sde, predictor=predictor, grid=noise_ratio, denoise=False)
     noise_of_ours = ss.noise.ReplayNoise(z) if eta else None
     ours = sampler.sample(score, init=x, dtype=F64, noise=noise_of_ours)
-    torch.testing.assert_close(ours, theirs * (1 + rho[-1].square()).sqrt(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        ours, theirs * (1 + noise_ratio[-1].square()).sqrt(), rtol=1e-3, atol=1e-3
+    )
 
 
 def test_three_points_and_four_are_unipc_of_order_three() -> None:
@@ -211,7 +215,7 @@ def test_three_points_and_four_are_unipc_of_order_three() -> None:
         final_sigmas_type="sigma_min",
     )
     lam = -scheduler.sigmas.double().log()
-    rho = (-lam).exp()
+    noise_ratio = (-lam).exp()
     n = 7
     outputs = torch.randn(4, 5, generator=torch.Generator().manual_seed(2), dtype=F64)
     newest_first = [outputs[3], outputs[2], outputs[1], outputs[0]]  # of times n + 1 … n − 2
@@ -224,9 +228,9 @@ def test_three_points_and_four_are_unipc_of_order_three() -> None:
     corrected = scheduler.multistep_uni_c_bh_update(
         outputs[3][None], last_sample=x, this_sample=predicted, order=3
     )
-    alpha = (1 + rho.square()).rsqrt()
+    alpha = (1 + noise_ratio.square()).rsqrt()
     edm = ss.EDMSDE(sigma_min=1e-4, sigma_max=1e4)
-    step = exponential_step(edm, rho[:-1], rho[1:], "x0", 0.0)
+    step = exponential_step(edm, noise_ratio[:-1], noise_ratio[1:], "x0", 0.0)
     for ahead, theirs in ((0, predicted), (1, corrected)):
         weights = step.adams_weights(lam, 3 + ahead, ahead=ahead)[n]
         used = newest_first[1 - ahead :]

@@ -39,9 +39,9 @@ def test_churn_stays_within_the_sdes_time(name: str) -> None:
     first = numbers.times[:, 0]
     assert first[0] == sde.T and numbers.start[1][0] == 0 and numbers.start[0][0] == 1
     assert (first[1:] > grid[1:-1]).all() and (first <= sde.T).all()
-    rho = (-0.5 * sde.log_snr(torch.stack([grid[2], first[2]]))).exp()
-    most = min(math.sqrt(2), ((-0.5 * sde.log_snr(sde.T)).exp() / rho[0]).item())
-    assert rho[1] / rho[0] == pytest.approx(most, rel=1e-9)
+    noise_ratio = (-0.5 * sde.log_snr(torch.stack([grid[2], first[2]]))).exp()
+    most = min(math.sqrt(2), ((-0.5 * sde.log_snr(sde.T)).exp() / noise_ratio[0]).item())
+    assert noise_ratio[1] / noise_ratio[0] == pytest.approx(most, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)

@@ -142,18 +142,18 @@ def seeds_3(p: ByHand, x: float, t: float, s: float, z: list[float]) -> float:
 
 
 def classical_runge_kutta(p: ByHand, x: float, t: float, s: float, z: list[float]) -> float:
-    """Kutta's method on dy/dρ = ε̂(α y, ρ), y = x/α, ρ = σ/α."""
+    """Kutta's method on dy/dr = ε̂(α y, r), y = x/α, r = σ/α."""
 
-    def slope_at(y: float, rho: float) -> float:
-        time = p.at(-math.log(rho))
+    def slope_at(y: float, noise_ratio: float) -> float:
+        time = p.at(-math.log(noise_ratio))
         return p.epsilon(p.alpha(time) * y, time)
 
-    y, rho = x / p.alpha(t), math.exp(-p.lam(t))
-    h = math.exp(-p.lam(s)) - rho
-    k1 = slope_at(y, rho)
-    k2 = slope_at(y + h / 2 * k1, rho + h / 2)
-    k3 = slope_at(y + h / 2 * k2, rho + h / 2)
-    k4 = slope_at(y + h * k3, rho + h)
+    y, noise_ratio = x / p.alpha(t), math.exp(-p.lam(t))
+    h = math.exp(-p.lam(s)) - noise_ratio
+    k1 = slope_at(y, noise_ratio)
+    k2 = slope_at(y + h / 2 * k1, noise_ratio + h / 2)
+    k3 = slope_at(y + h / 2 * k2, noise_ratio + h / 2)
+    k4 = slope_at(y + h * k3, noise_ratio + h)
     return p.alpha(s) * (y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
 
 
@@ -253,7 +253,7 @@ def test_one_evaluation_is_ddim(name: str) -> None:
 def test_a_constant_output_has_the_exact_solution(name: str, predictor: ss.Predictor) -> None:
     """x̂₀ = m or ε̂ = m everywhere: the mean in closed form, at any step size.
 
-    With ρ = σ/α, d(x/α) is (1 + η²)(x/α − m) dρ/ρ or (1 + η²) m dρ, up to noise. A churned
+    With r = σ/α, d(x/α) is (1 + η²)(x/α − m) dr/r or (1 + η²) m dr, up to noise. A churned
     step starts where the churn ends. :class:`StochasticHeun`, a method in t, is not exact.
     """
     sde, m, x = SDES[name], 0.7, 1.3
@@ -262,11 +262,11 @@ def test_a_constant_output_has_the_exact_solution(name: str, predictor: ss.Predi
     got = numbers.a[0, -1] * x + m * numbers.b[0, -1].sum()
     (alpha_t, _), (alpha_s, sigma_s) = sde.marginal(t), sde.marginal(s)
     alpha_start, sigma_start = sde.marginal(numbers.times[0, 0])
-    rho_start, rho_s, k = sigma_start / alpha_start, sigma_s / alpha_s, 1.0
+    ratio_start, ratio_s, k = sigma_start / alpha_start, sigma_s / alpha_s, 1.0
     if isinstance(predictor, ExponentialRungeKutta):
         k += predictor.eta**2
     if numbers.output == "x0":
-        expected = m + (x / alpha_t - m) * (rho_s / rho_start) ** k
+        expected = m + (x / alpha_t - m) * (ratio_s / ratio_start) ** k
     else:
-        expected = x / alpha_t + k * m * (rho_s - rho_start)
+        expected = x / alpha_t + k * m * (ratio_s - ratio_start)
     torch.testing.assert_close(got, alpha_s * expected, rtol=1e-11, atol=1e-12)

@@ -89,7 +89,7 @@ def test_a_step_is_exact_where_the_output_is_constant(
         torch.testing.assert_close(step.a * alpha_t, alpha_s, rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(step.a * sigma_t + on_output, sigma_s, rtol=1e-9, atol=1e-12)
     else:
-        # The noise of d(x/α) = … + √2 η ϱ dλ-Brownian, by quadrature.
+        # The noise of d(x/α) = … + √2 η (σ/α) dλ-Brownian, by quadrature.
         lam_t, lam_s = sde.half_log_snr(t).item(), sde.half_log_snr(s).item()
         added = scipy.integrate.quad(lambda v: 2 * eta**2 * math.exp(-2 * v), lam_t, lam_s)[0]
         assert step.c.item() == pytest.approx(alpha_s.item() * math.sqrt(added), rel=1e-8)

@@ -27,10 +27,10 @@ def test_the_search_assumes_a_networks_error() -> None:
     """All of it where it makes x₀ wrong by far more than the data's spread, half at the spread."""
     error = error_beyond(0.1, 4.0)
     assert error is not None and error_beyond(0.0, 4.0) is None and constant_error(0.0) is None
-    rho = torch.tensor([2e4, 20.0, 0.2], dtype=F64)
+    noise_ratio = torch.tensor([2e4, 20.0, 0.2], dtype=F64)
     wanted = torch.tensor([0.1, 0.05, 1e-5], dtype=F64)
-    torch.testing.assert_close(error(rho**2), wanted, rtol=2e-4, atol=0)
-    # In x₀ it is ϱ times that: on a VE SDE, whose σ is ϱ.
+    torch.testing.assert_close(error(noise_ratio**2), wanted, rtol=2e-4, atol=0)
+    # In x₀ it is σ/α times that: on a VE SDE, whose σ is σ/α.
     sde, t = ss.VESDE(sigma_max=100.0), torch.tensor([0.95, 0.6], dtype=F64)
     sigma = sde.marginal(t)[1]
     found = output_errors(sde, t, ["x0", "epsilon"], error)
