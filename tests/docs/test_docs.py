@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import math
 import re
 from pathlib import Path
@@ -15,29 +14,10 @@ import sdescore as ss
 from sdescore.datasets import two_moons
 from sdescore.metrics import sliced_wasserstein
 from tests.helpers import ROOT, written_pages
+from tests.helpers.pages import FENCE, run_page
 
 DOCS = ROOT / "docs"
-FENCE = re.compile(r"^```(python|pycon)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PAGES = [page for page in written_pages() if FENCE.search(page.read_text(encoding="utf-8"))]
-
-
-def run_page(page: Path) -> dict[str, Any]:
-    """Run a page's blocks in order in one namespace; ``>>>`` blocks must print what they say."""
-    text, names = page.read_text(encoding="utf-8"), {"__name__": page.stem}
-    runner = doctest.DocTestRunner(verbose=False)
-    for block in FENCE.finditer(text):
-        kind, code = block.groups()
-        line = text.count("\n", 0, block.start(2))
-        if kind == "python":
-            # Line numbers of a traceback are the page's.
-            exec(compile("\n" * line + code, str(page), "exec", dont_inherit=True), names)
-            continue
-        test = doctest.DocTestParser().get_doctest(code, names, page.name, str(page), line)
-        report: list[str] = []
-        failed = runner.run(test, out=report.append, clear_globs=False).failed
-        assert not failed, "".join(report)
-        names = test.globs
-    return names
 
 
 def case(page: Path) -> Any:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from tests.docs.test_docs import run_page
 from tests.helpers import ROOT
+from tests.helpers.pages import run_page
 
 HOWTO = ROOT / "docs" / "howto"
 GRID = re.compile(r"^::::\{grid\}.*?^::::$", re.MULTILINE | re.DOTALL)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.docs.test_docs import run_page
 from tests.helpers import ROOT
+from tests.helpers.pages import run_page
 
 PAGE = ROOT / "docs" / "howto" / "other-libraries.md"
 BLOCK = re.compile(r"^```\{code-block\} python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sdescore as ss
-from tests.interop.test_diffusers import SHAPE, noise, unet
+from tests.helpers.diffusers import SHAPE, noise, unet
 
 diffusers = pytest.importorskip("diffusers")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import sdescore as ss
 from tests.helpers import ROOT
-from tests.interop.test_diffusers import SHAPE, unet
+from tests.helpers.diffusers import SHAPE, unet
 
 diffusers = pytest.importorskip("diffusers")
 

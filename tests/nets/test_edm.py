@@ -20,23 +20,10 @@ import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import DhariwalUNet, SongUNet
 from sdescore.nets import blocks_edm as blocks
+from tests.helpers.edm_nets import NCSNPP, SMALL
 from tests.helpers.nets import inductor, perturbed
 
 TABLE = json.loads((Path(__file__).parent / "tables" / "edm.json").read_text(encoding="utf-8"))
-SMALL: dict[str, Any] = {
-    "img_resolution": 8,
-    "in_channels": 2,
-    "model_channels": 8,
-    "channel_mult": (1, 2),
-    "num_blocks": 1,
-    "attn_resolutions": (4,),
-}
-NCSNPP: dict[str, Any] = {
-    "embedding_type": "fourier",
-    "encoder_type": "residual",
-    "channel_mult_noise": 2,
-    "resample_filter": (1, 3, 3, 1),
-}
 NETS: dict[str, Any] = {
     "ddpmpp": lambda: SongUNet(**SMALL),
     "ncsnpp": lambda: SongUNet(**SMALL, **NCSNPP, classes=4),

@@ -12,8 +12,8 @@ from torch.nn import functional as f
 
 from sdescore.nets import DhariwalUNet, SongUNet
 from sdescore.nets import blocks_edm as blocks
+from tests.helpers.edm_nets import NCSNPP, SMALL
 from tests.helpers.nets import perturbed
-from tests.nets.test_edm import NCSNPP, SMALL
 
 
 def filtered(x: np.ndarray, taps: tuple[int, ...]) -> np.ndarray:

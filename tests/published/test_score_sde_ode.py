@@ -14,7 +14,7 @@ from torch import Tensor
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ScheduleError, ShapeError
 from tests.helpers.published import SHAPE, difference, noises
-from tests.published.test_score_sde import SIGMA, Original, model_of
+from tests.helpers.score_sde import SIGMA, Original, model_of
 
 TOLERANCE = 1e-5
 
