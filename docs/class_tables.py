@@ -7,11 +7,13 @@ import functools
 import re
 from collections.abc import Iterator
 
+import torch
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
 
 import sdescore as ss
+from sdescore.inverse.operators import Diagonal
 from sdescore.rooms import members
 from sdescore.sde.linear import MarginalSDE
 from sdescore.tableau.method import Method
@@ -126,6 +128,22 @@ def sde_rows() -> Iterator[Row]:
         ]
 
 
+def operator_rows() -> Iterator[Row]:
+    """Class, shapes, whether linear, rank and singular values, and how its solve works."""
+    for kind in members("sdescore.inverse", ss.inverse.Operator):
+        for operator in kind.examples():
+            rank, values, solve = "—", "—", "—"
+            if operator.linear:
+                A = operator.matrix()
+                singular = torch.linalg.svdvals(A)
+                rank = str(int(torch.linalg.matrix_rank(A)))
+                values = f"{singular[0].item():.3g} … {singular[int(rank) - 1].item():.3g}"
+                solve = "closed form" if isinstance(operator, Diagonal) else "conjugate gradients"
+            shapes = (operator.event_shape, operator.measurement_shape)
+            sizes = (" × ".join(map(str, shape)) for shape in shapes)
+            yield [kind.__name__, *sizes, yes(operator.linear), rank, values, solve]
+
+
 # Heads and rows of each table.
 OF = {
     "predictors": (
@@ -135,6 +153,10 @@ OF = {
     "correctors": (
         "corrector, inner steps, evaluations, affine, τ/σ² on VESDE(), τ/σ² on VPSDE()",
         corrector_rows,
+    ),
+    "operators": (
+        "operator, event, measurement, linear, rank, singular values, solve",
+        operator_rows,
     ),
     "sdes": (
         "SDE, T, t_min, σ(0), α(T), σ(T), log-SNR at T, log-SNR at t_min, default grid",
@@ -162,11 +184,11 @@ class ClassTable(Directive):
     def run(self) -> list[nodes.Node]:
         """The table's nodes."""
         names = OF[self.arguments[0]][0].split(", ")
-        kept = rows_of(*self.arguments)
+        rows = rows_of(*self.arguments)
         group = nodes.tgroup(cols=len(names))
         group += [nodes.colspec(colwidth=1) for _ in names]
         group += [nodes.thead("", table_row(names)), nodes.tbody()]
-        group[-1] += [table_row(row, call=True) for row in kept]
+        group[-1] += [table_row(row, call=True) for row in rows]
         return [nodes.table("", group)]
 
 

@@ -36,7 +36,12 @@ LINKS = {
     "Errors": "errors",
 }
 ROOMS = " ".join(LINKS.values()).split()
-TABLE_OF = {"predictors": "predictors", "correctors": "correctors", "sde": "sdes"}
+TABLE_OF = {
+    "predictors": "predictors",
+    "correctors": "correctors",
+    "sde": "sdes",
+    "inverse": "operators",
+}
 MODULES = {info.name for info in pkgutil.walk_packages(sdescore.__path__, "sdescore.")}
 MOST = 8  # pages named under "Where it is used"
 

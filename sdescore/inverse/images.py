@@ -50,6 +50,10 @@ class Mask(Diagonal):
         super().__init__(tuple(mask.shape), (len(pixels),))
         self._pixels, self.eigenvalues = pixels.cpu(), _one(1.0)
 
+    @classmethod
+    def examples(cls) -> Sequence[Mask]:
+        return [cls(torch.tensor([[1, 0, 1], [0, 1, 1]], dtype=torch.bool, device="cpu"))]
+
     def _apply(self, x: Tensor) -> Tensor:
         return x.flatten(1)[:, self._pixels.to(x.device)]
 
@@ -100,6 +104,12 @@ class Blur(Diagonal):
         eps = torch.finfo(torch.float32).eps  # what rounding cannot tell from 0 is 0
         self._spectrum = Constant(spectrum)
         self.eigenvalues = Constant(torch.where(power > eps**2 * power.max(), power, 0.0))
+
+    @classmethod
+    def examples(cls) -> Sequence[Blur]:
+        kernel = [[0.1, 0.3, 0.0], [0.2, 0.1, 0.4]]
+        square = torch.tensor(kernel, dtype=torch.float64, device="cpu")
+        return [cls(square, (2, 4, 5)), cls.gaussian(0.7, (2, 6), axes=1)]
 
     @classmethod
     def gaussian(cls, std: float, event_shape: Sequence[int], axes: int = 2) -> Blur:
@@ -173,6 +183,10 @@ class Downsample(Diagonal):
         self._numel = math.prod(sides)
         self.eigenvalues = _one(1 / self._numel)
 
+    @classmethod
+    def examples(cls) -> Sequence[Downsample]:
+        return [cls(2, (2, 4, 6)), cls((3,), (2, 6))]
+
     def _apply(self, x: Tensor) -> Tensor:
         return x.reshape(-1, *self._split).mean(self._inner)
 
@@ -214,6 +228,10 @@ class Grayscale(Diagonal):
         super().__init__(event, (1, *event[1:]))
         self._weights = Constant(w.reshape(-1, *(1,) * (len(event) - 1)))
         self.eigenvalues = _one(w.square().sum().item())
+
+    @classmethod
+    def examples(cls) -> Sequence[Grayscale]:
+        return [cls((3, 2, 2))]
 
     def _apply(self, x: Tensor) -> Tensor:
         return (self._weights.like(x) * x).sum(1, keepdim=True)

@@ -54,6 +54,12 @@ class Matrix(Diagonal):
         self._A, self._U = Constant(matrix), Constant(U)
         self.eigenvalues = Constant(torch.cat([square, padding]))
 
+    @classmethod
+    def examples(cls) -> Sequence[Matrix]:
+        A = [[1.0, 2.0, 0.0], [0.5, -1.0, 1.0]]
+        wide = torch.tensor(A, dtype=torch.float64, device="cpu")
+        return [cls(wide), cls(wide.T @ wide[:, :2], (2, 1))]
+
     def _rotate(self, v: Tensor) -> Tensor:
         return v @ self._U.like(v)
 
@@ -114,6 +120,11 @@ class Callable(Operator):
                 value = function(zeros)
             checks.state(value, "the function's value")
             self.measurement_shape = tuple(value.shape[1:])
+
+    @classmethod
+    def examples(cls) -> Sequence[Callable]:
+        reverse = cls(lambda x: x.flip(1).cumsum(1), (4,), linear=True)
+        return [reverse, cls(lambda x: x**3, (2,))]
 
     def _apply(self, x: Tensor) -> Tensor:
         y = self._function(x)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -49,6 +50,15 @@ class Operator(ABC):
     def __init__(self, event_shape: Sequence[int], measurement_shape: Sequence[int]) -> None:
         self.event_shape = _sizes("event_shape", event_shape)
         self.measurement_shape = _sizes("measurement_shape", measurement_shape)
+
+    @classmethod
+    def examples(cls) -> Sequence[Self]:
+        """Members that stand for the class in the documentation's table and in the tests.
+
+        By default none, for a class of your own. A class of this room gives one member of each
+        kind, on small events.
+        """
+        return []
 
     @abstractmethod
     def _apply(self, x: Tensor) -> Tensor:

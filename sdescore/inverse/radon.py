@@ -65,6 +65,10 @@ class Radon(Operator):
         r = torch.arange(diagonal, device="cpu").double() - (diagonal - 1) / 2
         self._beams = [self._beam(angle, s, r, H, W) for angle in theta]
 
+    @classmethod
+    def examples(cls) -> Sequence[Radon]:
+        return [cls((1, 4, 5), [0.0, 30.0, 135.0])]
+
     def _beam(
         self, angle: Tensor, s: Tensor, r: Tensor, H: int, W: int
     ) -> tuple[Tensor, Tensor, Constant]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +13,7 @@ import pytest
 import sdescore as ss
 from tests.helpers import ROOT
 from tests.helpers.methods import PREDICTORS
+from tests.helpers.operators import OPERATORS
 
 PATH = ROOT / "docs" / "class_tables.py"
 
@@ -72,11 +74,23 @@ def test_measured_orders_are_the_declared_ones(predictors: dict[str, dict[str, s
 
 
 def test_heads_and_cells_agree(tables: ModuleType) -> None:
-    for name in ("correctors", "sdes"):
+    for name in ("correctors", "sdes", "operators"):
         heads, rows = tables.OF[name]
         found = list(rows())
         assert found
         assert all(len(row) == len(heads.split(", ")) for row in found)
+
+
+def test_every_example_of_an_operator_has_a_row(tables: ModuleType) -> None:
+    """With the rank and the singular values of its matrix; none where it has no matrix."""
+    rows = tables.rows_of("operators")
+    assert [row[0] for row in rows] == [type(operator).__name__ for operator in OPERATORS.values()]
+    (grey,) = tables.rows_of("operators", "Grayscale")
+    norm = math.sqrt(0.299**2 + 0.587**2 + 0.114**2)  # of ITU-R BT.601's weights, for each pixel
+    assert grey[1:] == [
+        "3 × 2 × 2", "1 × 2 × 2", "yes", "4", f"{norm:.3g} … {norm:.3g}", "closed form",
+    ]  # fmt: skip
+    assert ["Callable", "2", "2", "no", "—", "—", "—"] in rows
 
 
 def test_orders_are_measured_and_not_declared(

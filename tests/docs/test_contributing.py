@@ -24,6 +24,7 @@ import torch
 import sdescore as ss
 from sdescore.rooms import members
 from tests.helpers.methods import CORRECTORS, PREDICTORS
+from tests.helpers.operators import OPERATORS, adjoint_error
 from tests.helpers.strategies import REPRESENTATIVES
 
 here = Path.cwd()
@@ -58,6 +59,12 @@ loss = ss.losses.huber_loss(fresh, zero, t=0.5, noise=noise, c=1.0)
 trained = ss.train(
     model, torch.zeros(64, 2), steps=3, objective=ss.losses.huber_loss, progress=False
 )
+# The operator: its value, and noiseless data found again from it.
+operator = ss.inverse.CumulativeSum((2, 3))
+signal = torch.tensor([[[1.0, 2.0, -4.0], [0.5, 0.0, 3.0]]], dtype=torch.float64)
+sums = operator(signal)
+again = operator.adjoint(operator.solve(sums, 0.0))
+ss.inverse.Measurement(sums[0], operator, noise_std=0.1)  # with its own dot test
 early = ss.losses.EarlyTimes()
 t = early.sample(sde, 1000, torch.Generator().manual_seed(0))
 sampler = ss.PredictorCorrector(
@@ -78,6 +85,8 @@ print(json.dumps({
     "variance": [S.tolist(), after.tolist()],
     "loss": loss.per_sample.tolist(),
     "trained": trained.step,
+    "adjoints": {k: adjoint_error(A) for k, A in OPERATORS.items() if A.linear},
+    "sums": [sums.tolist(), (again - signal).abs().max().item()],
     "early": (t < sde.t_min + (sde.T - sde.t_min) / 4).double().mean().item(),
     "std": samples.std().item(),
 }))
@@ -113,7 +122,8 @@ def seen(shown: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dic
 
 def test_there_is_a_file_for_each_kind_of_part(shown: dict[str, str]) -> None:
     rooms = [Path(path).parent.name for path in shown]
-    assert sorted(rooms) == ["correctors", "grids", "losses", "losses", "nets", "predictors", "sde"]
+    kinds = "correctors grids inverse losses losses nets predictors sde"
+    assert sorted(rooms) == kinds.split()
 
 
 @pytest.mark.slow
@@ -124,6 +134,8 @@ def test_the_tables_checkpoints_and_strategies_find_them(seen: dict[str, Any]) -
     assert {"WideAncestral", "GaussianCorrector"} <= set(seen["methods"])
     assert "WideAncestral" in seen["tables"]["predictors"]
     assert "GaussianCorrector" in seen["tables"]["correctors"]
+    assert "CumulativeSum" in seen["tables"]["operators"]
+    assert {"CumulativeSum 0", "CumulativeSum 1"} <= set(seen["adjoints"])
     assert seen["loaded"] == ["TrigonometricSDE(T=0.9)", True]
 
 
@@ -136,6 +148,9 @@ def test_they_do_what_they_say(seen: dict[str, Any]) -> None:
     assert seen["variance"][1] == pytest.approx(seen["variance"][0], rel=1e-12)
     assert seen["loss"] == pytest.approx(4 * [3**0.5 - 1], rel=1e-6)
     assert seen["trained"] == 3
+    assert seen["sums"][0] == [[[1.0, 3.0, -1.0], [0.5, 0.5, 3.5]]]
+    assert seen["sums"][1] < 1e-10
+    assert max(seen["adjoints"].values()) < 1e-12
     assert abs(seen["early"] - 0.5) < 5 * (0.25 / 1000) ** 0.5  # 6e-7
     # The sampler's own error at 20 steps is 2 %; the spread of 2,000 samples 1.6 %.
     assert abs(seen["std"] / 0.5 - 1) < 0.1

@@ -60,6 +60,8 @@ def test_a_method_has_its_figures_in_a_box(pages: dict[str, str]) -> None:
     assert ".. class-table:: predictors DDIM" in pages["reference/ss.DDIM"]
     assert ".. class-table:: correctors Langevin" in pages["reference/ss.Langevin"]
     assert ".. class-table:: sdes VPSDE" in pages["reference/ss.VPSDE"]
+    assert ".. class-table:: operators Blur" in pages["reference/ss.inverse.Blur"]
+    assert "class-table" not in pages["reference/ss.inverse.mmps"]
     assert "class-table" not in pages["reference/ss.UniformGrid"]
 
 

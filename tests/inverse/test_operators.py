@@ -14,36 +14,41 @@ from scipy import ndimage
 from torch import Tensor
 
 import sdescore as ss
+from sdescore.rooms import members
 from tests.helpers.callers import SETTINGS
+from tests.helpers.operators import OPERATORS, adjoint_error, normal
 
 inverse = ss.inverse
 F64 = torch.float64
 MATRIX = torch.tensor([[1.0, 2.0, 0.0], [0.5, -1.0, 1.0]], dtype=F64)
 KERNEL = torch.tensor([[0.1, 0.3, 0.0], [0.2, 0.1, 0.4]], dtype=F64)
-SEEN = torch.tensor([[True, False, True], [False, True, True]])
-OPERATORS: dict[str, Callable[[], ss.inverse.Operator]] = {
-    "mask": lambda: inverse.Mask(SEEN),
-    "blur": lambda: inverse.Blur(KERNEL, (2, 4, 5)),
-    "blur of a row": lambda: inverse.Blur(torch.tensor([0.25, 0.5, 0.25], dtype=F64), (2, 4)),
-    "blur that loses a frequency": lambda: inverse.Blur(torch.tensor([0.5, 0.5]), (4,)),
-    "downsample": lambda: inverse.Downsample(2, (2, 4, 6)),
-    "downsample of a row": lambda: inverse.Downsample((3,), (2, 6)),
-    "grayscale": lambda: inverse.Grayscale((3, 2, 2)),
-    "radon": lambda: inverse.Radon((1, 4, 5), [0.0, 30.0, 135.0]),
-    "wide matrix": lambda: inverse.Matrix(MATRIX),
-    "tall matrix": lambda: inverse.Matrix(MATRIX.T @ MATRIX[:, :2], (2, 1)),
-    "singular matrix": lambda: inverse.Matrix(torch.outer(MATRIX[0], MATRIX[1])),
-    "callable": lambda: inverse.Callable(lambda x: x.flip(1).cumsum(1), (4,), linear=True),
+LINEAR = {name: operator for name, operator in OPERATORS.items() if operator.linear}
+LINEAR |= {
+    "blur that loses a frequency": inverse.Blur(torch.tensor([0.5, 0.5]), (4,)),
+    "singular matrix": inverse.Matrix(torch.outer(MATRIX[0], MATRIX[1])),
 }
 
 
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-@pytest.fixture(params=OPERATORS)
+@pytest.fixture(params=LINEAR)
 def operator(request: pytest.FixtureRequest) -> ss.inverse.Operator:
-    return OPERATORS[request.param]()
+    return LINEAR[request.param]
+
+
+@pytest.mark.parametrize("kind", members("sdescore.inverse", inverse.Operator))
+def test_every_operator_has_examples_of_its_own_kind(kind: type[ss.inverse.Operator]) -> None:
+    assert kind.examples() and all(type(example) is kind for example in kind.examples())
+
+
+def test_a_class_of_a_user_has_none() -> None:
+    class Own(inverse.Operator):
+        def _apply(self, x: Tensor) -> Tensor:
+            return x
+
+    assert list(Own.examples()) == []
+
+
+def test_the_adjoint_passes_the_dot_test(operator: ss.inverse.Operator) -> None:
+    assert adjoint_error(operator) < 1e-12
 
 
 def close(found: Tensor, expected: np.ndarray, atol: float = 1e-9) -> None:
