@@ -57,12 +57,14 @@ def test_every_sde(sde):
     assert abs(x[:, 1].std() - 0.5) <= 5 * 0.5 / 4000**0.5 + 0.06  # 17 levels lose some
 
 
-def test_the_rest_is_denoised_and_not_mixed_with_noise():
+@pytest.mark.guards("M07")
+@pytest.mark.parametrize("kind", [inverse.Projection, inverse.RePaint])
+def test_the_rest_is_denoised_and_not_mixed_with_noise(kind):
     """Two data: each result is one of them, although the grid ends at much noise."""
     data = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
     score = ss.EmpiricalScore(data, VP)
     t = VP.time_at_log_snr(torch.tensor([-8.0, -4.0, 0.0, 2.8])).tolist()  # σ/α ends at 0.25
-    x = inverse.Projection(VP, measurement=seen(1.0), grid=t).sample(score, (500, 2))
+    x = kind(VP, measurement=seen(1.0), grid=t).sample(score, (500, 2))
     assert (x[:, 0] - 1).abs().max() <= 1e-6
     assert (x[:, 1].abs() - 1).abs().median() <= 1e-4
 
