@@ -1,8 +1,8 @@
 r"""Conjugate gradients for one symmetric system a sample (Hestenes & Stiefel 1952, algorithm 3.1).
 
 Every sample has its own step lengths and stops by itself, so its solution does not depend on the
-batch. A sample also stops where :math:`p^\top H p \le 0`: there rounding is all that is left, or H
-is not positive definite.
+batch. A sample also stops where :math:`p^\top H p \le 0` for its search direction p. Then either
+only rounding error is left, or H is not positive definite.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sdescore.shapes import align, sum_event
 def conjugate_gradient(
     multiply: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float
 ) -> Tensor:
-    """``u`` with ``H u = b``, like ``b`` ``(B, *M)``, from u = 0.
+    """Solve ``H u = b`` for ``u``, like ``b`` ``(B, *M)``, starting from u = 0.
 
     Parameters
     ----------
     multiply : callable
         ``u -> H u`` of every sample.
     iterations : int
-        The most products with H.
+        The largest number of products with H.
     tolerance : float
         A sample stops where ``|b − H u| <= tolerance |b|``.
     """

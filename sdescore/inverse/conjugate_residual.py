@@ -1,9 +1,9 @@
 r"""Generalised conjugate residuals, one system a sample (Eisenstat, Elman & Schultz 1983).
 
 The iterate of k products with H has the smallest residual :math:`\lVert b - H u \rVert` among all
-combinations of :math:`b, H b, \dots, H^{k-1} b`. H need not be symmetric or positive definite, as
-the Jacobian of an imperfect network is neither: there conjugate gradients take steps without bound.
-Every sample stops by itself, so its solution does not depend on the batch.
+combinations of :math:`b, H b, \dots, H^{k-1} b`. H need not be symmetric or positive definite. The
+Jacobian of an imperfect network is neither, and conjugate gradients may then take steps of any
+length. Every sample stops by itself, so its solution does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sdescore.shapes import align, sum_event
 def conjugate_residual(
     multiply: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float
 ) -> Tensor:
-    """``u`` with ``H u = b``, like ``b`` ``(B, *M)``; see the arguments of conjugate gradients."""
+    """Solve ``H u = b`` for ``u``; the arguments are those of conjugate gradients."""
     u, residual = torch.zeros_like(b), b
     square = sum_event(b * b)
     goal = max(tolerance, 8 * torch.finfo(b.dtype).eps) ** 2 * square

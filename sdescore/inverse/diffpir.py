@@ -1,17 +1,18 @@
 r"""DiffPIR: the denoised state is pulled to the measurement, without a derivative of the score.
 
 Half-quadratic splitting (Zhu et al. 2023, arXiv:2305.08995, eqs. 12–13 and algorithm 1) replaces
-:math:`\hat x_0` by the datum that is near to it and explains y,
+:math:`\hat x_0` by a nearby point that explains y as well,
 
 .. math::
    \hat x_0' = \arg\min_x \frac{|y - A(x)|^2}{2 \sigma_y^2} + \frac{|x - \hat x_0|^2}{2 \gamma^2}
    = \hat x_0 + \gamma^2 A^\top (\gamma^2 A A^\top + \sigma_y^2 I)^{-1} (y - A(\hat x_0)),
    \qquad \gamma^2 = \frac{\sigma_t^2}{\alpha_t^2 \zeta},
 
-with the strength ζ of the prior (the paper's lambda). It is what :func:`sdescore.inverse.mmps` does
-with :math:`\gamma^2 I` for the covariance of the data given the state. A nonlinear A is replaced
-by its linearisation at :math:`\hat x_0`. With the noise 0 :math:`A \hat x_0' = y`, which is DDNM
-(Wang et al. 2023, arXiv:2212.00490, eq. 13).
+with the strength ζ of the prior (the paper's lambda). The system is that of
+:func:`sdescore.inverse.mmps`, with :math:`\gamma^2 I` as the covariance of the data given the
+state. A nonlinear A is replaced by its linearisation at :math:`\hat x_0`. Without noise in the
+measurement :math:`A \hat x_0' = y`, and the method is DDNM (Wang et al. 2023, arXiv:2212.00490,
+eq. 13).
 """
 
 from __future__ import annotations
@@ -56,22 +57,23 @@ class _DiffPIR(PosteriorScore):
 
 
 def diffpir(score: Score, measurement: Measurement, strength: float = 1.0) -> GuidedScore:
-    r"""The prior's score, with its denoised state pulled to the measurement; no derivative of it.
+    r"""The prior's score with its denoised state pulled to the measurement, without derivatives.
 
     Parameters
     ----------
     score : callable
         ``(x, t)`` or ``(x, t, label)``, with a linear SDE.
     measurement : Measurement
-        Its noise may be 0. An operator that is not linear stands in by its derivative at x̂₀.
+        Its noise may be 0. A nonlinear operator is replaced by its linearisation at x̂₀.
     strength : float
         The prior's ζ > 0. The paper takes 1 to 25.
 
     Returns
     -------
     GuidedScore
-        One call of the score, one solve with the operator, and no product with a Jacobian: it runs
-        where autograd cannot follow. Labels are those of :func:`sdescore.inverse.dps`.
+        It costs one call of the score and one solve with the operator. It takes no product with a
+        Jacobian, so the score need not be differentiable. Labels are those of
+        :func:`sdescore.inverse.dps`.
 
     Raises
     ------

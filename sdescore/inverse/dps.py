@@ -1,8 +1,8 @@
 r"""Diffusion posterior sampling (Chung et al. 2022, arXiv:2209.14687).
 
 The likelihood of x₀ is taken at the posterior mean, :math:`p_t(y | x) \approx p(y | \hat x_0(x))`
-(theorem 1). That is too sure of itself at high noise, where x₀ is far from its mean. A variance
-that grows with the noise mends it (Rozet & Louppe 2023, arXiv:2306.10574, section 3.2):
+(theorem 1). At high noise x₀ is far from its mean, and this likelihood is too narrow. A variance
+that grows with the noise corrects it (Rozet & Louppe 2023, arXiv:2306.10574, section 3.2):
 
 .. math:: \nabla \log p_t(y | x) \approx -\frac{\zeta}{2 (\sigma_y^2 + \gamma\, a\, r_t^2)}
    \nabla_x \lVert y - A(\hat x_0(x)) \rVert^2 , \qquad
@@ -10,7 +10,7 @@ that grows with the noise mends it (Rozet & Louppe 2023, arXiv:2306.10574, secti
    a = \frac{\lVert A^\top r \rVert^2}{\lVert r \rVert^2}, \quad r = y - A(\hat x_0) .
 
 :math:`r_t^2` is the variance that :func:`sdescore.inverse.pigdm` gives each element of x₀, and
-:math:`a\, r_t^2` what it makes of the variance of y in the direction of the residual r. So DPS
+:math:`a\, r_t^2` is the variance that this adds to y in the direction of the residual r. So DPS
 solves ΠGDM's system along one direction. The paper's code takes a step of fixed length along the
 gradient at each of 1,000 steps. Here the gradient is part of the score, so the result does not
 depend on the number of steps.
@@ -68,19 +68,20 @@ def dps(
 ) -> GuidedScore:
     r"""The prior's score and the likelihood's gradient at the posterior mean; any operator.
 
-    The cheapest of the three, and the least exact.
+    It is cheaper and less exact than :func:`sdescore.inverse.pigdm` and
+    :func:`sdescore.inverse.mmps`.
 
     Parameters
     ----------
     score : callable
         ``(x, t)`` or ``(x, t, label)``, with a linear SDE and a derivative by autograd.
     measurement : Measurement
-        What was seen.
+        The observed y, with its operator and its noise.
     zeta : float
-        ζ >= 0. 1 is the likelihood.
+        ζ >= 0, a factor on the likelihood's gradient. At 1 the likelihood has its own weight.
     gamma : float
-        γ >= 0, the share of ΠGDM's variance of y that counts. 0 is the paper's likelihood; it asks
-        for noise > 0.
+        γ >= 0, the share of ΠGDM's variance of y that is added. 0 gives the paper's likelihood,
+        which requires noise > 0.
     data_std : float, optional
         s > 0, the data's standard deviation in the units of the states; by default the model's
         ``sigma_data``, or 1.
@@ -88,19 +89,19 @@ def dps(
     Returns
     -------
     GuidedScore
-        One call of the score and one product with its Jacobian. A sampler's ``label`` goes to the
-        score. ``label={"measurement": Y}`` gives each sample its own y, ``Y`` ``(B, *M)``;
-        ``{"measurement": Y, "label": label}`` a label besides.
+        It costs one call of the score and one product with its Jacobian. A sampler's ``label`` goes
+        to the score. ``label={"measurement": Y}`` gives each sample its own y, ``Y`` ``(B, *M)``.
+        ``{"measurement": Y, "label": label}`` passes a label as well.
 
     Raises
     ------
     IncompatibleError
-        The score is not callable or has no linear SDE, or ``measurement`` is none; when called,
-        a score without a gradient.
+        The score is not callable or has no linear SDE, or ``measurement`` is no measurement. When
+        called, the score has no gradient.
     ParameterError
         ``zeta``, ``gamma`` or ``data_std`` is out of range, or ``gamma`` and the noise are both 0.
     ShapeError
-        When sampling: rows of y that do not have the operator's ``measurement_shape``.
+        When sampling, a row of y does not have the operator's ``measurement_shape``.
 
     Examples
     --------

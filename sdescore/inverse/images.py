@@ -20,18 +20,18 @@ def _one(value: float) -> Constant:
 
 
 class Mask(Diagonal):
-    """The elements of an event that are seen, in one row: inpainting.
+    """Inpainting: the observed elements of an event, as a vector.
 
     Parameters
     ----------
     mask : Tensor
-        ``(*E)`` bool: True where an element is seen; at least one. ``*M`` is ``(n,)`` for n True
-        elements, in the order of ``x[mask]``. The adjoint puts 0 at the others.
+        ``(*E)`` bool, True where an element is observed. At least one element is True. ``*M`` is
+        ``(n,)`` for n True elements, in the order of ``x[mask]``. The adjoint puts 0 at the others.
 
     Raises
     ------
     ShapeError
-        The mask is not a tensor of bool, or sees nothing.
+        The mask is not a tensor of bool, or has no True element.
 
     Examples
     --------
@@ -68,8 +68,8 @@ class Blur(Diagonal):
     Parameters
     ----------
     kernel : Tensor
-        ``(k,)`` for the last axis or ``(k, l)`` for the last two; element ``k // 2`` is its
-        centre. No longer than the event.
+        ``(k,)`` for the last axis or ``(k, l)`` for the last two; element ``k // 2`` is its centre.
+        It is no larger than the event.
     event_shape : tuple of int
         ``*E``; ``*M`` is the same.
 
@@ -142,13 +142,14 @@ class Blur(Diagonal):
 
 
 class Downsample(Diagonal):
-    """The mean of each block of pixels: super-resolution.
+    """Super-resolution: the mean of each block of pixels.
 
     Parameters
     ----------
     factor : int or tuple of int
-        Side of a block on the last two axes (of a vector, on its one axis); or one side for each
-        of the last axes, such as ``(4,)`` for the last alone. Each divides its axis.
+        The side of a block on the last two axes, or on the one axis of a vector. A tuple has one
+        side for each of the last axes, such as ``(4,)`` for the last axis alone. Each side divides
+        its axis.
     event_shape : tuple of int
         ``*E``.
 
@@ -197,7 +198,7 @@ class Downsample(Diagonal):
 
 
 class Grayscale(Diagonal):
-    """A weighted sum of an image's channels: colorisation.
+    """Colorisation: a weighted sum of an image's channels.
 
     Parameters
     ----------
@@ -209,7 +210,7 @@ class Grayscale(Diagonal):
     Raises
     ------
     ShapeError
-        Weights that are not one a channel.
+        The number of weights is not the number of channels.
 
     Examples
     --------

@@ -85,15 +85,15 @@ class Callable(Operator):
     measurement_shape : tuple of int, optional
         ``*M``; by default that of the function's value at one sample of zeros, float32 on the CPU.
     linear : bool
-        Say True where the function is a matrix: then its adjoint follows by autograd, and
-        :class:`sdescore.inverse.Measurement` tests that it is one.
+        Whether the function is linear. Then autograd computes its adjoint, and
+        :class:`sdescore.inverse.Measurement` tests it.
 
     Raises
     ------
     IncompatibleError
         ``function`` is not callable, or returns no real tensor.
     ShapeError
-        A bad shape; when called, a value that is not ``(B, *M)``.
+        A shape is no sequence of sizes > 0. When called, the function's value is not ``(B, *M)``.
 
     Examples
     --------

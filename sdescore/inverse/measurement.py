@@ -17,34 +17,34 @@ __all__ = ["Measurement"]
 
 
 class Measurement:
-    r"""What was seen, by which operator, with how much noise.
+    r"""An observed y, with the operator and the noise that led to it.
 
     Parameters
     ----------
     y : Tensor
         ``(*M)``, float32 or float64: one measurement, for all samples.
     operator : Operator
-        Or a linear operator of deepinv, or any object with ``A(x)`` and ``A_adjoint(y)`` on
-        batches.
+        An operator, a linear operator of deepinv, or any object with ``A(x)`` and ``A_adjoint(y)``
+        on batches.
     noise_std : float
         :math:`\sigma_y \ge 0`, in the units of y.
 
     Attributes
     ----------
     y, operator, noise_std
-        As given; the operator as an :class:`sdescore.inverse.Operator`.
+        The arguments. The operator is always an :class:`sdescore.inverse.Operator`.
 
     Raises
     ------
     ShapeError
         ``y`` does not have the operator's ``measurement_shape``, or is not in floating point.
     ParameterError
-        Noise below 0, or a ``y`` that is not finite.
+        ``noise_std`` is below 0, or ``y`` is not finite.
     IncompatibleError
-        What is no operator; an operator whose value for a sample depends on the others of a batch
-        or on chance; a nonlinear one without a derivative by autograd; an operator whose adjoint
-        is not its transpose, found by
-        :math:`\langle A x, v \rangle = \langle x, A^\top v \rangle` on random x and v.
+        ``operator`` is no operator; its value for a sample depends on the rest of the batch or on
+        chance; it is nonlinear and autograd has no derivative; or its adjoint is not its transpose.
+        The last is tested by :math:`\langle A x, v \rangle = \langle x, A^\top v \rangle` on random
+        x and v.
 
     Examples
     --------
@@ -114,7 +114,7 @@ class Measurement:
         checks.that(worst <= tolerance, expected, got, IncompatibleError)
 
     def residual(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
-        """``y − A(x0)`` of data ``(B, *E)``: ``(B, *M)``; ``y`` ``(B, *M)`` stands in for ours."""
+        """``y − A(x0)`` of data ``(B, *E)``: ``(B, *M)``; ``y`` ``(B, *M)`` replaces our own."""
         return (self.y if y is None else y).to(x0) - self.operator(x0)
 
     def log_likelihood(self, x0: Tensor, y: Tensor | None = None) -> Tensor:
@@ -123,7 +123,7 @@ class Measurement:
         Raises
         ------
         ParameterError
-            The noise is 0: then there is no density.
+            The noise is 0, so y has no density.
         ShapeError
             ``x0`` is not ``(B, *E)``.
         """

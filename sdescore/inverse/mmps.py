@@ -1,15 +1,15 @@
 r"""Moment matching posterior sampling, MMPS (Rozet et al. 2024, arXiv:2405.13712).
 
-The posterior of x₀ has the covariance that the score says it has, by Tweedie's formula
+Tweedie's formula gives the covariance of x₀ from the derivative J of the posterior mean,
 :math:`C = \mathrm{Cov}[x_0 | x_t] = \frac{\sigma^2}{\alpha} J^\top` (section 4.2), so
 
 .. math::
    \nabla \log p_t(y | x) \approx J^\top A^\top
    \Bigl(\sigma_y^2 I + \frac{\sigma^2}{\alpha} A J^\top A^\top \Bigr)^{-1} (y - A \hat x_0) .
 
-The system is solved by generalised conjugate residuals, for a network's J is not symmetric. A
-product with J runs back through the graph of the one call of the network. For Gaussian data the
-result is the exact posterior score.
+The system is solved by generalised conjugate residuals, because a network's J is not symmetric.
+Each product with :math:`J^\top` is a backward pass through the graph of the network's one call. For
+Gaussian data the result is the exact posterior score.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def mmps(
     score : callable
         ``(x, t)`` or ``(x, t, label)``, with a linear SDE and a derivative by autograd.
     measurement : Measurement
-        Its noise may be 0. An operator that is not linear stands in by its derivative at x̂₀.
+        Its noise may be 0. A nonlinear operator is replaced by its linearisation at x̂₀.
     iterations : int
-        The most products with the covariance, >= 1.
+        The largest number of products with the covariance, >= 1.
     tolerance : float
-        In [0, 1). A sample whose system is solved to this relative residual stops before.
+        In [0, 1). A sample stops earlier once its relative residual is at most this.
 
     Returns
     -------

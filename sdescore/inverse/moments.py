@@ -1,13 +1,13 @@
-r"""MMPS with its matrix: the covariance of y given the state is formed, not only multiplied with.
+r"""MMPS with an explicit matrix for the covariance of y given the state.
 
 .. math::
    \log \psi_t(x) = \log N(y;\, A \hat x_0,\, \Sigma_y), \qquad
    \Sigma_y = \sigma_y^2 I + A C A^\top, \qquad C = \mathrm{Cov}[x_0 | x_t]
    = \frac{\sigma^2}{\alpha} J^\top
 
-For a measurement of m numbers it takes m products with the Jacobian, and has the determinant,
-which :func:`sdescore.inverse.mmps` has not. Particles of a :class:`sdescore.inverse.TwistedSMC` in
-modes of different width are compared fairly with it.
+A measurement of m numbers takes m products with the Jacobian. The matrix has a determinant, which
+:func:`sdescore.inverse.mmps` does not compute. A :class:`sdescore.inverse.TwistedSMC` needs it to
+compare particles in modes of different width.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def moments(score: Score, measurement: Measurement) -> GuidedScore:
     score : callable
         ``(x, t)`` or ``(x, t, label)``, with a linear SDE and a derivative by autograd.
     measurement : Measurement
-        Of m numbers; the noise is > 0.
+        It has m numbers, and its noise is > 0.
 
     Returns
     -------
     GuidedScore
         One call of the score and m + 1 products with its Jacobian. Labels are those of
-        :func:`sdescore.inverse.dps`. The best guide of :class:`sdescore.inverse.TwistedSMC`.
+        :func:`sdescore.inverse.dps`. It is the best guide of :class:`sdescore.inverse.TwistedSMC`.
 
     Raises
     ------

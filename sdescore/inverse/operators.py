@@ -1,4 +1,4 @@
-r"""What measures: operators x → A(x) with an adjoint, on batches ``(B, *E) → (B, *M)``.
+r"""Operators x → A(x) with an adjoint, on batches ``(B, *E) → (B, *M)``.
 
 A linear operator's adjoint is its transpose, :math:`\langle A x, v \rangle = \langle x, A^\top v
 \rangle`. The methods of this room solve
@@ -6,8 +6,8 @@ A linear operator's adjoint is its transpose, :math:`\langle A x, v \rangle = \l
 .. math:: (\gamma^2 A A^\top + \sigma^2 I)\, u = v ,
 
 in closed form where the eigenvalues of :math:`A A^\top` are known, else by conjugate gradients.
-With σ = 0 that is the pseudo-inverse, so :math:`A^\top (A A^\top)^+ (y - A x)` is the shortest
-change of x that explains y.
+With σ = 0 and γ = 1 the solution is :math:`u = (A A^\top)^+ v`, by the pseudo-inverse. So
+:math:`A^\top (A A^\top)^+ (y - A x)` is the smallest change of x that explains y.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Operator(ABC):
     def examples(cls) -> Sequence[Self]:
         """Members that stand for the class in the documentation's table and in the tests.
 
-        By default none, for a class of your own. A class of this room gives one member of each
-        kind, on small events.
+        By default there are none, as for a class of your own. A class of this room gives one member
+        of each kind, on small events.
         """
         return []
 

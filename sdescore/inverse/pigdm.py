@@ -1,15 +1,15 @@
 r"""Pseudo-inverse guided diffusion, ΠGDM (Song et al. 2023, "Pseudoinverse-guided diffusion models
 for inverse problems", ICLR, https://openreview.net/forum?id=9_gsMA8MRKQ).
 
-The posterior of x₀ has one variance for all elements, :math:`C = r_t^2 I` (section 3):
+ΠGDM assumes one posterior variance for all elements of x₀, :math:`C = r_t^2 I` (section 3):
 
 .. math::
    \nabla \log p_t(y | x) \approx J^\top A^\top (r_t^2 A A^\top + \sigma_y^2 I)^{-1}
    (y - A \hat x_0), \qquad
-   r_t^2 = \frac{\sigma^2 s^2}{\alpha^2 s^2 + \sigma^2} ,
+   r_t^2 = \frac{\sigma^2 s^2}{\alpha^2 s^2 + \sigma^2} .
 
-the posterior variance of data with independent elements of standard deviation s. For such Gaussian
-data the result is the exact posterior score.
+:math:`r_t^2` is the posterior variance of data with independent Gaussian elements of standard
+deviation s. For such data the result is the exact posterior score.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def pigdm(score: Score, measurement: Measurement, data_std: float | None = None)
     score : callable
         ``(x, t)`` or ``(x, t, label)``, with a linear SDE and a derivative by autograd.
     measurement : Measurement
-        Its noise may be 0. An operator that is not linear stands in by its derivative at x̂₀.
+        Its noise may be 0. A nonlinear operator is replaced by its linearisation at x̂₀.
     data_std : float, optional
         s > 0, the data's standard deviation in the units of the states; by default the model's
         ``sigma_data``, or 1.

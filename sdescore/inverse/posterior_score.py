@@ -2,16 +2,16 @@ r"""Scores of a posterior: a prior's score and the gradient of a likelihood of i
 
 The exact posterior score is :math:`\nabla \log p_t(x) + \nabla \log p_t(y | x)`, and the second
 term has no closed form, for :math:`p_t(y | x) = \int p(y | x_0)\, p(x_0 | x_t = x)\, dx_0`. The
-methods of this room take :math:`p(x_0 | x_t)` for a Gaussian about its mean
-:math:`\hat x_0(x) = E[x_0 | x_t = x]` with some covariance C, so that
+methods of this room approximate :math:`p(x_0 | x_t)` by a Gaussian with the mean
+:math:`\hat x_0(x) = E[x_0 | x_t = x]` and some covariance C, so that
 
 .. math::
    \nabla \log p_t(y | x) \approx
    J^\top A^\top (\sigma_y^2 I + A C A^\top)^{-1} (y - A \hat x_0), \qquad
    J = \frac{\partial \hat x_0}{\partial x} .
 
-They differ in C alone. An operator that is not linear stands in by its derivative at x̂₀. The
-network is called once; J is applied through the graph of that call.
+They differ in C alone. A nonlinear operator is replaced by its linearisation at x̂₀. The network is
+called once; J is applied through the graph of that call.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Near(NamedTuple):
 
 
 def require_measurement(measurement: object) -> None:
-    """Refuse what is no measurement."""
+    """Refuse anything but a measurement."""
     example = "inverse.Measurement(y, operator, noise_std)"
     checks.instance("measurement", measurement, Measurement, example)
 

@@ -1,7 +1,7 @@
-r"""Inpainting and its kin by projection: what is measured is put in place at every step.
+r"""Inpainting and other linear inverse problems, by a projection of the state at every step.
 
 The state of a datum with :math:`A x_0 = y` obeys :math:`A x_t = \alpha_t y + \sigma_t A \epsilon`.
-Before each evaluation the state is moved to it by the shortest way (Song et al. 2021,
+Before each evaluation the state is moved to such a state by the smallest change (Song et al. 2021,
 arXiv:2011.13456, appendix I.4, for any linear A),
 
 .. math:: x \leftarrow x + A^\top (A A^\top)^+ (\alpha_t y + \sigma_t A z - A x), \qquad
@@ -17,8 +17,9 @@ A measurement with noise :math:`\sigma_y` is a noised state itself. Along an eig
 
 RePaint (Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1) goes back in time as well: the steps
 between two times are repeated, and before each repeat the forward SDE leads back. What was not
-measured then adapts to what was. Where a measured direction has its noise already, there are no
-rewinds: the state alone remembers it, and would forget.
+measured then adapts to what was. There are no rewinds below the noise level of a measured
+direction: from there on only the state holds this part of the measurement, and a rewind would erase
+it.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ __all__ = ["Projection", "RePaint"]
 class Projection(PredictorCorrector):
     """A predictor–corrector sampler that projects each state onto the measurement.
 
-    It knows the measured part exactly. The rest is drawn as if each step had never seen the
-    measurement, so it is biased towards the prior; :class:`RePaint` reduces this bias.
+    The measured part of the result is exact. The rest is biased towards the prior, because the
+    steps themselves do not use the measurement. :class:`RePaint` reduces this bias.
 
     Parameters
     ----------
@@ -64,18 +65,18 @@ class Projection(PredictorCorrector):
     predictor : Predictor
         By default ``ss.Ancestral()``.
     measurement : Measurement
-        Of a linear operator whose eigenvalues are known: ``Mask``, ``Blur``, ``Downsample``,
-        ``Grayscale`` or ``Matrix``. Noise may be 0.
+        A measurement by a linear operator whose eigenvalues are known: ``Mask``, ``Blur``,
+        ``Downsample``, ``Grayscale`` or ``Matrix``. Noise may be 0.
 
     The other parameters are those of :class:`sdescore.PredictorCorrector`.
 
     Raises
     ------
     IncompatibleError
-        ``measurement`` is none, or its operator has no known eigenvalues; or, when it samples, a
-        model with a ``data_std`` for each channel.
+        ``measurement`` is no measurement, or its operator has no known eigenvalues. When sampling,
+        the model has a ``data_std`` for each channel.
     ShapeError
-        When it samples: an event that the operator does not take.
+        When sampling, the event is not the operator's ``event_shape``.
 
     Examples
     --------
@@ -158,14 +159,14 @@ class RePaint(Projection):
     Parameters
     ----------
     jump : int
-        Steps that are repeated together, >= 1.
+        The number of steps that are repeated together, >= 1.
     resamplings : int
-        How often they are run in all, >= 1; with 1 it is :class:`Projection`. A sample costs
-        up to ``resamplings`` times as many evaluations.
+        How many times these steps are run, >= 1. With 1 the sampler is :class:`Projection`. A
+        sample costs up to ``resamplings`` times as many evaluations.
 
     The other parameters and errors are those of :class:`Projection`. A predictor that uses the
-    outputs of earlier steps raises ``IncompatibleError``, for a rewind makes them void; so does,
-    beside noise in the measurement, a model with a ``data_std`` other than 1.
+    outputs of earlier steps raises ``IncompatibleError``, because a rewind makes them invalid. With
+    noise in the measurement, a model with a ``data_std`` other than 1 raises it too.
 
     Examples
     --------

@@ -1,9 +1,10 @@
-r"""Twisted sequential Monte Carlo (Wu et al. 2023, arXiv:2306.17775): exact as particles grow.
+r"""Twisted sequential Monte Carlo (Wu et al. 2023, arXiv:2306.17775), exact for many particles.
 
 A sampler with Gaussian steps :math:`p(x_s | x_t)` has a prior of its own, its last state
 :math:`x_0`. The target is this prior's posterior, :math:`p(x_0) p(y | x_0) / p(y)`. A guide gives
-twisting functions :math:`\psi_t(x_t) \approx p(y | x_t)`, which say early where the measurement is
-likely, and proposals q that go there. Particles of weight w are moved and weighted by
+twisting functions :math:`\psi_t(x_t) \approx p(y | x_t)`, which estimate early where the
+measurement is likely, and proposals q that move there. Particles of weight w are moved and weighted
+by
 
 .. math::
    x_s \sim q(x_s | x_t), \qquad
@@ -14,8 +15,8 @@ likely, and proposals q that go there. Particles of weight w are moved and weigh
 product of the mean weights is an unbiased estimate of p(y). Any positive :math:`\psi` gives the
 exact result in the limit; a good one gives it with few particles.
 
-The steps are those of the bridge :math:`x_s | x_t, x_0` at :math:`\hat x_0`, with the variance that
-the guide sees in :math:`x_0` besides, v for all elements:
+The steps are those of the bridge :math:`x_s | x_t, x_0` at :math:`\hat x_0`. The variance v that
+the guide gives each element of :math:`x_0` is added:
 
 .. math::
    p(x_s | x_t) = N(k_t x_t + k_0 \hat x_0,\ \Sigma), \qquad
@@ -89,7 +90,7 @@ class TwistedSMC:
     sde : LinearSDE
         The forward SDE; the model's own.
     steps : int, optional
-        Evaluations a particle, >= 2; optional where the grid has its own number.
+        Evaluations of each particle, >= 2; optional where the grid has its own number.
     grid : Grid, tensor or sequence of float, optional
         The times; by default the SDE's own grid.
     threshold : float
@@ -98,7 +99,7 @@ class TwistedSMC:
     Raises
     ------
     ScheduleError, TimeError
-        Steps or grid out of range.
+        ``steps`` or ``grid`` is out of range.
     IncompatibleError, ParameterError
         ``sde`` is not linear; ``threshold`` is out of range.
 
@@ -147,8 +148,8 @@ class TwistedSMC:
         guide : GuidedScore
             A prior with a measurement: :func:`~sdescore.inverse.moments` is the best,
             :func:`~sdescore.inverse.mmps` and :func:`~sdescore.inverse.pigdm` cost less.
-            :func:`~sdescore.inverse.dps` is too sure of itself for most particles to live. The
-            measurement's noise is > 0.
+            :func:`~sdescore.inverse.dps` gives most particles almost no weight, because its
+            likelihood is too narrow. The measurement's noise is > 0.
         particles : int
             >= 1.
         seed : int
@@ -161,9 +162,9 @@ class TwistedSMC:
         Raises
         ------
         IncompatibleError
-            ``guide`` is none of those, or on another SDE.
+            ``guide`` is not one of these, or it is on another SDE.
         ParameterError
-            No noise in the measurement, or a bad number.
+            The measurement has no noise, or a number is out of range.
         DivergenceError
             A particle or all weights turned NaN or infinite.
         """
