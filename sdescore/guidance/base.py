@@ -1,13 +1,12 @@
-r"""Guidance: score in, score out.
+r"""Guidance makes one score of others.
 
 Bayes' rule on the marginals, :math:`p_t(x | y) \propto p_t(x)\, p_t(y | x)`, is a sum of scores,
 
 .. math:: \nabla_x \log p_t(x | y) = \nabla_x \log p_t(x) + \nabla_x \log p_t(y | x)
 
-(Song et al. 2021, arXiv:2011.13456, eq. 14; Dhariwal & Nichol 2021, arXiv:2105.05233,
-section 4.1), so a classifier on noisy states turns an unconditional score into a conditional
-one. Without a classifier, two scores are mixed (Ho & Salimans 2022, arXiv:2207.12598, eq. 6,
-whose w is ω − 1):
+(Song et al. 2021, arXiv:2011.13456, eq. 14; Dhariwal & Nichol 2021, arXiv:2105.05233, section 4.1),
+so a classifier of noisy states turns an unconditional score into a conditional one. Without a
+classifier, two scores are mixed (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, whose w is ω − 1):
 
 .. math:: s_\omega = \omega\, s(x | y) + (1 - \omega)\, s(x) .
 
@@ -53,7 +52,7 @@ class GuidedScore(nn.Module):
     Attributes
     ----------
     sde : SDE
-        That of the parts; absent where none has one.
+        The SDE of the parts. The attribute is absent where no part has an SDE.
 
     Raises
     ------
@@ -77,7 +76,7 @@ class GuidedScore(nn.Module):
 
     @property
     def data_scale(self) -> DataScale | None:
-        """That of the parts, which training may have changed since; None where none has one."""
+        """The parts' scale, which training may have changed since; None where no part has one."""
         return one_scale(self._parts)
 
     @property

@@ -73,21 +73,21 @@ def classifier_guidance(score: Score, log_prob_y: Score, scale: float = 1.0) -> 
         ``(x, t)``. A conditional one gets a label by :func:`sdescore.guidance.condition`, the same
         for all samples, or by :func:`sdescore.guidance.label_part`, which is part of ``label``.
     log_prob_y : callable
-        ``(x, t) -> (B,)``, or ``(x, t, label) -> (B,)`` where a sampler is given labels: the
-        log probability of what is conditioned on, up to a constant, given ``x = x_t``. Each
-        sample on its own; differentiated by autograd, also under ``no_grad``.
+        ``(x, t) -> (B,)``, or ``(x, t, label) -> (B,)`` where a sampler is given labels: the log
+        probability of what is conditioned on, up to a constant, given ``x = x_t``. It treats each
+        sample on its own. Autograd differentiates it, also under ``no_grad``.
     scale : float
-        Finite.
+        The factor on the classifier's gradient; finite.
 
     Raises
     ------
     IncompatibleError
-        Parts that are not callable or belong to different SDEs; when called, a ``log_prob_y``
-        without a gradient.
+        A part is not callable, or the parts belong to different SDEs. When called, ``log_prob_y``
+        has no gradient.
     ParameterError
-        A scale that is not finite.
+        ``scale`` is not finite.
     ShapeError
-        When called: ``log_prob_y`` is not ``(B,)``.
+        When called, the value of ``log_prob_y`` is not ``(B,)``.
 
     Examples
     --------

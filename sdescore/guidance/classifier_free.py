@@ -1,4 +1,4 @@
-r"""Two scores, mixed: classifier-free guidance, and guidance by a weaker score.
+r"""Weighted sums of two scores: classifier-free guidance, and guidance by a weaker score.
 
 ``rescale`` is that of Lin et al. 2023, arXiv:2305.08891, section 3.4. The guided prediction of v is
 brought towards the standard deviation that the conditional one has over a sample's elements,
@@ -185,11 +185,12 @@ def classifier_free(
         class has a number of its own, pass ``condition(model, number)``, and for a negative
         condition of each sample :func:`label_part(model, name) <sdescore.guidance.label_part>`.
     omega, w : float, dict, callable or str
-        The weight by either name, ω = w + 1. 1 is the conditional score and 0 the unconditional
-        one. One finite number; or weights at noise levels σ/α, ``{0.1: 1.0, 10.0: 3.0}``, linear in
-        log(σ/α) between them and constant beyond; or a function from times, ``()`` or ``(B,)``
-        float64, to as many weights, or to one; or, for a weight of each sample, the name of
-        the part of ``label`` that has them, ``(B,)``. The scores do not get that part.
+        The weight by either name, ω = w + 1. ω = 1 gives the conditional score and ω = 0 the
+        unconditional one. It is one finite number; or weights at noise levels σ/α,
+        ``{0.1: 1.0, 10.0: 3.0}``, linear in log(σ/α) between them and constant beyond; or a
+        function from times, ``()`` or ``(B,)`` float64, to as many weights, or to one. For a weight
+        of each sample it is the name of the part of ``label`` that has them, ``(B,)``. The scores
+        do not get that part.
     interval : (float, float), optional
         Noise levels, ``low < σ/α <= high``, outside which the weight is ω = 1 (Kynkäänniemi et al.
         2024, arXiv:2404.07724). Where ω is 1, the unconditional score is not called.
@@ -212,14 +213,14 @@ def classifier_free(
     Raises
     ------
     IncompatibleError
-        Scores that are not callable or belong to different SDEs; an unconditional model whose
-        network was never trained without a label; an option that needs an SDE for scores without.
+        The scores are not callable or belong to different SDEs; the network of the unconditional
+        model was never trained without a label; or an option needs an SDE and the scores have none.
     ParameterError
-        No weight, or both; a weight that is not finite; ``interval``, ``rescale`` or ``batched``
-        out of range.
+        Neither or both of ``omega`` and ``w`` are passed; a weight is not finite; or ``interval``,
+        ``rescale`` or ``batched`` is out of range.
     ShapeError
-        Weights of samples that were not given by their name; when called, a function of time that
-        returns another number of weights.
+        The weight is a tensor or a sequence, and not the name of a part of ``label``. When called,
+        a function of time returns another number of weights.
 
     Examples
     --------

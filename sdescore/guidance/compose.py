@@ -1,4 +1,4 @@
-r"""Several densities as one: their product, and their mixture.
+r"""The scores of products and of mixtures of densities.
 
 .. math::
    p \propto \prod_i p_i^{w_i}, \quad s = \sum_i w_i s_i, \qquad
@@ -90,10 +90,10 @@ class _Mixture(_Composed):
 
 
 def product(scores: Sequence[Score], weights: Sequence[float] | None = None) -> GuidedScore:
-    r"""The score of a product of densities, :math:`\prod_i p_i^{w_i}`: what all of them agree on.
+    r"""The score of a product of densities, :math:`\prod_i p_i^{w_i}`.
 
-    A sampler alone does not draw from the product of the data's densities; see
-    :mod:`sdescore.guidance.compose` for what does.
+    A sampler alone does not draw from the product of the data's densities.
+    :mod:`sdescore.guidance.compose` says what does.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def product(scores: Sequence[Score], weights: Sequence[float] | None = None) -> 
         On one SDE. Each is called with the label where there is one; give them labels of their own
         by :func:`sdescore.guidance.condition` or :func:`sdescore.guidance.label_part`.
     weights : sequence of float, optional
-        One finite number a score; by default 1 each. Negative ones divide.
+        One finite number for each score, by default 1. A negative weight divides by its density.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def product(scores: Sequence[Score], weights: Sequence[float] | None = None) -> 
     IncompatibleError
         No sequence of callables on one SDE.
     ParameterError
-        No score, or weights that are not one finite number a score.
+        There is no score, or ``weights`` does not have one finite number for each score.
 
     Examples
     --------
@@ -128,7 +128,7 @@ def product(scores: Sequence[Score], weights: Sequence[float] | None = None) -> 
 
 
 def mixture(scores: Sequence[Score], log_weights: Sequence[float] | None = None) -> GuidedScore:
-    r"""The score of a mixture of densities, :math:`\sum_i w_i p_i`: what any of them has.
+    r"""The score of a mixture of densities, :math:`\sum_i w_i p_i`.
 
     Parameters
     ----------
@@ -136,16 +136,16 @@ def mixture(scores: Sequence[Score], log_weights: Sequence[float] | None = None)
         As in :func:`product`, and each with a log density: exact scores, a
         :class:`sdescore.ScoreModel` of an :class:`sdescore.EnergyModel`, or guided ones of these.
     log_weights : sequence of float, optional
-        ``log wᵢ``, one finite number a score; by default 0 each. They stand beside the densities
-        as the scores have them. An energy leaves out a constant at each noise level, so its
-        weight is relative to that.
+        ``log wᵢ``, one finite number a score; by default 0 each. They multiply the densities that
+        the scores report. The density of an energy lacks a constant at each noise level, so its
+        weight is relative to this constant.
 
     Raises
     ------
     IncompatibleError
-        No sequence of callables on one SDE, or one without a log density.
+        ``scores`` is no sequence of callables on one SDE, or one of them has no log density.
     ParameterError
-        No score, or log weights that are not one finite number a score.
+        There is no score, or ``log_weights`` does not have one finite number for each score.
 
     Examples
     --------

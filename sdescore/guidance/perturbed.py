@@ -1,4 +1,4 @@
-"""A network that some of its modules are taken out of: a weaker score for autoguidance.
+"""A weaker score for autoguidance: the network without some of its modules.
 
 Perturbed-attention guidance (Ahn et al. 2024, arXiv:2403.17377) and skip-layer guidance replace
 parts of the network by simpler ones, and guide by the difference.
@@ -38,7 +38,7 @@ def perturbed(model: Model, names: Sequence[str], change: Change | None = None) 
     Returns
     -------
     Model
-        Training ``model`` changes it as well.
+        It has the weights of ``model``, so training ``model`` changes it as well.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-r"""The weight of guidance: one number, a schedule, one a sample, and all of it in an interval.
+r"""The weight of guidance: a number, a schedule or one for each sample, and an interval.
 
 Two conventions are in use. With ω the guided score is :math:`\omega s_1 + (1 - \omega) s_0`; with
 w it is :math:`(1 + w) s_1 - w s_0`, so ω = w + 1 (Ho & Salimans 2022, arXiv:2207.12598, eq. 6).

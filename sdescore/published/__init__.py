@@ -1,4 +1,4 @@
-"""Samplers of papers and of their released codes, under the names that these give their options.
+"""Samplers of papers and of their released codes. Options have the names that these use.
 
 Each function takes a model or its SDE and returns an ordinary sampler. Defaults are those of the
 paper or of its code. With the same noise the sampler repeats the original's numbers, and the tests

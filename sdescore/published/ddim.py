@@ -25,8 +25,8 @@ def ddim(
     source : ScoreModel or LinearSDE
         A model on a :class:`sdescore.DiscreteVPSDE` of N levels, or this SDE.
     timesteps : int
-        How many levels to visit, 1 to N. ``"uniform"`` takes every (N // timesteps)-th, which are
-        more than ``timesteps`` where N is no multiple of it.
+        The number of levels to visit, 1 to N. ``"uniform"`` visits every (N // timesteps)-th level.
+        These are more than ``timesteps`` levels where N is no multiple of ``timesteps``.
     eta : float
         η in [0, 1] of the paper's eq. 16: 0 is deterministic, 1 is DDPM with the small variance.
     skip_type : {"uniform", "quad"}
@@ -41,7 +41,7 @@ def ddim(
     Raises
     ------
     IncompatibleError
-        The SDE has no levels, or ``skip_type`` is none of the two.
+        The SDE has no levels, or ``skip_type`` is unknown.
     ScheduleError
         ``timesteps`` is out of range, or so many that levels of ``"quad"`` coincide.
     ParameterError

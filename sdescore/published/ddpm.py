@@ -35,7 +35,7 @@ def ddpm(source: LinearSDE | Score, model_var_type: str = "fixedlarge") -> Predi
     Raises
     ------
     IncompatibleError
-        The SDE has no levels, or ``model_var_type`` is none of the two.
+        The SDE has no levels, or ``model_var_type`` is unknown.
 
     Examples
     --------

@@ -112,10 +112,11 @@ def dpm_solver_plus_plus(
     Parameters
     ----------
     source : ScoreModel or LinearSDE
-        A model, or its SDE. The code has a linear β(t), :class:`sdescore.VPSDE`, or a table. On a
-        table the network is called between levels, by ``time_input="continuous_level"``.
+        A model, or its SDE. The code supports a linear β(t), which is :class:`sdescore.VPSDE`, or a
+        table. On a table the network is called between levels, by
+        ``time_input="continuous_level"``.
     steps : int
-        Moves, each of one evaluation; not below ``order``.
+        The number of steps, at least ``order``. Each costs one evaluation.
     order : int
         1 to 3.
     skip_type : {"time_uniform", "time_quadratic", "logSNR"}
@@ -125,7 +126,7 @@ def dpm_solver_plus_plus(
     lower_order_final : bool
         Whether the last steps of fewer than 10 have lower orders.
     denoise_to_zero : bool
-        Whether x̂₀ follows at ``t_end``, at the cost of one more evaluation.
+        Whether the sampler ends with x̂₀ at ``t_end``, which costs one more evaluation.
 
     Returns
     -------

@@ -42,8 +42,8 @@ def edm(
     num_steps : int
         N >= 2. A sample costs 2 N − 1 evaluations.
     sigma_min, sigma_max : float
-        The ends of the times, ``0 < sigma_min < sigma_max``. As in the original they are brought
-        into the range of the model's SDE.
+        The ends of the times, ``0 < sigma_min < sigma_max``. As in the original, they are clamped
+        to the range of the model's SDE.
     rho : float
         The exponent ρ > 0.
     S_churn, S_min, S_max, S_noise : float

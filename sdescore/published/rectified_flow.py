@@ -27,9 +27,10 @@ def rectified_flow(source: LinearSDE | Score, N: int = 100) -> PredictorCorrecto
     ----------
     source : ScoreModel or LinearSDE
         A model on a :class:`sdescore.RectifiedFlowSDE`, or this SDE. Its forward rates are infinite
-        at t = 1, so it ends before. With ``T=1 - 1e-8`` the steps from t = 1 come out to 1e-7.
+        at t = 1, so its T is below 1. With ``T=1 - 1e-8`` the steps agree with those from t = 1 to
+        1e-7.
     N : int
-        Steps, >= 2, each of one evaluation.
+        The number of steps, >= 2. Each costs one evaluation.
 
     Returns
     -------

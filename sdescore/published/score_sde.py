@@ -63,7 +63,7 @@ def score_sde_pc(
     eps : float, optional
         The last time, > 0; by default 1e-5 on VE, else 1e-3.
     noise_removal : bool
-        Whether the last step leaves its noise out, as in the code's configurations.
+        Whether the last step adds no noise, as in the code's configurations.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def score_sde_ode(
         The end of the flow on the data's side, > 0. By default that of the code's samples, 1e-5 on
         VE and 1e-3 else. Its likelihoods have 1e-5 on every SDE.
     num_scales : int
-        N >= 2, by which the last denoise steps.
+        N >= 2. The last denoise is the code's reverse-diffusion step for N scales.
 
     Returns
     -------

@@ -3,9 +3,9 @@ r"""The probability flow in the time t, as score_sde solves it (Song et al. 2021
 .. math:: \frac{\mathrm{d}x}{\mathrm{d}t} = f x - \tfrac12 g^2 s(x, t), \qquad
    \frac{\mathrm{d} \log p}{\mathrm{d}t} = -\Bigl(f d - \tfrac12 g^2\, \nabla \cdot s\Bigr)
 
-(eqs. 13 and 39), by scipy's RK45 on all numbers of the batch together: one step size for all, by
-the RMS of all errors. :mod:`sdescore.samplers.probability_flow.velocity` has the velocity v̂ in the
-angle φ, with :math:`r = \sqrt{\alpha^2 + \sigma^2}` and y = x/r. There
+(eqs. 13 and 39), by scipy's RK45 on all numbers of the batch together. It takes one step size for
+the whole batch, from the RMS of all errors. :mod:`sdescore.samplers.probability_flow.velocity` has
+the velocity v̂ in the angle φ, with :math:`r = \sqrt{\alpha^2 + \sigma^2}` and y = x/r. There
 
 .. math:: s = - \frac{\hat v \cot\varphi + y}{r}, \qquad
    \nabla \cdot s = - \frac{\cot\varphi\, \nabla_y \cdot \hat v + d}{r^2} .
@@ -100,14 +100,14 @@ class ScoreSDEFlow(ProbabilityFlow):
     Parameters
     ----------
     num_scales : int
-        N >= 2, by which the last denoise steps.
+        N >= 2. The last denoise is the code's reverse-diffusion step for N scales.
 
     Raises
     ------
     IncompatibleError
         The SDE is not linear, or has a table of levels; another method than ``"rk45"``.
     ParameterError
-        A number out of its range, ``steps`` or ``grid``.
+        A number is out of range, or ``steps`` or ``grid`` is passed.
     """
 
     method: str = "rk45"

@@ -4,9 +4,9 @@ The code works on N times :math:`t_n` from T down to eps, at equal steps. A pred
 
 .. math:: x \leftarrow a\, x + b\, s(x, t_n) + c\, z
 
-at each of them. The last one leaves c z out, the code's denoising (``noise_removal``). With
-:math:`i = \lfloor t_n (N - 1) \rfloor`, a table :math:`\beta_i = \beta(\tfrac{i}{N-1})/N` of a VP
-SDE, a table :math:`\sigma_i = \sigma(\tfrac{i}{N-1})` of a VE SDE, and :math:`\sigma_{-1} = 0`:
+at each of them. The last one has no noise c z, which is the code's denoising (``noise_removal``).
+With :math:`i = \lfloor t_n (N - 1) \rfloor`, a table :math:`\beta_i = \beta(\tfrac{i}{N-1})/N` of a
+VP SDE, a table :math:`\sigma_i = \sigma(\tfrac{i}{N-1})` of a VE SDE, and :math:`\sigma_{-1} = 0`:
 
 ===================  ====  =======================  ============================  ==================
 predictor            SDE   a                        b                             c²
@@ -57,7 +57,7 @@ def kind_of(sde: LinearSDE) -> str:
 
 
 def index_of(sde: LinearSDE, t: Tensor, num_scales: int) -> Tensor:
-    """The place i of times ``(n,)`` in the code's tables, 0 the least noisy."""
+    """The index i of times ``(n,)`` in the code's tables; level 0 is the least noisy."""
     label = t * (num_scales - 1) / sde.T
     if kind_of(sde) == "vp" and hasattr(sde, "level"):
         label = sde.level(t)
@@ -65,7 +65,7 @@ def index_of(sde: LinearSDE, t: Tensor, num_scales: int) -> Tensor:
 
 
 def beta_of(sde: LinearSDE, i: Tensor, num_scales: int) -> Tensor:
-    """The table's β_i of a VP SDE, at places ``(n,)``."""
+    """The table's β_i of a VP SDE, at indices ``(n,)``."""
     if hasattr(sde, "level"):
         return sde.transition(i / num_scales, (i + 1) / num_scales).variance
     return sde.rates(i * sde.T / (num_scales - 1))[1] / num_scales
@@ -102,12 +102,12 @@ class ScoreSDEStep(Predictor):
     probability_flow : bool
         Whether to step on the probability flow; not with ``"ancestral_sampling"``.
     noise_removal : bool
-        Whether the last step leaves its noise out.
+        Whether the last step adds no noise.
 
     Raises
     ------
     IncompatibleError, ParameterError
-        An unknown predictor, one that has no probability flow, or a number out of range.
+        The predictor is unknown or has no probability flow, or a number is out of range.
     """
 
     predictor: str = "reverse_diffusion"

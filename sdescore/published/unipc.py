@@ -12,10 +12,10 @@ The weights ρ make it exact for polynomials in λ,
 .. math:: \sum_k \rho_k\, r_k^{i-1} = \frac{- h\, i!\, \varphi_{i+1}(-h)}{B}, \qquad i = 1, 2, \dots
 
 (φ as in :mod:`sdescore.tableau.exponential`). The predictor takes the p − 1 outputs before m₀, and
-the corrector the output at s as well, whose r is 1. With one ρ alone the code takes ρ = ½ in place
-of its equation, and there the choice of B matters: −h is its variant ``"bh1"``, and
-:math:`e^{-h} - 1` its variant ``"bh2"``. :class:`sdescore.ExponentialAdams` solves the equation
-there too.
+the corrector the output at s as well, whose r is 1. Where there is only one ρ, the code takes ρ = ½
+and does not solve the equation. Only there does the choice of B matter: −h is its variant
+``"bh1"``, and :math:`e^{-h} - 1` its variant ``"bh2"``. :class:`sdescore.ExponentialAdams` solves
+the equation there too.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HIGHEST = 4
 
 @dataclass(frozen=True)
 class UniPC(Multistep):
-    """UniPC's predictor, with its corrector at no further evaluation.
+    """UniPC's predictor and its corrector, which costs no further evaluation.
 
     The corrector moves the state that the model was called on, before the next step starts from it
     (the paper's algorithm 1). So it changes only the next row's numbers.
@@ -127,10 +127,11 @@ def unipc(
     Parameters
     ----------
     source : ScoreModel or LinearSDE
-        A model, or its SDE. The code has a linear β(t), :class:`sdescore.VPSDE`, or a table. On a
-        table the network is called between levels, by ``time_input="continuous_level"``.
+        A model, or its SDE. The code supports a linear β(t), which is :class:`sdescore.VPSDE`, or a
+        table. On a table the network is called between levels, by
+        ``time_input="continuous_level"``.
     steps : int
-        Moves, each of one evaluation; not below ``order``.
+        The number of steps, at least ``order``. Each costs one evaluation.
     order : int
         1 to 4.
     variant : {"bh1", "bh2"}

@@ -1,9 +1,9 @@
 r"""The numbers of the steps to come, computed for many steps at once.
 
-The times of step n follow from its seed, and from the times a model's numbers: α and σ, what the
-network is given as time, the weight of its error. These are some hundred small operations in
-float64, which take a tenth of a small network's step. For many steps at once they take little more
-time than for one. The losses are those of :func:`sdescore.denoising_loss`, bit for bit.
+The seed of step n determines its times. The times determine α and σ, the network's time input and
+the weight of its error. These are some hundred small operations in float64, which take a tenth of a
+small network's step. For many steps at once they take little more time than for one. The losses are
+those of :func:`sdescore.denoising_loss`, bit for bit.
 """
 
 from __future__ import annotations

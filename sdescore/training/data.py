@@ -1,4 +1,4 @@
-"""What a training step is given, and the scale that it has.
+"""The data of a training step, and their scale.
 
 A batch is drawn from samples with an index, such as a tensor's or an array's, or it is the next one
 of a stream (:mod:`sdescore.training.streams`). The scale is measured before the first step, after
@@ -206,8 +206,8 @@ def blocks(data: Rows) -> Iterator[Tensor]:
 def fingerprint(data: Rows) -> dict[str, Any]:
     """Shape, dtype and SHA-256 of a data set ``(N, ...)``, as JSON.
 
-    Up to 256 MiB every sample is hashed. Of a larger data set 256 parts of at least 1 MiB are,
-    spread evenly from the first sample to the last: a change elsewhere is not noticed.
+    Up to 256 MiB every sample is hashed. Of a larger data set, 256 parts of at least 1 MiB are
+    hashed, evenly from the first sample to the last. A change elsewhere is not seen.
     """
     digest, count, size = hashlib.sha256(), len(data), sample_bytes(data)
     length = min(count, max(1, PART // size))
@@ -265,8 +265,8 @@ def measured(
 ) -> tuple[DataScale, Tensor]:
     """The scale of a model's data: its own, or that of the data if it has none.
 
-    A run that resumes has that of its file. States that are far from unit scale are warned about.
-    Also returns some samples ``(n, *E)``, as training sees them. Bytes set the model's range.
+    A resumed run has the scale of its file. States far from unit scale cause a warning. It also
+    returns some samples ``(n, *E)``, as training sees them. Bytes set the model's range.
     """
     scale, known = model.data_scale, resumed is not None and is_there(resumed)
     if resumed is not None and known and scale.plain:
@@ -322,7 +322,7 @@ class Moments:
     def scale(self, unit: float) -> DataScale:
         """That of states with mean 0 and standard deviation ``unit``.
 
-        Six digits: what the number of threads does to a sum is not among them.
+        It has six digits, because later ones depend on the number of threads.
         """
         if not self.count:
             return DataScale()

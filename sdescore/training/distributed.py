@@ -20,7 +20,7 @@ from sdescore.training.together import Together
 def processes(device: torch.device, shard: bool) -> Iterator[Together]:
     """The ranks of the process group, or of the one that torchrun's variables describe.
 
-    A group that is begun here stays, for what the script does next, until the process ends. An
+    A group that begins here ends with the process, because the script may use it afterwards. An
     error of one rank becomes an error of all.
     """
     if not distributed.is_initialized():
@@ -43,7 +43,7 @@ def processes(device: torch.device, shard: bool) -> Iterator[Together]:
 
 
 def end_group() -> None:
-    """End the process group, unless somebody has."""
+    """End the process group if it has not ended yet."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -51,7 +51,7 @@ def end_group() -> None:
 def own_device(device: torch.device) -> torch.device:
     """The GPU of this process, by torchrun's number, where all of them name the first one.
 
-    A process that sees one GPU, by CUDA_VISIBLE_DEVICES, takes that.
+    If CUDA_VISIBLE_DEVICES leaves one GPU to the process, it takes that one.
     """
     if device.type == "cuda" and not device.index and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())

@@ -1,8 +1,8 @@
 r"""A training loop to read.
 
 Batch, times, noise and dropout of step n come from a generator seeded by (seed, n) alone. So a
-resumed run needs no state of any random generator, and on a CPU it ends in the very bits of a run
-that was never interrupted.
+resumed run needs no state of any random generator. On a CPU its result has the same bits as that of
+a run without interruption.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ def train(
     step restores torch's global generator afterwards; two threads never take a step at once.
 
     Under ``torchrun``, or in a process group, the processes train one model together. The losses
-    are those of one process (:doc:`/howto/many-gpus`). Rank 0 has the files, bar and callback.
+    are those of one process (:doc:`/howto/many-gpus`). Rank 0 writes files, shows the bar and runs
+    the callback.
 
     Parameters
     ----------
@@ -92,11 +93,11 @@ def train(
         Trained in place: it holds the raw weights afterwards.
     data : Tensor, array, Dataset, DataLoader or iterable of batches
         A tensor or array ``(N, *E)``, or a map-style ``torch.utils.data.Dataset``: their samples
-        are drawn with replacement. Or batches, which begin again when they end. A sample of a
+        are drawn with replacement. An iterable of batches begins again when it ends. A sample of a
         Dataset, or a batch, is ``x``, ``(x, label)`` or ``{"x": x, "label": label}``, where ``x``
         is finite floating point, or bytes, which become x/127.5 − 1.
     steps : int
-        Optimiser steps of the whole run, those before a resume included.
+        Optimiser steps of the whole run, including those before a resume.
     labels : Tensor, array or dict, optional
         ``(N,)`` int64, conditions ``(N, *C)``, or a dict of them, beside a tensor or an array.
     label_dropout : float
@@ -132,15 +133,15 @@ def train(
         ``lr_scheduler(optimizer)`` returns one of torch's schedulers, stepped after every step, in
         place of ``schedule`` and ``warmup``. A resume makes a new one and steps it as often.
     accumulate : int
-        In how many parts a batch goes through the network. More parts take less memory. The
-        gradient is that of the whole batch if the loss is a mean over samples.
+        The number of parts in which a batch goes through the network. More parts take less memory.
+        The gradient is that of the whole batch if the loss is a mean over samples.
     precision : {None, "bf16"}
         ``"bf16"`` runs the network alone under ``torch.autocast`` in bfloat16; weights, average and
         optimiser stay in float32.
     compile : bool
         Run the network through ``torch.compile``.
     clip : float, optional
-        Largest norm of the gradient; None leaves it.
+        The largest norm of the gradient. None does not clip it.
     ema_decay, seed
         See :class:`sdescore.EMA`; the seed fixes batches, times, noise and dropout alone.
     device : torch.device or str, optional
@@ -166,10 +167,10 @@ def train(
         (None with an ``objective``), ``validation_loss`` (None at the steps without) and ``lr``.
     validation, validate_every : optional
         Held-out data of any kind that ``data`` may have, but not endless; labels if ``data`` has
-        them, such as a ``TensorDataset(x, labels)``. Its loss, every so many steps and at the end,
-        is that of the averaged weights in evaluation mode, always at the same times and noises. The
-        weights with the lowest one are ``result.best``, and at ``….best.safetensors`` beside
-        ``path``, where a resume finds them.
+        them, such as a ``TensorDataset(x, labels)``. Every ``validate_every`` steps and at the end,
+        it gives the loss of the averaged weights in evaluation mode, always at the same times and
+        noises. The weights with the lowest one are ``result.best``, and at ``….best.safetensors``
+        beside ``path``, where a resume finds them.
     shard : bool
         Each process of a group holds a part of the weights, average and optimiser; ``model`` is not
         moved to ``device``. Not with a loss that differentiates the network.
@@ -186,7 +187,7 @@ def train(
     RankError
         Another process failed, or was told to stop.
     ParameterError, ShapeError, IncompatibleError
-        Bad options or data; before the first network call.
+        Options or data are refused, before the first network call.
 
     Examples
     --------

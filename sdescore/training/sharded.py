@@ -2,8 +2,9 @@
 
 Each rank holds a part of every weight, of its average and of the optimiser's state. ``fully_shard``
 collects the weights of a block of the network when the block is called, and gives each rank its
-part of the gradient. All ranks exchange data within the network's call. So they meet before it, to
-know that each has a batch. A rank that fails in it cannot tell the others.
+part of the gradient. All ranks exchange data within the network's call. So the ranks meet before
+the call, and learn whether each has a batch. A rank that fails within the call cannot tell the
+others.
 """
 
 from __future__ import annotations

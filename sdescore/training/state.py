@@ -1,4 +1,4 @@
-"""What a run leaves: its result, its record in a file, or the error that it diverged."""
+"""What a run leaves: its result, its record in a file, or the error of its divergence."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What :func:`train` leaves.
+    """What :func:`train` returns.
 
     Attributes
     ----------
@@ -53,13 +53,13 @@ class TrainingResult:
     ema : EMA
         The average itself.
     step : int
-        Steps done in all.
+        The number of steps done, over all calls.
     losses : tuple of float
         The batch mean of each step of this call.
     seconds : float
-        What this call took.
+        The duration of this call, in seconds.
     finished : bool
-        False if ``max_seconds`` ran out before the last step, or the data did.
+        False if ``max_seconds`` or the data ended before the last step.
     best : ScoreModel or None
         A copy with the averaged weights at the lowest validation loss; None without validation.
     """

@@ -3,9 +3,8 @@
 All ranks draw the batch of a step from the same generator, and each takes its rows: indices, times,
 noise and dropped labels do not depend on the number of ranks. After the backward pass the gradients
 are added up in one message, and every rank makes the same step of the optimiser. (torch's
-``DistributedDataParallel`` knows one forward pass a step, and objectives differ: some call the
-network twice, or differentiate it twice.) Rank 0 writes the files, shows the bar and runs the
-callback.
+``DistributedDataParallel`` expects one forward pass a step. Some objectives call the network twice,
+or differentiate it twice.) Rank 0 writes the files, shows the bar and runs the callback.
 
 The ranks also *meet*, at least once a step: they add up a few numbers, among them how many ranks
 failed. A rank that fails says so at the next meeting, so that no other waits for it in vain.

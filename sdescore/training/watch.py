@@ -1,4 +1,4 @@
-r"""What one sees of a run: its loss in a unit of its own, and its loss on held-out data.
+r"""What a run reports: its loss relative to an uninformed predictor, and that on held-out data.
 
 **The relative loss** divides the loss by that of a predictor which knows nothing of the data but
 their size: :math:`\hat x_0 = c_t x_t` with the best factor :math:`c_t`, which is
