@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from sdescore import checks
 from sdescore.samplers.chunks import Sampler, require_sampler
 from sdescore.samplers.description import described
-from sdescore.samplers.ranks import all_ranks, bar
+from sdescore.samplers.ranks import a_rank_may_be_gone, all_ranks, bar
 from sdescore.samplers.request import home
 from sdescore.typing import Condition, Score
 
@@ -38,7 +38,9 @@ def sample_distributed(
 
     Every rank calls it with the same arguments and a copy of the model, and gets all samples. They
     do not depend on the number of ranks, but for the rounding of a network on batches of other
-    sizes. Without a process group, this process draws all.
+    sizes. The exception are the methods of :class:`ProbabilityFlow` with one step size for all
+    samples of a batch: there each rank makes an error of another size, within the tolerances.
+    Without a process group, this process draws all.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ def sample_distributed(
         The ranks ask for different samples, have models with different weights, or another
         ``max_batch``.
     RankError
-        Another rank failed; that one raises its own error.
+        Another rank failed, and raises its own error; or another rank was killed.
     ShapeError, ParameterError, TimeError, DivergenceError
         As in :meth:`PredictorCorrector.sample`.
 
@@ -105,6 +107,7 @@ def sample_distributed(
                 ranks.agree(partial(fill, parts[ranks.rank]))
                 for rank, rows in enumerate(parts):
                     part = whole[rows.start : rows.stop]
-                    distributed.broadcast(part, rank, group=ranks.group)
+                    with a_rank_may_be_gone():
+                        distributed.broadcast(part, rank, group=ranks.group)
                     tick(len(rows))
         return whole.to(own_device if device is None else device)

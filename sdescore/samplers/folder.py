@@ -80,7 +80,7 @@ def sample_to_folder(
         The ranks ask for different samples, have models with different weights, or another
         folder.
     RankError
-        Another rank failed; that one raises its own error.
+        Another rank failed, and raises its own error; or another rank was killed.
     ShapeError, ParameterError, TimeError, DivergenceError
         As in :meth:`PredictorCorrector.sample`; the shards before are kept.
 

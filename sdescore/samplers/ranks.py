@@ -38,7 +38,8 @@ class Ranks:
             failure = error
         said: list[Any] = [None] * self.size
         message = None if failure is None else f"{type(failure).__name__}: {failure}"
-        distributed.all_gather_object(said, (done, message), group=self.group)
+        with a_rank_may_be_gone():
+            distributed.all_gather_object(said, (done, message), group=self.group)
         if failure is not None:
             raise failure
         for rank, (_, message) in enumerate(said):
@@ -58,6 +59,15 @@ class Ranks:
                 got = f"another {' and '.join(different)} on rank {rank} than on rank 0"
                 checks.refuse(expected, got, IncompatibleError)
         return first
+
+
+@contextmanager
+def a_rank_may_be_gone() -> Iterator[None]:
+    """Turns torch's error, that nobody answers, into a RankError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankError(f"another rank is gone: {error}") from error
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from sdescore.checkpoint.container import raw_bytes
 from sdescore.errors import RankError
 from sdescore.losses.loss import Loss
 from sdescore.nets.ema import EMA
-from sdescore.samplers.ranks import Ranks
+from sdescore.samplers.ranks import Ranks, a_rank_may_be_gone
 from sdescore.score.convention import DataScale
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import Batch, Share, Source
@@ -56,12 +56,10 @@ class Together:
         told = [float(failure is not None), *numbers, *[0.0] * (NUMBERS - len(numbers))]
         sums = torch.tensor(told, dtype=torch.float64, device="cpu")
         said: list[str | None] = [None] * self.share.size
-        try:
+        with a_rank_may_be_gone():
             distributed.all_reduce(sums, group=self.ranks.group)
             if sums[0] > 0:
                 distributed.all_gather_object(said, failure, group=self.ranks.group)
-        except RuntimeError as error:
-            raise RankError(f"another rank is gone: {error}") from error
         for rank, message in enumerate(said):
             if failure is None and message is not None:
                 raise RankError(f"rank {rank} of {self.share.size} failed: {message}")
