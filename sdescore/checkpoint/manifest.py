@@ -25,6 +25,7 @@ from inspect import get_annotations
 from numbers import Integral, Real
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -245,9 +246,11 @@ def _need(keyword: str, name: str, table: Mapping[str, type]) -> NoReturn:
 
 
 def to_json(value: object) -> str:
-    """JSON text, with sorted keys and without NaN; numpy's scalars are numbers."""
+    """JSON text, with sorted keys and without NaN; numpy's scalars become Python's."""
 
     def number(part: object) -> float:
+        if isinstance(part, np.bool_):
+            return bool(part)
         if isinstance(part, Integral):
             return int(part)
         if isinstance(part, Real):

@@ -101,10 +101,11 @@ def test_nan_is_neither_saved_nor_loaded(tmp_path: Path, dtype: torch.dtype) -> 
 
 
 def test_notes_of_numpy_numbers(tmp_path: Path) -> None:
-    note = {"lr": np.float32(0.5), "n": np.int64(3), "deep": [np.float64(2.0)]}
+    note = {"lr": np.float32(0.5), "n": np.int64(3), "deep": [np.float64(2.0)], "yes": np.True_}
     ss.save(tmp_path / "m.safetensors", small(), info=note)
     again = read_manifest(tmp_path / "m.safetensors")["info"]
-    assert again == {"lr": 0.5, "n": 3, "deep": [2.0]} and type(again["n"]) is int
+    assert again == {"lr": 0.5, "n": 3, "deep": [2.0], "yes": True}
+    assert type(again["n"]) is int and again["yes"] is True
 
 
 @pytest.mark.parametrize("info", [[1], "note", 3])
