@@ -104,11 +104,12 @@ def test_small_steps_leave_no_error(sde: ss.LinearSDE, predictor: Predictor) -> 
     mode fall by 4 to the power of the path's order: 2 for two points in one distribution's smooth
     mode, and
     for Heun's, 1 for the others."""
-    times = [ss.LogSNRGrid().times(sde, steps) for steps in (60, 120)]
+    times = [ss.LogSNRGrid().times(sde, steps) for steps in (120, 240)]
     found = [errors(predictor, sde, t)[0] for t in times]
     order = math.log(found[0] / found[1], 4)
     smooth = isinstance(predictor, ss.StochasticHeun) or getattr(predictor, "points", 1) > 1
-    assert order == pytest.approx(2.0 if smooth else 1.0, abs=0.45 if smooth else 0.2)
+    third = getattr(predictor, "corrector_points", 0) > 0  # its error of order 3 is still seen here
+    assert order == pytest.approx(2.0 if smooth else 1.0, abs=0.25 if third else 0.1)
     times = ss.LogSNRGrid().times(sde, 240)
     wrong = Spectrum(VARIANCE, MEAN)
     of_another = mode_errors(
