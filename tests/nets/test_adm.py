@@ -162,12 +162,9 @@ def test_what_is_refused(options: dict[str, Any], match: str) -> None:
         small(**options)
 
 
-@pytest.mark.slow
-def test_second_derivatives_exist_and_it_compiles() -> None:
+def test_second_derivatives_exist() -> None:
     net, x, c = small().double(), noise(1, 3, 16, 16), torch.tensor([3.0])
     x.requires_grad_()
     (first,) = torch.autograd.grad(net(x, c).square().sum(), x, create_graph=True)
     (second,) = torch.autograd.grad(first.square().sum(), x)
     assert second.isfinite().all() and second.abs().max() > 0
-    traced = torch.compile(net, fullgraph=True, backend="aot_eager")
-    assert torch.allclose(traced(x, c), net(x, c), atol=1e-10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -79,10 +80,16 @@ def test_it_trains(name: str, how: dict[str, Any], monkeypatch: pytest.MonkeyPat
     data = torch.randn(64, 128) if name == "MLP" else torch.randn(64, 2, 8, 8)
     labels = torch.arange(64) % 3 if net.config.get("classes") else None
     before = {key: p.clone() for key, p in net.named_parameters() if p.requires_grad}
-    result = ss.train(
-        model, data, labels=labels, label_dropout=0.0 if labels is None else 0.2, steps=6,
-        batch_size=8, lr=1e-2, warmup=1, progress=False, **how,
+    fit = functools.partial(
+        ss.train, data=data, labels=labels, label_dropout=0.0 if labels is None else 0.2,
+        batch_size=8, lr=1e-2, warmup=1, progress=False,
     )  # fmt: skip
+    if how.get("compile"):  # the same function, and the same gradient after the first step
+        plain = fit(copy.deepcopy(model), steps=3)
+        result = fit(model, steps=3, **how)
+        assert result.losses == pytest.approx(plain.losses, rel=1e-3)
+    else:
+        result = fit(model, steps=6, **how)
     assert bool(torch.tensor(result.losses).isfinite().all())
     still = [
         key for key, p in net.named_parameters() if key in before and torch.equal(p, before[key])

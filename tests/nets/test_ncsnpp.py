@@ -231,21 +231,6 @@ def test_it_trains_at_integer_levels() -> None:
     assert not torch.equal(before, net.all_modules[-1].weight)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [NCSNpp, DDPMpp])
-def test_it_compiles(kind: type[NCSNpp]) -> None:
-    """Traced as one graph, forward and backward; one resolution has every kind of layer."""
-    torch.manual_seed(0)
-    net = perturbed(kind(**TINY | {"ch_mult": (1,), "attn_resolutions": (8,)})).eval()
-    traced = torch.compile(net, fullgraph=True, backend="aot_eager")
-    weights, results = [p for p in net.parameters() if p.requires_grad], []
-    x, c = torch.rand(2, 3, 8, 8), torch.tensor([0.3, 20.0])
-    for function in (traced, net):
-        y = function(x, c)
-        results.append([y, *torch.autograd.grad(y.square().sum(), weights)])
-    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     "net", [NCSNpp(**TINY), DDPMpp(**TINY)], ids=lambda net: type(net).__name__
 )

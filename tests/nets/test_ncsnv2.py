@@ -282,13 +282,3 @@ def test_trains_and_is_saved(name: str, options: dict[str, Any], tmp_path: Path)
     x = torch.rand(2, 1, 8, 8)
     assert loaded.net.config == net.config
     torch.testing.assert_close(loaded(x, 1.0), model(x, 1.0))
-
-
-@pytest.mark.slow
-def test_compiled_it_is_the_same_function() -> None:
-    torch.manual_seed(0)
-    net = perturbed(NCSNv2(1, SIGMAS, 4))
-    x, c = torch.rand(2, 1, 8, 8), torch.tensor([0, 3])
-    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(x, c), net(x, c))
