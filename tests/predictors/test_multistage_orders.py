@@ -74,7 +74,7 @@ STRONG = ss.VESDE(sigma_min=0.3, sigma_max=3.0)
 def fine_end() -> tuple[Tensor, Tensor]:
     """Start, and the end of 2¹² Euler–Maruyama steps on the path of seed 5."""
     start = 3.0 * torch.randn(
-        3000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+        1000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
     )
     return start, strong_end(ss.EulerMaruyama(), 4096, start)
 

@@ -196,7 +196,9 @@ def strong_end(predictor: ss.Predictor, n: int, shared: bool) -> Tensor:
     sde = ss.VESDE(sigma_min=0.3, sigma_max=3.0)
     generator = torch.Generator().manual_seed(0)
     start = 3.0 * torch.randn(400, 3, dtype=torch.float64, generator=generator)
-    sampler = ss.PredictorCorrector(sde, predictor=predictor, steps=n, denoise=False)
+    sampler = ss.PredictorCorrector(
+        sde, predictor=predictor, grid=ss.UniformGrid(), steps=n, denoise=False
+    )
     noise = ss.noise.BrownianNoise(5) if shared else ss.noise.SeededNoise(5)
     return sampler.sample(DATA.score(sde), init=start, noise=noise, dtype=torch.float64)
 
