@@ -44,12 +44,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError, TimeError
 from sdescore.score.same_log_snr import matched, require_log_snr
-from sdescore.score.time_input import (
-    TimeFunction,
-    nearest_level_time,
-    require_time_input,
-    value_of,
-)
+from sdescore.score.time_input import TimeFunction, nearest_level_time, require_time_input, value_of
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Time
 
@@ -294,6 +289,7 @@ class DataScale:
     mean: Number = 0.0
     std: Number = 1.0
     plain: bool = field(init=False, repr=False, compare=False)
+    farthest: float = field(init=False, repr=False, compare=False)  # largest |mean| / std
 
     def __post_init__(self) -> None:
         mean, std = _numbers("data_mean", self.mean), _numbers("data_std", self.std)
@@ -302,7 +298,9 @@ class DataScale:
         lengths = {len(value) for value in (mean, std) if isinstance(value, tuple)}
         got = " and ".join(map(str, sorted(lengths)))
         checks.that(len(lengths) <= 1, "as many numbers in data_mean as in data_std", got)
-        vars(self).update(mean=mean, std=std, plain=(mean, std) == (0.0, 1.0))
+        m, s = (torch.tensor(v, dtype=torch.float64, device="cpu") for v in (mean, std))
+        farthest = (m.abs() / s).max().item()
+        vars(self).update(mean=mean, std=std, plain=(mean, std) == (0.0, 1.0), farthest=farthest)
 
     def check_event(self, event: Sequence[int]) -> None:
         """Refuse an event ``*E`` that has another number of features or channels."""
@@ -320,11 +318,11 @@ class DataScale:
     def to_data(self, z: Tensor) -> Tensor:
         """The data of states ``(B, *E)``, the inverse of :meth:`to_state`."""
         z, mean, std = self._with(z)
-        step = (mean.abs() / std).max().item() * torch.finfo(z.dtype).eps  # between two numbers
+        step = self.farthest * torch.finfo(z.dtype).eps  # between two numbers
         if step > 0.01:
             got = f"{z.dtype} with steps of {step:.2g} there; pass dtype=torch.float64 to sample()"
-            message = f"expected numbers at most 1 % of data_std apart near data_mean; got {got}"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
+            expected = "expected numbers at most 1 % of data_std apart near data_mean"
+            warnings.warn(f"{expected}; got {got}", RuntimeWarning, stacklevel=3)
         return std * z + mean
 
     def unit(self, z: Tensor) -> Tensor:

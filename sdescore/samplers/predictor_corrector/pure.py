@@ -68,6 +68,9 @@ def pure_function(
     samples = range(request.shape[0])
     bound = BoundModel(request, samples, program)
     steps = fold(program.rows, bound, for_graph=True)
+    # Of the data, made here: a CUDA graph cannot copy numbers to its device.
+    origin = torch.zeros((1, *request.shape[1:]), dtype=request.dtype, device=request.device)
+    mean, std = request.scale.to_data(origin), request.scale.unit(origin)
 
     @torch.no_grad()
     def draw(z: Tensor) -> Tensor:
@@ -76,7 +79,7 @@ def pure_function(
         x, outputs = sampler.start_std * noise.draw(0), []  # type: tuple[Tensor, list[Tensor]]
         for step in steps:
             x = advance(step, x, outputs, bound, noise)
-        return request.scale.to_data(x)
+        return x if request.scale.plain else std * x + mean
 
     draw.draws = len(program.spans)  # type: ignore[attr-defined]
     return draw

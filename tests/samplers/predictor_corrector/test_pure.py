@@ -30,6 +30,9 @@ def models() -> dict[str, Callable[..., Tensor]]:
     torch.manual_seed(0)
     return {
         "network": ss.ScoreModel(ss.MLP(2), SDE, prediction="epsilon").eval(),
+        "of scaled data": ss.ScoreModel(
+            ss.MLP(2), SDE, data_mean=(1.0, -2.0), data_std=(2.0, 0.5)
+        ).eval(),
         "exact": ss.MixtureScore([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.1, 0.2], SDE),
         "its own input": lambda x, t: x,
     }
