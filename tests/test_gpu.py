@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,6 +88,43 @@ def test_training_and_a_half_precision_network() -> None:
     assert (full - half).abs().max() < 0.2
 
 
+@pytest.mark.parametrize(
+    ("options", "most"), [({"precision": "bf16"}, 0.05), ({"compile": True}, 1e-3)]
+)
+def test_training_in_bfloat16_or_compiled(options: dict[str, Any], most: float) -> None:
+    """The losses of a plain run, to what rounds."""
+    found = []
+    for how in ({}, options):
+        torch.manual_seed(0)
+        model = ss.ScoreModel(ss.UNet(1, width=16, blocks=1), SDE).cuda()
+        data = torch.linspace(-1, 1, 64 * 64).view(64, 1, 8, 8)
+        found.append(
+            ss.train(model, data, steps=5, batch_size=32, seed=1, progress=False, **how).losses
+        )
+    assert found[1] == pytest.approx(found[0], rel=most)
+
+
+def test_a_cuda_graph_replays_a_sampler() -> None:
+    """``pure_function`` waits for no device: the capture would fail."""
+    model = ss.ScoreModel(
+        ss.UNet(1, width=16, blocks=1), SDE, data_mean=(2.0,), data_std=(3.0,)
+    ).cuda()
+    sampler = ss.PredictorCorrector(SDE, corrector=ss.Langevin(snr=0.1), steps=5)
+    draw = ss.samplers.pure_function(sampler, model, (4, 1, 8, 8))
+    z = torch.randn(draw.draws, 4, 1, 8, 8, device="cuda")
+    warm = torch.cuda.Stream()
+    with torch.cuda.stream(warm):
+        for _ in range(3):
+            draw(z)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        x = draw(z)
+    z.copy_(torch.randn_like(z))
+    graph.replay()
+    torch.testing.assert_close(x, draw(z), rtol=1e-4, atol=1e-4)
+
+
 def test_a_nan_names_its_step() -> None:
     def score(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return torch.where(t < 0.5, torch.full_like(x, torch.nan), -x)
@@ -106,6 +144,25 @@ data = torch.linspace(-1, 3, 400).view(200, 2)
 result = ss.train(model, data, steps=20, device="cuda", progress=False)
 torch.save((result.losses, str(model.device)), folder / str(rank))
 """
+
+
+def test_a_sharded_network_trains_as_a_whole_one(tmp_path: Path) -> None:
+    """FSDP2 over NCCL, on one GPU."""
+    losses = []
+    for shard in (False, True):
+        out = tmp_path / f"{shard}.pt"
+        script = tmp_path / f"{shard}.py"
+        script.write_text(
+            f"import torch\nimport sdescore as ss\ntorch.manual_seed(0)\n"
+            f"model = ss.ScoreModel(ss.MLP(2), ss.VPSDE())\n"
+            f"data = torch.linspace(-1, 3, 400).view(200, 2)\n"
+            f"result = ss.train(model, data, steps=20, device='cuda', progress=False, "
+            f"shard={shard})\ntorch.save(result.losses, {str(out)!r})\n"
+        )
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        subprocess.run([*start, "--nproc-per-node=1", str(script)], check=True)
+        losses.append(torch.load(out))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("backend", ["gloo", "nccl"])
