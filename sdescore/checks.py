@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ErrorClass = type[SDEScoreError]
 MOST = 2**63 - 1  # the largest number that torch counts to
+SQUARED = 1e15  # the largest number whose square, and sums of it, float32 holds
 
 
 def refuse(expected: str, got: object, error: ErrorClass = ParameterError) -> NoReturn:
@@ -89,10 +90,10 @@ def count(
 
 
 def seed(value: object) -> int:
-    """``value`` as an int, refused unless it is whole; negative seeds are seeds."""
+    """``value`` modulo 2⁶⁴ as an int64, refused unless it is whole; negative seeds are seeds."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         refuse("an integer seed", named("seed", value))
-    return int(value)
+    return (int(value) + 2**63) % 2**64 - 2**63
 
 
 def flag(name: str, value: bool) -> bool:
@@ -188,10 +189,11 @@ def with_float64(device: torch.device | str) -> torch.device:
 
 
 @functools.cache
-def _has_float64(device: torch.device | str) -> bool:
+def _has_float64(name: torch.device | str) -> bool:
     try:
-        torch.empty(0, dtype=torch.float64, device=device)
-    except TypeError:  # as MPS says it
+        torch.empty(0, dtype=torch.float64, device=name)
+    except (RuntimeError, AssertionError, TypeError):  # of MPS, or of a device that is not there
+        device(name)
         return False
     return True
 
@@ -202,8 +204,8 @@ def time(t: object, T: float, name: str = "t") -> Tensor:
     ``T`` rounded to float32 (or to the dtype of ``t``, if coarser) may lie above ``T``; it is
     taken for ``T``.
     """
-    if isinstance(t, Tensor) and not t.is_complex():
-        t64 = t.to(with_float64(t.device), torch.float64)
+    if isinstance(t, Tensor):
+        t64 = dense(name, t, TimeError).to(with_float64(t.device), torch.float64)
     elif is_number(t):
         t64 = torch.tensor(t, dtype=torch.float64, device="cpu")
     else:
@@ -222,12 +224,12 @@ def time(t: object, T: float, name: str = "t") -> Tensor:
     return t64.clamp(max=T)
 
 
-def shape(value: object) -> tuple[int, ...]:
-    """``value`` as a tuple ``(B, *E)``, refused unless it holds non-negative integers."""
-    sizes = value if isinstance(value, tuple | list) else ()
-    if not sizes or not all(is_count(size) for size in sizes):
-        expected = "a shape (B, *E) with a batch dimension, non-negative integers"
-        refuse(expected, f"{value!r:.100}", ShapeError)
+def shape(value: object, name: str = "shape", axes: int = 1, above: int = -1) -> tuple[int, ...]:
+    """``value`` as a tuple, refused unless it holds ``axes`` or more whole numbers."""
+    sizes = value if isinstance(value, Sequence) and not isinstance(value, str) else (None,)
+    if len(sizes) < axes or not all(is_count(n) and above < n <= MOST for n in sizes):
+        what = "a shape (B, *E) with a batch dimension" if name == "shape" else name
+        refuse(f"{what}, integer sizes > {above}", f"{value!r:.100}", ShapeError)
     return tuple(map(int, sizes))
 
 
@@ -243,29 +245,8 @@ def rows(name: str, value: range | None, total: int) -> range:
 
 def generator(value: torch.Generator | None) -> torch.Generator | None:
     """``value``, refused unless it is None or a generator of random numbers."""
-    example = "torch.Generator().manual_seed(0)"
+    example = "torch.Generator()"
     return None if value is None else instance("generator", value, torch.Generator, example)
-
-
-def label(value: object, samples: int, classes: bool = False, name: str = "label") -> None:
-    """Refuse what is not one int64 class index per sample.
-
-    Without ``classes`` it may also be another condition, ``(samples, *C)``.
-    """
-    if isinstance(value, Tensor) and value.shape[:1] == (samples,):
-        one_each = value.dtype == torch.int64 and value.ndim == 1
-        if one_each or (value.ndim > 1 and not classes and not value.is_complex()):
-            return
-    got, advice = type(value).__name__, "pass a tensor of class indices"
-    if isinstance(value, Tensor):
-        got = f"{value.dtype} of shape {tuple(value.shape)}"
-        if value.is_floating_point() or value.is_complex():
-            advice = f"number the classes from 0, as whole numbers, or pass {name}[:, None]"
-        elif value.dtype != torch.int64:
-            advice = "convert it with label.long()"
-    others = "" if classes else f", or a condition of shape ({samples}, *C)"
-    expected = f"{name} with one label per sample, int64 of shape ({samples},){others}"
-    refuse(expected, f"{got}; {advice}", ShapeError)
 
 
 def accepts(
@@ -302,6 +283,8 @@ def score_output(y: object, x: Tensor, who: str = "the score") -> Tensor:
 
 def named(name: str, value: object) -> str:
     """``name=value``, for what an error got; it says so where the value is no Python number."""
+    if isinstance(value, Integral) and int(value).bit_length() > 330:  # Python prints no huge ones
+        return f"{name}, an integer of {int(value).bit_length()} bits"
     if isinstance(value, Real):
         return f"{name}={value!r}"
     hint = "; use .item()" if isinstance(value, Tensor) else ""
@@ -319,9 +302,28 @@ def part_name(part: object) -> str:
     return str(getattr(part, "__qualname__", type(part).__qualname__))
 
 
+def dense(name: str, x: Tensor, error: Error = ShapeError, real: bool = True) -> Tensor:
+    """``x``, refused unless all of torch takes its dtype and layout, and its numbers are there."""
+    if x.is_nested:
+        got = "nested tensor; stack its rows"
+    elif x.layout is not torch.strided:
+        got = "sparse tensor; use .to_dense()"
+    elif real and x.is_complex():  # .float() would drop the imaginary part
+        got = "tensor; take torch.view_as_real of it, two real channels"
+    elif x.is_quantized:
+        got = "quantised tensor; use .dequantize()"
+    elif x.is_floating_point() and x.itemsize < 2:
+        got = "tensor; convert it to floating point of 16 bits or more, e.g. with .float()"
+    elif x.device.type == "meta":
+        got = 'tensor on the device "meta"; make it on the CPU'
+    else:
+        return x
+    refuse(f"{name} as a dense, real tensor with numbers", f"a {x.dtype} {got}", error)
+
+
 def finite_tensor(name: str, x: Tensor) -> Tensor:
     """``x``, refused where it holds NaN or infinity; looked at by blocks, without a large copy."""
-    for block in torch.split(x.detach().flatten(), 1 << 20):
+    for block in torch.split(dense(name, x).detach().flatten(), 1 << 20):
         that(bool(block.isfinite().all()), f"finite {name}", "NaN or infinity in it")
     return x
 
@@ -330,13 +332,9 @@ def state(x: Tensor, name: str = "x") -> None:
     """Refuse anything that is not a floating-point ``(B, *E)`` tensor."""
     if not isinstance(x, Tensor):
         refuse(f"{name} to be a torch.Tensor", type(x).__name__, ShapeError)
-    if x.layout is not torch.strided or (x.is_floating_point() and x.itemsize < 2):
-        refuse(f"a dense {name} of 16 bits or more", f"{x.dtype}, {x.layout}", ShapeError)
-    if not x.is_floating_point():
-        advice = "convert it, e.g. with .float()"
-        if x.is_complex():  # .float() would drop the imaginary part
-            advice = "give torch.view_as_real of it, two real channels"
-        refuse(f"{name} in floating point", f"{x.dtype}; {advice}", ShapeError)
+    if not dense(name, x).is_floating_point():
+        got = f"{x.dtype}; convert it, e.g. with .float()"
+        refuse(f"{name} in floating point", got, ShapeError)
     if x.ndim < 1:
         got = f"a 0-dim tensor; use {name}[None]"
         refuse(f"{name} of shape (B, *E) with a batch dimension", got, ShapeError)

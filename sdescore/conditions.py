@@ -48,15 +48,39 @@ def names_of(condition: object) -> tuple[str, ...]:
 def require_rows(condition: object, samples: int) -> None:
     """Refuse a condition unless each part has a row for each of so many samples."""
     for name, part in _some(condition):
-        size = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
+        tensor = checks.dense(name, part, real=False) if isinstance(part, Tensor) else None
+        size = type(part).__name__ if tensor is None else tuple(tensor.shape)
         expected = f"{name} to be a tensor of shape ({samples},), or ({samples}, *C)"
         checks.that(size[:1] == (samples,), expected, size, ShapeError)
 
 
 def require_labels(condition: object, samples: int) -> None:
-    """Refuse a condition that no training takes; see :func:`sdescore.checks.label`."""
+    """Refuse a condition that no training takes; see :func:`require_label_each`."""
     for name, part in _some(condition):
-        checks.label(part, samples, name=name)
+        require_label_each(part, samples, name=name)
+
+
+def require_label_each(
+    value: object, samples: int, classes: bool = False, name: str = "label"
+) -> None:
+    """Refuse what is not one int64 class index per sample.
+
+    Without ``classes`` it may also be another condition, ``(samples, *C)``.
+    """
+    if isinstance(value, Tensor) and checks.dense(name, value, real=False).shape[:1] == (samples,):
+        one_each = value.dtype == torch.int64 and value.ndim == 1
+        if one_each or (value.ndim > 1 and not classes and not value.is_complex()):
+            return
+    got, advice = type(value).__name__, "pass a tensor of class indices"
+    if isinstance(value, Tensor):
+        got = f"{value.dtype} of shape {tuple(value.shape)}"
+        if value.is_floating_point() or value.is_complex():
+            advice = f"number the classes from 0, as whole numbers, or pass {name}[:, None]"
+        elif value.dtype != torch.int64:
+            advice = "convert it with label.long()"
+    others = "" if classes else f", or a condition of shape ({samples}, *C)"
+    expected = f"{name} with one label per sample, int64 of shape ({samples},){others}"
+    checks.refuse(expected, f"{got}; {advice}", ShapeError)
 
 
 def _some(condition: object) -> list[tuple[str, object]]:

@@ -29,13 +29,12 @@ def float64(value: float | Tensor, like: Tensor | None = None) -> Tensor:
     """
     device = None if like is None else like.device
     if isinstance(value, Tensor):
-        if value.is_complex():  # float64 would drop the imaginary part
-            raise ShapeError(f"expected a real tensor, got {value.dtype}")
+        value = checks.dense("a number", value)
         return value.to(checks.with_float64(device or value.device), torch.float64)
     try:
         number = torch.tensor(value, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError):
-        raise ShapeError(f"expected a number or a tensor, got {value!r:.100}") from None
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        checks.refuse("a number or a tensor", f"{value!r:.100}", ShapeError)
     return number if device is None else number.to(checks.with_float64(device))
 
 

@@ -158,7 +158,7 @@ def gaussian_error(
     sde = checks.linear(sampler.sde, "an exact error", "simulate the sampler instead")
     score_error = checks.number("score_error", score_error, at_least=0)
     modes = requested(spectrum, data, mean)
-    times = sampler.times if times is None else times
+    times = sampler.times if times is None else checks.time(times, sde.T, "times")
     rows = AffineRows(sampler.moves(times))
     chain = rows.on(sde, modes)
     erring = rows.on(sde, modes, constant_error(score_error)) if score_error else chain
@@ -201,8 +201,7 @@ def requested(spectrum: Tensor | None, data: Tensor | None, mean: Tensor | None)
             raise IncompatibleError("expected no mean= beside data=, which have their own")
         return data_spectrum(data)
     for name, value in (("spectrum", spectrum), ("mean", mean)):
-        real = isinstance(value, Tensor) and not value.is_complex()
-        fits = value is None or (real and value.ndim == 1)
+        fits = value is None or (isinstance(value, Tensor) and checks.dense(name, value).ndim == 1)
         what = f"{getattr(value, 'dtype', '')} {getattr(value, 'shape', type(value).__name__)}"
         checks.that(fits, f"{name} to be a real tensor (M,)", what.strip(), ShapeError)
     variance = spectrum.to("cpu", torch.float64)  # type: ignore[union-attr]

@@ -158,7 +158,7 @@ def on_states(
     """
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
-    if isinstance(data, Tensor) and data.dtype == torch.uint8:
+    if isinstance(data, Tensor) and checks.dense("data", data).dtype == torch.uint8:
         data = data.to(torch.float32).div(127.5).sub(1)
     if isinstance(model, SDE):
         return model, data
@@ -167,7 +167,7 @@ def on_states(
 
 def data_rows(data: Tensor) -> Tensor:
     """``data`` as ``(n, d)``, n >= 2 and d >= 1; refused where not finite."""
-    usable = isinstance(data, Tensor) and not data.is_complex() and data.ndim >= 1
+    usable = isinstance(data, Tensor) and checks.dense("data", data).ndim >= 1
     if not usable or len(data) < 2 or data.numel() == 0:
         got = f"{data.dtype} {tuple(data.shape)}" if isinstance(data, Tensor) else type(data)
         raise ShapeError(f"expected at least two data (n, *E) of real numbers, got {got}")

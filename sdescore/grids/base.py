@@ -20,10 +20,10 @@ from sdescore.errors import ScheduleError, TimeError
 
 if TYPE_CHECKING:
     from sdescore.sde.base import SDE
-    from sdescore.sde.linear import LinearSDE
 
 __all__ = ["CustomGrid", "Grid", "UniformGrid"]
 
+NO_LOG_SNR = "which has no log-SNR; use UniformGrid() or your own times"
 MOST = 10**7  # steps: more is a slip, and beyond int64 no tensor
 
 
@@ -87,12 +87,6 @@ def require_falling(times: Tensor, T: float) -> Tensor:
             ScheduleError,
         )
     return times
-
-
-def linear(sde: SDE, grid: Grid) -> LinearSDE:
-    """``sde``, refused unless it has a log-SNR."""
-    advice = "which has no log-SNR; use UniformGrid() or your own times"
-    return checks.linear(sde, type(grid).__name__, advice)
 
 
 @dataclass(frozen=True)

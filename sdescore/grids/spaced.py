@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ScheduleError
-from sdescore.grids.base import Grid, from_T_to_t_min, linear, step_count
+from sdescore.grids.base import NO_LOG_SNR, Grid, from_T_to_t_min, step_count
 
 if TYPE_CHECKING:
     from sdescore.sde.base import SDE
@@ -36,7 +36,8 @@ def spaced(
     """
     n = step_count(grid, n)
     ends = torch.tensor([sde.T, sde.t_min][:n], dtype=torch.float64, device="cpu")
-    values = linear(sde, grid).log_snr(ends)
+    linear = checks.linear(sde, type(grid).__name__, NO_LOG_SNR)
+    values = linear.log_snr(ends)
     if not bool((values.abs() <= 1000).all()):  # false of NaN too; exp of more overflows
         expected = f"finite log-SNR, within 1000 of 0, at T and t_min for {type(grid).__name__}"
         advice = "raise t_min above 0" if values[-1].isinf() else "for alpha_T = 0 use LevelGrid()"
@@ -44,7 +45,7 @@ def spaced(
         checks.refuse(expected, got, ScheduleError)
     low, high = values[0].item(), values[-1].item()
     steps = torch.linspace(forth(low), forth(high), n, dtype=torch.float64, device="cpu")
-    times = linear(sde, grid).time_at_log_snr(back(steps).clamp(low, high))
+    times = linear.time_at_log_snr(back(steps).clamp(low, high))
     return from_T_to_t_min(times, sde)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ScheduleError, TimeError
-from sdescore.grids.base import Grid, linear, require_falling
+from sdescore.grids.base import NO_LOG_SNR, Grid, require_falling
 
 if TYPE_CHECKING:
     from sdescore.sde.base import SDE
@@ -93,7 +93,7 @@ class TableGrid(Grid):
             A level lies outside the SDE's range.
         """
         n = checks.count("steps", len(self.values) if n is None else n, error=ScheduleError)
-        sde = linear(sde, self)
+        sde = checks.linear(sde, type(self).__name__, NO_LOG_SNR)
         table = torch.tensor(self.values, dtype=torch.float64, device="cpu")
         levels = self._log_snr(sde, table)
         own = table if self.quantity == "t" else sde.time_at_log_snr(levels)

@@ -53,6 +53,11 @@ class Preconditioner:
     eigenvalues: Tensor
     vectors: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        checks.dense("eigenvalues", checks.instance("eigenvalues", self.eigenvalues, Tensor))
+        if self.vectors is not None:
+            checks.dense("vectors", checks.instance("vectors", self.vectors, Tensor))
+
     @classmethod
     def diagonal(cls, values: Numbers) -> Preconditioner:
         """From positive numbers, event-shaped or one for all elements."""

@@ -167,7 +167,8 @@ def per_sample_number(
         least, above = (None, 0.0) if positive else (0.0, None)
         return float64(checks.number(name, value, at_least=least, above=above), like=x)
     expected = f"{name} as a number or one per sample, ({len(x)},)"
-    checks.that(value.shape in ((), x.shape[:1]), expected, tuple(value.shape), ShapeError)
+    fits = checks.dense(name, value).shape in ((), x.shape[:1])
+    checks.that(fits, expected, tuple(value.shape), ShapeError)
     inside = value > 0 if positive else value >= 0
     if not bool((inside & value.isfinite()).all()):
         expected = f"0 {'<' if positive else '<='} {name} < ∞"

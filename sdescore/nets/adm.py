@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdescore import checks
+from sdescore.conditions import require_label_each
 from sdescore.errors import ShapeError
 from sdescore.nets.learned_variance import halves
 
@@ -287,7 +288,7 @@ class ADM(nn.Module):
         checks.that((label is None) == (classes is None), f"{takes} for this ADM", got, ShapeError)
         e = self.time_embed(level_embedding(c, self.width).to(x.dtype))
         if label is not None:
-            checks.label(label, len(x), classes=True)
+            require_label_each(label, len(x), classes=True)
             inside = bool(((label >= 0) & (label < classes)).all())
             checks.that(inside, f"labels in 0 … {classes - 1}", label.tolist()[:8], ShapeError)
             e = e + self.label_emb(label)

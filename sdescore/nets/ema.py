@@ -191,7 +191,7 @@ class EMA:
 
 def power_exponent(sigma_rel: float) -> float:
     """γ of a power-function average of this relative width, by bisection; it falls with width."""
-    variance = checks.number("sigma_rel", sigma_rel, above=0, at_most=0.28) ** 2
+    variance = checks.number("sigma_rel", sigma_rel, at_least=1e-6, at_most=0.28) ** 2
     low, high = 0.0, 1 / sigma_rel  # where the variance is 1/12, and below 1/γ²
     while low < (middle := (low + high) / 2) < high:
         wide = (middle + 1) / ((middle + 2) ** 2 * (middle + 3)) > variance
@@ -252,8 +252,9 @@ def network_tensors(net: nn.Module) -> dict[str, Tensor]:
 
 
 def require_writable(net: nn.Module) -> None:
-    """Refuse a network with a tensor that ``expand`` made: its elements share their memory."""
+    """Refuse a network with a tensor that is not dense, or whose elements share their memory."""
     for name, value in network_tensors(net).items():
+        checks.dense(f"the network's {name}", value, IncompatibleError, real=False)
         sizes = zip(value.shape, value.stride(), strict=True)
         shared = any(n > 1 and stride == 0 for n, stride in sizes)
         got = f"{name!r} that expand() made; register its .contiguous()"

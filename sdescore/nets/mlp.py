@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
+from sdescore.conditions import require_label_each
 from sdescore.errors import IncompatibleError, ShapeError
 
 __all__ = ["MLP", "FourierEmbedding", "PositionalEmbedding", "TimeEmbedding"]
@@ -336,7 +337,7 @@ class Conditioning(nn.Module):
 
 def check_label(label: Tensor, x: Tensor, classes: int) -> None:
     """Refuse labels that are not ``(B,)`` int64 in ``0 … classes``."""
-    checks.label(label, len(x), classes=True)
+    require_label_each(label, len(x), classes=True)
     expected = f"labels on {x.device} with values in 0 … {classes} ({classes} means no label)"
     checks.that(label.device == x.device, expected, f"{label.device}", ShapeError)
     # Reading values would break a traced graph, or a CUDA graph under capture.

@@ -29,7 +29,6 @@ from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.noise.counter import Domain, NormalStream
 from sdescore.samplers.probability_flow.flow import ProbabilityFlow
-from sdescore.samplers.request import require_init
 from sdescore.samplers.variational_bound import Bins
 from sdescore.score.interface import require_scalars, sde_of
 from sdescore.typing import Condition, Score
@@ -140,7 +139,7 @@ def bits_per_dimension(
     exact = not checks.flag("importance_weighted", importance_weighted) or divergence == "exact"
     expected = 'divergence="exact" for importance_weighted=True'
     checks.that(exact, f"{expected}: the noise of probes would raise the mean density", divergence)
-    require_init(x, "x")
+    checks.state(x, "x")
     bins, numel = Bins.of(levels, data_range), math.prod(x.shape[1:])
     found, errors = [], []
     for s, (v, log_q) in enumerate(dequantized(x, bins, dequantization, draws, seed)):
@@ -203,7 +202,7 @@ def dequantized(
     if q != "uniform" and (isinstance(q, str) or not callable(q)):
         expected = 'dequantization="uniform" or a function (x, z) -> (u, log_q)'
         checks.refuse(expected, f"{dequantization!r:.100}", IncompatibleError)
-    require_init(x, "x")
+    checks.state(x, "x")
     bins.require(x)
     stream = NormalStream(
         seed, range(len(x)), tuple(x.shape[1:]), device=x.device, domain=Domain.DEQUANTIZATION

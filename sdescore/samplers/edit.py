@@ -16,7 +16,7 @@ from sdescore.predictors.multistep import Multistep
 from sdescore.samplers.chunks import Sampler, require_sampler
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.samplers.probability_flow.flow import ProbabilityFlow
-from sdescore.samplers.request import Request, domain_at, require_init
+from sdescore.samplers.request import Request, domain_at
 from sdescore.typing import Condition, Score
 
 __all__ = ["edit"]
@@ -106,7 +106,7 @@ def edit(
     require_sampler(sampler)
     sde = checks.linear(sampler.sde, "edit")
     rest, t = last_share(sampler, checks.number("strength", strength, above=0, at_most=1))
-    require_init(x0, "x0")
+    checks.state(x0, "x0")
     if isinstance(rest, ProbabilityFlow):
         labelled, got = label is not None or source is not None, "neither; the data would come back"
         checks.that(labelled, "label= or source= for a ProbabilityFlow", got, IncompatibleError)

@@ -69,7 +69,7 @@ class Request:
             expected = f"a model on the sampler's SDE {sde!r:.200}"
             checks.refuse(expected, f"one on {own!r:.200}", IncompatibleError)
         if init is not None:
-            require_init(init, name)
+            checks.state(init, name)
             shape = tuple(init.shape) if shape is None else shape
         elif not checks.is_linear(sde):
             expected = f"init= for {type(sde).__name__}, which has no known prior"
@@ -162,7 +162,8 @@ class Request:
         chunk = max(1, B) if max_batch is None else checks.count("max_batch", max_batch)
         # One empty part for an empty request.
         parts = [self.samples[i : i + chunk] for i in range(0, max(1, B), chunk)]
-        bar = progress_bar(ticks * len(parts) if ticks else B) if progress else nullcontext()
+        shown = checks.flag("progress", progress)
+        bar = progress_bar(ticks * len(parts) if ticks else B) if shown else nullcontext()
         with evaluating(self.model), torch.set_grad_enabled(self.differentiable), bar as tick:
             for samples in parts:
                 try:
@@ -178,20 +179,6 @@ class Request:
                 for all_parts, part in zip(whole, done, strict=True):
                     all_parts[samples.start - first : samples.stop - first] = part
         return whole
-
-
-def require_init(init: Tensor, name: str) -> None:
-    """Refuse states to start from that are not real numbers ``(B, *E)``."""
-    expected = f"{name} to be a floating-point tensor (B, *E)"
-    if not isinstance(init, Tensor):
-        checks.refuse(expected, type(init).__name__, ShapeError)
-    advice = "; pass its real and imaginary parts, torch.view_as_real(x)"
-    usual = init.is_floating_point() and init.dtype.itemsize > 1
-    checks.that(usual, expected, f"{init.dtype}{advice * init.is_complex()}", ShapeError)
-    checks.that(init.ndim >= 1, expected, "a 0-dim tensor", ShapeError)
-    real = init.layout is torch.strided and not init.is_meta
-    got = f"{init.layout} on {init.device}"
-    checks.that(real, f"{name} to be a dense tensor with numbers", got, ShapeError)
 
 
 def require_mean_or_none(denoise: object) -> None:

@@ -36,7 +36,7 @@ from sdescore import checks
 from sdescore.errors import DivergenceError, TimeError
 from sdescore.noise.counter import Domain, standard_normal
 from sdescore.noise.sources import Span
-from sdescore.samplers.request import Request, Tick, called, domain_at, not_finite, require_init
+from sdescore.samplers.request import Request, Tick, called, domain_at, not_finite
 from sdescore.score.interface import sde_of
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Condition, Score
@@ -115,7 +115,7 @@ def sde_bound(
     """
     sde = checks.linear(sde_of(model), "sde_bound", "wrap the network in ScoreModel(net, sde)")
     times = checks.count("times", times)
-    require_init(x, "x")
+    checks.state(x, "x")
     request = Request(
         sde, [], model, init=x, label=label, seed=seed, dtype=x.dtype, device=x.device, name="x"
     )

@@ -26,7 +26,7 @@ from sdescore import checks
 from sdescore.errors import DivergenceError, ScheduleError, ShapeError, TimeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, SeededNoise, Span
-from sdescore.samplers.request import domain_at, not_finite, require_init
+from sdescore.samplers.request import domain_at, not_finite
 from sdescore.score.interface import require_steady
 from sdescore.sde.base import SDE, as_time, check_times
 from sdescore.shapes import align
@@ -115,7 +115,7 @@ def simulate(
     """
     checks.instance("sde", sde, SDE, "ss.VPSDE()")  # type: ignore[type-abstract]
     require_steady(getattr(sde, "score", None))  # of a reverse SDE
-    require_init(x0, "x0")
+    checks.state(x0, "x0")
     checks.finite_tensor("x0", x0)
     fits = x0.dtype in (torch.float32, torch.float64)
     checks.that(fits, "x0 in float32 or float64", f"{x0.dtype}; use x0.float()", ShapeError)

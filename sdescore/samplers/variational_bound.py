@@ -38,7 +38,7 @@ from sdescore.noise.sources import NoiseSource, Span
 from sdescore.predictors.ancestral import VARIANCES
 from sdescore.samplers.predictor_corrector.chain import Program
 from sdescore.samplers.predictor_corrector.loop import BoundModel
-from sdescore.samplers.request import Request, Tick, not_finite, require_init
+from sdescore.samplers.request import Request, Tick, not_finite
 from sdescore.score.interface import sde_of
 from sdescore.sde.discrete import DiscreteVPSDE
 from sdescore.shapes import float64, sum_event
@@ -140,7 +140,7 @@ def variational_bound(
     expected = "a model on DiscreteVPSDE with two levels or more"
     checks.that(table, expected, f"one on {sde!r:.200}", IncompatibleError)
     checks.choice("variance", variance, VARIANCES)
-    require_init(x0, "x0")
+    checks.state(x0, "x0")
     bins = Bins.of(levels, data_range)
     bins.require(x0)
     times = sde.level_times()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import ShapeError
+from sdescore.errors import ParameterError, ShapeError
 
 Numbers = Tensor | Sequence[float] | Sequence[Sequence[float]] | float
 
@@ -22,9 +22,7 @@ def as_tensor(values: Numbers) -> Tensor:
         found = values if isinstance(values, Tensor) else torch.from_numpy(np.array(values))
     except (TypeError, ValueError):  # words, or rows of unequal length
         checks.refuse(expected, f"{values!r:.100}", ShapeError)
-    if found.is_complex():
-        checks.refuse(expected, f"{found.dtype}; give torch.view_as_real of it, two real channels")
-    return found.detach()
+    return checks.dense("the numbers", found, ParameterError).detach()
 
 
 def finite(name: str, values: Numbers) -> Tensor:

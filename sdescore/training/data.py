@@ -138,7 +138,7 @@ class Table(Indexed):
     looked_at = 10_000
 
     def __init__(self, data: Rows, labels: Labels | None, name: str) -> None:
-        x = part(data, 0, 1, name)
+        x = part(checks.dense(name, data) if isinstance(data, Tensor) else data, 0, 1, name)
         require_samples(x, name)
         got = f"{name} of shape {tuple(data.shape)}"
         checks.that(len(data) > 0, "at least one sample", got, ShapeError)

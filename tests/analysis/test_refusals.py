@@ -64,7 +64,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 ss.PredictorCorrector(ss.VPSDE(), steps=3), torch.tensor([0.1 + 1j])
             ),
             ShapeError,
-            "spectrum to be a real tensor",
+            "spectrum as a dense, real tensor",
         ),
     ),
     "what has no grid is refused": (
@@ -172,7 +172,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 (X[:1], ShapeError, "at least two data"),
                 (X[0, 0], ShapeError, "at least two data"),
                 (X[:, :0], ShapeError, "at least two data"),
-                (X.to(torch.complex64), ShapeError, "real numbers, got torch.complex64"),
+                (X.to(torch.complex64), ShapeError, "real tensor .*; got a torch.complex64"),
                 (X.tolist(), ShapeError, "got <class 'list'>"),
                 (NAN, ParameterError, "finite data"),
                 (X / 0.0, ParameterError, "finite data"),
@@ -184,7 +184,7 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 (X[:1], ShapeError, "at least two data"),
                 (X[0, 0], ShapeError, "at least two data"),
                 (X[:, :0], ShapeError, "at least two data"),
-                (X.to(torch.complex64), ShapeError, "real numbers, got torch.complex64"),
+                (X.to(torch.complex64), ShapeError, "real tensor .*; got a torch.complex64"),
                 (X.tolist(), ShapeError, "got <class 'list'>"),
                 (NAN, ParameterError, "finite data"),
                 (X / 0.0, ParameterError, "finite data"),

@@ -126,7 +126,7 @@ def calls(**changed: object) -> None:
     [
         ({"x": X + 0.1}, ParameterError, "9 integers"),
         ({"x": X.long()}, ShapeError, "floating"),
-        ({"x": [1.0]}, ShapeError, "floating"),
+        ({"x": [1.0]}, ShapeError, r"x to be a torch\.Tensor"),
         ({"levels": 1}, ParameterError, "levels >= 2"),
         ({"draws": 0}, ParameterError, "draws >= 1"),
         ({"dequantization": "flow"}, IncompatibleError, "uniform"),

@@ -64,7 +64,7 @@ def test_the_last_run_to_end_restores_train_mode() -> None:
         (torch.zeros(2, 3, dtype=torch.complex64), "view_as_real"),
         (torch.zeros(2, 3).to(torch.float8_e4m3fn), "float8"),
         (torch.zeros(2, 3).to_sparse(), "dense"),
-        (torch.zeros(2, 3, device="meta"), "dense tensor with numbers"),
+        (torch.zeros(2, 3, device="meta"), "real tensor with numbers"),
     ],
 )
 def test_starts_without_real_numbers(init: Tensor, match: str) -> None:

@@ -255,7 +255,7 @@ def test_refusals() -> None:
     ]:
         with pytest.raises(error, match=match):
             variational_bound(quiet, x0, **{"levels": 256, **options})
-    with pytest.raises(ShapeError, match="x0 to be a floating-point tensor"):
+    with pytest.raises(ShapeError, match="x0 in floating point"):
         variational_bound(quiet, x0.long(), levels=256)
     with pytest.raises(TypeError, match="levels"):
         variational_bound(quiet, x0)  # type: ignore[call-arg]

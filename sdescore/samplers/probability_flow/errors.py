@@ -38,7 +38,7 @@ from sdescore import checks
 from sdescore.errors import ShapeError
 from sdescore.samplers.probability_flow.flow import ProbabilityFlow
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
-from sdescore.samplers.request import Request, called, require_init
+from sdescore.samplers.request import Request, called
 from sdescore.score.divergence import jacobian
 from sdescore.shapes import flat, float64, sum_event, without_autocast
 from sdescore.typing import Condition, Score
@@ -129,9 +129,9 @@ def likelihood_errors(
     """
     checks.instance("flow", flow, ProbabilityFlow, "ProbabilityFlow(sde)")
     checks.flag("stopping", stopping)
-    require_init(x, "x")
+    checks.state(x, "x")
     if data is not None:
-        require_init(data, "data")
+        checks.state(data, "data")
         like = data.shape[1:] == x.shape[1:] and len(data) > 1
         expected = f"data of shape (N >= 2, {', '.join(map(str, x.shape[1:]))})"
         checks.that(like, expected, tuple(data.shape), ShapeError)

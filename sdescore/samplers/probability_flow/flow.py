@@ -30,7 +30,7 @@ from sdescore.samplers.probability_flow.by_torchdiffeq import ADAPTIVE, FIXED
 from sdescore.samplers.probability_flow.likelihood import LogLikelihood
 from sdescore.samplers.probability_flow.ode import FlowODE, follow
 from sdescore.samplers.probability_flow.velocity import Trace
-from sdescore.samplers.request import Request, require_init, require_mean_or_none
+from sdescore.samplers.request import Request, require_mean_or_none
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Score
 
@@ -336,7 +336,7 @@ class ProbabilityFlow:
 
     def _request(self, model: Score, x: Tensor, name: str, label: Condition | None) -> Request:
         """A request that starts from ``x``, in its dtype and on its device."""
-        require_init(x, name)
+        checks.state(x, name)
         if isinstance(model, nn.Module):
             home = next((p.device for p in model.parameters()), x.device)
             expected = f"{name} on the model's device {home}"
