@@ -77,12 +77,6 @@ def _mix64(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def _low32(x: Tensor) -> Tensor:
-    """The low 32 bits of int64 as int32."""
-    low = x & (2**32 - 1)
-    return torch.where(low >= 2**31, low - 2**32, low).to(torch.int32)
-
-
 def _xorshift_(x: Tensor, shift: int, scratch: Tensor) -> Tensor:
     """``x ^ (x >> shift)`` on int32, in place."""
     torch.bitwise_right_shift(x, shift, out=scratch)
@@ -127,10 +121,14 @@ class NormalStream:
         device: torch.device | str = "cpu",
         domain: int = Domain.SAMPLER,
     ) -> None:
-        index = torch.as_tensor(samples, dtype=torch.int64, device=device)
-        self.device, self.event_shape = index.device, tuple(event_shape)
-        self.shape = (len(index), *event_shape)
-        self.numel = math.prod(event_shape)
+        try:
+            index = torch.as_tensor(samples, dtype=torch.int64, device=device)
+        except (RuntimeError, AssertionError, TypeError, ValueError):
+            checks.device(device)
+            checks.refuse("samples as a sequence of integers", f"{samples!r:.100}")
+        self.device, self.event_shape = index.device, checks.shape(event_shape, "event_shape", 0)
+        self.shape = (len(index), *self.event_shape)
+        self.numel = math.prod(self.event_shape)
         self.block_length = block_length(self.numel)
         start = _wrap64(checks.seed(seed) + _GAMMA * (2 * domain + 1))
         root = _mix64(torch.tensor(start, dtype=torch.int64, device=device))
@@ -160,8 +158,8 @@ class NormalStream:
         short = self.numel < _SHORT
         if block != self._block:
             key = _mix64(self._sample_key + _wrap64(_GAMMA * (block + 1)))
-            words = _low32(key), _low32(key >> 32), _low32(_mix64(key + _wrap64(_GAMMA)))
-            keys = [word[:, None] for word in words]
+            words = key, key >> 32, _mix64(key + _wrap64(_GAMMA))
+            keys = [(word << 32 >> 32).to(torch.int32)[:, None] for word in words]  # the low halves
             # A shift goes through ^, so the first shift of state ^ key is that of each.
             for word in keys[1:]:
                 _xorshift_(word, 16, torch.empty_like(word))
@@ -207,8 +205,8 @@ class NormalStream:
 
     def draw(self, draws: range) -> Tensor:
         """``(len(draws), B, *E)`` float32: the numbers at these draws, a range of step 1."""
-        if draws.step != 1 or draws.stop < draws.start:
-            checks.refuse("consecutive draws, range(first, last + 1)", draws)
+        if not isinstance(draws, range) or draws.step != 1 or not 0 <= draws.start <= draws.stop:
+            checks.refuse("consecutive draws, range(first, last + 1)", f"{draws!r:.100}")
         base, high = draws.start - draws.start % 2, draws.stop + draws.stop % 2
         out = torch.empty(high - base, *self.shape, dtype=torch.float32, device=self.device)
         low = base

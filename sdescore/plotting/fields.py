@@ -189,4 +189,4 @@ def _cells(
     unit = (torch.arange(side, dtype=torch.float64, device="cpu") + 0.5) / side
     lines = y_min + (y_max - y_min) * unit, x_min + (x_max - x_min) * unit
     points = torch.cartesian_prod(*lines).flip(1)
-    return points.to(device=device or "cpu", dtype=torch.float32)
+    return points.to(checks.device(device or "cpu"), torch.float32)

@@ -155,7 +155,7 @@ class ExactScore(ABC):
         width = (self._normals,)
         stream = NormalStream(seed, range(n), width, device="cpu", domain=Domain.CLEAN)
         clean = self._draw(stream.draw(range(1))[0].double())
-        return clean.reshape(n, *self.event_shape).to(device=device, dtype=dtype)
+        return clean.reshape(n, *self.event_shape).to(checks.device(device), dtype)
 
     def _evaluate(self, function: _Evaluate, x: Tensor, t: Time, row_numel: int) -> Tensor:
         """``function`` on flat rows of ``x`` in the working dtype, chunk by chunk; x's dtype."""
