@@ -42,7 +42,8 @@ class Mask(Diagonal):
     """
 
     def __init__(self, mask: Tensor) -> None:
-        usable = isinstance(mask, Tensor) and mask.dtype == torch.bool and bool(mask.any())
+        usable = isinstance(mask, Tensor) and mask.dtype == torch.bool
+        usable = usable and bool(checks.dense("the mask", mask).any())
         got = f"{getattr(mask, 'dtype', type(mask).__name__)}"
         expected = "a mask of bool with an element that is seen; write values > 0"
         checks.that(usable, expected, got, ShapeError)
@@ -119,7 +120,7 @@ class Blur(Diagonal):
         """
         std, axes = checks.number("std", std, above=0), checks.count("axes", axes, at_most=2)
         rows = []
-        for size in tuple(event_shape)[-axes:]:
+        for size in checks.shape(event_shape, "event_shape", axes, 0)[-axes:]:
             radius = min(math.ceil(4 * std), (size - 1) // 2)
             place = torch.arange(-radius, radius + 1, device="cpu").double()
             row = torch.exp(-0.5 * (place / std).square())
@@ -167,7 +168,7 @@ class Downsample(Diagonal):
     """
 
     def __init__(self, factor: int | Sequence[int], event_shape: Sequence[int]) -> None:
-        event = tuple(event_shape)
+        event = checks.shape(event_shape, "event_shape", 1, 0)
         sides = tuple(factor) if isinstance(factor, Sequence) else (factor,) * min(2, len(event))
         axes = event[len(event) - len(sides) :] if 0 < len(sides) <= len(event) else ()
         fits = len(axes) == len(sides) > 0 and all(
@@ -223,7 +224,8 @@ class Grayscale(Diagonal):
     def __init__(
         self, event_shape: Sequence[int], weights: Sequence[float] = (0.299, 0.587, 0.114)
     ) -> None:
-        w, event = numbers("weights", weights, (1,), "(C,)"), tuple(event_shape)
+        w = numbers("weights", weights, (1,), "(C,)")
+        event = checks.shape(event_shape, "event_shape", 1, 0)
         expected = f"an event (C, *rest) of {len(w)} channels, as many as weights"
         checks.that(event[:1] == (len(w),), expected, event, ShapeError)
         super().__init__(event, (1, *event[1:]))

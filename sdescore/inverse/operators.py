@@ -23,6 +23,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.inverse.conjugate_gradient import conjugate_gradient
+from sdescore.score.numbers import Numbers, finite
 from sdescore.shapes import align, float64, without_autocast
 from sdescore.typing import Time
 
@@ -48,8 +49,8 @@ class Operator(ABC):
     linear: bool = True
 
     def __init__(self, event_shape: Sequence[int], measurement_shape: Sequence[int]) -> None:
-        self.event_shape = _sizes("event_shape", event_shape)
-        self.measurement_shape = _sizes("measurement_shape", measurement_shape)
+        self.event_shape = checks.shape(event_shape, "event_shape", 0, 0)
+        self.measurement_shape = checks.shape(measurement_shape, "measurement_shape", 0, 0)
 
     @classmethod
     def examples(cls) -> Sequence[Self]:
@@ -179,21 +180,12 @@ class Constant:
         return self._casts[key]
 
 
-def numbers(name: str, value: object, ndim: Sequence[int], which: str) -> Tensor:
+def numbers(name: str, value: Numbers, ndim: Sequence[int], which: str) -> Tensor:
     """``value`` as a float64 tensor on the CPU, refused unless it has such a number of axes."""
-    if not isinstance(value, Tensor):
-        value = torch.as_tensor(value, dtype=torch.float64, device="cpu")
-    fits = value.ndim in ndim and value.numel() > 0 and not value.is_complex()
-    checks.that(fits, f"{name} {which} of real numbers", f"shape {tuple(value.shape)}", ShapeError)
-    return checks.finite_tensor(name, value.detach().to("cpu", torch.float64))
-
-
-def _sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(value) if isinstance(value, Sequence) else ()
-    usable = all(checks.is_count(size) and size > 0 for size in sizes)
-    got = f"{value!r:.100}"
-    checks.that(isinstance(value, Sequence) and usable, f"{name} of sizes > 0", got, ShapeError)
-    return tuple(map(int, sizes))
+    found = finite(name, value)
+    fits = found.ndim in ndim and found.numel() > 0
+    checks.that(fits, f"{name} {which} of real numbers", f"shape {tuple(found.shape)}", ShapeError)
+    return found
 
 
 def _require(name: str, value: Tensor, shape: tuple[int, ...]) -> None:

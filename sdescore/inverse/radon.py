@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import ShapeError
 from sdescore.inverse.operators import Constant, Operator, numbers
 
 __all__ = ["Radon"]
@@ -53,8 +52,7 @@ class Radon(Operator):
     def __init__(
         self, event_shape: Sequence[int], angles: Sequence[float], detectors: int | None = None
     ) -> None:
-        event = tuple(event_shape)
-        checks.that(len(event) >= 2, "an event (*C, H, W)", event, ShapeError)
+        event = checks.shape(event_shape, "an event (*C, H, W)", 2, 0)
         theta = numbers("angles", angles, (1,), "(n,)").deg2rad()
         H, W = event[-2:]
         diagonal = math.ceil(math.hypot(H, W))
