@@ -81,9 +81,9 @@ def convert(
     alpha64, sigma64 = alpha64.expand(shape), sigma64.expand(shape)
 
     def as_pair(kind: str | tuple[Time, Time]) -> Pair:
-        if isinstance(kind, str):
-            return pair("epsilon" if kind == "score" else kind, alpha64, sigma64)
-        return coefficient(kind[0]), coefficient(kind[1])
+        if isinstance(kind, tuple) and len(kind) == 2:
+            return coefficient(kind[0]), coefficient(kind[1])
+        return pair("epsilon" if kind == "score" else kind, alpha64, sigma64)
 
     # ε = −σ s by itself: it spares two roundings, and a score at σ = 0 still gives x₀.
     u, w = conversion(alpha64, sigma64, as_pair(from_), as_pair(to))

@@ -120,6 +120,8 @@ def shell_overlap(ratio: float, dim: int) -> float:
     >>> ss.sde.shell_overlap(1.0, dim=3072) > ss.sde.shell_overlap(1.1, dim=3072)
     True
     """
+    ratio = checks.number("ratio", ratio, above=0, error=ScheduleError)
+    dim = checks.count("dim", dim, error=ScheduleError)
     gap, width = math.sqrt(2 * dim) * (ratio - 1), 3 * ratio
     return 0.5 * (math.erfc((gap - width) / math.sqrt(2)) - math.erfc((gap + width) / math.sqrt(2)))
 
@@ -139,7 +141,7 @@ def ratio_for_overlap(overlap: float, dim: int) -> float:
     0.5
     """
     overlap = checks.number("overlap", overlap, above=0, below=0.997, error=ScheduleError)
-    if not checks.is_count(dim) or dim < 5:
+    if not checks.is_count(dim) or not 5 <= dim <= checks.MOST:
         why = "for only then is the radius near enough to Gaussian that an overlap gives a ratio"
         expected = f"at least 5 elements an event, {why}; pass levels= or ratio="
         checks.refuse(expected, f"{dim!r}", ScheduleError)
@@ -160,7 +162,10 @@ def levels_for_ratio(sigma_max: float, sigma_min: float, ratio: float) -> int:
     >>> ss.sde.levels_for_ratio(sigma_max=8.0, sigma_min=1.0, ratio=2.0)  # 8, 4, 2, 1
     4
     """
-    gaps = math.log(sigma_max / sigma_min) / math.log(ratio)
+    low = checks.number("sigma_min", sigma_min, above=0, error=ScheduleError)
+    high = checks.number("sigma_max", sigma_max, above=low, error=ScheduleError)
+    ratio = checks.number("ratio", ratio, above=1, error=ScheduleError)
+    gaps = (math.log(high) - math.log(low)) / math.log(ratio)
     return 1 + math.ceil(gaps * (1 - 1e-12))  # a whole number of gaps stays whole
 
 
@@ -182,6 +187,9 @@ def variance_ratio(step_size: float, ratio: float, inner_steps: int) -> float:
     >>> round(ss.sde.variance_ratio(0.1, ratio=1.0, inner_steps=1000), 3)  # 1/(1 − r/2)
     1.053
     """
+    step_size = checks.number("step_size", step_size, above=0, below=2, error=ScheduleError)
+    ratio = checks.number("ratio", ratio, above=0, error=ScheduleError)
+    inner_steps = checks.count("inner_steps", inner_steps, error=ScheduleError)
     remaining, limit = (1 - step_size) ** (2 * inner_steps), 2 / (2 - step_size)
     return remaining * (ratio**2 - limit) + limit
 
