@@ -89,6 +89,7 @@ def sample_distributed(
         def request() -> dict[str, Any]:
             found = described(sampler, model, shape, seed, init, label, dtype)
             share = max(1, -(-found["shape"][0] // ranks.size))
+            checks.flag("progress", progress)
             size = share if max_batch is None else checks.count("max_batch", max_batch)
             return found | {"max_batch": size}
 

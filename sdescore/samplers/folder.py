@@ -103,6 +103,7 @@ def sample_to_folder(
             found = described(sampler, model, shape, seed, init, label, dtype)
             B, *event = found["shape"]
             usual = min(max(256, -(-B // 64)), max(1, 2**24 // max(1, math.prod(event))))
+            checks.flag("progress", progress)
             size = usual if shard_size is None else checks.count("shard_size", shard_size)
             return found | {"shard_size": size, "out": str(checks.path(out, "out"))}
 

@@ -262,8 +262,7 @@ class Recipe:
 def check_times(times: TimeDistribution | None, model: ScoreModel) -> None:
     """Refuse what is no distribution of times, and levels of an SDE that has none."""
     if times is not None:
-        kind: Any = TimeDistribution
-        checks.instance("times", times, kind, "UniformTimes()")
+        checks.instance("times", times, TimeDistribution, "UniformTimes()")  # type: ignore[type-abstract]
         times.sample(model.sde, 1, torch.Generator("cpu").manual_seed(0))
 
 
@@ -291,8 +290,8 @@ def training_times(
 def adamw(weights: list[nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
     """torch's AdamW, in one kernel where it has one for the device."""
     known = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in weights)
-    fused = True if known else None
-    return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+    decay, fused = recipe.weight_decay, known or None
+    return torch.optim.AdamW(weights, recipe.lr, weight_decay=decay, fused=fused)
 
 
 def weighting_name(weighting: str | Weighting | None, model: ScoreModel) -> str:
@@ -315,8 +314,11 @@ def check_run(
     callback: object,
     transform: object,
     shard: bool,
+    progress: bool,
 ) -> float:
     """The seconds that a run may take; refuses a path or a function that cannot be used."""
+    for name, value in {"resume": resume, "progress": progress}.items():
+        checks.flag(name, value)
     for name, part in {"callback": callback, "transform": transform}.items():
         if part is not None:
             function: Any = checks.function(name, part)
@@ -326,14 +328,13 @@ def check_run(
         checks.that(not resume, "path= for resume=True", "none; name a file", IncompatibleError)
         return limit
     there, parts = checks.path(path), is_folder(path)
-    folder = there.parent
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        there.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         got = f"{type(error).__name__}: {error}; name another folder"
         raise CheckpointError(f"expected to write {path}, got {got}") from error
     checks.that(shard or not parts, "shard=True for a folder as path=", path, IncompatibleError)
-    usable = not (there.is_file() if parts else there.is_dir()) and os.access(folder, os.W_OK)
+    usable = not (there.is_file() if parts else there.is_dir()) and os.access(there.parent, os.W_OK)
     got = f"{path}; name another, e.g. out/model.safetensors"
     checks.that(usable, "a file that can be written as path=", got, IncompatibleError)
     return limit

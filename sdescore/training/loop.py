@@ -207,7 +207,7 @@ def train(
     )  # fmt: skip
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
     validate_every = checks.count("validate_every", validate_every)
-    limit = guards.check_run(path, resume, max_seconds, callback, transform, shard)
+    limit = guards.check_run(path, resume, max_seconds, callback, transform, shard, progress)
     device = model.device if device is None else checks.device(device)
     # Without a process group ``ranks`` is None, and nothing below looks at it.
     with distributed.processes(device, shard) if guards.grouped(shard) else nullcontext() as ranks:
