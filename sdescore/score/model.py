@@ -246,7 +246,7 @@ class ScoreModel(HubMethods, nn.Module):
 
         ``numbers`` is ``convention.at(t)`` of float64 times ``()`` or ``(B,)`` on ``x``'s device.
         """
-        if label is None and self.label_required:
+        if self.label_required is not False and (label is None) == bool(self.label_required):
             self.require_label(label)
         scaled, value = self._inputs(x, numbers)
         conditions = () if label is None else (in_dtype(label, scaled.dtype),)
