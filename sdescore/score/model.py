@@ -221,10 +221,7 @@ class ScoreModel(HubMethods, nn.Module):
         if label is None and not self.label_required:
             return
         require_trained(self.net, label, self.label_required)
-        if self.convention is None:
-            require_arguments(self, label)
-        else:
-            require_label(self.net, label)
+        require_label(self.net, label) if self.convention else require_arguments(self, label)
 
     def _numbers(self, x: Tensor, t: Time) -> Coefficients:
         """The convention's numbers at ``t``, on the device of ``x``."""
@@ -233,8 +230,10 @@ class ScoreModel(HubMethods, nn.Module):
         align(t64, x)  # refuses a t that is neither one time nor one per sample
         return self._convention.at(t64)
 
-    def _inputs(self, x: Tensor, numbers: Coefficients) -> tuple[Tensor, Tensor]:
+    def _inputs(self, x: Tensor, numbers: Coefficients, label: object) -> tuple[Tensor, Tensor]:
         """What the network is given for ``x``: the scaled state, and one time value a sample."""
+        if self.label_required is not False and (label is None) == bool(self.label_required):
+            self.require_label(label)
         dtype, value, scale = self.dtype, numbers.time_value, numbers.input_scale.to(x)
         value = value.to(x.device, value.dtype if value.dtype == torch.int64 else dtype)
         if scale.ndim:
@@ -246,11 +245,13 @@ class ScoreModel(HubMethods, nn.Module):
 
         ``numbers`` is ``convention.at(t)`` of float64 times ``()`` or ``(B,)`` on ``x``'s device.
         """
-        if self.label_required is not False and (label is None) == bool(self.label_required):
-            self.require_label(label)
-        scaled, value = self._inputs(x, numbers)
+        scaled, value = self._inputs(x, numbers, label)
         conditions = () if label is None else (in_dtype(label, scaled.dtype),)
-        y = self.net(scaled, value, *conditions)
+        try:
+            y = self.net(scaled, value, *conditions)
+        except TypeError:
+            require_label(self.net, label)  # it may take none
+            raise
         return checks.score_output(y, scaled, "the network").to(x.dtype)
 
     def predict(self, kind: str, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
@@ -307,14 +308,13 @@ class ScoreModel(HubMethods, nn.Module):
         ShapeError, TimeError
             As :meth:`predict`.
         """
+        energy: Any = self.net
         expected = "ScoreModel(EnergyModel(net), …) to have a log density"
-        got = f"{type(self.net).__name__}, whose output need not be a gradient"
+        got = f"{type(energy).__name__}, whose output need not be a gradient"
         checks.that(self.has_log_density, expected, got, IncompatibleError)
         numbers = self._numbers(x, t)
-        scaled, value = self._inputs(x, numbers)
-        energy: Any = self.net
-        condition = None if label is None else in_dtype(label, scaled.dtype)
-        f: Tensor = energy.log_density(scaled, value, condition)
+        scaled, value = self._inputs(x, numbers, label)
+        f: Tensor = energy.log_density(scaled, value, in_dtype(label, scaled.dtype))  # type: ignore[arg-type]
         f = f.to(torch.promote_types(f.dtype, x.dtype))
         u, w = numbers.to("score")
         return combine(0.5 * sum_event(x.square()), f, u, w / numbers.input_scale)

@@ -56,7 +56,7 @@ def output_with_variance(
     model: ScoreModel, x: Tensor, numbers: Coefficients, label: Condition | None
 ) -> tuple[Tensor, Tensor]:
     """The network's own output and v, each like ``x``; see :meth:`ScoreModel.output_at`."""
-    scaled, value = model._inputs(x, numbers)
+    scaled, value = model._inputs(x, numbers, label)
     conditions = () if label is None else (in_dtype(label, scaled.dtype),)
     reader = VarianceReader(model.net)
     y = reader(scaled, value, *conditions)

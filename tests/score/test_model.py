@@ -240,6 +240,25 @@ def test_labels_reach_the_network_as_they_are() -> None:
     assert all(torch.equal(s, label) and s.dtype == torch.int64 for s in seen)
 
 
+def test_a_label_that_no_training_knew_is_refused_by_a_direct_call() -> None:
+    """As the samplers refuse it; and one that the network does not take, trained or not."""
+    x, label = torch.zeros(2, 2), torch.zeros(2, dtype=torch.int64)
+    known = ss.MLP(2, classes=3)
+    unlabelled = ss.ScoreModel(known, ss.VPSDE(), label_required=None)
+    net = ss.EnergyModel(lambda x, c, label=None: -x.square().sum(1))
+    energy = ss.ScoreModel(net, ss.VPSDE(), label_required=None)
+    for call in (unlabelled, unlabelled.denoise, unlabelled.epsilon, energy.log_density):
+        assert call(x, 0.5).shape[0] == 2
+        with pytest.raises(ss.errors.IncompatibleError, match="trained without labels; got one"):
+            call(x, 0.5, label)
+    plain = ss.ScoreModel(lambda x, c: x, ss.VPSDE())
+    with pytest.raises(ss.errors.IncompatibleError, match="leave the label out"):
+        plain(x, 0.5, label)
+    broken = ss.ScoreModel(lambda x, c, label=None: x + "one", ss.VPSDE())
+    with pytest.raises(TypeError, match="str"):  # a fault of the network's own is its own
+        broken(x, 0.5, label)
+
+
 def test_a_subclass_that_changes_the_score_is_obeyed() -> None:
     """The loop may skip ``forward`` only where it is ScoreModel's own."""
 
