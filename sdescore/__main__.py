@@ -21,7 +21,7 @@ from torch import distributed
 from sdescore import checks
 from sdescore.demo.recipes import CORRECTORS, PREDICTORS, RECIPES, make_sampler
 from sdescore.demo.run import DemoOptions, run_demo
-from sdescore.errors import CheckpointError, SDEScoreError, ShapeError
+from sdescore.errors import CheckpointError, MissingFileError, SDEScoreError, ShapeError
 
 __all__ = ["main"]
 
@@ -159,8 +159,8 @@ def _event_shape(path: Path) -> tuple[int, ...]:
 
 def _check_out(out: Path, event_shape: Sequence[int]) -> None:
     """Refuse a file that could not be written, before the samples for it are drawn."""
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"expected --out in a folder that exists, got {out}; make it first")
+    expected, got = "--out in a folder that exists", f"{out}; make it first"
+    checks.that(out.parent.is_dir(), expected, got, MissingFileError)
     if out.suffix == ".npy":
         return
     from sdescore.plotting import plot_samples

@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointError",
     "DivergenceError",
     "IncompatibleError",
+    "MissingFileError",
     "ParameterError",
     "RankError",
     "SDEScoreError",
@@ -66,6 +67,10 @@ class CheckpointError(SDEScoreError, ValueError):
     """
 
     result: object = None
+
+
+class MissingFileError(CheckpointError, FileNotFoundError):
+    """There is no file or folder where one is expected."""
 
 
 class StepsWarning(UserWarning):

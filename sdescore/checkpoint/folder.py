@@ -28,7 +28,7 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.checkpoint.container import BLOCK, CODES, Container, described, has_nan, write
 from sdescore.checkpoint.manifest import from_json, to_json
-from sdescore.errors import CheckpointError, IncompatibleError, RankError
+from sdescore.errors import CheckpointError, IncompatibleError, MissingFileError, RankError
 from sdescore.files import replacing
 
 __all__ = ["export"]
@@ -62,7 +62,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Container | Folder]:
     try:
         file = open(path, "rb")  # noqa: SIM115 (closed below)
     except FileNotFoundError:
-        raise
+        checks.refuse(f"a checkpoint at {path}", "no file there", MissingFileError)
     except OSError as error:  # no permission, or links that lead in a circle
         raise CheckpointError(f"expected a file that can be read, got {error}") from error
     with file:

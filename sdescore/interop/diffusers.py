@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import CheckpointError, IncompatibleError
+from sdescore.errors import CheckpointError, IncompatibleError, MissingFileError
 from sdescore.nets.learned_variance import halves
 from sdescore.score.model import ScoreModel
 from sdescore.sde.discrete import DiscreteVPSDE
@@ -172,8 +172,8 @@ def table_of(scheduler: Any) -> Tensor:
 def _read_folder(path: Path) -> tuple[nn.Module, object]:
     """The network and the scheduler of a folder, by the classes of diffusers that it names."""
     index = path / "model_index.json"
-    if not index.is_file():
-        raise FileNotFoundError(f"expected a folder of diffusers, with {index}")
+    there = index.is_file()
+    checks.that(there, f"a folder of diffusers, with {index}", "none there", MissingFileError)
     diffusers = require_diffusers()
     parts = {"unet": "a unet", "scheduler": "a scheduler"}
     found: list[Any] = []

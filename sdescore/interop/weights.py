@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sdescore import checks
-from sdescore.errors import CheckpointError
+from sdescore.errors import CheckpointError, MissingFileError
 from sdescore.nets.ema import plain_name
 
 CONVERT = (
@@ -38,8 +38,8 @@ def read_weights(path: str | os.PathLike[str], convert: str = CONVERT) -> Any:
     if path.suffix in (".pkl", ".pickle"):
         got = f"the pickle {path.name}; {convert}"
         checks.refuse("a file of tensors, which runs nothing", got, CheckpointError)
-    if not path.exists():
-        raise FileNotFoundError(f"expected a file of weights at {path}")
+    there = path.exists()
+    checks.that(there, f"a file of weights at {path}", "no file there", MissingFileError)
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

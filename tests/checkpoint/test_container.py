@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -100,8 +101,11 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(1)}, path)
     with pytest.raises(ss.errors.CheckpointError, match=r"sdescore\.interop has loaders"):
         ss.load(path)
-    with pytest.raises(FileNotFoundError):
-        ss.load(tmp_path / "none.safetensors")
+    missing = tmp_path / "none.safetensors"
+    match = f"expected a checkpoint at {re.escape(str(missing))}; got no file there"
+    for error in (FileNotFoundError, ss.errors.CheckpointError):
+        with pytest.raises(error, match=match):
+            ss.load(missing)
 
 
 # Malice: the digest is right, the contents are not.
