@@ -113,6 +113,12 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         (lambda: ss.guidance.perturbed(Labelled(), []), IncompatibleError, "list of names"),
         (lambda: ss.guidance.perturbed(Labelled(), "net"), IncompatibleError, "list of names"),
         (lambda: ss.guidance.perturbed(Labelled(), ["net"]), IncompatibleError, "named_modules"),
+        *each(
+            lambda limit: ss.guidance.clipped(ss.GaussianScore([0.0], 1.0, ss.VPSDE()), limit),
+            ParameterError,
+            "limit > 0 and limit <= 1e",
+            (1e300, 1e16, 10**400, 0.0, math.nan),
+        ),
         (lambda: ss.classifier_guidance(SCORE, None), IncompatibleError, "expected"),
         (lambda: ss.classifier_guidance(SCORE, SCORE, math.inf), ParameterError, "expected"),
         (lambda: ss.guidance.condition(SCORE, torch.tensor([1, 2])), IncompatibleError, "expected"),

@@ -36,6 +36,8 @@ def standardised(std: float | tuple[float, ...]) -> ss.ScoreModel:
 
 
 SEEN = inverse.Measurement(Y, MASK, 0.1)
+
+NORMAL = ss.GaussianScore([0.0] * 3, 1.0, ss.VPSDE())
 SCORE = ss.GaussianScore(torch.zeros(3), 1.0, ss.VPSDE())
 SAMPLER = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=20)
 METHODS = (inverse.dps, inverse.pigdm, inverse.mmps)
@@ -82,6 +84,33 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         (lambda: inverse.Matrix(torch.ones(2, 3) / 0), ParameterError, "finite A"),
         (lambda: inverse.Callable(3, (2,)), IncompatibleError, "callable"),
         (lambda: inverse.Callable(lambda x: x, (0,)), ShapeError, "sizes > 0"),
+        *each(
+            lambda make, shape: make(shape),
+            ShapeError,
+            "sizes > 0",
+            (
+                lambda shape: inverse.Downsample(2, shape),
+                lambda shape: inverse.Radon(shape, [0.0, 1.0]),
+                lambda shape: inverse.Grayscale(shape),
+                lambda shape: inverse.Blur(torch.ones(2), shape),
+                lambda shape: inverse.Blur.gaussian(1.0, shape),
+                lambda shape: inverse.Matrix(torch.ones(2, 2), shape),
+                lambda shape: inverse.Callable(lambda x: x, shape),
+            ),
+            (3, 0, "word", 2.5, (0, 2), (-1, 2), (2.5, 2), (2, "a"), {}),
+        ),
+        *each(
+            lambda make, value: make(value),
+            ShapeError,
+            "real numbers",
+            (
+                lambda value: inverse.Blur(value, (4, 4)),
+                lambda value: inverse.Matrix(value),
+                lambda value: inverse.Radon((4, 4), value),
+                lambda value: inverse.Grayscale((3, 4, 4), value),
+            ),
+            ("word", None, 3, [], [[1.0, 2.0], [3.0]], torch.ones(2, 2, 2, 2)),
+        ),
     ),
     "a state that does not fit": (
         (lambda: MASK(torch.zeros(2, 4)), ShapeError, r"\(B, 3\)"),
@@ -96,6 +125,11 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ShapeError,
             "shape",
         ),
+    ),
+    "numbers whose square float32 cannot hold": (
+        (lambda: inverse.dps(NORMAL, SEEN, data_std=1e300), ParameterError, "data_std <= 1e"),
+        (lambda: inverse.pigdm(NORMAL, SEEN, data_std=1e16), ParameterError, "data_std <= 1e"),
+        (lambda: inverse.Measurement(SEEN.y, MASK, 1e300), ParameterError, "noise_std <= 1e"),
     ),
     "projection and RePaint": (
         *(

@@ -83,7 +83,7 @@ def test_power_function_average_by_its_closed_form() -> None:
         ema.update(net)
     expected = (1 + 30 + 500) / 9
     assert ema.shadow["0.weight"][0, 0].item() == pytest.approx(expected, rel=1e-6)
-    for wrong in (0.0, 0.3):
+    for wrong in (0.0, 0.3, 1e-300):
         with pytest.raises(ParameterError, match="sigma_rel"):
             EMA(net, sigma_rel=wrong)
 

@@ -45,6 +45,44 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "a device of this machine",
             ("cuda:99", "meta"),
         ),
+        *each(
+            lambda device: ss.noise.NormalStream(0, [0], (2,), device=device),
+            ParameterError,
+            "a device of this machine",
+            ("cuda:99", "nowhere", 3.5),
+        ),
+        *each(
+            lambda device: ss.GaussianScore([0.0], 1.0, ss.VPSDE()).sample(2, device=device),
+            ParameterError,
+            "a device of this machine",
+            ("cuda:99", "nowhere", 3.5, "meta"),
+        ),
+        *each(
+            lambda device: ss.losses.UniformTimes().sample(ss.VPSDE(), 2, device=device),
+            ParameterError,
+            "a device of this machine",
+            ("cuda:99", "nowhere", 3.5),
+        ),
+    ),
+    "addresses that are no numbers are refused": (
+        *each(
+            lambda shape: ss.noise.standard_normal(0, [0], range(2), shape),
+            ShapeError,
+            "event_shape, integer sizes > -1",
+            ((-1, 2), (1.5,), "ab", 2, None, (10**400,)),
+        ),
+        *each(
+            lambda samples: ss.noise.standard_normal(0, samples, range(2), (2,)),
+            ParameterError,
+            "samples as a sequence of integers",
+            ("ab", None, [10**400]),
+        ),
+        *each(
+            lambda draws: ss.noise.standard_normal(0, [0], draws, (2,)),
+            ParameterError,
+            "consecutive draws",
+            (3, None, range(-2, 1)),
+        ),
     ),
     "times off the path are refused": (
         *each(

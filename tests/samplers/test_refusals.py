@@ -53,6 +53,8 @@ SDE = ss.VPSDE()
 
 X_HOSTILE = torch.ones(1, 1)
 
+SCORE = ss.GaussianScore([0.0, 0.0], 1.0, VP)
+
 SAMPLER_HOSTILE = ss.PredictorCorrector(
     SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(snr=0.1), steps=6
 )
@@ -308,8 +310,36 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 lambda: ss.MixtureScore([0.5, 0.5], [[0.0, 1.0], [2.0]], 1.0, SDE),
                 lambda: SDE.time_at_log_snr("a"),
                 lambda: ss.convert(X_HOSTILE, X_HOSTILE, "a", 1.0, "x0", "v"),
+                lambda: ss.convert(X_HOSTILE, X_HOSTILE, 10**400, 1.0, "x0", "v"),
+                *(
+                    lambda kind=kind: ss.convert(X_HOSTILE, X_HOSTILE, 0.8, 0.6, kind, "v")
+                    for kind in (math.nan, None, 3, 1j, torch.tensor(2.0), (1.0,), [0.0, 1.0, 2.0])
+                ),
                 lambda: ss.KarrasGrid(rho="a"),
             ]
+        ),
+    ),
+    "a flag that is none": (
+        *each(
+            lambda draw, progress: draw(progress),
+            ParameterError,
+            "progress as True or False",
+            (
+                *(
+                    lambda progress, s=s: s.sample(SCORE, (2, 2), progress=progress)
+                    for s in SAMPLERS.values()
+                ),
+                lambda progress: ss.sample_distributed(
+                    SAMPLERS["chain"], SCORE, (2, 2), progress=progress
+                ),
+                lambda progress: ss.samplers.edit(
+                    SAMPLERS["chain"], SCORE, torch.zeros(2, 2), strength=0.5, progress=progress
+                ),
+                lambda progress: SAMPLERS["flow"].log_likelihood(
+                    SCORE, torch.zeros(2, 2), progress=progress
+                ),
+            ),
+            ("no", 1, None),
         ),
     ),
     "devices that hold no numbers": (

@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ScheduleError, TimeError
-from sdescore.sde.ladder import langevin_step_size, largest_distance, ratio_for_overlap
+from sdescore.sde.ladder import (
+    langevin_step_size,
+    largest_distance,
+    levels_for_ratio,
+    ratio_for_overlap,
+    shell_overlap,
+    variance_ratio,
+)
 from tests.helpers.ladders import INF, NAN
 from tests.helpers.refusals import Refusal, each, rows
 
@@ -55,6 +63,12 @@ class Standing(ss.DiscreteVESDE):
         alpha, sigma = super()._marginal(t)
         return alpha, sigma.clamp(min=1.0)
 
+
+FORMULAS = [
+    (shell_overlap, (1.5, 10), ("ratio", "dim")),
+    (levels_for_ratio, (8.0, 1.0, 2.0), ("sigma_max", "sigma_min", "ratio")),
+    (variance_ratio, (0.1, 1.5, 5), ("step_size", "ratio", "inner_steps")),
+]
 
 REFUSALS: dict[str, tuple[Refusal, ...]] = {
     "bad vp tables": (
@@ -237,6 +251,21 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             for name in ["block", "limit"]
             for value in [0, -1, True, 2.0, None]
         ),
+    ),
+    "formulas of numbers that are none": (
+        *(
+            (partial(function, *numbers), ScheduleError, name)
+            for function, good, names in FORMULAS
+            for place, name in enumerate(names)
+            for wrong in (NAN, INF, -1.0, 0, "1", None, 1j, True)
+            for numbers in [(*good[:place], wrong, *good[place + 1 :])]
+        ),
+        (lambda: shell_overlap(10**400, 5), ScheduleError, "ratio, an integer of 1329 bits"),
+        (lambda: shell_overlap(1.5, 10**400), ScheduleError, "dim >= 1 and at most"),
+        (lambda: ratio_for_overlap(0.5, 10**400), ScheduleError, "at least 5 elements"),
+        (lambda: levels_for_ratio(10**400, 1.0, 2.0), ScheduleError, "sigma_max"),
+        (lambda: levels_for_ratio(1.0, 2.0, 2.0), ScheduleError, "sigma_max > 2"),
+        (lambda: levels_for_ratio(2.0, 1.0, 1.0), ScheduleError, "ratio > 1"),
     ),
 }
 

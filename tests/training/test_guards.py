@@ -81,6 +81,8 @@ def test_a_model_of_numpy_numbers_is_saved(tmp_path: Path) -> None:
         ({"device": "meta"}, ss.errors.ParameterError, "device"),
         ({"lr": torch.tensor(0.1)}, ss.errors.ParameterError, r"lr.*\.item\(\)"),
         ({"lr": True}, ss.errors.ParameterError, "lr"),
+        ({"progress": "no"}, ss.errors.ParameterError, "progress as True or False"),
+        ({"resume": "no"}, ss.errors.ParameterError, "resume as True or False"),
         ({"times": 1}, ss.errors.IncompatibleError, "times"),
         ({"ema_decay": "0.9"}, ss.errors.ParameterError, "ema_decay"),
     ],
