@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ErrorClass = type[SDEScoreError]
 MOST = 2**63 - 1  # the largest number that torch counts to
-SQUARED = 1e15  # the largest number whose square, and sums of it, float32 holds
 
 
 def refuse(expected: str, got: object, error: ErrorClass = ParameterError) -> NoReturn:

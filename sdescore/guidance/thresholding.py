@@ -33,7 +33,7 @@ class _Clipped(GuidedScore):
         checks.linear(getattr(self, "sde", None), "clipped", "pass a score with an SDE")
         low, high = getattr(unwrapped(score), "data_range", None) or (-1.0, 1.0)
         if limit is not None:
-            high = checks.number("limit", limit, above=0, at_most=checks.SQUARED)
+            high = checks.number("limit", limit, above=0, at_most=1e15)
             low = -high
         self.score, self.centre, self.limit = score, (low + high) / 2, (high - low) / 2
         self.quantile = quantile

@@ -61,7 +61,7 @@ class Measurement:
             checks.refuse("y as a tensor in float32 or float64", got, ShapeError)
         with torch.inference_mode(False):  # whose tensors autograd refuses later
             self.y = checks.finite_tensor("y", y).detach().clone()
-        self.noise_std = checks.number("noise_std", noise_std, at_least=0, at_most=checks.SQUARED)
+        self.noise_std = checks.number("noise_std", noise_std, at_least=0, at_most=1e15)
         self.operator = _operator_of(operator, self.y)
         shape = self.operator.measurement_shape
         expected = f"y of the operator's measurement_shape {shape}; for one y a sample use label="

@@ -55,7 +55,7 @@ class _PiGDM(PosteriorScore):
 def spread_of(score: Score, data_std: float | None) -> float:
     """s: ``data_std``, or the model's ``sigma_data``, or 1."""
     own = getattr(unwrapped(score), "sigma_data", 1.0) if data_std is None else data_std
-    return checks.number("data_std", own, above=0, at_most=checks.SQUARED)
+    return checks.number("data_std", own, above=0, at_most=1e15)
 
 
 def element_variance(data_std: float, alpha: Tensor, sigma: Tensor) -> Tensor:

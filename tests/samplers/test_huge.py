@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 
 import sdescore as ss
 from sdescore.errors import ParameterError, ScheduleError
@@ -41,3 +42,15 @@ def test_huge_numbers_are_refused(name: str) -> None:
     call, error, match = CASES[name]
     with pytest.raises(error, match=match):
         call()
+
+
+def test_a_seed_of_any_length_is_one_of_64_bits() -> None:
+    """torch's generators take no others; a stream of noise took them from the first."""
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    for function in (
+        lambda seed: ss.analysis.local_spectra(x, neighbourhoods=2, seed=seed),
+        lambda seed: ss.noise.standard_normal(seed, range(2), range(2), (3,)),
+        lambda seed: torch.tensor(ss.metrics.sliced_wasserstein(x, x + 1, seed=seed)),
+    ):
+        for seed in (7, -7):
+            assert torch.equal(function(seed + 2**64 * HUGE), function(seed))

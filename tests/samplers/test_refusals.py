@@ -53,8 +53,6 @@ SDE = ss.VPSDE()
 
 X_HOSTILE = torch.ones(1, 1)
 
-SCORE = ss.GaussianScore([0.0, 0.0], 1.0, VP)
-
 SAMPLER_HOSTILE = ss.PredictorCorrector(
     SDE, predictor=ss.ReverseDiffusion(), corrector=ss.Langevin(snr=0.1), steps=6
 )
@@ -317,29 +315,6 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 ),
                 lambda: ss.KarrasGrid(rho="a"),
             ]
-        ),
-    ),
-    "a flag that is none": (
-        *each(
-            lambda draw, progress: draw(progress),
-            ParameterError,
-            "progress as True or False",
-            (
-                *(
-                    lambda progress, s=s: s.sample(SCORE, (2, 2), progress=progress)
-                    for s in SAMPLERS.values()
-                ),
-                lambda progress: ss.sample_distributed(
-                    SAMPLERS["chain"], SCORE, (2, 2), progress=progress
-                ),
-                lambda progress: ss.samplers.edit(
-                    SAMPLERS["chain"], SCORE, torch.zeros(2, 2), strength=0.5, progress=progress
-                ),
-                lambda progress: SAMPLERS["flow"].log_likelihood(
-                    SCORE, torch.zeros(2, 2), progress=progress
-                ),
-            ),
-            ("no", 1, None),
         ),
     ),
     "devices that hold no numbers": (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +128,31 @@ def test_labels_for_a_score_that_takes_them_in_its_own_way() -> None:
         ss.ScoreModel(lambda x, c, y: x, VP, prediction="epsilon"),
     ):
         assert SAMPLER.sample(model, (2, 3), label=label).shape == (2, 3)
+
+
+SCORE = ss.GaussianScore([0.0, 0.0], 1.0, VP)
+FLOW = ss.ProbabilityFlow(VP)
+CHAIN = ss.PredictorCorrector(VP, steps=20)
+
+
+@pytest.mark.parametrize("progress", ["no", 1, None])
+@pytest.mark.parametrize(
+    "call",
+    [
+        partial(CHAIN.sample, SCORE, (2, 2)),
+        partial(ss.AdaptiveSampler(VP).sample, SCORE, (2, 2)),
+        partial(FLOW.sample, SCORE, (2, 2)),
+        partial(FLOW.log_likelihood, SCORE, torch.zeros(2, 2)),
+        partial(ss.sample_distributed, CHAIN, SCORE, (2, 2)),
+        partial(ss.samplers.edit, CHAIN, SCORE, torch.zeros(2, 2), strength=0.5),
+    ],
+)
+def test_a_flag_that_is_none(call: Callable[..., object], progress: object) -> None:
+    with pytest.raises(ParameterError, match="progress as True or False"):
+        call(progress=progress)
+
+
+def test_a_folder_is_not_begun_with_a_flag_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="progress as True or False"):
+        ss.samplers.sample_to_folder(CHAIN, SCORE, (2, 2), tmp_path / "out", progress="no")
+    assert not list(tmp_path.iterdir())

@@ -122,7 +122,7 @@ class PredictorCorrector:
             checks.refuse(expected, got, IncompatibleError)
         checks.choice("corrector_first", self.corrector_first, (False, True))
         checks.choice("denoise", self.denoise, (True, False, "flow"))
-        data_std = checks.number("data_std", self.data_std, at_least=0, at_most=checks.SQUARED)
+        data_std = checks.number("data_std", self.data_std, at_least=0, at_most=1e15)
         grid = self.sde.default_grid if self.grid is None else self.grid
         grid = grid if isinstance(grid, Grid) else CustomGrid(grid)
         self.predictor.check(self.sde)
