@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ErrorClass = type[SDEScoreError]
 MOST = 2**63 - 1  # the largest number that torch counts to
+USUAL = {torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8}
 
 
 def refuse(expected: str, got: object, error: ErrorClass = ParameterError) -> NoReturn:
@@ -301,8 +302,10 @@ def part_name(part: object) -> str:
     return str(getattr(part, "__qualname__", type(part).__qualname__))
 
 
-def dense(name: str, x: Tensor, error: Error = ShapeError, real: bool = True) -> Tensor:
+def dense(name: str, x: Tensor, error: ErrorClass = ShapeError, real: bool = True) -> Tensor:
     """``x``, refused unless all of torch takes its dtype and layout, and its numbers are there."""
+    if x.dtype in USUAL and x.layout is torch.strided and not (x.is_nested or x.is_meta):
+        return x
     if x.is_nested:
         got = "nested tensor; stack its rows"
     elif x.layout is not torch.strided:
