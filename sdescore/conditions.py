@@ -54,10 +54,15 @@ def require_rows(condition: object, samples: int) -> None:
         checks.that(size[:1] == (samples,), expected, size, ShapeError)
 
 
-def require_labels(condition: object, samples: int) -> None:
-    """Refuse a condition that no training takes; see :func:`require_label_each`."""
+def require_labels(condition: object, samples: int, finite: bool = False) -> None:
+    """Refuse a condition that no training takes; see :func:`require_label_each`.
+
+    ``finite`` looks for NaN and infinity too.
+    """
     for name, part in _some(condition):
         require_label_each(part, samples, name=name)
+        if finite and isinstance(part, Tensor) and part.is_floating_point():
+            checks.finite_tensor(name, part)
 
 
 def require_label_each(

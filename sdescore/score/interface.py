@@ -146,8 +146,9 @@ def require_trained(net: object, label: object, required: bool | None) -> None:
         checks.that(label is None, expected, "one; train it with labels=", IncompatibleError)
     elif required and (label is None or means_no_label(net, label)):
         expected = "a label for a network that was trained with labels alone"
-        got = "none, or the null label; pass label=, or train it with label_dropout > 0"
-        checks.refuse(expected, got, IncompatibleError)
+        got = "none" if label is None else "the number of classes, which means none"
+        advice = "pass labels from 0 on, or train it with label_dropout > 0"
+        checks.refuse(expected, f"{got}; {advice}", IncompatibleError)
 
 
 def means_no_label(net: object, label: object) -> bool:

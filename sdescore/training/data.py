@@ -149,7 +149,7 @@ class Table(Indexed):
         self.data, self.length, self.parts = data, len(data), ()
         if labels is not None:
             self.labels = each_tensor(lambda part: tensor_of(part, "labels"), labels)
-            require_labels(self.labels, len(data))
+            require_labels(self.labels, len(data), finite=True)
             self.parts = names_of(self.labels)
 
     def take(self, index: Tensor) -> Batch:

@@ -220,6 +220,7 @@ class Recipe:
     ema_decay: float
     seed: int
     standardize: bool
+    transform: Any = None
 
     def __post_init__(self) -> None:
         number, count = checks.number, checks.count
@@ -236,6 +237,7 @@ class Recipe:
             ema_decay=number("ema_decay", self.ema_decay, at_least=0, below=1),
             seed=checks.seed(self.seed),
             standardize=checks.flag("standardize", self.standardize),
+            transform=None if self.transform is None else option_name(self.transform),
         )
 
     def leave_out(self, argument: str, *names: str) -> None:
@@ -275,8 +277,7 @@ def training_times(
     log-SNR. From 64 numbers on they are EDM's: the mean is :math:`\log \sigma_\text{data} - 0.5`,
     the standard deviation 1.2. A smaller sample loses its structure at less noise, and the mean
     falls by 0.29 log size, to :math:`\log \sigma_\text{data} - 1.5` for points in a plane
-    (measured: benchmarks/defaults.py). Other models learn at the levels of a discrete SDE, or at
-    uniform times.
+    (benchmarks/defaults.py). Other models learn at a discrete SDE's levels, or at uniform times.
     """
     if times is not None:
         return times
@@ -289,9 +290,8 @@ def training_times(
 
 def adamw(weights: list[nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.AdamW:
     """torch's AdamW, in one kernel where it has one for the device."""
-    known = device.type in ("cpu", "cuda") and all(p.is_floating_point() for p in weights)
-    decay, fused = recipe.weight_decay, known or None
-    return torch.optim.AdamW(weights, recipe.lr, weight_decay=decay, fused=fused)
+    fused = all(p.is_floating_point() and device.type in ("cpu", "cuda") for p in weights) or None
+    return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 
 def weighting_name(weighting: str | Weighting | None, model: ScoreModel) -> str:

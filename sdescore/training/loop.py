@@ -156,9 +156,9 @@ def train(
         Continue from the file at ``path``, if there is one. Data, labels and options must be those
         of its run, except options that watch or stop it. With the cosine schedule ``steps`` must be
         the same too. Of data above 256 MiB some samples are compared, of a Dataset its class and
-        length. On a CPU the bits are those of an uninterrupted run, if Dataset and ``transform``
-        draw from torch's generator alone. A ``DataLoader`` or another iterable starts from its
-        beginning, and the file says ``resumes_exactly: false``.
+        length, of a ``transform`` its name. On a CPU the bits are those of an uninterrupted run, if
+        Dataset and ``transform`` draw from torch's generator alone. A ``DataLoader`` or another
+        iterable starts from its beginning, with a warning.
     progress : bool
         Show a bar with the running mean of the relative loss: 1 is a predictor that only scales its
         input, 0 one that always knows x₀. With an ``objective`` it is the loss itself.
@@ -203,7 +203,7 @@ def train(
         batch_size=BATCH_SIZE if batch_size is None else batch_size, label_dropout=label_dropout,
         weighting=guards.weighting_name(weighting, model), lr=lr, schedule=schedule, warmup=warmup,
         weight_decay=weight_decay, clip=clip, seed=seed, accumulate=accumulate,
-        precision=precision, ema_decay=ema_decay, standardize=standardize,
+        precision=precision, ema_decay=ema_decay, standardize=standardize, transform=transform,
     )  # fmt: skip
     steps, save_every = checks.count("steps", steps), checks.count("save_every", save_every)
     validate_every = checks.count("validate_every", validate_every)

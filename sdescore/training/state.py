@@ -189,6 +189,10 @@ class Saver:
         if is_there(self.path):
             with opened(self.path) as file:
                 self.saved = self.resumed(file)
+            if self.saved and self.options["data"].get("resumes_exactly") is False:
+                expected = "expected data that can go on where a run ended"
+                got = "a DataLoader or another iterable, which starts from its beginning"
+                warnings.warn(f"{expected}; got {got}", RuntimeWarning, stacklevel=3)
         return self.saved
 
     @property

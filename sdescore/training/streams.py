@@ -135,7 +135,7 @@ def unpacked(batch: object) -> Batch:
     got = f"x of shape {tuple(x.shape)}"
     checks.that(len(x) > 0, "at least one sample in every batch", got, ShapeError)
     if label is not None:
-        require_labels(label, len(x))
+        require_labels(label, len(x), finite=True)
     return Batch(x, label)
 
 

@@ -193,6 +193,8 @@ def test_an_iterator_that_ends_ends_the_run(tmp_path: Path) -> None:
     assert manifest["training"]["options"]["data"]["resumes_exactly"] is False
     again = fit([COUNT], watched(), path=path, schedule="constant", steps=3)
     assert again.finished
+    with pytest.warns(RuntimeWarning, match="starts from its beginning"):
+        fit([COUNT], watched(), path=path, schedule="constant", steps=4, resume=True)
 
 
 def test_read_only_arrays_give_no_warning() -> None:

@@ -50,6 +50,7 @@ class Growing(Pairs):
         ([{"label": LABELS}], r"\['label'\]"),
         ([(cloud(), LABELS[:5])], "one label per sample"),
         ([(cloud(), LABELS.float())], "one label per sample"),
+        ([(cloud(), cloud() / 0)], "finite label"),
         (Pairs(n=0), "at least one sample"),
         (Bare(), "__len__"),
         (Odd(), "tensors or arrays of one shape"),
@@ -66,6 +67,14 @@ def test_data_refused_at_the_door(data: Any, match: str) -> None:
     model = make()
     with pytest.raises(ss.errors.SDEScoreError, match=match):
         fit(data, model)
+    assert model.net.calls == 0
+
+
+def test_conditions_that_are_not_finite_are_refused_at_the_door() -> None:
+    model, bad = make(), cloud().clone()
+    bad[-1, 0] = torch.nan
+    with pytest.raises(ss.errors.ParameterError, match=r"finite label\['size'\]"):
+        fit(cloud(), model, labels={"size": bad})
     assert model.net.calls == 0
 
 

@@ -227,6 +227,7 @@ def test_without_resume_the_file_is_replaced(tmp_path: Path) -> None:
         ({"ema_decay": 0.8}, "decay"),
         ({"clip": None}, "clip"),
         ({"schedule": "constant"}, "schedule"),
+        ({"transform": torch.nn.functional.tanh}, "transform"),
     ],
 )
 def test_resume_refuses_another_run(tmp_path: Path, change: dict[str, Any], match: str) -> None:

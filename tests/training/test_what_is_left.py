@@ -164,7 +164,7 @@ def test_held_out_data_that_do_not_fit_are_refused_before_the_first_step(what: s
 
 def test_a_held_out_loss_that_is_no_number_ends_the_run() -> None:
     conditions = torch.ones(20, 3)
-    conditions[7, 0] = torch.nan
+    conditions[7, 0] = 3e38
     model, data = ss.ScoreModel(Plain(6), ss.VPSDE()), cloud()
     options: dict[str, Any] = {"validation": TensorDataset(cloud(20), conditions)}
     with pytest.raises(ss.errors.ParameterError, match=r"a finite loss on the held-out data.*at s"):
