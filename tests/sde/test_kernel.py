@@ -105,13 +105,6 @@ def test_transition_agrees_with_the_marginals(data: st.DataObject, sde: ss.Linea
     assert still.scale.item() == pytest.approx(1.0, abs=2 * EPS) and still.variance == 0
 
 
-@pytest.mark.guards("T05")
-def test_ve_transition_from_zero_starts_from_the_noisy_state() -> None:
-    sde = ss.VESDE(sigma_min=0.1, sigma_max=10.0)
-    assert sde.transition(0.0, 1.0).variance.item() == pytest.approx(100.0 - 0.01, rel=1e-14)
-    assert sde.kernel(1.0).variance.item() == pytest.approx(100.0, rel=1e-14)
-
-
 # The bridge.
 
 
