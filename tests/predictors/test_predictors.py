@@ -9,12 +9,12 @@ from collections.abc import Callable
 import mpmath
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import sdescore as ss
 from sdescore.score.mixture import GaussianScore
-from tests.helpers.strategies import REPRESENTATIVES, linear_sdes, ordered_times
+from tests.helpers.strategies import linear_sdes, ordered_times
 
 pytestmark = pytest.mark.fast
 
@@ -92,23 +92,6 @@ def test_one_step_is_the_papers(
         torch.testing.assert_close(got, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("eta", ETAS)
-@pytest.mark.parametrize("name", REPRESENTATIVES)
-def test_euler_maruyama_and_its_step_by_hand(name: str, eta: float) -> None:
-    sde = REPRESENTATIVES[name]
-    t, s = 0.8 * sde.T, 0.7 * sde.T
-    f, g2 = (v.item() for v in sde.rates(t))
-    x, score, z = torch.randn(3, 4, 2, dtype=torch.float64)
-    h = t - s
-    drift = f * x - (1 + eta**2) / 2 * g2 * score
-    expected = x - drift * h + eta * math.sqrt(g2 * h) * z
-    predictor = ss.EulerMaruyama(eta)
-    torch.testing.assert_close(predictor.step(sde, x, lambda _: score, t, s, z), expected)
-    numbers = predictor.tableau(sde, torch.tensor([t, s], dtype=torch.float64))
-    by_table = numbers.a * x + numbers.b[0] * score + numbers.c[0] * z
-    torch.testing.assert_close(by_table, expected, rtol=1e-12, atol=1e-12)
-
-
 @given(st.data(), linear_sdes())
 def test_reverse_diffusion_and_ancestral_on_any_sde(data: st.DataObject, sde: ss.LinearSDE) -> None:
     """From (α, σ) in 50 digits: ``a`` and ``V`` by subtraction, which mpmath can afford."""
@@ -133,50 +116,6 @@ def test_reverse_diffusion_and_ancestral_on_any_sde(data: st.DataObject, sde: ss
     assert ancestral.c.item() ** 2 == pytest.approx(float(up), rel=1e-12, abs=float(slack))
 
 
-@pytest.mark.parametrize("eta", ETAS)
-def test_reverse_diffusion_with_a_share_of_its_noise(eta: float) -> None:
-    """The forward step ``x_t = a x_s + √V z`` read backwards, with ReverseSDE's weights."""
-    times = torch.tensor([0.8, 0.5, 0.45], dtype=torch.float64)
-    step = ss.VPSDE().transition(times[1:], times[:-1])
-    numbers = ss.ReverseDiffusion(eta).tableau(ss.VPSDE(), times)
-    torch.testing.assert_close(numbers.a.flatten(), 2 - step.scale)
-    torch.testing.assert_close(numbers.b.flatten(), (1 + eta**2) / 2 * step.variance)
-    torch.testing.assert_close(numbers.c.flatten(), eta * step.variance.sqrt())
-    assert torch.equal(numbers.times.flatten(), times[:-1])
-
-
-@given(st.data(), linear_sdes())
-@settings(max_examples=50)
-def test_ddim_with_all_its_noise_is_ancestral(data: st.DataObject, sde: ss.LinearSDE) -> None:
-    times = torch.tensor(data.draw(ordered_times(sde, 4))[::-1], dtype=torch.float64)
-    one, other = ss.DDIM(1.0).tableau(sde, times), ss.Ancestral().tableau(sde, times)
-    for name in ("times", "a", "b", "c"):
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-12, atol=0.0)
-
-
-def test_ddim_keeps_its_digits_on_a_grid_of_100000_steps() -> None:
-    """``√(1−ᾱ_s−τ²) − √(ᾱ_s/ᾱ_t)√(1−ᾱ_t)`` loses eleven digits here in float64."""
-    sde, n = ss.VPSDE(), 100_000
-    times = torch.linspace(1.0, 1e-3, n + 1, dtype=torch.float64)
-    for eta in (0.0, 0.7, 1.0):
-        numbers = ss.DDIM(eta).tableau(sde, times)
-        for k in (0, 1, n // 3, n - 2, n - 1):
-            with mpmath.workdps(60):
-                t, s = mpmath.mpf(times[k].item()), mpmath.mpf(times[k + 1].item())
-                low, high = mpmath.mpf(sde.beta_min), mpmath.mpf(sde.beta_max)
-                bar_t, bar_s = (mpmath.exp(-(low * u + (high - low) * u**2 / 2)) for u in (t, s))
-                tau = eta * mpmath.sqrt((1 - bar_s) / (1 - bar_t) * (1 - bar_t / bar_s))
-                x_from_epsilon = mpmath.sqrt(1 - bar_s - tau**2) - mpmath.sqrt(
-                    bar_s / bar_t
-                ) * mpmath.sqrt(1 - bar_t)
-                on_score = -x_from_epsilon * mpmath.sqrt(1 - bar_t)
-            assert numbers.b[k].item() == pytest.approx(float(on_score), rel=1e-13)
-            assert numbers.c[k].item() == pytest.approx(float(tau), rel=1e-13)
-            assert numbers.a[k].item() == pytest.approx(
-                float(mpmath.sqrt(bar_s / bar_t)), rel=1e-13
-            )
-
-
 @pytest.mark.guards("T02", "T08")
 def test_ancestral_noise_does_not_cancel_on_a_grid_of_10000_steps() -> None:
     """τ² as ``1 − (…)²`` is 12 % off at N = 1e4 in float32; here it keeps float64's digits."""
@@ -188,16 +127,6 @@ def test_ancestral_noise_does_not_cancel_on_a_grid_of_10000_steps() -> None:
         sigma_to = mpmath.mpf(50) * r ** (k + 1)
         expected = sigma_to * mpmath.sqrt((1 - r) * (1 + r))
         assert numbers.c[k].item() == pytest.approx(float(expected), rel=1e-10)
-
-
-@pytest.mark.parametrize("name", REPRESENTATIVES)
-def test_no_predictor_is_the_identity(name: str) -> None:
-    sde = REPRESENTATIVES[name]
-    sampler = ss.PredictorCorrector(sde, predictor=ss.NoPredictor(), steps=4, denoise=False)
-    x = torch.randn(3, 2)
-    assert torch.equal(sampler.sample(lambda x, t: x / 0, init=x), x)
-    assert sampler.evaluations == 0
-    assert len(sampler.program.spans) == 1
 
 
 DETERMINISTIC = [ss.EulerMaruyama(0.0), ss.ReverseDiffusion(0.0), ss.DDIM(0.0), ss.NoPredictor()]
@@ -245,17 +174,6 @@ def test_a_stochastic_predictor_draws_once_a_step_and_the_denoise_never(predicto
     grid = sampler.times.tolist()
     moves = [span for span in sampler.program.spans if span is not None]
     assert moves == list(itertools.pairwise(grid))
-
-
-@pytest.mark.guards("M12")
-@pytest.mark.parametrize("steps", [1, 2, 3, 5, 19])
-@pytest.mark.parametrize("sde", [ss.VPSDE(), ss.SubVPSDE()], ids=["vp", "subvp"])
-def test_reverse_diffusion_from_one_step_up(sde: ss.LinearSDE, steps: int) -> None:
-    """Peers take √(1 − β(t)/N), a NaN below 20 steps."""
-    x = ss.PredictorCorrector(sde, predictor=ss.ReverseDiffusion(), steps=steps).sample(
-        GaussianScore([0.0], 1.0, sde), (8, 1)
-    )
-    assert x.isfinite().all()
 
 
 def test_a_step_by_hand_of_a_method_with_stages_is_refused() -> None:
