@@ -11,45 +11,28 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from tests.helpers.callers import SETTINGS
-
-inverse = ss.inverse
-F64 = torch.float64
-VP = ss.VPSDE()
-A = torch.tensor([[1.0, 0.5, 0.0], [0.0, -1.0, 2.0]], dtype=F64)
-Y = torch.tensor([0.7, -1.2], dtype=F64)
-MEAN = torch.tensor([0.5, -1.0, 0.2], dtype=F64)
-COVARIANCE = torch.tensor([[1.0, 0.6, 0.0], [0.6, 0.8, 0.1], [0.0, 0.1, 0.3]], dtype=F64)
-GAUSSIAN = ss.GaussianScore(MEAN, COVARIANCE, VP)
-MIXTURE = ss.MixtureScore(
-    [0.4, 0.6], torch.stack([MEAN, -MEAN]), torch.stack([COVARIANCE, 0.3 * COVARIANCE]), VP
+from tests.helpers.posteriors import (
+    COVARIANCE,
+    CURVED,
+    F64,
+    GAUSSIAN,
+    MEAN,
+    MIXTURE,
+    SEEN,
+    VP,
+    A,
+    Y,
+    exact_mmps,
+    inverse,
+    posterior_score,
+    states,
 )
-SEEN = inverse.Measurement(Y, inverse.Matrix(A), 0.3)
-CURVED = inverse.Measurement(Y, inverse.Callable(lambda x: x[:, 1:] ** 2 + x[:, :1], (3,)), 0.3)
-
-
-def exact_mmps(score: Any, measurement: inverse.Measurement) -> Any:
-    return inverse.mmps(score, measurement, iterations=20, tolerance=1e-12)
-
 
 METHODS: dict[str, Callable[..., Any]] = {
     "dps": inverse.dps,
     "pigdm": inverse.pigdm,
     "mmps": exact_mmps,
 }
-
-
-def states(n: int = 4) -> Tensor:
-    return torch.randn(n, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
-
-
-def posterior_score(
-    x: Tensor, alpha: Tensor, sigma: Tensor, mean: Tensor, C: Tensor, H: Tensor, rest: Tensor
-) -> Tensor:
-    """∇ log p(x_t | y) for x₀ ~ N(mean, C) and y = H x₀ + rest + 0.3 n: the joint, conditioned."""
-    V, S = alpha**2 * C + sigma**2 * torch.eye(3), H @ C @ H.T + 0.09 * torch.eye(2)
-    gain = alpha * C @ H.T @ torch.linalg.inv(S)
-    centre = alpha * mean + gain @ (Y - H @ mean - rest)
-    return -torch.linalg.solve(V - gain @ H @ C * alpha, (x - centre).T).T
 
 
 class Denoiser(nn.Module):
@@ -118,12 +101,6 @@ def test_mixtures_follow_the_formula(method: str, measurement: inverse.Measureme
         torch.testing.assert_close(found[i], expected, rtol=1e-6, atol=1e-8)
 
 
-def test_zeta_multiplies_the_likelihood() -> None:
-    x, t = states(), 0.4
-    once, half = (inverse.dps(MIXTURE, SEEN, zeta)(x, t) - MIXTURE(x, t) for zeta in (1.0, 0.5))
-    torch.testing.assert_close(half, once / 2)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_the_unit_of_y_does_not_matter(method: str) -> None:
     """c A, c y and c σ_y say what A, y and σ_y say; DPS too takes the size of A from A."""
@@ -131,27 +108,6 @@ def test_the_unit_of_y_does_not_matter(method: str) -> None:
     x, t = states(), torch.tensor([0.01, 0.2, 0.4, 0.9], dtype=F64)
     found, expected = (METHODS[method](MIXTURE, seen)(x, t) for seen in (in_other_units, SEEN))
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
-
-
-def test_dps_of_what_is_explained_already_is_the_prior() -> None:
-    """The residual and the noise are exactly 0, and so is what the measurement adds."""
-    prior, x = ss.GaussianScore(torch.zeros(3), 1.0, VP), torch.zeros(1, 3)
-    seen = inverse.Measurement(torch.zeros(2), inverse.Matrix(A), 0.0)
-    assert torch.equal(inverse.dps(prior, seen)(x, 0.4), x)
-
-
-def test_dps_stays_finite_at_few_steps_under_any_operator() -> None:
-    """Long steps near the data, where the noise of y is small and rows of A overlap."""
-    d = 16
-    blur, means = inverse.Blur.gaussian(1.0, (d,), axes=1), torch.ones(1, d)
-    prior = ss.MixtureScore([0.5, 0.5], torch.cat([-means, means]), torch.tensor([0.1, 0.2]), VP)
-    for operator in (blur, inverse.Downsample((4,), (d,)), inverse.Matrix(10 * torch.eye(d))):
-        truth = prior.sample(1, seed=1)
-        seen = inverse.Measurement(operator(truth)[0], operator, 0.01)
-        sampler = ss.PredictorCorrector(VP, predictor=ss.DDIM(eta=1.0), steps=15)
-        x = sampler.sample(inverse.dps(prior, seen), (50, d), seed=0)
-        near = (operator(x) - seen.y).square().mean().sqrt()
-        assert near < 0.2 * operator(truth).square().mean().sqrt()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -236,66 +192,3 @@ def test_the_callers_world_changes_no_number(method: str) -> None:
             measurement = inverse.Measurement(Y, inverse.Matrix(A), 0.3)
             found = METHODS[method](MIXTURE, measurement)(x, 0.3)
         assert torch.equal(found, plain)
-
-
-def test_the_likelihood_of_a_posterior() -> None:
-    """By the flow of MMPS, which differentiates the guided score once more."""
-    x, flow = states(2), ss.ProbabilityFlow(VP)
-    found = flow.log_likelihood(exact_mmps(GAUSSIAN, SEEN), x).log_prob
-    expected = flow.log_likelihood(GAUSSIAN.posterior(A, Y, 0.3), x).log_prob
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
-
-
-def test_conjugate_gradients_stop_alone_and_where_a_matrix_is_no_covariance() -> None:
-    from sdescore.inverse.conjugate_gradient import conjugate_gradient
-
-    H = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, -2.0]], dtype=F64)
-    b = torch.tensor(
-        [[1.0, 2.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=F64
-    )
-    together = conjugate_gradient(lambda u: u @ H, b, 9, 1e-12)
-    assert not together[1:3].any()
-    torch.testing.assert_close(together[::3] @ H, b[::3])
-    for i in range(4):
-        alone = conjugate_gradient(lambda u: u @ H, b[i : i + 1], 9, 1e-12)
-        torch.testing.assert_close(together[i], alone[0], rtol=1e-12, atol=1e-14)
-    short = conjugate_gradient(lambda u: u @ H, b[:1], 1, 0.0)  # the steepest descent from 0
-    torch.testing.assert_close(short, b[:1] * (b[0] @ b[0]) / (b[0] @ H @ b[0]))
-
-
-def test_conjugate_residuals_are_least_squares_in_the_krylov_space() -> None:
-    """By numpy, also where H is neither symmetric nor definite; each sample stops alone."""
-    from sdescore.inverse.conjugate_residual import conjugate_residual
-
-    generator = torch.Generator().manual_seed(0)
-    H = torch.randn(5, 5, generator=generator, dtype=F64)
-    b = torch.cat([states(3).repeat(1, 2)[:, :5], torch.zeros(1, 5, dtype=F64)])
-    powers = [b]
-    for k in range(1, 6):
-        found = conjugate_residual(lambda u: u @ H.T, b, k, 0.0)
-        for i in range(3):
-            K = torch.stack([power[i] for power in powers], 1)
-            weights = torch.linalg.lstsq(H @ K, b[i]).solution
-            torch.testing.assert_close(found[i], K @ weights, rtol=1e-6, atol=1e-8)
-        assert not found[3].any()
-        powers.append(powers[-1] @ H.T)
-    torch.testing.assert_close(found @ H.T, b)
-    loose = conjugate_residual(lambda u: u @ H.T, b, 5, 0.5)
-    for i in range(3):
-        alone = conjugate_residual(lambda u: u @ H.T, b[i : i + 1], 5, 0.5)
-        torch.testing.assert_close(loose[i], alone[0], rtol=1e-12, atol=1e-14)
-        assert 0 < (b[i] - loose[i] @ H.T).norm() <= 0.5 * b[i].norm()
-
-
-@pytest.mark.parametrize("size", [1e-3, 1e3])
-def test_the_tolerance_is_relative_to_the_right_side(size: float) -> None:
-    from sdescore.inverse.conjugate_residual import conjugate_residual
-
-    generator = torch.Generator().manual_seed(3)
-    H = torch.eye(8, dtype=F64) + 0.3 * torch.randn(8, 8, dtype=F64, generator=generator)
-    b = torch.randn(4, 8, dtype=F64, generator=generator)
-    found = conjugate_residual(lambda u: u @ H.T, b, 8, 0.1)
-    scaled = conjugate_residual(lambda u: u @ H.T, size * b, 8, 0.1)
-    torch.testing.assert_close(scaled / size, found, rtol=1e-12, atol=1e-12)
-    residual = (b - found @ H.T).norm(dim=1) / b.norm(dim=1)
-    assert bool((residual <= 0.1).all()) and bool((residual > 1e-6).any())
