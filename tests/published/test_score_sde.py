@@ -1,106 +1,71 @@
-"""The samplers of score_sde against its algorithm, written as a loop from its tables and times."""
+"""What score_sde's sampler is by default, and what it refuses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 
 import sdescore as ss
-from tests.helpers.published import difference, draw, noises
-from tests.helpers.score_sde import SIGMA, Original, model_of
+from sdescore.errors import IncompatibleError, ParameterError, ScheduleError
+from sdescore.published import ScoreSDELangevin, ScoreSDEStep, score_sde_pc
+
+VE, VP = ss.VESDE(), ss.VPSDE()
+TABLE = ss.DiscreteVPSDE.linear(20, 5e-3, 0.5)
+LADDER = ss.DiscreteVESDE.geometric(sigma_max=5.0, sigma_min=0.01, levels=20)
 
 
-def original(
-    code: Original,
-    predictor: str,
-    corrector: str,
-    z: Iterator[Tensor],
-    eps: float,
-    snr: float = 0.16,
-    n_steps: int = 1,
-    flow: bool = False,
-    noise_removal: bool = True,
-) -> Tensor:
-    """The predictor–corrector sampler; its last step returns the mean, or the state."""
-    x = next(z) * (SIGMA[1] if code.sde == "ve" else 1.0)
-    mean = x
-    for t in torch.linspace(1, eps, code.N, dtype=torch.float64).tolist():
-        for _ in range(n_steps if corrector != "none" else 0):
-            x = mean = code.correct(corrector, x, t, snr, next(z))
-        if predictor != "none":
-            x, mean = code.predict(predictor, x, t, next(z) if not flow else x, flow)
-    return mean if noise_removal else x
+def test_the_defaults_are_those_of_the_configurations() -> None:
+    """Of ``sampling.predictor``, ``sampling.corrector`` and the last time, by the SDE."""
+    for sde, predictor, corrector, count, last in [
+        (VE, "reverse_diffusion", ss.Langevin(0.16, 1, "batch"), 1000, 1e-5),
+        (LADDER, "reverse_diffusion", ss.Langevin(0.16, 1, "batch"), 20, 1e-5),
+        (VP, "euler_maruyama", ss.NoCorrector(), 1000, 1e-3),
+        (ss.SubVPSDE(), "euler_maruyama", ss.NoCorrector(), 1000, 1e-3),
+        (TABLE, "ancestral_sampling", ss.NoCorrector(), 20, (1e-3 * 19 + 1) / 20),
+    ]:
+        sampler = score_sde_pc(sde)
+        assert sampler.predictor == ScoreSDEStep(predictor, count)
+        assert sampler.corrector == corrector and sampler.corrector_first
+        assert sampler.times[-1].item() == pytest.approx(last) and len(sampler.times) == count
+    assert score_sde_pc(VP, corrector="ald").corrector == ScoreSDELangevin(0.16, 1, "expected")
+    assert score_sde_pc(VP).start_std == pytest.approx(1.0, abs=1e-12)
+    assert score_sde_pc(ss.SubVPSDE()).start_std == pytest.approx(1.0, abs=1e-12)
 
 
-CASES = [
-    ("ve", True, "reverse_diffusion", "langevin"),
-    ("ve", True, "ancestral_sampling", "none"),
-    ("ve", True, "euler_maruyama", "ald"),
-    ("ve", False, "none", "ald"),
-    ("vp", True, "euler_maruyama", "none"),
-    ("vp", True, "reverse_diffusion", "langevin"),
-    ("vp", True, "ancestral_sampling", "ald"),
-    ("vp", False, "ancestral_sampling", "none"),
-    ("vp", False, "reverse_diffusion", "langevin"),
-    ("subvp", True, "euler_maruyama", "none"),
-    ("subvp", True, "reverse_diffusion", "none"),
-]
-
-
-@pytest.mark.filterwarnings("ignore::sdescore.errors.StepsWarning")
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("sde", "continuous", "predictor", "corrector"), CASES)
-def test_the_samplers_are_the_originals(
-    sde: str, continuous: bool, predictor: str, corrector: str, dtype: torch.dtype
-) -> None:
-    N, eps = 100, 1e-5 if sde == "ve" else 1e-3
-    z = noises(3 * N + 1, dtype)
-    code = Original(sde, N, continuous)
-    with torch.no_grad():
-        theirs = original(code, predictor, corrector, iter(z.double()), eps)
-    model = model_of(sde, N, continuous, dtype)
-    sampler = ss.published.score_sde_pc(
-        model, predictor, corrector, num_scales=None if not continuous else N
-    )
-    assert difference(draw(sampler, model, z), theirs) < (1e-9 if dtype == torch.float64 else 1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::sdescore.errors.StepsWarning")
-@torch.no_grad()
 @pytest.mark.parametrize(
-    ("sde", "predictor"), [("ve", "reverse_diffusion"), ("vp", "euler_maruyama")]
+    ("sde", "options", "error", "message"),
+    [
+        (VP, {"predictor": "heun"}, IncompatibleError, "predictor among"),
+        (VP, {"corrector": "mala"}, IncompatibleError, "corrector among"),
+        (VP, {"num_scales": 1}, ParameterError, "num_scales"),
+        (VP, {"num_scales": 0}, ParameterError, "num_scales"),
+        (VP, {"predictor": "reverse_diffusion", "num_scales": 20}, ScheduleError, "below 1"),
+        (VP, {"corrector": "langevin", "num_scales": 20}, ScheduleError, "below 1"),
+        (TABLE, {"num_scales": 30}, ScheduleError, "num_scales=20"),
+        (VP, {"eps": 0.0}, ScheduleError, "eps"),
+        (VP, {"eps": 1.0}, ScheduleError, "eps"),
+        (VP, {"corrector": "langevin", "snr": 0.0}, ParameterError, "snr"),
+        (VP, {"corrector": "langevin", "n_steps_each": 0}, ParameterError, "inner steps"),
+        (ss.SubVPSDE(), {"corrector": "langevin"}, IncompatibleError, "VE or VP"),
+        (ss.SubVPSDE(), {"predictor": "ancestral_sampling"}, IncompatibleError, "VE or VP"),
+        (TABLE, {"predictor": "euler_maruyama"}, IncompatibleError, "table of levels"),
+        (
+            VE,
+            {"predictor": "ancestral_sampling", "probability_flow": True},
+            IncompatibleError,
+            "without probability_flow",
+        ),
+        (lambda x, t: x, {}, IncompatibleError, "pass a ScoreModel, or its SDE"),
+    ],
 )
-def test_the_probability_flow_steps_are_the_originals(sde: str, predictor: str) -> None:
-    N, eps, z = 50, 1e-5 if sde == "ve" else 1e-3, noises(1)
-    theirs = original(Original(sde, N), predictor, "none", iter(z), eps, flow=True)
-    model = model_of(sde, N, True, torch.float64)
-    sampler = ss.published.score_sde_pc(
-        model, predictor, "none", probability_flow=True, num_scales=N
-    )
-    assert difference(draw(sampler, model, z), theirs) < 1e-9
+def test_refusals(sde: Any, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        score_sde_pc(sde, **options)
 
 
-@pytest.mark.filterwarnings("ignore::sdescore.errors.StepsWarning")
-@torch.no_grad()
-def test_the_corrector_may_take_several_steps() -> None:
-    N, z = 30, noises(91)
-    theirs = original(Original("vp", N), "none", "langevin", iter(z), 1e-2, 0.1, 3)
-    model = model_of("vp", N, True, torch.float64)
-    sampler = ss.published.score_sde_pc(model, "none", "langevin", 0.1, 3, num_scales=N, eps=1e-2)
-    assert difference(draw(sampler, model, z), theirs) < 1e-9
-
-
-@pytest.mark.filterwarnings("ignore::sdescore.errors.StepsWarning")
-@torch.no_grad()
-@pytest.mark.parametrize(("sde", "eps"), [("ve", 1e-5), ("vp", 1e-3)])
-def test_the_last_step_may_keep_its_noise(sde: str, eps: float) -> None:
-    N, z = 50, noises(51)
-    code, model = Original(sde, N), model_of(sde, N, True, torch.float64)
-    theirs = original(code, "reverse_diffusion", "none", iter(z), eps, noise_removal=False)
-    sampler = ss.published.score_sde_pc(
-        model, "reverse_diffusion", "none", num_scales=N, noise_removal=False
-    )
-    assert difference(draw(sampler, model, z), theirs) < 1e-9
+def test_the_corrector_of_vp_is_refused_elsewhere() -> None:
+    with pytest.raises(IncompatibleError, match="use Langevin"):
+        ss.PredictorCorrector(VE, corrector=ScoreSDELangevin(), steps=5)
+    with pytest.raises(IncompatibleError, match="norm"):
+        ScoreSDELangevin(norm="sample")
