@@ -16,12 +16,10 @@ from sdescore.grids.table import TableGrid
 from tests.helpers.state import torch_default, under_each_default
 from tests.helpers.strategies import (
     REPRESENTATIVES,
-    discrete_sdes,
     edm_sdes,
     grids,
     linear_sdes,
     log_uniform,
-    ordered_times,
 )
 
 pytestmark = pytest.mark.fast
@@ -97,39 +95,6 @@ def test_karras_tends_to_log_snr() -> None:
     torch.testing.assert_close(far, limit, rtol=1e-4, atol=0)
 
 
-@given(st.data(), discrete_sdes())
-def test_level_grid_picks_integers_of_the_table(data: st.DataObject, sde: ss.LinearSDE) -> None:
-    table = sde.level_times().tolist()
-    full = ss.LevelGrid().times(sde, None)
-    assert full.tolist() == sorted(table, reverse=True)
-    n = data.draw(st.integers(1, sde.levels))
-    times = ss.LevelGrid().times(sde, n)
-    assert set(times.tolist()) <= set(table)
-    level = sde.level(times)
-    assert torch.equal(level, level.round()) and len(level.unique()) == n
-    if n > 1:  # evenly spread: each pick is the level nearest to an equal division
-        ranks = torch.tensor([sorted(table, reverse=True).index(t) for t in times.tolist()])
-        exact = torch.arange(n) * (sde.levels - 1) / (n - 1)
-        assert bool(((ranks - exact).abs() <= 0.5 + 1e-9).all())
-        assert level.max() == sde.levels - 1 and level.min() == 0
-
-
-@given(st.data(), linear_sdes(), st.integers(1, 6))
-def test_custom_grid_keeps_your_numbers(data: st.DataObject, sde: ss.LinearSDE, n: int) -> None:
-    values = data.draw(ordered_times(sde, n))[::-1]
-    if len(set(values)) < n:
-        return
-    for given_values in (values, tuple(values), torch.tensor(values, dtype=torch.float64)):
-        grid = ss.CustomGrid(given_values)
-        assert grid.times(sde, None).tolist() == values == grid.times(sde, n).tolist()
-    assert grid == ss.CustomGrid(values) and hash(grid) == hash(ss.CustomGrid(values))
-    assert eval(repr(grid), {"CustomGrid": ss.CustomGrid}) == grid
-
-
-def test_custom_grid_may_end_at_zero() -> None:
-    assert ss.CustomGrid([1.0, 0.5, 0.0]).times(ss.VPSDE(), None)[-1] == 0
-
-
 def test_numpy_numbers_are_numbers() -> None:
     for grid in (ss.KarrasGrid(rho=np.float32(3)), CosineGrid(sigma_data=np.float64(0.5))):
         assert all(type(value) is float for value in vars(grid).values())
@@ -159,23 +124,3 @@ def test_torchs_defaults_change_no_time(default) -> None:
         got = all_times()
     for one, other in zip(got, expected, strict=True):
         assert one.dtype == torch.float64 and one.device.type == "cpu" and torch.equal(one, other)
-
-
-def test_equal_steps_in_time_need_no_log_snr() -> None:
-    class Plain(ss.SDE):
-        T = 1.0
-
-        def drift(self, x, t):
-            return -x
-
-        def diffusion(self, t):
-            return torch.tensor(1.0)
-
-    assert ss.UniformGrid().times(Plain(), 3).tolist() == [1.0, 0.5, 0.0]
-
-
-def test_a_chain_of_one_level_has_a_grid_of_one_step() -> None:
-    sde = ss.DiscreteVPSDE(betas=(0.5,))
-    assert ss.LevelGrid().times(sde, None).tolist() == [1.0]
-    with pytest.raises(ss.errors.ScheduleError, match="falling"):
-        ss.UniformGrid().times(sde, 2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as f
 
-from sdescore.nets import DhariwalUNet, SongUNet
+from sdescore.nets import SongUNet
 from sdescore.nets import blocks_edm as blocks
 from tests.helpers.edm_nets import NCSNPP, SMALL
 from tests.helpers.nets import perturbed
@@ -165,17 +165,3 @@ def test_ncsnpp_by_hand() -> None:
     h = dec["8x8_block1"](torch.cat([h, a], dim=1), vector)
     y = dec["8x8_aux_up"](y) + dec["8x8_aux_conv"](f.silu(dec["8x8_aux_norm"](h)))
     torch.testing.assert_close(net(x, c, torch.tensor([2, 0]), augment), y)
-
-
-def test_adm_adds_the_label_after_the_second_layer() -> None:
-    torch.manual_seed(0)
-    net = perturbed(DhariwalUNet(**SMALL | {"model_channels": 32}, classes=3, augment_dim=2))
-    seen: list[Tensor] = []
-    net.dec["4x4_in0"].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
-    x, c, augment = torch.randn(2, 2, 8, 8), torch.tensor([0.3, -0.7]), torch.randn(2, 2)
-    net(x, c, torch.tensor([2, 3]), augment)
-    angle = c[:, None] * torch.tensor([10 ** (-4 * k / 16) for k in range(16)])
-    vector = torch.cat([angle.cos(), angle.sin()], dim=1) + augment @ net.map_augment.weight.T
-    vector = net.map_layer1(f.silu(net.map_layer0(vector)))
-    vector = vector + torch.stack([net.map_label.weight[:, 2], torch.zeros(128)])
-    torch.testing.assert_close(seen[0], f.silu(vector))

@@ -1,4 +1,4 @@
-"""Embeddings of the time."""
+"""The MLP, and the embeddings of the time that all networks share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdescore.errors import IncompatibleError, ParameterError
 from sdescore.nets import MLP, FourierEmbedding, PositionalEmbedding, UNet
 from tests.helpers.nets import SMALL
 
@@ -85,3 +86,29 @@ def test_recommended_scales_give_good_features(
     weights = torch.linalg.solve(gram, features[train].T @ target[train])
     error = (features[test] @ weights - target[test]).square().mean().sqrt() / target.std()
     assert error < 0.1
+
+
+@pytest.mark.parametrize("name", ["dim", "hidden", "depth", "classes"])
+def test_mlp_arguments_out_of_range(name: str) -> None:
+    with pytest.raises(ParameterError, match=f"expected an integer {name} >= 1; got {name}=-1"):
+        MLP(**{"dim": 2, name: -1})
+    with pytest.raises(IncompatibleError, match="expected embedding among"):
+        MLP(2, embedding="sine")
+
+
+@pytest.mark.parametrize("embedding", ["positional", "fourier"])
+def test_the_frequencies_are_those_of_no_default(embedding: str) -> None:
+    """A network made under another default dtype or device embeds time as any other does."""
+    plain = MLP(2, hidden=4, depth=1, embedding=embedding).condition.time.omega
+    before = torch.get_default_dtype()
+    try:
+        for dtype in (torch.bfloat16, torch.float64):
+            torch.set_default_dtype(dtype)
+            net = MLP(2, hidden=4, depth=1, embedding=embedding)
+            assert torch.equal(net.condition.time.omega, plain)
+            assert net.first.weight.dtype == dtype  # the weights are as PyTorch makes them
+    finally:
+        torch.set_default_dtype(before)
+    with torch.device("meta"):
+        net = MLP(2, hidden=4, depth=1, embedding=embedding, classes=3)
+    assert {tensor.device.type for tensor in net.state_dict().values()} == {"meta"}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sdescore.errors import IncompatibleError, ParameterError, ShapeError
+from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.nets import EMA, MLP, UNet
 from tests.helpers.nets import SMALL, perturbed
 
@@ -177,14 +177,6 @@ def test_wrong_labels_are_refused(name: str) -> None:
             net(x, c, bad)
 
 
-@pytest.mark.parametrize("name", ["dim", "hidden", "depth", "classes"])
-def test_mlp_arguments_out_of_range(name: str) -> None:
-    with pytest.raises(ParameterError, match=f"expected an integer {name} >= 1; got {name}=-1"):
-        MLP(**{"dim": 2, name: -1})
-    with pytest.raises(IncompatibleError, match="expected embedding among"):
-        MLP(2, embedding="sine")
-
-
 def test_sizes_may_be_numpy_s() -> None:
     """A dataset's shape or a grid of settings is of numpy's integers; a config is JSON."""
     two, scale = np.int64(2), np.float32(30.0)
@@ -200,24 +192,6 @@ def test_sizes_may_be_numpy_s() -> None:
         assert json.loads(json.dumps(net.config)) == net.config == plain.config
         assert type(net)(**net.config).load_state_dict(net.state_dict())
     assert EMA(mlp, np.float32(0.5)).decay == 0.5
-
-
-@pytest.mark.parametrize("embedding", ["positional", "fourier"])
-def test_the_frequencies_are_those_of_no_default(embedding: str) -> None:
-    """A network made under another default dtype or device embeds time as any other does."""
-    plain = MLP(2, hidden=4, depth=1, embedding=embedding).condition.time.omega
-    before = torch.get_default_dtype()
-    try:
-        for dtype in (torch.bfloat16, torch.float64):
-            torch.set_default_dtype(dtype)
-            net = MLP(2, hidden=4, depth=1, embedding=embedding)
-            assert torch.equal(net.condition.time.omega, plain)
-            assert net.first.weight.dtype == dtype  # the weights are as PyTorch makes them
-    finally:
-        torch.set_default_dtype(before)
-    with torch.device("meta"):
-        net = MLP(2, hidden=4, depth=1, embedding=embedding, classes=3)
-    assert {tensor.device.type for tensor in net.state_dict().values()} == {"meta"}
 
 
 @pytest.mark.parametrize("make", [lambda: MLP(4, classes=2), lambda: UNet(1, **SMALL)])

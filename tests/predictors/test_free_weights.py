@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 
 import pytest
 import torch
@@ -87,26 +86,6 @@ def test_weights_that_cannot_be_found(
 ) -> None:
     with pytest.raises(ss.errors.IncompatibleError, match=match):
         ss.optimal_grid(ss.VPSDE(), predictor, 6, **{"data": blobs, "fit_weights": True, **options})
-
-
-@pytest.mark.slow
-def test_what_is_recommended(blobs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Free weights for an exact score only."""
-    for name in ("TRIAL", "TIMES", "WEIGHTS"):
-        monkeypatch.setattr(sys.modules["sdescore.analysis.optimal_grid.optimal"], name, 2)
-    exact = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, score_error=0)
-    assert exact.evaluations == 3 and exact.grid.score_error == 0
-    assert exact.predictor == ss.predictors.Multistep(exact.grid.weights)
-    learned = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs)
-    assert learned.predictor == ADAMS and learned.grid.score_error == 0.02
-    free = ss.recommended_sampler(ss.VPSDE(), 3, data=blobs, fit_weights=True)
-    assert isinstance(free.predictor, ss.predictors.Multistep)
-    for options in (
-        {"spectrum": torch.tensor([1.0, 0.1])},
-        {"data": blobs, "fit_weights": False},
-    ):
-        sampler = ss.recommended_sampler(ss.VPSDE(), 3, score_error=0, **options)
-        assert sampler.predictor == ADAMS
 
 
 # -- what the loop keeps ---------------------------------------------------------------------

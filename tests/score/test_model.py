@@ -150,14 +150,6 @@ def test_one_model_says_all_kinds_of_things(name: str, scaling: str, prediction:
     assert model(x[:0], 0.2).shape == (0, 2)
 
 
-def test_options_rebuild_the_convention() -> None:
-    model = ss.ScoreModel(nn.Identity(), TABLE, "F", "level", sigma_data=0.3)
-    again = ss.ScoreModel(model.net, model.sde, **model.options)
-    assert again.options == model.options
-    assert model.convention.input_scaling == "unit"
-    assert "sigma_data=0.3" in repr(model) and "'level'" in repr(model)
-
-
 @pytest.mark.guards("T03")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_half_precision_network_and_a_float32_state(dtype: torch.dtype) -> None:

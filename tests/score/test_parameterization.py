@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdescore as ss
-from sdescore.score.convention import conversion, pair
 from tests.helpers.strategies import (
     DTYPES,
     KINDS,
@@ -154,27 +153,6 @@ def test_round_trip_of_any_two_predictions(
     assert there.shape == back.shape == x.shape
     torch.testing.assert_close(there, p_to * x0 + q_to * noise, rtol=1e-11, atol=1e-13 * worst)
     torch.testing.assert_close(back, y, rtol=1e-11, atol=1e-12 * worst * scale)
-
-
-def test_the_pairs_of_the_table() -> None:
-    """Each prediction from its definition, on one hand-made state."""
-    alpha, sigma = torch.tensor([0.8, 0.6], dtype=torch.float64)
-    x0, noise = 2.0, -1.0
-    x = torch.tensor([[0.8 * x0 + 0.6 * noise]], dtype=torch.float64)
-    values = {
-        "score": -(x.item() - 0.8 * x0) / 0.36,
-        "epsilon": noise,
-        "x0": x0,
-        "v": 0.8 * noise - 0.6 * x0,
-    }
-    for kind, value in values.items():
-        p, q = pair(kind, alpha, sigma)
-        assert (p * x0 + q * noise).item() == pytest.approx(value, rel=1e-14)
-        for to, expected in values.items():
-            y = torch.full((1, 1), value, dtype=torch.float64)
-            assert ss.convert(y, x, 0.8, 0.6, kind, to).item() == pytest.approx(expected, rel=1e-13)
-    u, w = conversion(alpha, sigma, pair("v", alpha, sigma), pair("x0", alpha, sigma))
-    assert (u.item(), w.item()) == pytest.approx((0.8, -0.6), rel=1e-14)
 
 
 def test_one_alpha_and_sigma_per_sample() -> None:

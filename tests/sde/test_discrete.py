@@ -11,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
+from scipy.spatial.distance import pdist
 
 import sdescore as ss
+from sdescore.sde.discrete import largest_distance
 from tests.helpers.strategies import (
     EPS,
     discrete_sdes,
@@ -174,3 +176,19 @@ def test_tables_are_kept_as_floats_and_compare() -> None:
     assert ss.DiscreteVESDE(sigmas=np.array([2.0, 1.0])) == ss.DiscreteVESDE(sigmas=(2.0, 1.0))
     a.marginal(0.5)  # the cached interpolant takes no part in equality
     assert a == b and hash(a) == hash(b) and "interpolant" not in repr(a)
+
+
+@pytest.mark.parametrize(("n", "block"), [(2, 2048), (50, 7), (50, 25), (300, 2048)])
+def test_the_largest_distance_is_scipy_s(n: int, block: int) -> None:
+    data = torch.randn(n, 3, 2, generator=torch.Generator().manual_seed(n)) + 100.0
+    expected = pdist(data.reshape(n, -1).double().numpy()).max()
+    assert largest_distance(data, block) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_ladder_from_data_starts_at_the_largest_distance() -> None:
+    data = torch.tensor([[0.0, 0.0], [3.0, 4.0], [1.0, 1.0]])
+    sde = ss.DiscreteVESDE.from_data(data, sigma_min=0.05, levels=3)
+    assert sde.sigmas == pytest.approx((5.0, 0.5, 0.05))
+    for bad in (data[:1], data.long(), torch.full((3, 2), torch.nan), torch.zeros(3, 2)):
+        with pytest.raises(ss.SDEScoreError):
+            ss.DiscreteVESDE.from_data(bad, levels=3)

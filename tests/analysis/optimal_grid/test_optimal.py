@@ -204,15 +204,6 @@ def test_likelihood_moves_the_end_towards_the_data() -> None:
 
 
 @pytest.mark.slow
-def test_the_recommended_sampler() -> None:
-    sampler = ss.recommended_sampler(ss.VPSDE(), 3, data=two_blobs(300).float())
-    assert sampler.evaluations == 3 and isinstance(sampler.grid, ss.analysis.OptimalGrid)
-    assert "relative_w2=" in repr(sampler)
-    with pytest.raises(ss.errors.ParameterError, match="evaluations >= 2"):
-        ss.recommended_sampler(ss.VPSDE(), 1, data=two_blobs(300))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["tensor", "array", "bytes"])
 def test_a_model_knows_the_scale_of_its_data(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The times are those for the states. A model of unit scale is as good as its SDE."""
