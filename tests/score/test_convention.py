@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 import sdescore as ss
-from sdescore.score.convention import conversion, pair
+from sdescore.score.convention import Convention, conversion, pair
 
 pytestmark = pytest.mark.fast
 
@@ -42,3 +44,37 @@ def test_options_rebuild_the_convention() -> None:
     assert again.options == model.options
     assert model.convention.input_scaling == "unit"
     assert "sigma_data=0.3" in repr(model) and "'level'" in repr(model)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 2.0])
+def test_edms_table_1_on_edms_sde(sigma_data: float) -> None:
+    """Karras et al. 2022, eq. 7 and table 1: D = c_skip x + c_out F(c_in x; c_noise)."""
+    convention = Convention(ss.EDMSDE(), "F", sigma_data=sigma_data)
+    for sigma in (0.002, 0.4, 3.0, 80.0):
+        total = sigma**2 + sigma_data**2
+        numbers = convention.at(torch.tensor(sigma, dtype=torch.float64))
+        skip, out = numbers.to("x0")
+        assert skip.item() == pytest.approx(sigma_data**2 / total, rel=1e-12)
+        assert out.item() == pytest.approx(sigma * sigma_data / math.sqrt(total), rel=1e-12)
+        assert numbers.input_scale.item() == pytest.approx(1 / math.sqrt(total), rel=1e-13)
+        assert numbers.time_value.item() == pytest.approx(math.log(sigma) / 4, rel=1e-12)
+
+
+def test_under_another_sde_the_network_is_asked_at_the_same_noise() -> None:
+    """A VP state is the EDM state times α at σ = σ_vp/α: F sees what it would see there."""
+    vp = ss.VPSDE()
+    moved = Convention(ss.EDMSDE(), "F", sigma_data=0.5).under(vp)
+    for t in (0.1, 0.5, 0.9):
+        alpha, spread = (v.item() for v in vp.marginal(t))
+        sigma = spread / alpha
+        numbers = moved.at(torch.tensor(t, dtype=torch.float64))
+        scale = 1 / (alpha * math.sqrt(sigma**2 + 0.25))
+        assert numbers.input_scale.item() == pytest.approx(scale, rel=1e-10)
+        assert numbers.time_value.item() == pytest.approx(math.log(sigma) / 4, rel=1e-9)
+
+
+def test_a_velocity_on_straight_lines_is_noise_less_datum() -> None:
+    """Liu et al. 2022: y = ε − x₀, so that x₀ = x − t y."""
+    numbers = Convention(ss.RectifiedFlowSDE(), "velocity").at(torch.tensor(0.3).double())
+    assert tuple(v.item() for v in numbers.pair) == pytest.approx((-1.0, 1.0), rel=1e-12)
+    assert tuple(v.item() for v in numbers.to("x0")) == pytest.approx((1.0, -0.3), rel=1e-6)
