@@ -42,3 +42,13 @@ def test_a_sampler_without_a_corrector_is_the_same_bit_for_bit() -> None:
     assert torch.equal(plain.sample(score, (5, 2), seed=3), none.sample(score, (5, 2), seed=3))
     assert none.evaluations == plain.evaluations
     assert [row.move.corrects for row in none.program.rows] == [False] * len(none.program.rows)
+
+
+def test_its_tableau_is_the_identity() -> None:
+    sde, x = ss.VPSDE(), torch.randn(3, 2, dtype=torch.float64)
+    times = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64)
+    tableau = ss.NoCorrector().tableau(sde, times)
+    assert (len(tableau), tableau.evaluations, tableau.noises) == (3, 0, 0)
+    for n in range(3):
+        assert torch.equal(tableau.step(n, x, [], lambda y, t: y / 0, []), x)
+    assert (ss.NoCorrector().calls, ss.NoCorrector().stochastic) == (0, False)
