@@ -21,3 +21,10 @@ def mixture(sde: ss.LinearSDE) -> ss.MixtureScore:
 
 def noise(n: int, d: int, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def narrow_and_wide() -> Tensor:
+    """2000 data of two modes, (±2, ±2), wide along the first axis."""
+    pick = torch.rand(2000, generator=torch.Generator().manual_seed(1)) < 0.3
+    wide = torch.tensor([0.5, 0.05], dtype=F64) * noise(2000, 2, 2)
+    return wide + torch.where(pick, -2.0, 2.0)[:, None]

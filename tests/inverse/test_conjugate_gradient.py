@@ -1,15 +1,14 @@
-"""Conjugate gradients."""
+"""Conjugate gradients: each sample stops alone, also where a matrix is no covariance."""
 
 from __future__ import annotations
 
 import torch
 
-F64 = torch.float64
+from sdescore.inverse.conjugate_gradient import conjugate_gradient
+from tests.helpers.posteriors import F64
 
 
 def test_conjugate_gradients_stop_alone_and_where_a_matrix_is_no_covariance() -> None:
-    from sdescore.inverse.conjugate_gradient import conjugate_gradient
-
     H = torch.tensor([[4.0, 1.0, 0.0], [1.0, 3.0, 0.0], [0.0, 0.0, -2.0]], dtype=F64)
     b = torch.tensor(
         [[1.0, 2.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype=F64

@@ -1,22 +1,16 @@
-"""Conjugate residuals."""
+"""Conjugate residuals: least squares in the Krylov space, by numpy."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-F64 = torch.float64
-
-
-def states(n: int = 4) -> Tensor:
-    return torch.randn(n, 3, generator=torch.Generator().manual_seed(1), dtype=F64)
+from sdescore.inverse.conjugate_residual import conjugate_residual
+from tests.helpers.posteriors import F64, states
 
 
 def test_conjugate_residuals_are_least_squares_in_the_krylov_space() -> None:
     """By numpy, also where H is neither symmetric nor definite; each sample stops alone."""
-    from sdescore.inverse.conjugate_residual import conjugate_residual
-
     generator = torch.Generator().manual_seed(0)
     H = torch.randn(5, 5, generator=generator, dtype=F64)
     b = torch.cat([states(3).repeat(1, 2)[:, :5], torch.zeros(1, 5, dtype=F64)])
@@ -39,8 +33,6 @@ def test_conjugate_residuals_are_least_squares_in_the_krylov_space() -> None:
 
 @pytest.mark.parametrize("size", [1e-3, 1e3])
 def test_the_tolerance_is_relative_to_the_right_side(size: float) -> None:
-    from sdescore.inverse.conjugate_residual import conjugate_residual
-
     generator = torch.Generator().manual_seed(3)
     H = torch.eye(8, dtype=F64) + 0.3 * torch.randn(8, 8, dtype=F64, generator=generator)
     b = torch.randn(4, 8, dtype=F64, generator=generator)

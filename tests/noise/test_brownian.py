@@ -14,6 +14,7 @@ from scipy import stats
 
 import sdescore as ss
 from sdescore.noise.counter import Domain
+from tests.helpers.draws import numbers
 
 ALPHA = 1e-6  # false-positive rate of each statistical test here
 
@@ -85,14 +86,6 @@ def test_draws_without_time_are_seeded_and_not_the_path() -> None:
     assert torch.equal(stream.draw(0), plain.draw(0))
     assert torch.equal(stream.draw(2), plain.draw(2))
     assert not torch.equal(stream.draw(1), plain.draw(1))
-
-
-def numbers(source: ss.noise.NoiseSource, domain: Domain) -> torch.Tensor:
-    spans = [None, (1.0, 0.5), (0.5, 0.25), None]
-    stream = source.open(
-        range(2, 5), (3, 2), spans, dtype=torch.float32, device=torch.device("cpu"), domain=domain
-    )
-    return torch.stack([stream.draw(k).clone() for k in range(4)])
 
 
 def test_a_path_is_one_path_in_every_role_and_other_draws_are_not() -> None:

@@ -15,6 +15,7 @@ from scipy import stats
 import sdescore as ss
 from sdescore.noise import counter, sources
 from sdescore.noise.counter import Domain, NormalStream, standard_normal
+from tests.helpers.draws import numbers
 from tests.helpers.state import torch_default, under_each_default
 
 ALPHA = 1e-6  # false-positive rate of each statistical test here
@@ -191,14 +192,6 @@ def test_numpy_numbers_are_numbers() -> None:
 
 
 # Domains and the caller's defaults.
-
-
-def numbers(source: ss.noise.NoiseSource, domain: Domain) -> torch.Tensor:
-    spans = [None, (1.0, 0.5), (0.5, 0.25), None]
-    stream = source.open(
-        range(2, 5), (3, 2), spans, dtype=torch.float32, device=torch.device("cpu"), domain=domain
-    )
-    return torch.stack([stream.draw(k).clone() for k in range(4)])
 
 
 def test_each_role_of_a_seed_has_numbers_of_its_own() -> None:

@@ -12,14 +12,12 @@ from torch import Tensor
 
 import sdescore as ss
 from sdescore.analysis.optimal_grid.surrogate import fit_surrogate
-from tests.helpers.multisteps import ADAMS, F64, mixture, noise
+from tests.helpers.multisteps import ADAMS, F64, mixture, narrow_and_wide, noise
 
 
 @pytest.fixture(scope="module")
 def blobs() -> Tensor:
-    pick = torch.rand(2000, generator=torch.Generator().manual_seed(1)) < 0.3
-    wide = torch.tensor([0.5, 0.05], dtype=F64) * noise(2000, 2, 2)
-    return wide + torch.where(pick, -2.0, 2.0)[:, None]
+    return narrow_and_wide()
 
 
 @pytest.fixture(scope="module")

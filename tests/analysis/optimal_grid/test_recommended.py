@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from tests.helpers.multisteps import ADAMS, F64, noise
+from tests.helpers.multisteps import ADAMS, narrow_and_wide
 from tests.helpers.spectra import two_blobs
 
 
@@ -24,9 +24,7 @@ def test_the_recommended_sampler() -> None:
 
 @pytest.fixture(scope="module")
 def blobs() -> Tensor:
-    pick = torch.rand(2000, generator=torch.Generator().manual_seed(1)) < 0.3
-    wide = torch.tensor([0.5, 0.05], dtype=F64) * noise(2000, 2, 2)
-    return wide + torch.where(pick, -2.0, 2.0)[:, None]
+    return narrow_and_wide()
 
 
 @pytest.mark.slow
