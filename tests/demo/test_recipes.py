@@ -25,19 +25,19 @@ def test_every_recipe_makes_a_model_of_digits_on_its_sde(name: str, classes: int
     torch.manual_seed(0)
     model, recipe = digit_model(name, classes), RECIPES[name]
     assert model.sde == recipe.sde() and hasattr(model.sde, "sigmas") == recipe.ladder
-    assert model.options["prediction"] == recipe.prediction
     assert model.options["time_input"] == recipe.time_input
     x = torch.randn(2, 1, 8, 8)
     label = None if classes is None else torch.tensor([0, 2])
-    # A new network says 0, whatever it predicts: x̂₀ follows from the prediction's definition.
+    # A new network says 0: x̂₀ follows from what it predicts, which the papers of each SDE say.
     alpha, sigma = (v.item() for v in model.sde.marginal(model.sde.T))
     scale = 0.75**2 * alpha / (alpha**2 * 0.75**2 + sigma**2)
     expected = {
-        "F": scale * x,
-        "epsilon": x / alpha,
-        "v": alpha * x,
-        "velocity": x,  # x₀ = x − t · 0
-    }[recipe.prediction]
+        "ve": scale * x,  # EDM's F
+        "vp": x / alpha,  # ε
+        "subvp": x / alpha,
+        "cosine": alpha * x,  # v: near T, 1/α would magnify an error of ε
+        "flow": x,  # the velocity, x₀ = x − t · 0
+    }[name]
     found = model.denoise(x, model.sde.T, label)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
