@@ -223,7 +223,6 @@ def test_strong_order_on_one_brownian_path(predictor: ss.Predictor) -> None:
     assert slope(sizes, strong_errors(predictor, sizes, shared=True)) == pytest.approx(1, abs=0.1)
 
 
-@fast
 @pytest.mark.guards("M08")
 def test_independent_noises_do_not_converge_strongly() -> None:
     sizes = (32, 128)

@@ -82,3 +82,34 @@ def test_starts_without_real_numbers(init: Tensor, match: str) -> None:
         ss.ProbabilityFlow(VP).encode(untouched, init)
     with pytest.raises(ss.errors.ShapeError, match=match):
         ss.simulate(VP, init, steps=3)
+
+
+@pytest.mark.slow
+def test_a_real_level_fits_every_sampler_and_likelihood() -> None:
+    """The error that an integer level raises names the time input with which all of these run."""
+    table = ss.DiscreteVPSDE.linear(20, 1e-3, 0.3)
+    exact = ss.GaussianScore([0.5], 0.2, table)
+
+    def by_sines(x: Tensor, level: Tensor) -> Tensor:  # any function of a real level
+        return exact.epsilon(x, (level + 1) / 20)
+
+    integer = ss.ScoreModel(by_sines, table, "epsilon", "level")
+    with pytest.raises(
+        ss.errors.TimeError, match=r"by sines.*declare time_input='continuous_level'"
+    ):
+        integer(torch.ones(1, 1), 0.33)
+    model = ss.ScoreModel(by_sines, table, "epsilon", "continuous_level")
+    x = torch.tensor([[0.3]], dtype=torch.float64)
+    for sampler in (
+        ss.PredictorCorrector(table, grid=ss.LogSNRGrid(), steps=5),
+        ss.recommended_sampler(table, data=torch.randn(64, 1), evaluations=5),
+        ss.AdaptiveSampler(table),
+    ):
+        want = sampler.sample(exact, (2, 1), seed=3)
+        torch.testing.assert_close(sampler.sample(model, (2, 1), seed=3), want, rtol=0, atol=1e-3)
+    flow = ss.ProbabilityFlow(table)
+    got, want = (flow.log_likelihood(m, x).log_prob.item() for m in (model, exact))
+    assert abs(got - want) < 1e-4
+    ve = ss.VESDE(sigma_min=0.05, sigma_max=3.0)
+    moved = model.under(ve)(x, 0.4)
+    torch.testing.assert_close(moved, exact.under(ve)(x, 0.4), rtol=1e-5, atol=1e-6)

@@ -131,37 +131,6 @@ def test_a_checkpoint_keeps_the_name_and_takes_the_function_again(tmp_path: Path
         ss.load(path, time_input=ten)
 
 
-# Levels.
-
-
-@pytest.mark.slow
-def test_a_real_level_fits_every_sampler_and_likelihood() -> None:
-    """The error that an integer level raises names the time input with which all of these run."""
-    exact = GaussianScore([0.5], 0.2, TABLE)
-
-    def by_sines(x: Tensor, level: Tensor) -> Tensor:  # any function of a real level
-        return exact.epsilon(x, (level + 1) / 20)
-
-    integer = ss.ScoreModel(by_sines, TABLE, "epsilon", "level")
-    with pytest.raises(TimeError, match=r"by sines.*declare time_input='continuous_level'"):
-        integer(torch.ones(1, 1), 0.33)
-    model = ss.ScoreModel(by_sines, TABLE, "epsilon", "continuous_level")
-    x = torch.tensor([[0.3]], dtype=DOUBLE)
-    for sampler in (
-        ss.PredictorCorrector(TABLE, grid=ss.LogSNRGrid(), steps=5),
-        ss.recommended_sampler(TABLE, data=torch.randn(64, 1), evaluations=5),
-        ss.AdaptiveSampler(TABLE),
-    ):
-        want = sampler.sample(exact, (2, 1), seed=3)
-        torch.testing.assert_close(sampler.sample(model, (2, 1), seed=3), want, rtol=0, atol=1e-3)
-    flow = ss.ProbabilityFlow(TABLE)
-    got, want = (flow.log_likelihood(m, x).log_prob.item() for m in (model, exact))
-    assert abs(got - want) < 1e-4
-    ve = ss.VESDE(sigma_min=0.05, sigma_max=3.0)
-    moved = model.under(ve)(x, 0.4)
-    torch.testing.assert_close(moved, exact.under(ve)(x, 0.4), rtol=1e-5, atol=1e-6)
-
-
 # The nearest level.
 
 
