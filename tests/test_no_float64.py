@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -151,6 +152,20 @@ def test_training(device: torch.device) -> None:
     assert there.best is not None
     assert there.model.device == device
     assert there.losses == pytest.approx(here.losses, rel=1e-4)
+
+
+def test_numpys_float64_data_become_float32(device: torch.device) -> None:
+    rows, options = np.linspace(-1, 1, 60).reshape(30, 2), {"steps": 3, "progress": False}
+    here = ss.train(small(VP), torch.from_numpy(rows).float(), **options).losses
+    there = ss.train(small(VP), rows, validation=rows, device=device, **options).losses
+    assert there == pytest.approx(here, rel=1e-6)
+
+
+def test_distances_are_computed_on_the_cpu(device: torch.device) -> None:
+    x, y = torch.linspace(-1, 1, 60).view(30, 2), torch.linspace(0, 3, 50).view(25, 2)
+    for name in ("energy_distance", "frechet_distance", "mmd", "sliced_wasserstein"):
+        metric = getattr(ss.metrics, name)
+        assert metric(x.to(device), y.to(device)) == metric(x, y)
 
 
 def test_the_flow(device: torch.device) -> None:

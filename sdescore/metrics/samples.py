@@ -16,7 +16,8 @@ def flatten(x: Tensor, name: str, at_least: int = 1) -> Tensor:
     expected = f"at least {samples} with at least one entry in {name}"
     enough = len(x) >= at_least and x.numel() > 0
     checks.that(enough, expected, f"shape {tuple(x.shape)}", ShapeError)
-    flat = x.detach().reshape(x.shape[0], -1).to(torch.float64)
+    flat = x.detach().reshape(x.shape[0], -1)
+    flat = flat.to(checks.with_float64(x.device), torch.float64)
     finite = torch.isfinite(flat).all(1)
     if not bool(finite.all()):
         bad = (~finite).nonzero().flatten().tolist()

@@ -7,7 +7,6 @@ the transform: on at most 10,000 samples of a tensor or an array, some 1,000 of 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import warnings
@@ -22,7 +21,6 @@ from torch.utils.data import Dataset
 
 from sdescore import checks
 from sdescore.borrowed import borrowed_generator, step_seed
-from sdescore.checkpoint.container import raw_bytes
 from sdescore.checkpoint.folder import is_there
 from sdescore.checkpoint.manifest import get, read_scale
 from sdescore.checkpoint.store import read_manifest
@@ -30,6 +28,7 @@ from sdescore.conditions import each_tensor, names_of, replaced, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.score.convention import DataScale
 from sdescore.score.model import ScoreModel
+from sdescore.training.fingerprint import fingerprint
 from sdescore.typing import Condition
 
 Rows: TypeAlias = "Tensor | np.ndarray[Any, Any]"
@@ -37,8 +36,7 @@ Labels: TypeAlias = "Rows | Mapping[str, Labels | None]"
 Data: TypeAlias = "Rows | Dataset[Any] | Iterable[Any]"
 
 BATCH_SIZE = 128
-BLOCK, HASHED_WHOLE = 2**22, 2**28  # bytes: looked at together; up to here data are hashed in full
-PARTS, PART = 256, 2**20  # of larger data: so many parts, of so many bytes
+BLOCK = 2**22  # bytes that are looked at together
 USUAL_STD, USUAL_MEAN = (0.2, 5.0), 2.0  # of states; the mean in standard deviations
 SPREAD = 1e-12  # of the mean: less is rounding, and a feature without spread
 
@@ -73,10 +71,15 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> Batch:
         """On ``device``, in floating point: bytes x become ``x/127.5 − 1`` in float32."""
         early = device.type != "cpu" and self.x.is_pinned()
-        x = self.x.to(device, non_blocking=early)
+        precise = checks.with_float64(device).type == device.type
+        narrow = {} if precise else {torch.float64: torch.float32}
+
+        def there(part: Tensor) -> Tensor:
+            return part.detach().to(device, narrow.get(part.dtype), non_blocking=early)
+
+        x = there(self.x)
         x = x.to(torch.float32).div(127.5).sub(1) if x.dtype == torch.uint8 else x
-        if (label := self.label) is not None:
-            label = each_tensor(lambda part: part.detach().to(device, non_blocking=early), label)
+        label = None if self.label is None else each_tensor(there, self.label)
         return self._replace(x=x, label=label)
 
 
@@ -161,7 +164,8 @@ class Table(Indexed):
         return Batch(samples, label, index)
 
     def record(self) -> dict[str, Any]:
-        return {"data": fingerprint(self.data), "labels": each_tensor(fingerprint, self.labels)}
+        labels = each_tensor(lambda rows: fingerprint(rows, part), self.labels)
+        return {"data": fingerprint(self.data, part), "labels": labels}
 
 
 def tensor_of(value: Any, name: str = "a batch") -> Any:
@@ -201,23 +205,6 @@ def blocks(data: Rows) -> Iterator[Tensor]:
     """The samples in order, some megabytes at a time: a look at all data takes no more memory."""
     samples = max(1, BLOCK // sample_bytes(data))
     return (part(data, start, start + samples) for start in range(0, len(data), samples))
-
-
-def fingerprint(data: Rows) -> dict[str, Any]:
-    """Shape, dtype and SHA-256 of a data set ``(N, ...)``, as JSON.
-
-    Up to 256 MiB every sample is hashed. Of a larger data set, 256 parts of at least 1 MiB are
-    hashed, evenly from the first sample to the last. A change elsewhere is not seen.
-    """
-    digest, count, size = hashlib.sha256(), len(data), sample_bytes(data)
-    length = min(count, max(1, PART // size))
-    starts = list(range(0, count, length))
-    if count * size > HASHED_WHOLE:
-        starts = [place * (count - length) // (PARTS - 1) for place in range(PARTS)]
-    for start in starts:
-        digest.update(raw_bytes(part(data, start, start + length)))
-    dtype = str(part(data, 0, 1).dtype).removeprefix("torch.")
-    return {"shape": list(data.shape), "dtype": dtype, "sha256": digest.hexdigest()}
 
 
 def draw_batch(

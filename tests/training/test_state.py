@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 import sdescore as ss
-from sdescore.training import data as data_module
-from sdescore.training.data import fingerprint
 from sdescore.training.state import divergence
 from tests.helpers.training import Dropping, assert_same_file, cloud, make, run
 
@@ -46,27 +44,6 @@ def test_other_data_of_the_same_shape(
         ss.train(make(), data, labels=label, resume=True, **options)
     whole = ss.train(make(), cloud(), labels=labels(), resume=True, **options)
     assert whole.step == 3
-
-
-def test_fingerprints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the values, however they lie in memory; of a large set, of parts all over it."""
-    data = torch.randn(1000, 3, 4)
-    first = fingerprint(data)
-    assert first["shape"] == [1000, 3, 4] and first["dtype"] == "float32"
-    view = data.permute(2, 1, 0).contiguous().permute(2, 1, 0)
-    assert not view.is_contiguous() and fingerprint(view) == first
-    monkeypatch.setattr(data_module, "PART", 7 * 48)  # how it is read changes nothing
-    assert fingerprint(data) == first
-    monkeypatch.setattr(data_module, "HASHED_WHOLE", 1000)
-    monkeypatch.setattr(data_module, "PARTS", 5)
-    large = fingerprint(data)
-    for where, same in ((0, False), (999, False), (497, False), (100, True)):
-        other = data.clone()
-        other[where, 1, 1] += 1
-        assert (fingerprint(other) == large) is same, where
-    for dtype in (torch.bfloat16, torch.float64, torch.int64):
-        assert fingerprint(data.to(dtype))["sha256"] != first["sha256"]
-    assert fingerprint(torch.ones(5))["shape"] == [5]
 
 
 @pytest.mark.guards("W07")
