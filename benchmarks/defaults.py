@@ -23,8 +23,10 @@ from the library's default:
 
 The second table changes one thing of the default at a time, on VP, for two of the targets.
 
-    python benchmarks/defaults.py           # the tables, about a quarter of an hour on one core
+    python benchmarks/defaults.py           # the tables, about an hour on one core
     python benchmarks/defaults.py --save    # and writes benchmarks/results/defaults-cpu.*
+    python benchmarks/defaults.py --add     # runs what that file has not, and adds it; a cell does
+                                            # not depend on the others
     python benchmarks/defaults.py --targets moons --sdes vp --seeds 3
 """
 
@@ -56,7 +58,7 @@ SDES = {
     "edm": ss.EDMSDE(),
     "flow": ss.RectifiedFlowSDE(),
 }
-WHOLE = ("vp", "ve")  # on which all conventions run; only default and ε do on the others
+EVERYWHERE = ("default", "ε")  # on every SDE; the other conventions run on VP, and VE for the moons
 CHANGED = ("moons", "digits")  # the targets of the second table
 COUNT, STEPS, BATCH, LR = 1000, 1000, 512, 5e-3
 
@@ -251,21 +253,32 @@ def main() -> None:
     parser.add_argument("--sdes", default="")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--save", action="store_true")
+    parser.add_argument("--add", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    saved = json.loads(RESULTS.with_suffix(".json").read_text()) if options.add else {}
+    known = {
+        tuple(row[key] for key in ("target", "sde", "convention", "seed")): row
+        for row in saved.get("rows", []) + saved.get("changes", [])
+    }
+
+    def found(*wanted: Any) -> dict[str, Any]:
+        target, sde, name, _, seed = wanted
+        key = (target, sde, name, seed)
+        return known[key] if key in known else cell(*wanted)
+
     rows, changes = [], []
     for target in options.targets.split(","):
-        first = target == "moons"
-        asked = options.sdes.split(",") if options.sdes else SDES if first else WHOLE[:1]
+        whole = ("vp", "ve") if target == "moons" else ("vp",)
         for seed in range(options.seeds):
-            for sde in asked:
+            for sde in options.sdes.split(",") if options.sdes else SDES:
                 for name, arguments in CONVENTIONS.items():
-                    if sde in WHOLE or name in ("default", "ε"):
-                        rows.append(cell(target, sde, name, arguments, seed))
+                    if sde in whole or name in EVERYWHERE:
+                        rows.append(found(target, sde, name, arguments, seed))
             if target in CHANGED:
-                changes += [cell(target, "vp", k, v, seed) for k, v in CHANGES.items()]
+                changes += [found(target, "vp", k, v, seed) for k, v in CHANGES.items()]
     print("\n" + tables(rows, changes))
-    if options.save:
+    if options.save or options.add:
         report = {**conditions(), "steps": STEPS, "batch": BATCH, "lr": LR, "rows": rows,
                   "changes": changes}  # fmt: skip
         RESULTS.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
