@@ -55,6 +55,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """``-m fast`` reads no file without the word: importing all would take a third of its time."""
+    if config.option.markexpr != "fast" or collection_path.suffix != ".py":
+        return None
+    return "fast" not in collection_path.read_text(encoding="utf-8") or None
+
+
 @pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Python's own handler: a process started in the background inherits an ignored SIGINT."""

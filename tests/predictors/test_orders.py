@@ -76,7 +76,6 @@ def test_a_boastful_order_is_found() -> None:
     assert abs(measured - Boastful.order) > 0.9
 
 
-@fast
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("predictor", PREDICTORS, ids=repr)
 def test_the_first_order_holds_on_every_sde(name: str, predictor: ss.Predictor) -> None:
@@ -94,7 +93,6 @@ def test_the_order_holds_on_every_grid(grid: ss.grids.Grid) -> None:
 @pytest.mark.parametrize(
     "predictor", [Heun(), Multistep(), Multistep("epsilon")], ids=["heun", "x0", "epsilon"]
 )
-@fast
 @pytest.mark.parametrize("name", ["ve", "cosine", "flow", "trigonometric"])
 def test_a_users_second_order_method(name: str, predictor: ss.Predictor) -> None:
     grid = ss.UniformGrid() if isinstance(predictor, Heun) else ss.LogSNRGrid()

@@ -26,7 +26,7 @@ from tests.helpers.strategies import (
     paper_marginal,
 )
 
-pytestmark = pytest.mark.fast
+fast = pytest.mark.fast  # but not what solves an ODE or differentiates a function of one's own
 
 SMALL_TIMES = (1e-7, 1e-5, 1e-3, 0.02, 0.3, 0.7, 0.95, 1.0)
 
@@ -75,6 +75,7 @@ def test_float32_times_give_four_float32_eps(name: str) -> None:
         assert relative(got[1], sigma) <= 4 * torch.finfo(torch.float32).eps
 
 
+@fast
 @pytest.mark.guards("T07")
 @given(continuous_sdes(), st.sampled_from(SMALL_TIMES))
 def test_marginal_rates_and_log_snr_against_the_papers(sde: ss.LinearSDE, u: float) -> None:
@@ -96,6 +97,7 @@ def test_marginal_rates_and_log_snr_against_the_papers(sde: ss.LinearSDE, u: flo
     assert abs(sde.log_snr(t).item() - log_snr) <= 1e-13 * (1 + abs(log_snr))
 
 
+@fast
 @given(st.data(), st.one_of(discrete_sdes(), marginal_sdes()))
 def test_rates_are_derivatives_of_the_marginal(data: st.DataObject, sde: ss.LinearSDE) -> None:
     """Central differences, on tables and user pairs; the truncation error is (h/t)²."""
@@ -129,6 +131,7 @@ CLOSED_FORMS = {
 }
 
 
+@fast
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 @pytest.mark.parametrize("t", [1e-7, 1e-3, 0.2, 0.9])
 def test_from_marginal_rates_against_closed_forms(name: str, t: float) -> None:
@@ -139,6 +142,7 @@ def test_from_marginal_rates_against_closed_forms(name: str, t: float) -> None:
     assert g2[1].item() == pytest.approx(expected_g2, rel=1e-12)
 
 
+@fast
 @pytest.mark.parametrize("name", CLOSED_FORMS)
 def test_from_marginal_rates_at_zero_are_the_limit(name: str) -> None:
     f, g2 = REPRESENTATIVES[name].rates(0.0)
@@ -168,6 +172,7 @@ def test_from_marginal_of_a_known_sde_is_that_sde(data: st.DataObject, sde: ss.L
 # Log-SNR.
 
 
+@fast
 @given(st.data(), linear_sdes())
 def test_log_snr_round_trip(data: st.DataObject, sde: ss.LinearSDE) -> None:
     """Conditioning: a time error δ moves λ by λ'δ, and λ itself is known to eps (1 + |λ|)."""
@@ -184,6 +189,7 @@ def test_log_snr_round_trip(data: st.DataObject, sde: ss.LinearSDE) -> None:
     assert bool(((back - t).abs()[steep] <= (8 * known / slope + 8 * EPS * t)[steep]).all())
 
 
+@fast
 @pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_log_snr_inverse_at_the_ends(name: str) -> None:
     sde = REPRESENTATIVES[name]
