@@ -2,8 +2,9 @@
 
 The bare loop is what one would write by hand: the score, ``torch.randn(out=)`` where there
 is noise, and in-place arithmetic with Python numbers. Ours and the bare loop take turns in
-one process on one thread; a figure is the median over the turns of ours divided by bare, and of
-several passes over all methods the median again, for a pass can be lucky: all are saved.
+one process on one thread, and their CPU time is compared (on a GPU, the wall's). A figure is the
+median over the turns of ours divided by bare, and of several passes over all methods the median
+again, for a pass can be lucky: all are saved.
 
     python benchmarks/overhead.py                      # prints the tables
     python benchmarks/overhead.py --save               # and writes benchmarks/results/
@@ -96,18 +97,19 @@ def scores_alone(shape: tuple[int, ...], evaluations: int, device: str):
 
 
 def interleaved(runs: dict[str, Callable[[], object]], turns: int, device: str):
-    """Seconds of each run, taking turns."""
+    """Seconds of each run, taking turns: CPU time of the one thread, or wall time on a GPU."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(turns + 1):
         for name, run in runs.items():
             if device == "cuda":
                 torch.cuda.synchronize()
-            start = time.perf_counter()
+            start = clock()
             run()
             if device == "cuda":
                 torch.cuda.synchronize()
             if turn:  # the first warms up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

