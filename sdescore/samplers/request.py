@@ -217,7 +217,9 @@ def called(
     """
     # Neither a compiled graph nor inference mode counts how often a tensor was written to.
     version = None if is_compiling() or x.is_inference() else x._version
-    y = checks.score_output(function(x, *rest), x, who)
+    y = function(x, *rest)
+    if not (type(y) is Tensor and y.is_floating_point() and y.shape == x.shape):
+        y = checks.score_output(y, x, who)
     if version is not None and x._version != version:
         got = "one that changed it in place; work on x.clone()"
         checks.refuse(f"{who} to leave its input as it is", got, IncompatibleError)
