@@ -170,7 +170,7 @@ def training() -> list[Tensor]:
         result = ss.train(model, data, steps=3, batch_size=8, progress=False, path=path)
         again = ss.load(path)
     weights = [p.detach() for p in (*result.model.parameters(), *again.parameters())]
-    sampler = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=9)
+    sampler = ss.PredictorCorrector(VP, predictor=ss.ReverseDiffusion(), steps=15)
     return [*weights, sampler.sample(result.model, (4, 2), seed=1)]
 
 
