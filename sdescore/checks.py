@@ -184,17 +184,18 @@ def numbers(
 def with_float64(device: torch.device | str) -> torch.device:
     """``device``, or the CPU where that has no float64."""
     # A graph cannot try the device; it is for devices that have float64.
-    there = torch.compiler.is_compiling() or _has_float64(device)
-    return torch.device(device if there else "cpu")
+    return torch.device(device if torch.compiler.is_compiling() or _has_float64(device) else "cpu")
 
 
 @functools.cache
 def _has_float64(name: torch.device | str) -> bool:
     try:
         torch.empty(0, dtype=torch.float64, device=name)
-    except (RuntimeError, AssertionError, TypeError):  # of MPS, or of a device that is not there
-        device(name)
+    except TypeError:  # as MPS says it
         return False
+    except (RuntimeError, AssertionError):  # of a device that is not there, which is refused
+        device(name)
+        raise
     return True
 
 
@@ -335,8 +336,7 @@ def state(x: Tensor, name: str = "x") -> None:
     if not isinstance(x, Tensor):
         refuse(f"{name} to be a torch.Tensor", type(x).__name__, ShapeError)
     if not dense(name, x).is_floating_point():
-        got = f"{x.dtype}; convert it, e.g. with .float()"
-        refuse(f"{name} in floating point", got, ShapeError)
+        refuse(f"{name} in floating point", f"{x.dtype}; use e.g. {name}.float()", ShapeError)
     if x.ndim < 1:
         got = f"a 0-dim tensor; use {name}[None]"
         refuse(f"{name} of shape (B, *E) with a batch dimension", got, ShapeError)

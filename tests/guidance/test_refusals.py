@@ -11,31 +11,10 @@ from torch import Tensor, nn
 
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
+from tests.helpers.guided import COVARIANCE, MEAN, Labelled
 from tests.helpers.refusals import Refusal, each, rows
 
 pytestmark = pytest.mark.fast
-
-F64 = torch.float64
-
-MEAN = torch.tensor([1.0, -0.5], dtype=F64)
-
-COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.8]], dtype=F64)
-
-
-class Labelled(nn.Module):
-    """A score that depends on the label; without one it is label 7's. Counts training calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.tensor(1.0))
-        self.seen: list[tuple[bool, int]] = []
-
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        self.seen.append((self.training, -1 if label is None else len(label)))
-        if label is None:
-            label = torch.full(x.shape[:1], 7)
-        return self.factor * (label.to(x)[:, None] - x)
-
 
 SCORE = ss.GaussianScore(MEAN, COVARIANCE, ss.VPSDE())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy
 import pytest
@@ -12,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import sdescore as ss
 from sdescore.samplers import iterate_chunks
-
-VP = ss.VPSDE()
-B = 23
-SAMPLERS: dict[str, Any] = {
-    "chain": ss.PredictorCorrector(VP, corrector=ss.Langevin(0.15), steps=5),
-    "adaptive": ss.AdaptiveSampler(VP, rtol=0.2),
-    "flow": ss.ProbabilityFlow(VP, method="heun3", steps=4),
-}
+from tests.helpers.distributed_samples import SAMPLERS, B
 
 
 def elementwise(x: Tensor, t: Tensor, label: Tensor) -> Tensor:
