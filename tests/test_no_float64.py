@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import sdescore as ss
+from sdescore import checks
 from sdescore.shapes import float64
 from tests.helpers.no_float64 import device_without_float64
 
@@ -181,6 +182,24 @@ def test_torchdiffeqs_methods_are_refused_in_one_line(device: torch.device) -> N
     with pytest.raises(ss.errors.ShapeError, match="expected a device with float64") as error:
         flow.sample(small(VP).to(device), (2, 2))
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_device_that_fails_is_not_one_without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be out of memory for once, and the answer is remembered."""
+
+    empty = torch.empty
+
+    def out_of_memory(*size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+        if dtype == torch.float64:
+            raise RuntimeError("out of memory")
+        return empty(*size, dtype=dtype, device=device)
+
+    device = "cpu:7"  # which no other test has asked for
+    monkeypatch.setattr(torch, "empty", out_of_memory)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        checks.with_float64(device)
+    monkeypatch.undo()
+    assert checks.with_float64(device) == torch.device(device)
 
 
 def test_a_graph_follows_the_question_without_a_warning() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -127,6 +128,16 @@ def test_a_guided_score_follows_its_parts() -> None:
 def test_the_score_is_that_of_the_states() -> None:
     x: Tensor = torch.randn(4, 3)
     assert torch.equal(exact()(x, torch.tensor(0.5)), -x)
+
+
+@pytest.mark.parametrize(("mean", "std", "coarse"), [(1e4, 1e-3, True), (1e6, 1e3, False)])
+def test_a_mean_is_far_by_the_data_s_own_spread(mean: float, std: float, coarse: bool) -> None:
+    """float32's numbers near 10⁴ are 0.001 apart; near 10⁶ they are 0.06 apart."""
+    scale = DataScale((0.0, mean), (1.0, std))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        scale.to_data(torch.zeros(1, 2))
+    assert bool(caught) is coarse
 
 
 def test_an_offset_that_the_dtype_cannot_hold_is_said() -> None:
