@@ -191,11 +191,11 @@ def with_float64(device: torch.device | str) -> torch.device:
 def _has_float64(name: torch.device | str) -> bool:
     try:
         torch.empty(0, dtype=torch.float64, device=name)
-    except TypeError:  # as MPS says it
+    except (RuntimeError, AssertionError, TypeError) as why:
+        device(name)  # refuses one that is not there
+        if not isinstance(why, TypeError):  # MPS raises this one for want of float64
+            raise
         return False
-    except (RuntimeError, AssertionError):  # of a device that is not there, which is refused
-        device(name)
-        raise
     return True
 
 
