@@ -12,7 +12,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -33,12 +33,20 @@ from sdescore.typing import Condition
 
 Rows: TypeAlias = "Tensor | np.ndarray[Any, Any]"
 Labels: TypeAlias = "Rows | Mapping[str, Labels | None]"
-Data: TypeAlias = "Rows | Dataset[Any] | Iterable[Any]"
+Data: TypeAlias = "Rows | Dataset[Any] | Samples | Iterable[Any]"
 
 BATCH_SIZE = 128
 BLOCK = 2**22  # bytes that are looked at together
 USUAL_STD, USUAL_MEAN = (0.2, 5.0), 2.0  # of states; the mean in standard deviations
 SPREAD = 1e-12  # of the mean: less is rounding, and a feature without spread
+
+
+class Samples(Protocol):
+    """Samples by index: ``data[0]`` to ``data[len(data) - 1]``, as a Hugging Face data set's."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class Share(NamedTuple):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from sdescore import checks
 from sdescore.checkpoint.folder import is_folder
@@ -29,7 +29,7 @@ from sdescore.nets.ema import plain_network, require_writable
 from sdescore.score.interface import null_condition_of, require_no_weight, unwrapped
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import BATCH_SIZE, Batch, Data, Labels, Source, Table
-from sdescore.training.streams import Items, Stream
+from sdescore.training.streams import Items, Stream, gives_samples
 from sdescore.typing import Condition
 
 SCHEDULES = ("constant", "cosine")
@@ -45,8 +45,7 @@ def check_model(model: object) -> nn.Module:
     kind = type(model.net).__name__
     net: Any = plain_network(model.net) if isinstance(model.net, nn.Module) else None
     if net is None or not any(p.requires_grad for p in net.parameters()):
-        expected = "an nn.Module with parameters to train"
-        checks.refuse(expected, f"{kind} without", IncompatibleError)
+        checks.refuse("an nn.Module that has parameters", f"{kind} without", IncompatibleError)
     if any(value.is_inference() for value in (*net.parameters(), *net.buffers())):
         got = f"{kind} made under torch.inference_mode(); make it outside"
         checks.refuse("a network that autograd can follow", got, IncompatibleError)
@@ -58,16 +57,17 @@ def source_of(data: Data, labels: Labels | None, batch_size: int | None, name: s
     """The source of what a user passed as ``name``, refused before the network is called."""
     if isinstance(data, np.ndarray | Tensor):
         return Table(data, labels, name)
-    if labels is not None:
-        got = f"labels= beside a {type(data).__name__}; let it give (x, label)"
-        checks.refuse(f"labels= with {name} that is a tensor or an array", got, IncompatibleError)
+    got = f"labels= beside a {type(data).__name__}; let it give (x, label)"
+    expected = f"labels= with {name} that is a tensor or an array"
+    checks.that(labels is None, expected, got, IncompatibleError)
     if isinstance(data, IterableDataset):
         return Stream(DataLoader(data, batch_size=batch_size or BATCH_SIZE), name)
-    if isinstance(data, Dataset):
+    if gives_samples(data):
         return Items(data, name)
-    if isinstance(data, tuple | Mapping | str | bytes) or not isinstance(data, Iterable):
+    other = isinstance(data, tuple | Mapping | str | bytes) or hasattr(data, "to_numpy")
+    if other or not isinstance(data, Iterable):
         expected = f"{name} as a tensor, an array, a Dataset, a DataLoader or a list of batches"
-        got = f"{type(data).__name__}; pass labels as labels=, or torch.utils.data.TensorDataset"
+        got = f"{type(data).__name__}; pass a table's .to_numpy(), a TensorDataset, or labels="
         checks.refuse(expected, got, IncompatibleError)
     got = f"batch_size={batch_size}; set it in {name}, or leave it out"
     checks.that(batch_size is None, f"{name}'s own batches", got, IncompatibleError)

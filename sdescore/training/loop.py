@@ -92,9 +92,9 @@ def train(
     model : ScoreModel
         Trained in place: it holds the raw weights afterwards.
     data : Tensor, array, Dataset, DataLoader or iterable of batches
-        A tensor or array ``(N, *E)``, or a map-style ``torch.utils.data.Dataset``: their samples
-        are drawn with replacement. An iterable of batches begins again when it ends. A sample of a
-        Dataset, or a batch, is ``x``, ``(x, label)`` or ``{"x": x, "label": label}``, where ``x``
+        A tensor or array ``(N, *E)``, a ``torch.utils.data.Dataset`` or another object that gives
+        samples by index: drawn with replacement. An iterable of batches begins again when it ends.
+        A sample, or a batch, is ``x``, ``(x, label)`` or ``{"x": x, "label": label}``, where ``x``
         is finite floating point, or bytes, which become x/127.5 − 1.
     steps : int
         Optimiser steps of the whole run, including those before a resume.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,16 +18,24 @@ from sdescore import checks
 from sdescore.borrowed import borrowed_generator, step_seed
 from sdescore.conditions import each_tensor, names_of, require_labels
 from sdescore.errors import IncompatibleError, ShapeError
-from sdescore.training.data import Batch, Indexed, Share, Source, require_samples, tensor_of
+from sdescore.training.data import (
+    Batch,
+    Indexed,
+    Samples,
+    Share,
+    Source,
+    require_samples,
+    tensor_of,
+)
 
 READ_AHEAD = 2**28  # bytes of a stream that are held while its scale is measured
 CPU = torch.device("cpu")  # where a data set makes its tensors, whatever the default device is
 
 
 class Items(Indexed):
-    """A map-style ``torch.utils.data.Dataset``."""
+    """A map-style ``torch.utils.data.Dataset``, or another object that gives samples by index."""
 
-    def __init__(self, data: Dataset[Any], name: str) -> None:
+    def __init__(self, data: Samples, name: str) -> None:
         kind = type(data).__name__
         if not hasattr(data, "__len__"):
             got = f"a {kind} without; add one, or make it an IterableDataset"
@@ -118,6 +126,17 @@ class Stream(Source):
     def record(self) -> dict[str, Any]:
         about = {"stream": name_of(self.data), "resumes_exactly": False}
         return {"data": about, "labels": "in the data" if self.parts else None}
+
+
+def gives_samples(data: object) -> TypeGuard[Samples]:
+    """Whether the items of ``data`` are samples: of a Dataset, or of an array on disk, say.
+
+    The items of a list are batches, those of a mapping are named, and a data frame's are columns.
+    """
+    if isinstance(data, Dataset):
+        return True
+    counted = hasattr(data, "__getitem__") and hasattr(data, "__len__")
+    return counted and not isinstance(data, Sequence | Mapping) and not hasattr(data, "to_numpy")
 
 
 def unpacked(batch: object) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,22 @@ import sdescore as ss
 from tests.helpers.training import cloud, make
 
 LABELS = torch.arange(64) % 3
+
+
+class Found:
+    """Samples by index in no Dataset of torch's; its iterator gives single samples."""
+
+    def __init__(self, form: str) -> None:
+        self.pairs = Pairs(form)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.pairs[i]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
 
 
 class Pairs(Dataset[Any]):

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 import sdescore as ss
 from sdescore.checkpoint.store import read_manifest
 from tests.helpers import ROOT
-from tests.helpers.samples import LABELS, Pairs, fit
+from tests.helpers.samples import LABELS, Found, Pairs, fit
 from tests.helpers.training import Dropping, assert_same_file, cloud, make
 
 
@@ -55,13 +55,16 @@ class Streaming(IterableDataset[Any]):
         np.asarray(cloud().flip(1).numpy())[:, ::-1],
         TensorDataset(cloud()),
         Pairs("x"),
+        Found("x"),
     ],
 )
 def test_every_kind_of_samples_gives_the_run_of_the_tensor(data: Any) -> None:
     assert fit(data, batch_size=8).losses == fit(cloud(), batch_size=8).losses
 
 
-@pytest.mark.parametrize("data", [Pairs("pair"), Pairs("dict"), TensorDataset(cloud(), LABELS)])
+@pytest.mark.parametrize(
+    "data", [Pairs("pair"), Pairs("dict"), Found("dict"), TensorDataset(cloud(), LABELS)]
+)
 def test_labels_of_a_dataset(data: Any) -> None:
     model, tensor = make(), make()
     options = {"batch_size": 8, "label_dropout": 0.3}

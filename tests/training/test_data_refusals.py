@@ -11,13 +11,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import sdescore as ss
-from tests.helpers.samples import LABELS, Pairs, fit
+from tests.helpers.samples import LABELS, Found, Pairs, fit
 from tests.helpers.training import cloud, make
 
 
 class Bare(Dataset[Any]):
     def __getitem__(self, i: int) -> Tensor:
         return cloud()[i]
+
+
+class Frame(Found):
+    """What a data frame looks like from outside."""
+
+    def to_numpy(self) -> np.ndarray[Any, Any]:
+        return cloud().numpy()
 
 
 class Odd(Pairs):
@@ -53,6 +60,7 @@ class Growing(Pairs):
         ([(cloud(), cloud() / 0)], "finite label"),
         (Pairs(n=0), "at least one sample"),
         (Bare(), "__len__"),
+        (Frame("x"), r"Frame; pass a table.s \.to_numpy\(\)"),
         (Odd(), "tensors or arrays of one shape"),
         (np.zeros((0, 2), dtype=np.float32), "at least one sample"),
         (np.array(3.0), "one number"),
