@@ -117,6 +117,8 @@ class Operator(ABC):
 
         Raises
         ------
+        ParameterError
+            σ² or γ² is a number and is not finite and >= 0; a tensor's values are not looked at.
         ShapeError
             ``v`` is not ``(B, *M)``, or σ² or γ² is neither one number nor one a sample.
         IncompatibleError
@@ -124,6 +126,9 @@ class Operator(ABC):
         """
         self._require_linear("solve")
         _require("v", v, self.measurement_shape)
+        for name, value in (("sigma2", sigma2), ("gamma2", gamma2)):
+            if not isinstance(value, Tensor):
+                checks.number(name, value, at_least=0)
         sigma, gamma = (align(float64(value, v).to(v), v) for value in (sigma2, gamma2))
         with without_autocast(v):
             return self._solve(v, sigma, gamma)
@@ -131,6 +136,8 @@ class Operator(ABC):
     def matrix(self, dtype: torch.dtype = torch.float64) -> Tensor:
         """A as a matrix ``(m, d)`` over flattened events, on the CPU; of a linear operator."""
         self._require_linear("a matrix")
+        real = isinstance(dtype, torch.dtype) and dtype.is_floating_point
+        checks.that(real, "dtype as a floating-point dtype of torch", f"{dtype!r:.100}")
         numel = math.prod(self.event_shape)
         basis = torch.eye(numel, dtype=dtype, device="cpu").reshape(numel, *self.event_shape)
         return self(basis).reshape(numel, -1).T

@@ -101,7 +101,7 @@ class NormalStream:
     device : torch.device or str
         Where the numbers are made.
     domain : int
-        What the numbers are for, a :class:`Domain`; any integer >= 0.
+        What the numbers are for, a :class:`Domain`; any integer >= 0, or ``ParameterError``.
 
     Examples
     --------
@@ -130,6 +130,8 @@ class NormalStream:
         self.shape = (len(index), *self.event_shape)
         self.numel = math.prod(self.event_shape)
         self.block_length = block_length(self.numel)
+        usable = checks.is_count(domain) and domain >= 0
+        checks.that(usable, "an integer domain >= 0", f"{domain!r:.100}")
         start = _wrap64(checks.seed(seed) + _GAMMA * (2 * domain + 1))
         root = _mix64(torch.tensor(start, dtype=torch.int64, device=device))
         # Nested: hashed side by side, (seed 1, sample 0) would be (seed 0, sample 1).

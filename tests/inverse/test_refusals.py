@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -110,6 +111,23 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
                 lambda value: inverse.Grayscale((3, 4, 4), value),
             ),
             ("word", None, 3, [], [[1.0, 2.0], [3.0]], torch.ones(2, 2, 2, 2)),
+        ),
+    ),
+    "a number of a solve, and a matrix's dtype": (
+        *each(
+            lambda sigma2: MASK.solve(torch.zeros(1, 2), sigma2),
+            ParameterError,
+            "sigma2 >= 0",
+            (-1.0, math.nan),
+        ),
+        *each(
+            lambda gamma2: MASK.solve(torch.zeros(1, 2), 0.1, gamma2),
+            ParameterError,
+            "gamma2 >= 0",
+            (-1, math.inf),
+        ),
+        *each(
+            MASK.matrix, ParameterError, "a floating-point dtype", (torch.int64, "float64", None)
         ),
     ),
     "a state that does not fit": (

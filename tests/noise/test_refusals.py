@@ -83,6 +83,12 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             "consecutive draws",
             (3, None, range(-2, 1)),
         ),
+        *each(
+            lambda domain: ss.noise.standard_normal(0, [0], range(2), (2,), domain=domain),
+            ParameterError,
+            "an integer domain >= 0",
+            ("sampler", None, -1, 0.5),
+        ),
     ),
     "times off the path are refused": (
         *each(
