@@ -18,15 +18,19 @@ import torch
 from matplotlib.figure import Figure
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+NUMBER = re.compile(r"^(\w+) = \d+  # the pictures?: (\d+)", re.MULTILINE)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 REAL, SAMPLED, GREY = "#444444", "#c2410c", "#9ca3af"
 
 
 def run(page: str, steps: int | None = None) -> dict[str, Any]:
-    """The names of a page after its code ran for as many steps as its pictures say."""
+    """The names of a page after its code ran with the numbers of its pictures, or some steps."""
     text = (DOCS / "howto" / f"{page}.md").read_text(encoding="utf-8")
-    replacement = r"STEPS = \1" if steps is None else f"STEPS = {steps}"
-    code = re.sub(r"STEPS = \d+  # the pictures?: (\d+)", replacement, "".join(BLOCK.findall(text)))
+    code = "".join(BLOCK.findall(text))
+    if steps is None:
+        code = NUMBER.sub(r"\1 = \2", code)
+    else:
+        code = re.sub(r"^STEPS = \d+", f"STEPS = {steps}", code, flags=re.MULTILINE)
     names: dict[str, Any] = {}
     exec(compile(code, f"{page}.md", "exec", dont_inherit=True), names)
     return names

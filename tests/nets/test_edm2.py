@@ -21,17 +21,11 @@ import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import EDM2UNet
 from sdescore.nets import blocks_edm2 as blocks
+from tests.helpers import edm_nets
 from tests.helpers.nets import inductor, perturbed
 
 TABLE = json.loads((Path(__file__).parent / "tables" / "edm2.json").read_text(encoding="utf-8"))
-SMALL: dict[str, Any] = {
-    "img_resolution": 8,
-    "in_channels": 2,
-    "model_channels": 32,
-    "channel_mult": (1, 2),
-    "num_blocks": 1,
-    "attn_resolutions": (4,),
-}
+SMALL = edm_nets.SMALL | {"model_channels": 32}
 NETS: dict[str, dict[str, Any]] = {
     "classes": SMALL | {"classes": 4},
     "none": SMALL | {"channel_mult_noise": 2, "channel_mult_emb": 3, "attn_resolutions": (8, 4)},
