@@ -1,13 +1,9 @@
-"""azula's samplers on the same network, schedule, times and noise, in float64 and float32.
-
-Its vAB has no counterpart here: the velocities that it remembers hold past states, where a method
-of this library remembers the network's outputs alone.
-"""
+"""azula's samplers on the same network, schedule, times and noise, in float64 and float32."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -82,12 +78,42 @@ class Interpolating(ss.Corrector):
         return ss.Tableau(times[:, None], one, b[:, None, None], c[:, None, None], "score")
 
 
+@dataclass(frozen=True)
+class VelocityAdams(ss.Predictor):
+    """azula's vAB of order 2: Adams–Bashforth for v = x/σ − (1 + α/σ) x̂₀ in u = σ/(α + σ).
+
+    A velocity that it remembers holds a past state. A table holds the outputs alone, so the past
+    state is written by the present one and all outputs between.
+    """
+
+    order: ClassVar[int] = 2
+
+    def tableau(self, sde: ss.LinearSDE, times: Tensor) -> ss.Tableau:
+        alpha, sigma = sde.marginal(times)
+        scale, u = alpha + sigma, sigma / (alpha + sigma)
+        N = len(times) - 1
+        a, b = times.new_zeros(N), times.new_zeros(N, N)
+        back, outputs = times.new_zeros(()), times.new_zeros(N)  # x_{n−1} by x_n and o_{n−1}, …
+        for n in range(N):
+            h = u[n + 1] - u[n]
+            past = h * h / (2 * (u[n] - u[n - 1])) if n else 0 * h
+            new, old = scale[n + 1] * (h + past), -scale[n + 1] * past  # of v_n and v_{n−1}
+            a[n] = scale[n + 1] / scale[n] + new / sigma[n] + old / sigma[n - 1] * back
+            b[n, 0] = -new * scale[n] / sigma[n]
+            b[n, 1:] = old / sigma[n - 1] * outputs[:-1]
+            b[n, 1] -= old * scale[n - 1] / sigma[n - 1]
+            back, outputs = 1 / a[n], -b[n] / a[n]
+        zero = times.new_zeros(N, 1, 1)
+        return ss.Tableau(times[:-1, None], a[:, None], b[:, None], zero, "x0")
+
+
 CASES: dict[str, tuple[str, dict[str, Any], tuple[Any, ...]]] = {
     "DDIM": ("DDIM", {}, (ss.DDIM(),)),
     "DDIM with noise": ("DDIM", {"eta": 1.0}, (ss.DDIM(eta=1.0),)),
     "DDPM": ("DDPM", {}, (ss.DDIM(eta=1.0),)),
     "zEAB": ("zEAB", {"order": 2}, (ss.ExponentialAdams(output="epsilon"),)),
     "xEAB": ("xEAB", {"order": 2}, (ss.ExponentialAdams(output="x0"),)),
+    "vAB": ("vAB", {"order": 2}, (VelocityAdams(),)),
     "PC": ("PC", {"delta": 0.1, "corrections": 1}, (ss.DDIM(), Interpolating())),
     "PC, twice": ("PC", {"delta": 0.1, "corrections": 2}, (ss.DDIM(), Interpolating(steps=2))),
 }
