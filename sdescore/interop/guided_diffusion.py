@@ -169,7 +169,7 @@ def network_of(options: Mapping[str, Any]) -> ADM:
         attention=_numbers(options["attention_resolutions"], int),
         heads=options["num_heads"],
         head_channels=None if head_channels == -1 else head_channels,
-        num_classes=CLASSES if options["class_cond"] else None,
+        classes=CLASSES if options["class_cond"] else None,
         learned_variance=options["learn_sigma"],
         scale_shift=options["use_scale_shift_norm"],
         resample_blocks=options["resblock_updown"],

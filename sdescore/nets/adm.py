@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdescore import checks
-from sdescore.conditions import require_label_each
 from sdescore.errors import ShapeError
 from sdescore.nets.learned_variance import halves
+from sdescore.nets.mlp import check_label
 
 __all__ = ["ADM"]
 
@@ -154,8 +154,9 @@ class ADM(nn.Module):
         Attention heads, where ``head_channels`` is None.
     head_channels : int, optional
         Channels of a head.
-    num_classes : int, optional
-        Classes; then a label ``(B,)`` in 0 … num_classes − 1 is required.
+    classes : int, optional
+        Number of classes. The label ``classes``, or none, means "no label": no embedding is added.
+        The published class-conditional networks were trained with labels alone.
     learned_variance : bool
         Whether there are as many channels again, for the variance (:meth:`with_variance`).
     scale_shift, resample_blocks, new_attention : bool
@@ -190,7 +191,7 @@ class ADM(nn.Module):
         attention: Sequence[int] = (32, 16, 8),
         heads: int = 4,
         head_channels: int | None = None,
-        num_classes: int | None = None,
+        classes: int | None = None,
         learned_variance: bool = False,
         scale_shift: bool = True,
         resample_blocks: bool = True,
@@ -204,7 +205,8 @@ class ADM(nn.Module):
         self.config |= {
             "multipliers": list(checks.numbers("multipliers", multipliers)),
             "attention": [checks.count("attention", n) for n in attention],
-            "head_channels": head_channels, "num_classes": num_classes,
+            "head_channels": head_channels,
+            "classes": None if classes is None else checks.count("classes", classes),
             "learned_variance": checks.flag("learned_variance", learned_variance),
             "scale_shift": checks.flag("scale_shift", scale_shift),
             "resample_blocks": checks.flag("resample_blocks", resample_blocks),
@@ -216,8 +218,8 @@ class ADM(nn.Module):
         got = f"{[n for n in sizes if n % GROUPS or n == 0]}; choose another width"
         checks.that(all(n and n % GROUPS == 0 for n in sizes), "channels in multiples of 32", got)
         self.time_embed = nn.Sequential(nn.Linear(width, dim), nn.SiLU(), nn.Linear(dim, dim))
-        if num_classes is not None:
-            self.label_emb = nn.Embedding(checks.count("num_classes", num_classes), dim)
+        if classes is not None:
+            self.label_emb = nn.Embedding(classes, dim)
 
         def block(a: int, b: int, resample: float = 1) -> ResBlock:
             return ResBlock(a, b, dim, dropout, scale_shift, resample)
@@ -261,7 +263,7 @@ class ADM(nn.Module):
         Raises
         ------
         ShapeError
-            ``x`` has other channels or an odd size, or a label is missing, wrong or not taken.
+            ``x`` has other channels or an odd size, or a label is wrong or not taken.
         """
         return self.full(x, c, label)[:, : self.channels]
 
@@ -283,15 +285,15 @@ class ADM(nn.Module):
         fits = x.ndim == 4 and x.shape[1] == self.channels and not any(s % factor for s in size[1:])
         expected = f"x of shape (B, {self.channels}, H, W), H and W multiples of {factor}"
         checks.that(fits, expected, tuple(x.shape), ShapeError)
-        classes = self.config["num_classes"]
-        takes, got = "a label" if classes else "no label", "none" if label is None else "one"
-        checks.that((label is None) == (classes is None), f"{takes} for this ADM", got, ShapeError)
         e = self.time_embed(level_embedding(c, self.width).to(x.dtype))
         if label is not None:
-            require_label_each(label, len(x), classes=True)
-            inside = bool(((label >= 0) & (label < classes)).all())
-            checks.that(inside, f"labels in 0 … {classes - 1}", label.tolist()[:8], ShapeError)
-            e = e + self.label_emb(label)
+            classes = self.config["classes"]
+            checks.that(
+                classes is not None, "no label for an ADM without classes=", "one", ShapeError
+            )
+            check_label(label, x, classes)
+            embedded = self.label_emb(label.clamp(max=classes - 1))
+            e = e + torch.where((label < classes)[:, None], embedded, 0)
         h, skips = x, []
         for stage in self.input_blocks:
             h = stage(h, e)

@@ -121,16 +121,24 @@ def test_convolutions_that_change_the_size() -> None:
 
 
 def test_a_class_and_a_learned_variance() -> None:
-    net, x, c = small(num_classes=5, learned_variance=True), noise(2, 3, 16, 16).float(), [3.0, 7.0]
+    net, x, c = small(classes=5, learned_variance=True), noise(2, 3, 16, 16).float(), [3.0, 7.0]
     levels, label = torch.tensor(c), torch.tensor([4, 0])
     with torch.no_grad():
         y, whole = net(x, levels, label), net.full(x, levels, label)
         other = net(x, levels, label.flip(0))
     assert whole.shape == (2, 6, 16, 16) and torch.equal(y, whole[:, :3])
     assert not torch.allclose(other, y, atol=1e-3)
-    for bad in (None, torch.tensor([5, 0]), torch.tensor([0])):
+    for bad in (torch.tensor([6, 0]), torch.tensor([-1, 0]), torch.tensor([0])):
         with pytest.raises(ss.errors.ShapeError, match="expected"):
             net(x, levels, bad)
+    with pytest.raises(ss.errors.ShapeError, match="without classes="):
+        small()(x, levels, label)
+    with torch.no_grad():  # the label 5, or none: no embedding is added
+        unlabelled, mixed = net(x, levels), net(x, levels, torch.tensor([5, 0]))
+        net.label_emb.weight.zero_()
+        plain = net(x, levels, label)
+    torch.testing.assert_close(unlabelled, plain)
+    torch.testing.assert_close(mixed, torch.stack([plain[0], y[1]]))
     with pytest.raises(ss.errors.ShapeError, match="multiples of 2"):
         net(x[..., :15], levels, label)
 
@@ -138,7 +146,7 @@ def test_a_class_and_a_learned_variance() -> None:
 @pytest.mark.parametrize("precision", [None, "bf16"])
 def test_it_trains(precision: str | None, tmp_path: Path) -> None:
     path, data = tmp_path / "adm.safetensors", noise(16, 3, 16, 16).float()
-    net = small(num_classes=3, dropout=0.1, resample_blocks=False)
+    net = small(classes=3, dropout=0.1, resample_blocks=False)
     model = ss.ScoreModel(net, ss.VPSDE(), prediction="epsilon")
     options: dict[str, Any] = {"steps": 3, "batch_size": 4, "progress": False, "path": path}
     ss.train(model, data, labels=torch.arange(16) % 3, precision=precision, **options)
@@ -153,7 +161,7 @@ def test_it_trains(precision: str | None, tmp_path: Path) -> None:
         ({"multipliers": (0.5, 1)}, "channels in multiples of 32"),
         ({"blocks": 0}, "blocks"),
         ({"dropout": 1.0}, "dropout"),
-        ({"num_classes": 0}, "num_classes"),
+        ({"classes": 0}, "classes"),
         ({"attention": (0,)}, "attention"),
     ],
 )

@@ -33,7 +33,7 @@ NETWORKS: dict[str, Model] = {
     "ADM": (
         lambda: ss.nets.ADM(
             size=8, channels=2, multipliers=(1, 2), width=32, blocks=1, attention=(4,),
-            learned_variance=True,
+            learned_variance=True, classes=3,
         ), CHAIN, "epsilon", "continuous_level",
     ),
     "DDPMpp": (
