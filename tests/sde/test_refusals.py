@@ -24,7 +24,7 @@ BAD_PARAMETERS = [
     (ss.VESDE, {"sigma_max": math.inf}, "sigma_max=inf"),
     (ss.VESDE, {"sigma_min": math.nan}, "sigma_min=nan"),
     (ss.VESDE, {"sigma_min": "0.1"}, "sigma_min='0.1', which is no Python number"),
-    (ss.EDMSDE, {"sigma_max": torch.tensor(9.0)}, "tensor(9.), which is no Python number; use"),
+    (ss.EDMSDE, {"sigma_max": torch.tensor(9.0)}, "which is no Python number; use .item()"),
     (ss.VPSDE, {"beta_min": -0.1}, "beta_min=-0.1"),
     (ss.VPSDE, {"beta_min": 30.0}, "beta_min=30.0"),
     (ss.VPSDE, {"beta_min": 0.0, "beta_max": 0.0}, "beta_max=0.0"),
