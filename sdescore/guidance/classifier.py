@@ -23,7 +23,7 @@ class _ClassifierGuidance(GuidedScore):
         if not self.labelled:
             require_label(score, None)
         self.score, self.log_prob_y = score, log_prob_y
-        self.scale = checks.number("scale", scale)
+        self.scale = checks.number("scale", scale, at_least=0)
 
     def extra_repr(self) -> str:
         return f"scale={self.scale}"
@@ -77,7 +77,7 @@ def classifier_guidance(score: Score, log_prob_y: Score, scale: float = 1.0) -> 
         probability of what is conditioned on, up to a constant, given ``x = x_t``. It treats each
         sample on its own. Autograd differentiates it, also under ``no_grad``.
     scale : float
-        The factor on the classifier's gradient; finite.
+        The factor on the classifier's gradient; finite and >= 0.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def classifier_guidance(score: Score, log_prob_y: Score, scale: float = 1.0) -> 
         A part is not callable, or the parts belong to different SDEs. When called, ``log_prob_y``
         has no gradient.
     ParameterError
-        ``scale`` is not finite.
+        ``scale`` is not finite and >= 0.
     ShapeError
         When called, the value of ``log_prob_y`` is not ``(B,)``.
 

@@ -216,8 +216,8 @@ def classifier_free(
         The scores are not callable or belong to different SDEs; the network of the unconditional
         model was never trained without a label; or an option needs an SDE and the scores have none.
     ParameterError
-        Neither or both of ``omega`` and ``w`` are passed; a weight is not finite; or ``interval``,
-        ``rescale`` or ``batched`` is out of range.
+        Neither or both of ``omega`` and ``w`` are passed; a weight is not finite, or below ω = 0
+        or w = −1; or ``interval``, ``rescale`` or ``batched`` is out of range.
     ShapeError
         The weight is a tensor or a sequence, and not the name of a part of ``label``. When called,
         a function of time returns another number of weights.

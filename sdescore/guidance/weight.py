@@ -3,6 +3,8 @@ r"""The weight of guidance: a number, a schedule or one for each sample, and an 
 Two conventions are in use. With ω the guided score is :math:`\omega s_1 + (1 - \omega) s_0`; with
 w it is :math:`(1 + w) s_1 - w s_0`, so ω = w + 1 (Ho & Salimans 2022, arXiv:2207.12598, eq. 6).
 Here it is computed as :math:`s_1 + w (s_1 - s_0)`, and where w = 0, :math:`s_0` is not called.
+A weight is at least ω = 0, the unconditional score alone: below, the guided score would point away
+from the condition. A condition to avoid belongs in the place of the unconditional score.
 
 Guidance in an interval of noise levels alone is Kynkäänniemi et al. 2024, arXiv:2404.07724.
 """
@@ -23,6 +25,7 @@ from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import float64
 from sdescore.typing import Condition, Time
 
+LEAST = {"omega": 0.0, "w": -1.0}
 Schedule: TypeAlias = Callable[[Tensor], Tensor | float]
 Omega: TypeAlias = "float | Mapping[float, float] | str | Schedule"
 """A number, weights at noise levels σ/α, the label's part that has them, or a function of t."""
@@ -68,7 +71,7 @@ class Weight:
         if isinstance(value, Mapping):
             at = sorted((checks.number("noise level", level, above=0), level) for level in value)
             checks.that(len(at) > 1, f"{name} at two noise levels or more", f"{value!r:.100}")
-            weights = tuple(checks.number(name, value[level]) for _, level in at)
+            weights = tuple(_number(name, value[level]) for _, level in at)
             levels = torch.tensor([level for level, _ in at], dtype=torch.float64, device="cpu")
             value = Table(tuple(levels.log().tolist()), weights)
         elif isinstance(value, str):
@@ -78,7 +81,7 @@ class Weight:
             several = f"{value!r:.60}; pass {name}='{name}', and label={{…, '{name}': weights}}"
             one = getattr(value, "ndim", 0) == 0 and not isinstance(value, Sequence)
             checks.that(one, "weights of samples beside their labels", several, ShapeError)
-            value = checks.number(name, value)
+            value = _number(name, value)
         if interval is not None:
             low, high = _interval(interval)
             interval = low, high
@@ -120,9 +123,9 @@ class Weight:
         return {k: part for k, part in label.items() if k != self.value} or None
 
     def require_times(self, t: Tensor) -> None:
-        """Refuse a schedule that is not finite at one of the times ``(n,)``."""
+        """Refuse a schedule that is too low, or not finite, at one of the times ``(n,)``."""
         if callable(self.value) and not isinstance(self.value, Table):
-            checks.finite_tensor(f"{self.name}(t)", self._values(float64(t), None))
+            self._require(f"{self.name}(t)", self._values(float64(t), None))
 
     def require_label(self, label: object) -> None:
         """Refuse a label without the weight of each sample, where it has to have them."""
@@ -131,7 +134,11 @@ class Weight:
             expected = f"label to be a dict with {self.value!r}, real weights (B,)"
             if not isinstance(weights, Tensor) or weights.ndim != 1 or weights.is_complex():
                 checks.refuse(expected, f"{label!r:.100}", IncompatibleError)
-            checks.finite_tensor(f"label[{self.value!r}]", weights)
+            self._require(f"label[{self.value!r}]", weights)
+
+    def _require(self, name: str, values: Tensor) -> None:
+        least = checks.finite_tensor(name, values).min().item() if values.numel() else 0.0
+        _require_least(name, least, LEAST[self.name])
 
 
 def guided_rows(w: float | Tensor) -> Tensor | slice | None:
@@ -144,6 +151,17 @@ def guided_rows(w: float | Tensor) -> Tensor | slice | None:
     if bool(some.all()):
         return slice(None)
     return some.nonzero().flatten() if bool(some.any()) else None
+
+
+def _number(name: str, value: object) -> float:
+    found = checks.number(name, value)
+    _require_least(name, found, LEAST[name])
+    return found
+
+
+def _require_least(name: str, value: float, least: float) -> None:
+    advice = "omega = w + 1, and a condition to avoid belongs in the second score"
+    checks.that(value >= least, f"{name} >= {least:g}", f"{value:g}; {advice}")
 
 
 def _interval(value: Sequence[float]) -> tuple[float, float]:

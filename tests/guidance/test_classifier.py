@@ -41,8 +41,8 @@ def test_classifier_scale_multiplies_the_gradient() -> None:
     x, t = torch.randn(5, 2, dtype=F64), torch.tensor(0.4, dtype=F64)
     plain = score(x, t)
     once = ss.classifier_guidance(score, log_prob, 1.0)(x, t) - plain
-    thrice = ss.classifier_guidance(score, log_prob, -3.0)(x, t) - plain
-    torch.testing.assert_close(thrice, -3 * once, rtol=1e-12, atol=1e-12)
+    thrice = ss.classifier_guidance(score, log_prob, 3.0)(x, t) - plain
+    torch.testing.assert_close(thrice, 3 * once, rtol=1e-12, atol=1e-12)
 
 
 def test_guided_sampling_draws_from_the_posterior() -> None:

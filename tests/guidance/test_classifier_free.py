@@ -11,7 +11,7 @@ from tests.helpers.guided import COVARIANCE, F64, MEAN, Labelled, posterior
 pytestmark = pytest.mark.fast
 
 
-@pytest.mark.parametrize("weight", [-0.5, 0.0, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize("weight", [0.5, 0.0, 0.3, 1.0, 2.5])
 def test_classifier_free_mixes_scores_of_gaussians(weight: float) -> None:
     """Two Gaussians' mixed score has precision ωP₁ + (1−ω)P₀ and information likewise."""
     sde, t = ss.VPSDE(), torch.tensor(0.3, dtype=F64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def PLAIN(x: Tensor, t: Tensor) -> Tensor:
     return -x
 
 
-def weighted(label: object, name: str = "omega") -> Callable[[], object]:
+def weighted(label: object, name: Any = "omega") -> Callable[[], object]:
     """Three samples of a score with a weight for each of them."""
     guided = ss.classifier_free(PLAIN, PLAIN, name)
     sampler = ss.PredictorCorrector(ss.VPSDE(), steps=2)
@@ -47,6 +48,12 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
         (lambda: ss.classifier_free(3, SCORE, 2.0), IncompatibleError, "expected"),
         (lambda: ss.classifier_free(SCORE, Labelled, 2.0), IncompatibleError, "expected"),
         (lambda: ss.classifier_free(SCORE, SCORE, math.nan), ParameterError, "expected"),
+        (lambda: ss.classifier_free(SCORE, SCORE, -0.1), ParameterError, "omega >= 0; got -0.1"),
+        (lambda: ss.classifier_free(SCORE, SCORE, w=-1.1), ParameterError, "w >= -1; got -1.1"),
+        (lambda: ss.classifier_free(SCORE, SCORE, w={1: -1, 2: -2}), ParameterError, "w >= -1"),
+        (weighted({"omega": torch.tensor([1.0, -1.0, 2.0])}), ParameterError, "omega.* >= 0"),
+        (weighted(None, lambda t: 1 - 2 * t), ParameterError, r"omega\(t\) >= 0; got -1"),
+        (lambda: ss.classifier_guidance(SCORE, PLAIN, -1.0), ParameterError, "scale >= 0"),
         (lambda: ss.classifier_free(SCORE, SCORE, "2"), ParameterError, "expected"),
         (lambda: ss.classifier_free(SCORE, SCORE), ParameterError, "omega= or w="),
         (lambda: ss.classifier_free(SCORE, SCORE, 2.0, w=1.0), ParameterError, "omega= or w="),

@@ -44,7 +44,7 @@ def mixed(one: Counted, zero: Counted, x: Tensor, t: Tensor, omega: Any) -> Tens
     return (1 + w) * one.exact(x, t) - w * zero.exact(x, t)
 
 
-@pytest.mark.parametrize("omega", [-1.0, 0.0, 1.0, 3.5])
+@pytest.mark.parametrize("omega", [0.0, 0.4, 1.0, 3.5])
 def test_the_two_conventions(omega: float) -> None:
     one, zero = parts()
     x, t = noise(), torch.tensor(0.3, dtype=F64)
@@ -145,7 +145,7 @@ def test_an_interval_saves_rows_of_the_shared_call() -> None:
         assert sizes == [12 if 0.3 < VP.noise_ratio(one) <= 3.0 else 6]
 
 
-WEIGHTS = torch.tensor([1.0, 4.0, 2.5, 0.0, 1.5, 3.0, -1.0])
+WEIGHTS = torch.tensor([1.0, 4.0, 2.5, 0.0, 1.5, 3.0, 0.2])
 SAMPLERS: dict[str, Any] = {
     "chain": ss.PredictorCorrector(VP, predictor=ss.Ancestral(), steps=8),
     "corrector": ss.PredictorCorrector(VP, corrector=ss.Langevin(snr=0.1), steps=5),
