@@ -62,7 +62,7 @@ class AdaptiveResult:
     x : Tensor
         ``(B, *E)``.
     t : Tensor
-        ``(B,)`` float64 on the CPU: the time each is at; 0 after the last denoise.
+        ``(B,)`` float64 on the CPU: the time of each sample; 0 after the last denoise.
     accepted, rejected : Tensor
         ``(B,)`` int64 on the CPU: steps taken, and steps tried and rejected.
     evaluations : Tensor
