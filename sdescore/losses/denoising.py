@@ -105,7 +105,7 @@ def denoising_loss(
     ParameterError
         NaN or infinity in ``x0`` or ``noise``; w or ``weight`` is negative or not finite.
     IncompatibleError
-        No SDE, two SDEs, both ``t`` and ``times``, an unknown option, a label nobody takes.
+        No SDE, two SDEs, both ``t`` and ``times``, an unknown option, a label that nothing takes.
 
     Examples
     --------

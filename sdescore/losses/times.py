@@ -79,7 +79,7 @@ class TimeDistribution(ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """``(n,)`` float64 times on ``device``, in [0, T]; a seed means the same on every device.
+        """``(n,)`` float64 times on ``device``, in [0, T]; a seed gives the same on every device.
 
         Raises
         ------

@@ -61,7 +61,7 @@ class PredictorCorrector:
         as in the paper's code, and so at ``t_0`` as well.
     denoise : bool or "flow"
         Whether to end with the last denoise: Tweedie's mean :math:`(x + \sigma^2 s)/\alpha` at the
-        last time, or the predictor's own. ``"flow"`` goes half as far,
+        last time, or the predictor's own if it has one. ``"flow"`` goes half as far,
         :math:`(x + \tfrac12 \sigma^2 s)/\alpha`: the probability flow's Euler step in
         :math:`\sigma^2/\alpha^2`, which keeps the variance of fine details right to the second
         order (:mod:`sdescore.tableau.tableau`). Data on a lower-dimensional set then keep noise of

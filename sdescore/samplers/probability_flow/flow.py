@@ -186,8 +186,8 @@ class ProbabilityFlow:
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x`` with ``t`` ``(B,)``. By ``"dopri5"`` each sample has a time
-            of its own, and the batch shrinks as samples arrive.
+            A score ``(x, t) -> like x`` with ``t`` ``(B,)``. With ``"dopri5"`` each sample has a
+            time of its own, and the batch shrinks as samples finish.
         seed : int
             Sample ``i`` starts where it starts in :meth:`PredictorCorrector.sample`.
         noise : NoiseSource, optional
