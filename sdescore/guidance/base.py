@@ -10,8 +10,8 @@ classifier, two scores are mixed (Ho & Salimans 2022, arXiv:2207.12598, eq. 6, w
 
 .. math:: s_\omega = \omega\, s(x | y) + (1 - \omega)\, s(x) .
 
-ω = 1 is the conditional score and ω = 0 the unconditional one. Beyond 1 the result is sharper,
-and it is the score of no diffused density: a sampler then draws from no known distribution.
+ω = 1 is the conditional score and ω = 0 the unconditional one. Above 1 the result is sharper, but
+it is not the score of any diffused density. A sampler then draws from no known distribution.
 
 Every guided score is a module that holds its parts, so a sampler finds their parameters, device,
 dtype and SDE, and puts them in eval mode.

@@ -70,8 +70,8 @@ def classifier_guidance(score: Score, log_prob_y: Score, scale: float = 1.0) -> 
     Parameters
     ----------
     score : callable
-        ``(x, t)``. A conditional one gets a label by :func:`sdescore.guidance.condition`, the same
-        for all samples, or by :func:`sdescore.guidance.label_part`, which is part of ``label``.
+        ``(x, t)``. Give a conditional score its label by :func:`sdescore.guidance.condition` (one
+        label for all samples) or :func:`sdescore.guidance.label_part` (a part of ``label``).
     log_prob_y : callable
         ``(x, t) -> (B,)``, or ``(x, t, label) -> (B,)`` where a sampler is given labels: the log
         probability of what is conditioned on, up to a constant, given ``x = x_t``. It treats each

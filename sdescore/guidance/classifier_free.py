@@ -195,15 +195,15 @@ def classifier_free(
         Noise levels, ``low < σ/α <= high``, outside which the weight is ω = 1 (Kynkäänniemi et al.
         2024, arXiv:2404.07724). Where ω is 1, the unconditional score is not called.
     rescale : float
-        φ in [0, 1], 0.7 in the paper: how far the guided v gets the standard deviation of the
-        conditional one (Lin et al. 2023, arXiv:2305.08891, section 3.4;
+        φ in [0, 1], 0.7 in the paper: how far the standard deviation of the guided v is moved
+        towards that of the conditional v (Lin et al. 2023, arXiv:2305.08891, section 3.4;
         :mod:`sdescore.guidance.classifier_free`).
     batched : bool
         False calls the model twice on a batch of the usual size, which takes less memory. Two calls
-        are also made where the scores are two objects, and where the model's "no label" cannot
-        stand beside the labels in one tensor: the network declares neither ``null_condition`` nor
-        ``config["classes"]`` and knows it as a call without a label alone, or the number passed to
-        ``condition`` stands for a condition of another shape.
+        are also made if the scores are two objects, or if "no label" cannot be an entry of the
+        tensor of labels. This happens if the network declares neither ``null_condition`` nor
+        ``config["classes"]``, so that only a call without a label means "no label", or if the
+        number passed to ``condition`` stands for a condition of another shape.
 
     Returns
     -------
@@ -247,8 +247,8 @@ def autoguidance(
 ) -> GuidedScore:
     r"""Guidance by a weaker score of the same data, :math:`\omega\, s + (1 - \omega)\, s_{weaker}`.
 
-    Karras et al. 2024, arXiv:2406.02507: the errors of the weaker score point the way that
-    the better one should go on. Both take the label.
+    Karras et al. 2024, arXiv:2406.02507: the errors of the weaker score show in which direction
+    to correct the better one. Both take the label.
 
     Parameters
     ----------

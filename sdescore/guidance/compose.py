@@ -7,7 +7,7 @@ r"""The scores of products and of mixtures of densities.
 (Hinton 2002, "Training products of experts by minimizing contrastive divergence"; Liu et al. 2022,
 arXiv:2206.01714, section 3). Both hold at one noise level. A mixture of diffused densities is the
 diffused mixture, so every sampler draws from it. A product of diffused densities is *not* the
-diffused product: a reverse process with its score ends elsewhere, and steps of
+diffused product: a reverse process with its score ends elsewhere. Steps of
 :class:`sdescore.correctors.MALA` or :func:`sdescore.langevin.chains` at the last noise level draw
 from the product itself (Du et al. 2023, arXiv:2302.11552, section 3).
 """
@@ -98,8 +98,8 @@ def product(scores: Sequence[Score], weights: Sequence[float] | None = None) -> 
     Parameters
     ----------
     scores : sequence of callable
-        On one SDE. Each is called with the label where there is one; give them labels of their own
-        by :func:`sdescore.guidance.condition` or :func:`sdescore.guidance.label_part`.
+        Scores on one SDE. Each is called with the label where there is one; give them labels of
+        their own by :func:`sdescore.guidance.condition` or :func:`sdescore.guidance.label_part`.
     weights : sequence of float, optional
         One finite number for each score, by default 1. A negative weight divides by its density.
 
@@ -111,7 +111,7 @@ def product(scores: Sequence[Score], weights: Sequence[float] | None = None) -> 
     Raises
     ------
     IncompatibleError
-        No sequence of callables on one SDE.
+        ``scores`` is no sequence of callables on one SDE.
     ParameterError
         There is no score, or ``weights`` does not have one finite number for each score.
 

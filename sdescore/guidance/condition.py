@@ -111,7 +111,7 @@ def condition(score: Score, label: int | Condition) -> GuidedScore:
     IncompatibleError
         The score is not callable or takes no label, or the label is of another kind.
     ShapeError
-        A part of a condition is no tensor that a score takes, such as a number that is no integer.
+        A part of a condition is no tensor that a score takes, e.g. a number that is no integer.
 
     Examples
     --------

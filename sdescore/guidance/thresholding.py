@@ -8,8 +8,9 @@ arXiv:2205.11487, section 2.3):
 .. math:: \hat x_0 \leftarrow \frac{r}{m}\, \mathrm{clip}(\hat x_0, -m, m), \qquad
    m = \max\bigl(r,\ \text{the quantile } q \text{ of } |\hat x_0|\bigr)
 
-for a range [−r, r]. Another range is treated relative to its middle. The score changes by
-:math:`\alpha/\sigma^2` times the change of x̂₀, so it keeps its bits where nothing is clipped.
+for a range [−r, r]. For another range, x̂₀ is taken relative to the middle of the range. The
+score changes by :math:`\alpha/\sigma^2` times the change of x̂₀. So it is unchanged, bit for bit,
+where nothing is clipped.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def clipped(
         r > 0, for the range [−r, r] in the units of the data. By default the range is the model's
         ``data_range``, or [−1, 1] where it has none.
     quantile : float, optional
-        q in (0, 1] of dynamic thresholding, for each sample's own numbers. The paper's successors
-        take 0.995. By default x̂₀ is clipped instead.
+        q in (0, 1] of dynamic thresholding, taken over the elements of each sample. The paper's
+        successors take 0.995. By default x̂₀ is clipped instead.
 
     Returns
     -------

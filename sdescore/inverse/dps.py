@@ -66,7 +66,7 @@ def dps(
     gamma: float = 0.5,
     data_std: float | None = None,
 ) -> GuidedScore:
-    r"""The prior's score and the likelihood's gradient at the posterior mean; any operator.
+    r"""The prior's score plus the likelihood's gradient at the posterior mean; any operator.
 
     It is cheaper and less exact than :func:`sdescore.inverse.pigdm` and
     :func:`sdescore.inverse.mmps`.

@@ -53,7 +53,7 @@ class _MMPS(PosteriorScore):
 def mmps(
     score: Score, measurement: Measurement, *, iterations: int = 10, tolerance: float = 1e-3
 ) -> GuidedScore:
-    r"""The prior's score and the likelihood's gradient with Tweedie's posterior covariance.
+    r"""The prior's score plus the likelihood's gradient with Tweedie's posterior covariance.
 
     Parameters
     ----------
@@ -69,8 +69,8 @@ def mmps(
     Returns
     -------
     GuidedScore
-        One call of the score and at most ``iterations + 1`` products with its Jacobian; labels are
-        those of :func:`sdescore.inverse.dps`.
+        It costs one call of the score and at most ``iterations + 1`` products with its Jacobian.
+        Labels are those of :func:`sdescore.inverse.dps`.
 
     Raises
     ------

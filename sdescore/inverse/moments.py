@@ -5,9 +5,10 @@ r"""MMPS with an explicit matrix for the covariance of y given the state.
    \Sigma_y = \sigma_y^2 I + A C A^\top, \qquad C = \mathrm{Cov}[x_0 | x_t]
    = \frac{\sigma^2}{\alpha} J^\top
 
-A measurement of m numbers takes m products with the Jacobian. The matrix has a determinant, which
-:func:`sdescore.inverse.mmps` does not compute. A :class:`sdescore.inverse.TwistedSMC` needs it to
-compare particles in modes of different width.
+For a measurement of m numbers, the matrix :math:`\Sigma_y` takes m products with the Jacobian. Its
+determinant is then known, which :func:`sdescore.inverse.mmps` does not compute.
+:class:`sdescore.inverse.TwistedSMC` needs the determinant to compare particles in modes of
+different width.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class _Moments(PosteriorScore):
 
 
 def moments(score: Score, measurement: Measurement) -> GuidedScore:
-    r"""The prior's score and the likelihood's gradient with Tweedie's covariance, solved exactly.
+    r"""The prior's score plus the likelihood's gradient by Tweedie's covariance, solved exactly.
 
     Parameters
     ----------
@@ -76,7 +77,7 @@ def moments(score: Score, measurement: Measurement) -> GuidedScore:
     Returns
     -------
     GuidedScore
-        One call of the score and m + 1 products with its Jacobian. Labels are those of
+        It costs one call of the score and m + 1 products with its Jacobian. Labels are those of
         :func:`sdescore.inverse.dps`. It is the best guide of :class:`sdescore.inverse.TwistedSMC`.
 
     Raises

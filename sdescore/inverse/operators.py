@@ -1,7 +1,7 @@
 r"""Operators x → A(x) with an adjoint, on batches ``(B, *E) → (B, *M)``.
 
 A linear operator's adjoint is its transpose, :math:`\langle A x, v \rangle = \langle x, A^\top v
-\rangle`. The methods of this room solve
+\rangle`. The methods of this package solve
 
 .. math:: (\gamma^2 A A^\top + \sigma^2 I)\, u = v ,
 
@@ -56,8 +56,8 @@ class Operator(ABC):
     def examples(cls) -> Sequence[Self]:
         """Members that stand for the class in the documentation's table and in the tests.
 
-        By default there are none, as for a class of your own. A class of this room gives one member
-        of each kind, on small events.
+        By default there are none, as for a class of your own. A class of this package gives one
+        member of each kind, on small events.
         """
         return []
 

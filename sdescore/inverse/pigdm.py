@@ -80,7 +80,7 @@ def isotropic(
 
 
 def pigdm(score: Score, measurement: Measurement, data_std: float | None = None) -> GuidedScore:
-    r"""The prior's score and the likelihood's gradient with one variance for all elements.
+    r"""The prior's score plus the likelihood's gradient with one variance for all elements.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def pigdm(score: Score, measurement: Measurement, data_std: float | None = None)
     Returns
     -------
     GuidedScore
-        One call of the score, one product with its Jacobian and one solve with the operator;
-        labels are those of :func:`sdescore.inverse.dps`.
+        It costs one call of the score, one product with its Jacobian and one solve with the
+        operator. Labels are those of :func:`sdescore.inverse.dps`.
 
     Raises
     ------

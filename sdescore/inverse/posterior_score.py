@@ -1,8 +1,8 @@
-r"""Scores of a posterior: a prior's score and the gradient of a likelihood of its posterior mean.
+r"""Scores of a posterior: a prior's score plus the gradient of a likelihood at the posterior mean.
 
 The exact posterior score is :math:`\nabla \log p_t(x) + \nabla \log p_t(y | x)`, and the second
-term has no closed form, for :math:`p_t(y | x) = \int p(y | x_0)\, p(x_0 | x_t = x)\, dx_0`. The
-methods of this room approximate :math:`p(x_0 | x_t)` by a Gaussian with the mean
+term has no closed form: :math:`p_t(y | x) = \int p(y | x_0)\, p(x_0 | x_t = x)\, dx_0`. The methods
+of this package approximate :math:`p(x_0 | x_t)` by a Gaussian with the mean
 :math:`\hat x_0(x) = E[x_0 | x_t = x]` and some covariance C, so that
 
 .. math::

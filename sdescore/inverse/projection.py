@@ -7,8 +7,8 @@ arXiv:2011.13456, appendix I.4, for any linear A),
 .. math:: x \leftarrow x + A^\top (A A^\top)^+ (\alpha_t y + \sigma_t A z - A x), \qquad
    z \sim N(0, I),
 
-and after the last denoise once more, without noise: :math:`A x_0 = y`. The denoised state is never
-computed from, nor mixed with, a noised measurement.
+and once more after the last denoise, without noise, so that :math:`A x_0 = y`. The denoised state
+is never computed from a noised measurement, nor mixed with one.
 
 A measurement with noise :math:`\sigma_y` is a noised state itself. Along an eigenvector of
 :math:`A A^\top` with eigenvalue :math:`s^2` it has the noise of the state at

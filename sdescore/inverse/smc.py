@@ -1,18 +1,18 @@
 r"""Twisted sequential Monte Carlo (Wu et al. 2023, arXiv:2306.17775), exact for many particles.
 
-A sampler with Gaussian steps :math:`p(x_s | x_t)` has a prior of its own, its last state
-:math:`x_0`. The target is this prior's posterior, :math:`p(x_0) p(y | x_0) / p(y)`. A guide gives
-twisting functions :math:`\psi_t(x_t) \approx p(y | x_t)`, which estimate early where the
-measurement is likely, and proposals q that move there. Particles of weight w are moved and weighted
-by
+A sampler with Gaussian steps :math:`p(x_s | x_t)` defines a prior of its own: the distribution of
+its last state :math:`x_0`. The target is the posterior under this prior,
+:math:`p(x_0) p(y | x_0) / p(y)`. A guide gives twisting functions
+:math:`\psi_t(x_t) \approx p(y | x_t)`, which estimate early where the measurement is likely, and
+proposals q that move there. Particles of weight w are moved and weighted by
 
 .. math::
    x_s \sim q(x_s | x_t), \qquad
    w \leftarrow w\, \frac{p(x_s | x_t)\, \psi_s(x_s)}{q(x_s | x_t)\, \psi_t(x_t)}, \qquad
    \psi_0(x_0) = p(y | x_0)
 
-(algorithm 1, eqs. 6–9), and drawn anew, in proportion to w, where they have become unequal. The
-product of the mean weights is an unbiased estimate of p(y). Any positive :math:`\psi` gives the
+(algorithm 1, eqs. 6–9), and are resampled in proportion to w when the weights have become unequal.
+The product of the mean weights is an unbiased estimate of p(y). Any positive :math:`\psi` gives the
 exact result in the limit; a good one gives it with few particles.
 
 The steps are those of the bridge :math:`x_s | x_t, x_0` at :math:`\hat x_0`. The variance v that
@@ -94,7 +94,7 @@ class TwistedSMC:
     grid : Grid, tensor or sequence of float, optional
         The times; by default the SDE's own grid.
     threshold : float
-        In [0, 1]: particles are resampled where their effective number falls below this share.
+        In [0, 1]: particles are resampled when their effective number is below this share of all.
 
     Raises
     ------
@@ -141,7 +141,7 @@ class TwistedSMC:
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
     ) -> Particles:
-        """Run ``particles`` of them to the data.
+        """Run ``particles`` particles from noise to data.
 
         Parameters
         ----------
@@ -153,9 +153,9 @@ class TwistedSMC:
         particles : int
             >= 1.
         seed : int
-            A particle's noise depends on (seed, its index), the resampling on (seed, step).
+            A particle's noise depends on (seed, its index), and resampling on (seed, step).
         max_batch : int, optional
-            Call the network on at most so many particles at a time, >= 1.
+            The most particles on which the network is called at a time, >= 1.
         dtype, device : optional
             Of the particles; by default the model's, and at least float32.
 

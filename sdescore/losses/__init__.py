@@ -2,8 +2,8 @@
 
 Every objective is called as ``loss(model, x0, t=…)`` and returns a :class:`sdescore.losses.Loss`.
 :func:`sdescore.denoising_loss` comes first: its classical forms differ only in the weighting w(t)
-and in the distribution of the training times. Beside it are the objectives that need no noise,
-explicit, implicit, sliced and finite-difference score matching, and contrastive divergence.
+and in the distribution of the training times. The other objectives need no noise: explicit,
+implicit, sliced and finite-difference score matching, and contrastive divergence.
 :func:`~sdescore.losses.levels.at_levels` gives a function of your own the same call.
 """
 

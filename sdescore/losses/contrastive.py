@@ -8,8 +8,8 @@ none (Song & Kingma 2021, arXiv:2101.03288, section 2):
    = E_{p_\theta}[\nabla_\theta f_\theta(\tilde x)] - E_{data}[\nabla_\theta f_\theta(x)] ,
 
 which is that of :func:`contrastive_divergence_loss` where the negatives :math:`\tilde x` come from
-the model. Langevin chains make them, :func:`sdescore.langevin.chains`, and where the chains
-start gives the method its name:
+the model. Langevin chains (:func:`sdescore.langevin.chains`) make the negatives. The method is
+named after the states from which the chains start:
 
 ===========================  ===================================================================
 contrastive divergence       at the data, few steps (Hinton 2002, Neural Computation 14(8))
@@ -55,8 +55,8 @@ def contrastive_divergence_loss(
 ) -> Loss:
     r"""``f(x̃) − f(x)``, whose gradient is that of the negative log-likelihood.
 
-    Its value is not the likelihood and does not fall in training. Near 0 it says that the energy
-    does not tell data and negatives apart.
+    Its value is not the likelihood and does not fall in training. A value near 0 means that the
+    energy does not tell data and negatives apart.
 
     Parameters
     ----------
@@ -69,15 +69,15 @@ def contrastive_divergence_loss(
     t, weight, label, noise, generator, sde
         As in :func:`sdescore.losses.implicit_loss`. The likelihood has w(t) = 1.
     penalty : float
-        c >= 0 of :math:`c\, (f(x)^2 + f(\tilde x)^2)`, which keeps f near 0, as its constant is
-        free (Du & Mordatch 2019, section 3.3).
+        c >= 0 of :math:`c\, (f(x)^2 + f(\tilde x)^2)`. This term keeps f near 0, because the
+        constant of f is free (Du & Mordatch 2019, section 3.3).
 
     Raises
     ------
     IncompatibleError
         The score knows no log density, or needs a time and got none.
     ShapeError, TimeError, ParameterError
-        A bad argument, or a log density that is not one scalar a sample.
+        A bad argument, or a log density that is not one scalar for each sample.
 
     Examples
     --------

@@ -73,11 +73,11 @@ def denoising_loss(
     Parameters
     ----------
     model : ScoreModel or callable
-        Or any score ``score(x, t)``, called ``score(x, t, label)`` where a label is passed.
+        A model, or any ``score(x, t)``, called ``score(x, t, label)`` where a label is passed.
     x0 : Tensor
         Clean data ``(B, *E)``, B >= 1, finite; the model's ``from_data`` makes them states.
     t : float or Tensor, optional
-        The times themselves, ``()`` or ``(B,)``, in place of ``times``, unweighted; σ_t > 0.
+        Fixed times ``()`` or ``(B,)`` in place of ``times``, without a proposal's weight; σ_t > 0.
     times : TimeDistribution, optional
         By default the levels of a discrete SDE, else uniform on [t_min, T]. w is multiplied by the
         weight of a proposal (:class:`sdescore.losses.ImportanceTimes`).
@@ -105,7 +105,7 @@ def denoising_loss(
     ParameterError
         NaN or infinity in ``x0`` or ``noise``; w or ``weight`` is negative or not finite.
     IncompatibleError
-        No SDE, two SDEs, both ``t`` and ``times``, an unknown option, a label nobody takes.
+        No SDE, two SDEs, both ``t`` and ``times``, an unknown option, a label that nothing takes.
 
     Examples
     --------

@@ -3,8 +3,8 @@ r"""Explicit score matching: the Fisher divergence itself, where the data's scor
 .. math:: J_{ESM}(\theta) = \tfrac12\, E_p \|s_\theta(x) - \nabla \log p(x)\|^2
 
 (Hyvärinen 2005, JMLR 6, section 2). The target is known for exact scores, and for a kernel density
-estimate, whose score Vincent 2011 (Neural Computation 23(7), section 4) puts in place of the
-data's:
+estimate. Vincent 2011 (Neural Computation 23(7), section 4) puts the score of this estimate in
+place of the data's. The estimate
 
 .. math:: p_h(x) = \frac1n \sum_j N(x;\, y_j, h^2 I)
 
@@ -64,9 +64,9 @@ def explicit_loss(
     model, x0, t, weighting, weight, label, noise, generator, sde
         As in :func:`sdescore.losses.implicit_loss`.
     target : Tensor or callable
-        The score to match. A tensor is like ``x0``, and the score at the noised data where ``t`` is
-        passed. A function is called as the model is, with the state and the time if any, without
-        labels and without gradients.
+        The score to match. A tensor is like ``x0``; if ``t`` is passed, it is the score at the
+        noised data. A function is called like the model, with the state and the time if any, but
+        without labels and without gradients.
 
     Raises
     ------

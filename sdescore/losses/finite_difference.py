@@ -9,7 +9,8 @@ Along a direction v with :math:`E vv^\top = I`, an energy f = log p gives
    \tfrac12 (v^\top \nabla f)^2 &= \tfrac12
    \Bigl( \frac{f(x + \epsilon v) - f(x - \epsilon v)}{2 \epsilon} \Bigr)^2 + O(\epsilon^2),
 
-and a score s that is no gradient from two of its values, :math:`s_\pm = s(x \pm \epsilon v)`,
+and a score s that is not a gradient gives it from two of its values,
+:math:`s_\pm = s(x \pm \epsilon v)`,
 
 .. math::
    v^\top \nabla s\, v = \frac{v^\top (s_+ - s_-)}{2 \epsilon} + O(\epsilon^2), \qquad
@@ -22,8 +23,8 @@ The paper's direction has length ε; here :math:`\|v\| \approx \sqrt d` and the 
 :math:`u \|s\| / \epsilon` for a score; truncation costs :math:`\epsilon^2`. The best ε is about
 :math:`u^{1/4}` or :math:`u^{1/3}` of the length over which the density changes. The defaults, 0.03
 and 0.005, are near the measured minima of the error of the parameters' gradient in float32, for
-data of unit scale (docs/howto/objectives.md); multiply them by your data's. A constant added
-to f adds to its rounding, unless f is returned in float64.
+data of unit scale (docs/howto/objectives.md); multiply them by the scale of your data. A constant
+added to f adds to its rounding, unless f is returned in float64.
 
 **At noise levels** the defaults are multiplied by :math:`\sigma_t`, below which :math:`p_t` has no
 detail. In units of :math:`1/\sigma_t^2` truncation and the rounding of f are the same at every

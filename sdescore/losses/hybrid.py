@@ -1,14 +1,14 @@
-r"""The loss that learns DDPM's variance beside its prediction.
+r"""The loss that learns DDPM's variance together with its prediction.
 
-A network with v, the share of the larger variance (:class:`sdescore.Ancestral`,
-``variance="learned_range"``), has a sample's loss at level i of N
+The network also predicts v, the share of the larger variance (:class:`sdescore.Ancestral`,
+``variance="learned_range"``). The loss of a sample at level i of N is
 
 .. math:: \ell = \tfrac12 \|\hat\epsilon - \epsilon\|^2 + \frac{c N}{2 \ln 2}\, L_i ,
 
 :math:`L_i` the term of the variational bound (:mod:`sdescore.samplers.variational_bound`), in
-nats and summed over the sample. In it x̂₀ is a constant, so that it trains v alone (Nichol &
-Dhariwal 2021, arXiv:2102.09672, eq. 16, with c = 0.001). Their code has the means over the
-d elements, and L in bits: ℓ is d/2 times its loss.
+nats and summed over the sample. In :math:`L_i` x̂₀ is a constant, so it trains v alone (Nichol &
+Dhariwal 2021, arXiv:2102.09672, eq. 16, with c = 0.001). Their code takes means over the
+d elements, and L in bits, so ℓ is d/2 times its loss.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def hybrid_loss(
         The network has no variance, or the SDE is no DiscreteVPSDE of two levels or more; or as
         :func:`sdescore.denoising_loss`, whose other errors it raises too.
     TimeError
-        A time is none of a level.
+        A time is not the time of a level.
     ParameterError
         With ``levels``, data at the lowest level are no such integers.
 

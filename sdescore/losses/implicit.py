@@ -10,16 +10,17 @@ constant between kinks for a network and 0 for an energy, and the objective does
 Use smooth activations.
 
 The trace is taken exactly, at the price of d derivatives, or by Hutchinson's probes
-(:mod:`sdescore.score.divergence`). Sliced score matching takes all of it along random directions,
+(:mod:`sdescore.score.divergence`). Sliced score matching takes the whole loss along random
+directions,
 
 .. math::
    J_{SSM}(\theta) = E_p\, E_v \bigl[ v^\top \nabla s_\theta\, v
    + \tfrac12 (v^\top s_\theta)^2 \bigr], \qquad E[v v^\top] = I
 
-(Song et al. 2019, arXiv:1905.07088, eq. 8), one derivative per probe. As
-:math:`E_v \tfrac12 (v^\top s)^2 = \tfrac12 \|s\|^2`, the expectation is :math:`J_{ISM}`; putting
-the right side in place of the left is the paper's reduced variance (SSM-VR), and that *is*
-implicit score matching with Hutchinson's trace.
+(Song et al. 2019, arXiv:1905.07088, eq. 8), one derivative per probe. Because
+:math:`E_v \tfrac12 (v^\top s)^2 = \tfrac12 \|s\|^2`, the expectation is :math:`J_{ISM}`. The
+paper's reduced variance (SSM-VR) puts the right side in place of the left. That *is* implicit score
+matching with Hutchinson's trace.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def implicit_loss(
     generator : torch.Generator, optional
         Draws the noise, then the probes; the global generator by default.
     trace : {"exact", "hutchinson"}
-        d derivatives of the score, or one per probe.
+        The exact trace costs d derivatives of the score, Hutchinson's one per probe.
     probes : int or Tensor
         K >= 1, for ``"hutchinson"``; or the probes themselves, ``(K, B, *E)``.
     probe_distribution : {"rademacher", "gaussian", "sphere"}

@@ -1,4 +1,4 @@
-r"""An objective of one's own, a function of a score and samples, at the noise levels of an SDE."""
+r"""Your own objective, a function of a score and samples, at the noise levels of an SDE."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def at_levels(
     Raises
     ------
     IncompatibleError
-        An objective that cannot be called so, an option it does not know or one it lacks, or an
-        unknown weighting.
+        The objective cannot be called in this way, does not know an option or lacks one; or the
+        weighting is unknown.
 
     Examples
     --------

@@ -16,9 +16,9 @@ __all__ = ["ReplayBuffer"]
 class ReplayBuffer:
     """Chains that go on from one training step to the next (Tieleman 2008; Du & Mordatch 2019).
 
-    Take some out, run them a little under the present energy, put them back. Each chain taken
-    out is started afresh with probability ``reinit``, so that modes the chains have left can be
-    found again; 0 is Tieleman's persistent chain.
+    Take some chains out, run them a little under the present energy, and put them back. Each chain
+    that is taken out starts afresh with probability ``reinit``, so that modes which the chains have
+    left can be found again. A ``reinit`` of 0 gives Tieleman's persistent chain.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class ReplayBuffer:
         return len(self.chains)
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:
-        """``n`` different chains: which they are, ``(n,)`` int64, and their states ``(n, *E)``.
+        """``n`` different chains: their indices, ``(n,)`` int64, and their states ``(n, *E)``.
 
         Raises
         ------

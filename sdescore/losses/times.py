@@ -10,7 +10,7 @@ times from a density q in place of the uniform π on [t_min, T], and the loss L(
 That keeps the objective of :class:`UniformTimes` and its expected gradient, and changes the
 variance.
 
-:func:`sdescore.denoising_loss` with ``times=`` and :func:`sdescore.train` do so by themselves. If
+:func:`sdescore.denoising_loss` with ``times=`` and :func:`sdescore.train` apply this factor. If
 you draw t from a proposal and hand it on as ``t=``, pass
 ``weight=times.importance_weight(sde, t)`` as well.
 
@@ -79,7 +79,7 @@ class TimeDistribution(ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """``(n,)`` float64 times on ``device``, in [0, T]; a seed means the same on every device.
+        """``(n,)`` float64 times on ``device``, in [0, T]; a seed gives the same on every device.
 
         Raises
         ------
@@ -176,8 +176,8 @@ class LogSNRTimes(TimeDistribution):
 class ImportanceTimes(LogSNRTimes):
     r"""A proposal for uniform times, of density :math:`q \propto g^2/\sigma^2`.
 
-    Under ``weighting="likelihood"`` the ε error of a uniform time has the weight g²/σ². To draw
-    from that density and divide by it leaves the objective as it is, with less variance (Song et
+    With ``weighting="likelihood"`` and uniform times, the ε error has the weight g²/σ². Drawing the
+    times from this density and dividing by it keeps the objective, with less variance (Song et
     al. 2021, arXiv:2101.09258). On **every** linear SDE
     :math:`g^2/\sigma^2 = -\mathrm{d}\ell/\mathrm{d}t`, so the distribution function is linear in
     the log-SNR. With :math:`\Delta = \ell_{t_{\min}} - \ell_T`,
@@ -209,7 +209,7 @@ class ImportanceTimes(LogSNRTimes):
 
 @dataclass(frozen=True)
 class LogNormalTimes(TimeDistribution):
-    r""":math:`\log(\sigma/\alpha)` normal.
+    r"""Times with a normal :math:`\log(\sigma/\alpha)`.
 
     Karras et al. 2022, arXiv:2206.00364, table 1 (P_mean, P_std). The distribution is conditioned
     on [t_min, T], so nothing piles up at the ends.

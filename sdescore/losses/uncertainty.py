@@ -1,6 +1,6 @@
 r"""The loss of EDM2, which weighs noise levels by how well the network does there.
 
-A network that knows the log :math:`u(\sigma)` of its mean squared error has the loss
+If the network also predicts the log :math:`u(\sigma)` of its mean squared error, the loss is
 
 .. math:: \ell = \tfrac12 \Bigl( \frac{\|F - y\|^2}{e^{u(\sigma)}} + d\, u(\sigma) \Bigr)
 
@@ -42,7 +42,7 @@ def uncertainty_loss(
     generator: torch.Generator | None = None,
     sde: LinearSDE | None = None,
 ) -> Loss:
-    """:func:`sdescore.denoising_loss` with its default weighting, weighed by a learned uncertainty.
+    """:func:`sdescore.denoising_loss` with its default weighting and a learned uncertainty.
 
     Pass it to :func:`sdescore.train` as ``objective=``.
 

@@ -1,7 +1,7 @@
 r"""Weightings :math:`w(t)` of the squared score error: functions ``(sde, t) -> w``.
 
-Papers put their weight on the error of the score, of ε or of x₀. One error is the other times a
-number,
+Papers put their weight on the error of the score, of ε or of x₀. These errors differ only by a
+factor,
 
 .. math:: \sigma^2 \|s - \nabla \log p\|^2 = \|\hat\epsilon - \epsilon\|^2
    = \mathrm{SNR}\, \|\hat x_0 - x_0\|^2, \qquad \mathrm{SNR} = \frac{\alpha^2}{\sigma^2} ,
@@ -57,8 +57,8 @@ def likelihood(sde: LinearSDE, t: Tensor) -> Tensor:
     r""":math:`w = g(t)^2`: a bound on the model's negative log-likelihood.
 
     Song et al. 2021, arXiv:2101.09258, theorem 1. On a VP SDE the error in ε has the weight
-    g²/σ² ≈ 1/t towards the data, so under uniform times a batch's mean is noisier than with
-    :func:`sigma2`; :class:`sdescore.losses.ImportanceTimes` removes that noise and nothing else.
+    g²/σ² ≈ 1/t towards the data, so with uniform times the mean of a batch is noisier than with
+    :func:`sigma2`. :class:`sdescore.losses.ImportanceTimes` removes that noise and nothing else.
 
     Examples
     --------

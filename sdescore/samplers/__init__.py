@@ -1,4 +1,4 @@
-"""The three samplers, side by side, on one request."""
+"""The three samplers (predictor–corrector, adaptive, probability flow) and what they share."""
 
 from __future__ import annotations
 

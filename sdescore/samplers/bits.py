@@ -47,10 +47,10 @@ class BitsPerDimension:
     bits : Tensor
         ``(B,)`` bits per dimension, all draws together.
     draws : Tensor
-        ``(B, S)``, of each draw alone.
+        ``(B, S)`` bits per dimension, of each draw alone.
     trace_error : Tensor
-        ``(B,)``, the standard error of ``bits`` by the probes of the divergence: 0 for the exact
-        one, NaN where it cannot be known.
+        ``(B,)``, the standard error of ``bits`` due to the probes of the divergence: 0 for the
+        exact divergence, NaN where it cannot be known.
     """
 
     bits: Tensor
@@ -64,9 +64,9 @@ class BitsPerDimension:
 
     @property
     def standard_error(self) -> float:
-        """Of :attr:`mean`, by the spread over the data; NaN for one datum.
+        """The standard error of :attr:`mean`, by the spread over the data; NaN for one datum.
 
-        What dequantization and probes add is in it, for these are drawn anew for each datum.
+        It includes the noise of dequantization and probes, which are drawn anew for each datum.
         """
         n = len(self.bits)
         return (self.bits.std() / math.sqrt(n)).item() if n > 1 else math.nan
@@ -94,7 +94,7 @@ def bits_per_dimension(
     Parameters
     ----------
     model : Score
-        A score; one that knows its SDE, or with ``flow``.
+        A score that knows its SDE, or any score if ``flow`` is passed.
     x : Tensor
         ``(B, *E)``, float32 or float64: integers 0 … levels − 1, scaled to ``data_range``.
     levels : int
@@ -104,13 +104,13 @@ def bits_per_dimension(
     flow : ProbabilityFlow, optional
         Solver, t_min and prior; by default ``ProbabilityFlow(model.sde)``.
     dequantization : "uniform" or callable
-        ``q(x, z) -> (u, log_q)`` makes u in [0, 1], like ``x``, of standard normal numbers z, like
-        ``x``; ``log_q`` ``(B,)`` is the log density of u in nats.
+        ``q(x, z) -> (u, log_q)`` turns standard normal numbers z into u in [0, 1], both like ``x``.
+        ``log_q`` ``(B,)`` is the log density of u in nats.
     draws : int
         S >= 1 dequantizations of each datum; each costs a likelihood.
     importance_weighted : bool
-        Whether the S densities are averaged, a tighter bound, in place of their logarithms; for
-        the exact divergence alone.
+        Whether to average the S densities in place of their logarithms, which gives a tighter
+        bound. It needs the exact divergence.
     divergence, probes, label, max_batch, progress
         As in :meth:`sdescore.ProbabilityFlow.log_likelihood`.
     seed : int
@@ -129,7 +129,7 @@ def bits_per_dimension(
     --------
     >>> import torch, sdescore as ss
     >>> sde = ss.VPSDE()
-    >>> score = ss.GaussianScore(torch.zeros(3), 100.0, sde)  # wide beside the bins around 0
+    >>> score = ss.GaussianScore(torch.zeros(3), 100.0, sde)  # much wider than the bins at 0
     >>> bits = ss.bits_per_dimension(score, torch.zeros(1, 3), levels=257)
     >>> round(bits.mean, 1)  # log₂ of 10 √(2π) over the bin's width, 2/256
     11.6
@@ -166,7 +166,7 @@ def bits_per_dimension(
 def dequantize(
     x: Tensor, *, levels: int = 256, data_range: Sequence[float] = (-1.0, 1.0), seed: int = 0
 ) -> Tensor:
-    """Integers with uniform noise of the width of their bins, like ``x`` ``(B, *E)``.
+    """Add uniform noise as wide as a bin to integers ``x`` ``(B, *E)``; the result is like ``x``.
 
     Datum i has the noise of (seed, i): that of the first draw of :func:`bits_per_dimension`.
     Arguments and errors are those of :func:`bits_per_dimension`.

@@ -37,8 +37,8 @@ def iterate_chunks(
 ) -> Iterator[tuple[range, Tensor]]:
     """The samples of a request, ``max_batch`` at a time; no more are in memory.
 
-    All chunks together are what ``sampler.sample`` gives. Write them to where there is room:
-    a tensor, or a ``numpy.memmap``.
+    All chunks together are what ``sampler.sample`` gives. Write each chunk to a place that has room
+    for all, such as a tensor or a ``numpy.memmap``.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ def iterate_chunks(
     Raises
     ------
     IncompatibleError, ShapeError, ParameterError
-        A bad argument. What concerns the model is refused with the first chunk.
+        A bad argument. Errors about the model are raised with the first chunk.
     DivergenceError
-        The state turned NaN or infinite; the chunks before are yours already.
+        The state turned NaN or infinite; the chunks before it were already yielded.
 
     Examples
     --------

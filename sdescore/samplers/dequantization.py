@@ -12,8 +12,9 @@ Here u is the normal distribution function Φ of a normal number, element by ele
 .. math:: u = \Phi(a), \quad a = \mu(x) + e^{s(x)} z, \qquad
    \log q(u | x) = \sum \bigl[ \tfrac12 (a^2 - z^2) - s \bigr] .
 
-For μ = s = 0 it is uniform. The gradient of log p goes back through the flow. The score at t_min is
-cheaper and not the same, unless it is exact: a network's flow has a density of its own.
+For μ = s = 0 it is uniform. The gradient of log p goes back through the flow. The score at t_min
+would be cheaper, but it equals that gradient only if it is exact: the flow of a network has a
+density of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ __all__ = ["VariationalDequantization"]
 class VariationalDequantization(nn.Module):
     """A density of u in each datum's bin, for :func:`sdescore.bits_per_dimension`.
 
-    It is uniform until it is trained, and the bits are an upper bound in any state.
+    It is uniform until it is trained. The bits are an upper bound at any stage of the training.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ class VariationalDequantization(nn.Module):
         self.gain = nn.Parameter(torch.zeros(2, dtype=torch.float32, device=home(net)[0]))
 
     def forward(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """``u``, like ``x``, of standard normal numbers ``z``, and log q ``(B,)`` in nats."""
+        """``u``, like ``x``, from standard normal numbers ``z``; and log q ``(B,)`` in nats."""
         checks.same_shape(z, x, "z")
         checks.that(x.ndim >= 2, "x of shape (B, C, ...)", tuple(x.shape), ShapeError)
         real = (p.dtype for p in self.net.parameters() if p.is_floating_point())
@@ -99,11 +100,11 @@ class VariationalDequantization(nn.Module):
         seed: int = 0,
         label: Condition | None = None,
     ) -> Tensor:
-        """What the bound says of −log P, ``(B,)`` nats by one draw each, for training.
+        """The bound on −log P, ``(B,)`` nats from one draw each, for training.
 
-        Autograd goes back through the flow, also to the model: ``model.requires_grad_(False)``
-        saves that. Give each step another ``seed``, of which z and the probes are drawn. Arguments
-        and errors are those of :func:`sdescore.bits_per_dimension`.
+        Autograd goes back through the flow, also to the model. Call ``model.requires_grad_(False)``
+        to skip the model's gradients. Give each step another ``seed``: z and the probes are drawn
+        from it. Arguments and errors are those of :func:`sdescore.bits_per_dimension`.
         """
         flow = flow_of(model, flow, "a dequantization's loss")
         bins = Bins.of(levels, data_range)

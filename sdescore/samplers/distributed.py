@@ -36,10 +36,11 @@ def sample_distributed(
 ) -> Tensor:
     """What ``sampler.sample`` gives, drawn by all ranks of torch's process group together.
 
-    Every rank calls it with the same arguments and a copy of the model, and gets all samples. They
-    do not depend on the number of ranks, but for the rounding of a network on batches of other
-    sizes. The exceptions are the methods of :class:`ProbabilityFlow` with one step size for all
-    samples of a batch: there a sample depends on the number of ranks, within the tolerances.
+    Every rank calls it with the same arguments and a copy of the model, and gets all samples. The
+    samples do not depend on the number of ranks, up to rounding: a network rounds differently on
+    batches of other sizes. The exceptions are the methods of :class:`ProbabilityFlow` with one step
+    size for all samples of a batch: there a sample depends on the number of ranks, within the
+    tolerances.
     Without a process group, this process draws all.
 
     Parameters
@@ -63,7 +64,7 @@ def sample_distributed(
     Raises
     ------
     IncompatibleError
-        The ranks ask for different samples, have models with different weights, or another
+        The ranks ask for different samples, have models with different weights, or pass different
         ``max_batch``.
     RankError
         Another rank failed, and raises its own error; or another rank was killed.

@@ -38,13 +38,13 @@ def edit(
     max_batch: int | None = None,
     progress: bool = False,
 ) -> Tensor:
-    r"""Variations of data: noise added up to some time, and the rest of a sampler's run from there.
+    r"""Vary data: add noise up to some time, and run the rest of a sampler from there.
 
     .. math:: x_t = \alpha_t x_0 + \sigma_t z, \qquad z \sim N(0, I)
 
-    (SDEdit: Meng et al. 2022, arXiv:2108.01073; image-to-image in the field's tools). What is
-    larger than the noise stays, finer details are drawn anew. With exact scores, data of the
-    model's distribution lead to samples of the same distribution, at any strength.
+    (SDEdit: Meng et al. 2022, arXiv:2108.01073; image-to-image in the field's tools). Structure
+    that is larger than the noise stays, and finer details are drawn anew. With exact scores, data
+    from the model's distribution give samples from the same distribution, at any strength.
 
     ``strength`` is the share of the sampler's steps that are run, as in diffusers: the last
     ⌊strength · n⌋ of the n steps of a :class:`PredictorCorrector`, at least one. Which noise level
@@ -66,7 +66,7 @@ def edit(
     strength : float
         In (0, 1]: near 0 little changes, at 1 the whole sampler is run.
     samples : range, optional
-        These rows alone, with the values that they have among all.
+        Return only these rows. Their values are those of a run of all rows.
     seed : int
         Row ``i`` uses the stream (seed, i). The noise that is added and that of the steps are
         independent. To change the result again at the same strength, take another seed.
@@ -85,7 +85,7 @@ def edit(
     ParameterError
         A strength outside (0, 1], data that are not finite.
     IncompatibleError
-        Another sampler, an SDE that is not linear, ``source`` beside a sampler that adds noise, or
+        Another sampler, an SDE that is not linear, ``source`` with a sampler that adds noise, or
         a flow without a label, which would lead back to the data; else as in
         :meth:`PredictorCorrector.sample`.
     ShapeError

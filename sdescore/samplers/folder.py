@@ -41,13 +41,13 @@ def sample_to_folder(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> list[Path]:
-    """Write what ``sampler.sample`` gives to a folder, and go on where an earlier run ended.
+    """Write the samples of ``sampler.sample`` to a folder; continue where an earlier run ended.
 
     The samples are in shards, ``.npy`` files that are named by their first sample, so that their
-    sorted names are in order. A shard gets its name when it is whole. ``samples.json`` beside them
-    says what the samples are of; a folder of others is refused. Under a process group all ranks
-    call it with the same arguments, as in :func:`sample_distributed`, and one folder. The number of
-    ranks may differ from run to run.
+    sorted names are in order. A shard gets its name when it is complete. ``samples.json`` in the
+    folder describes the request; a folder with the samples of another request is refused. Under a
+    process group all ranks call it with the same arguments, as in :func:`sample_distributed`, and
+    with one folder. The number of ranks may differ from run to run.
 
     Parameters
     ----------
@@ -77,8 +77,8 @@ def sample_to_folder(
     CheckpointError
         The folder holds other samples or a damaged shard, or cannot be written.
     IncompatibleError
-        The ranks ask for different samples, have models with different weights, or another
-        folder.
+        The ranks ask for different samples, have models with different weights, or pass different
+        folders.
     RankError
         Another rank failed, and raises its own error; or another rank was killed.
     ShapeError, ParameterError, TimeError, DivergenceError

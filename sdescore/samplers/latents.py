@@ -21,9 +21,10 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
     (Shoemake 1985; Song, Meng & Ermon 2021, arXiv:2010.02502, appendix D.5). Two draws of a prior
     :math:`N(0, s^2 I)` in d dimensions have norms near :math:`s\sqrt d` and stand nearly at right
-    angles, and so do all states between them, for any s. On the straight line the middle has a
-    norm :math:`\sqrt 2` times smaller, which no draw has, and a sampler makes a blurred or plain
-    sample of it. In a few dimensions the distribution of the states between is not the prior's.
+    angles, and so do all states between them, for any s. The middle of the straight line
+    has a norm that is :math:`\sqrt 2` times smaller. No draw has such a norm, and a sampler turns
+    it into a blurred or plain sample. In a few dimensions the states between do not have the
+    prior's distribution.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
 r"""A lower bound on the log-likelihood of the reverse SDE, in continuous time.
 
-The reverse SDE of a score defines a model too: the distribution of where its paths from the prior
-π end. Its density is not that of the probability flow unless the score is exact, and cannot be
-computed. By Girsanov's theorem it is bounded from below (Song et al. 2021, arXiv:2101.09258,
-theorem 3; Huang et al. 2021, arXiv:2106.02808, theorem 3). For :math:`x = x_s` at s = t_min
+The reverse SDE of a score defines a model too: the distribution of the end points of its paths from
+the prior π. The density of this model cannot be computed, and it is not that of the probability
+flow unless the score is exact. By Girsanov's theorem it is bounded from below (Song et al. 2021,
+arXiv:2101.09258, theorem 3; Huang et al. 2021, arXiv:2106.02808, theorem 3). For :math:`x = x_s` at
+s = t_min
 
 .. math:: \log p^{SDE}(x) \ge E \log \pi(x_T) + d \log\frac{\alpha_T}{\alpha_s}
    - \tfrac12 \int_s^T g^2\, E\bigl[ \lVert s(x_t) \rVert^2 + 2 \nabla \cdot s(x_t) \bigr]
@@ -53,8 +54,8 @@ class SDEBound:
     log_prob : Tensor
         ``(B,)`` nats: an unbiased estimate of a lower bound on the log density at t_min.
     standard_error : Tensor
-        ``(B,)`` nats, of ``log_prob``, by the differences between neighbouring noise levels; NaN
-        for one level. It errs on the large side, for the levels themselves differ too.
+        ``(B,)`` nats, of ``log_prob``, from the differences between neighbouring noise levels; NaN
+        for one level. It tends to be too large, because the levels themselves differ too.
     """
 
     log_prob: Tensor
@@ -75,8 +76,9 @@ def sde_bound(
 ) -> SDEBound:
     """A lower bound on the log density of data under the reverse SDE of a score.
 
-    It stands beside :meth:`sdescore.ProbabilityFlow.log_likelihood`, which has the same prior and
-    the same t_min, and costs two evaluations for each of ``times``. It needs no derivatives.
+    :meth:`sdescore.ProbabilityFlow.log_likelihood` is its counterpart for the probability flow, and
+    has the same prior and the same t_min. The bound costs two evaluations for each of ``times``,
+    and needs no derivatives.
 
     Parameters
     ----------
@@ -85,8 +87,8 @@ def sde_bound(
     x : Tensor
         ``(B, *E)``, float32 or float64: data, and the density is in their units.
     times : int
-        Noise levels, >= 1: one drawn in each of so many equal intervals of the log-SNR, and a noise
-        for each.
+        Number of noise levels, >= 1. The log-SNR is divided into so many equal intervals; one level
+        is drawn in each, with one noise.
     t_min, data_std
         As in :class:`sdescore.ProbabilityFlow`.
     seed : int

@@ -1,4 +1,4 @@
-r"""Simulate an SDE forward, from data to noise, or a reversal, whose times fall and whose h is < 0.
+r"""Simulate an SDE forward, from data to noise, or a reversal, with falling times and h < 0.
 
 Two methods for :math:`\mathrm{d}x = f\,\mathrm{d}t + g\,\mathrm{d}w` share one noise convention,
 so that they can be compared path by path:
@@ -79,9 +79,9 @@ def simulate(
         Euler–Maruyama (strong order 1, the noise being additive; weak order 1), or the exact
         transition kernel of a linear SDE.
     seed : int
-        Sample ``i`` uses the stream (seed, i). A sampler, or another ``start``, draws other numbers
-        from that seed, so you may pass the result on with it. Step n uses draw ``n``,
-        counted from 1.
+        Sample ``i`` uses the stream (seed, i), and step n uses its draw ``n``, counted from 1. A
+        sampler, or a run from another ``start``, draws other numbers from the same seed. So you may
+        pass the result on to it with this seed.
     noise : NoiseSource, optional
         Replaces the seeded noise.
     return_path : bool

@@ -57,7 +57,7 @@ class VariationalBound:
     Attributes
     ----------
     bits_per_dim : Tensor
-        ``(B,)``, the bound on −log₂ p(x0)/d: the sum of the other two over all levels.
+        ``(B,)``, the bound on −log₂ p(x0)/d: ``prior`` plus the sum of ``terms`` over the levels.
     terms : Tensor
         ``(B, N)``. ``terms[:, 0]`` is the decoder's, −log₂ p(x0 | x at level 0)/d, and
         ``terms[:, i]`` the divergence of the step from level i to level i − 1.
@@ -83,7 +83,7 @@ def variational_bound(
     max_batch: int | None = None,
     progress: bool = False,
 ) -> VariationalBound:
-    """A bound on the negative log-likelihood of a DDPM, from one noise for each level.
+    """A bound on the negative log-likelihood of a DDPM, with one noise for each level.
 
     It is an unbiased estimate of the expected bound, and costs N evaluations a sample. The
     likelihood of :meth:`sdescore.ProbabilityFlow.log_likelihood` is another number, that of a

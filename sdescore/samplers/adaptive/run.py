@@ -55,19 +55,19 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class AdaptiveResult:
-    """Samples, where they are, and what each of them cost.
+    """Samples, their times, and what each of them cost.
 
     Attributes
     ----------
     x : Tensor
         ``(B, *E)``.
     t : Tensor
-        ``(B,)`` float64 on the CPU: the time each is at; 0 after the last denoise.
+        ``(B,)`` float64 on the CPU: the time of each sample; 0 after the last denoise.
     accepted, rejected : Tensor
         ``(B,)`` int64 on the CPU: steps taken, and steps tried and rejected.
     evaluations : Tensor
-        ``(B,)`` int64 on the CPU: score evaluations, the last denoise among them. The
-        first calls, which see whether the score computes each sample by itself, are left out.
+        ``(B,)`` int64 on the CPU: score evaluations, the last denoise included. The first calls,
+        which test whether the score computes each sample by itself, are not counted.
     """
 
     x: Tensor

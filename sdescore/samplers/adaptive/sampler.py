@@ -1,10 +1,10 @@
 r"""Adaptive sampling: every sample has its own time and its own step.
 
-The reverse SDE of noise scale η, or at η = 0 the probability flow, from T to ``t_min`` in steps of
-:math:`\lambda = \log(\alpha/\sigma)`. A trial step has an error estimate from an embedded pair
-(:mod:`sdescore.samplers.adaptive.pairs`); a step within the tolerance is taken, another one is
-tried again shorter (:mod:`sdescore.samplers.adaptive.controller`), on the same path
-(:mod:`sdescore.samplers.adaptive.path`).
+It solves the reverse SDE of noise scale η, or at η = 0 the probability flow, from T to ``t_min`` in
+steps of :math:`\lambda = \log(\alpha/\sigma)`. A trial step has an error estimate from an embedded
+pair (:mod:`sdescore.samplers.adaptive.pairs`). A step within the tolerance is taken. Any other step
+is tried again with a shorter length (:mod:`sdescore.samplers.adaptive.controller`), on the same
+path of the noise (:mod:`sdescore.samplers.adaptive.path`).
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class AdaptiveSampler:
             :meth:`PredictorCorrector.sample`. If the score computes each sample separately, ``B``
             and ``max_batch`` change neither a sample nor its steps. A network rounds differently in
             another batch. This changes a sample by some 1e-5. About one sample in 10,000 takes
-            other steps, and then its value is another one.
+            other steps and ends elsewhere.
         noise : NoiseSource, optional
             Replaces the seeded noise: draw 0 for the start, two for each of ``max_steps`` trials.
         init : Tensor, optional
@@ -242,8 +242,8 @@ class AdaptiveSampler:
         """The samples after each trial step; arguments and errors as in :meth:`solve`.
 
         The last is the result of :meth:`solve`, but its ``x`` holds states. If the model
-        standardises its data, :meth:`solve` returns ``model.to_data(x)``. Each is a copy: its
-        change does not steer.
+        standardises its data, :meth:`solve` returns ``model.to_data(x)``. Each is a copy, so a
+        change to it does not steer the run.
         """
         request = Request(
             self.sde, self._spans, model, shape, samples, seed, noise, init, label, dtype, device

@@ -37,7 +37,7 @@ class PredictorCorrector:
 
     On the grid :math:`T = t_0 > t_1 > \dots > t_{n-1}` the predictor moves from one time to
     the next, the corrector acts at each, and Tweedie's mean at the last time removes the noise
-    that is left. A sampler holds nothing of a model: make it once, use it for any on its SDE.
+    that is left. A sampler does not depend on a model: one serves all models on its SDE.
 
     The defaults have the least exact error (``benchmarks/sampler_defaults.py``); their stochastic
     form is ``ss.ExponentialAdams(eta=1.0, midpoint=True)``. The paper's own setting,
@@ -61,7 +61,7 @@ class PredictorCorrector:
         as in the paper's code, and so at ``t_0`` as well.
     denoise : bool or "flow"
         Whether to end with the last denoise: Tweedie's mean :math:`(x + \sigma^2 s)/\alpha` at the
-        last time, or the predictor's own. ``"flow"`` goes half as far,
+        last time, or the predictor's own if it has one. ``"flow"`` goes half as far,
         :math:`(x + \tfrac12 \sigma^2 s)/\alpha`: the probability flow's Euler step in
         :math:`\sigma^2/\alpha^2`, which keeps the variance of fine details right to the second
         order (:mod:`sdescore.tableau.tableau`). Data on a lower-dimensional set then keep noise of
@@ -233,7 +233,7 @@ class PredictorCorrector:
         shape : tuple of int
             ``(B, *E)``; optional where ``init`` is passed.
         samples : range, optional
-            Draw these of the B samples alone, with the values that they have among all. ``shape``,
+            Draw only these of the B samples, with the values of a run of all B. ``shape``,
             ``noise``, ``init`` and ``label`` stay those of all B, whatever the range.
         seed : int
             Sample ``i`` uses the stream (seed, i): its value does not depend on ``B``,
@@ -328,7 +328,7 @@ class PredictorCorrector:
         Raises
         ------
         IncompatibleError
-            ``start`` is no state of this sampler or beside ``init``; else as in :meth:`sample`.
+            ``start`` is no state of this sampler or comes with ``init``; else as in :meth:`sample`.
         """
         t, spans = self.times[0].item(), self.program.spans
         if start is not None:

@@ -1,4 +1,4 @@
-r"""What a log-likelihood is off by, source by source.
+r"""The errors of a log-likelihood, source by source.
 
 :meth:`sdescore.ProbabilityFlow.log_likelihood` integrates numerically, may estimate the divergence,
 ends in a prior that is not p_T, and gives the density of noised data, :math:`p_{t_{\min}}`. Each of
@@ -21,8 +21,8 @@ At :math:`x_t = \alpha x_0` this gives
    - \tfrac12 \sigma^2 s^\top M^{-1} s - \tfrac12 \log\det M ,
 
 which is exact for Gaussian data, and for a mixture where one component is responsible for all that
-lies within a few σ of :math:`x_0`. Between :math:`x_0` and :math:`\alpha x_0` the change of
-:math:`\log p_t` is the score at the middle times the way.
+lies within a few σ of :math:`x_0`. The change of :math:`\log p_t` between :math:`x_0` and
+:math:`\alpha x_0` is taken as the score at the midpoint times the difference of the two points.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ class LikelihoodErrors:
     found : LogLikelihood
         The likelihood that they are the errors of.
     solver : Tensor
-        A tighter solve's ``log_prob`` less this one's.
+        The ``log_prob`` of a tighter solve minus this one's.
     trace : Tensor
         The standard error of the probes, ``found.standard_error``: 0 for the exact divergence, NaN
         where it cannot be known.
     prior : Tensor
         The log density at ``found.latent`` of a Gaussian with the data's mean and standard
-        deviation, noised to T, less that of the prior. NaN without data.
+        deviation, noised to T, minus that of the prior. NaN without data.
     stopping : Tensor
-        ``log p_0(x) − log p_{t_min}(x)`` by Tweedie's covariance. NaN where that is not positive
-        definite, as a network's may be, and where it was not asked for.
+        ``log p_0(x) − log p_{t_min}(x)`` by Tweedie's covariance. NaN where this covariance is not
+        positive definite, which may happen for networks, and where it was not asked for.
 
     Notes
     -----
@@ -95,10 +95,10 @@ def likelihood_errors(
     max_batch: int | None = None,
     progress: bool = False,
 ) -> LikelihoodErrors:
-    """A log-likelihood, and what it is off by.
+    """A log-likelihood, and estimates of its errors.
 
-    It solves twice: once by ``flow``, once at a tenth of its tolerances, or with half its steps'
-    length. A fixed-step method's difference is multiplied by Richardson's
+    It solves twice: once by ``flow``, and once at a tenth of its tolerances or with steps half as
+    long. A fixed-step method's difference is multiplied by Richardson's
     ``1/(1 − 2^{−order})``.
 
     Parameters

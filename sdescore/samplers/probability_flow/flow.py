@@ -43,12 +43,12 @@ class ProbabilityFlow:
 
     With ``method="dopri5"`` each sample has steps of its own, and meets the tolerance by itself
     (:mod:`sdescore.samplers.probability_flow.ode`). If the score computes each sample
-    separately, the batch changes no bit of a result. A network rounds differently in another
-    batch, which changes a result by rounding, and by up to the tolerance in a sample whose steps
-    change with it: in float32 some per cent of the samples, by ``model.double()`` hardly any (see
-    the page on results). The other adaptive methods, torchdiffeq's, take one step size for all
-    samples they solve together, by the largest error of any (RMS over its elements, and that of the
-    log density); there the batch changes a result by up to the tolerance.
+    separately, the batch changes no bit of a result. A network rounds differently in another batch,
+    which changes a result by rounding. If the steps of a sample change too, its result changes by
+    up to the tolerance: in float32 for some per cent of the samples, with ``model.double()`` for
+    hardly any (see the page on results). The other adaptive methods are torchdiffeq's. They take
+    one step size for all samples of a batch, by the largest error of any sample (RMS over its
+    elements, and that of the log density). So the batch changes a result by up to the tolerance.
 
     The model is called with one time for each sample, ``(B,)``, and these differ. A score that
     reads one time for all, such as ``t[0]``, or that mixes the samples of a batch, is refused.
@@ -88,7 +88,7 @@ class ProbabilityFlow:
     IncompatibleError
         An SDE that is not linear, an unknown method.
     ParameterError
-        A number out of its range, ``steps`` missing, or ``steps`` or ``grid`` beside an adaptive
+        A number out of its range, ``steps`` missing, or ``steps`` or ``grid`` with an adaptive
         method.
     ScheduleError, TimeError
         A bad grid.
@@ -186,8 +186,8 @@ class ProbabilityFlow:
         Parameters
         ----------
         model : ScoreModel or callable
-            A score ``(x, t) -> like x`` with ``t`` ``(B,)``. By ``"dopri5"`` each sample has a time
-            of its own, and the batch shrinks as samples arrive.
+            A score ``(x, t) -> like x`` with ``t`` ``(B,)``. With ``"dopri5"`` each sample has a
+            time of its own, and the batch shrinks as samples finish.
         seed : int
             Sample ``i`` starts where it starts in :meth:`PredictorCorrector.sample`.
         noise : NoiseSource, optional
@@ -195,12 +195,12 @@ class ProbabilityFlow:
         init : Tensor, optional
             ``(B, *E)``, the state at T in place of a draw from the prior.
         samples : range, optional
-            Only these samples of the request, those of the whole request as said above of a batch.
+            Draw only these samples of the request, as in a run of all, up to what a batch changes.
         denoise : bool
             Whether to end with Tweedie's mean at t_min, one more evaluation.
         differentiable : bool
             Whether autograd can go back through the flow to ``init``, the model's parameters and
-            its labels, as a function of the steps that were taken. The graph holds the states of
+            its labels, with the lengths of the steps held constant. The graph holds the states of
             all evaluations; a backward pass evaluates the model again.
         shape, label, max_batch, progress, dtype, device
             As there.
@@ -233,7 +233,7 @@ class ProbabilityFlow:
         progress: bool = False,
         differentiable: bool = False,
     ) -> Tensor:
-        """Follow the flow from data ``x0`` ``(B, *E)``, taken for those at t_min, up to T.
+        """Follow the flow from data ``x0`` ``(B, *E)``, taken as states at t_min, up to T.
 
         Arguments, errors and what comes back are as in :meth:`sample`; the state keeps the
         dtype of ``x0``, float32 or float64.
@@ -288,8 +288,8 @@ class ProbabilityFlow:
             ``(B, *E)``, float32 or float64: data, and the density is in their units.
         divergence : {"exact", "hutchinson", "hutch++"}
             Exact, from d derivatives per evaluation, or estimated, from ``probes`` of them.
-            ``"hutch++"`` finds a subspace by a third of them, takes the trace on it by a third,
-            and estimates the rest by a third (:mod:`sdescore.score.divergence`). Its error is
+            ``"hutch++"`` finds a subspace with a third of them, takes the trace on it with a third,
+            and estimates the rest with a third (:mod:`sdescore.score.divergence`). Its error is
             lower where a few directions carry the trace.
         probes : int or Tensor
             K >= 1 probes, fixed for the whole solve; the estimates are averaged. Or the probes
@@ -312,7 +312,7 @@ class ProbabilityFlow:
         Returns
         -------
         LogLikelihood
-            Log densities in nats, how sure they are, and the latents.
+            Log densities in nats, their standard errors, and the latents.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-r"""What a likelihood is reported as, and how sure it is.
+r"""How a likelihood is reported, with its standard error.
 
 K probes give K estimates of a log density. Their mean has the standard error
 :math:`S/\sqrt K`, S² the estimates' variance, and the 95 % interval of Student's t with K − 1
@@ -61,15 +61,15 @@ class LogLikelihood:
     margin : Tensor
         ``(B,)`` nats: ``log_prob ± margin`` is the 95 % interval of Student's t for what
         infinitely many probes would give; 0 and NaN as above. It assumes estimates that are
-        nearly normal. In one to three dimensions Rademacher's take few values, and the interval
-        covers less (87 % for K = 7 in d = 2).
+        nearly normal. In one to three dimensions Rademacher probes take few values, and the
+        interval covers less (87 % for K = 7 in d = 2).
     latent : Tensor
         ``(B, *E)``, the state at T.
     log_det : Tensor
         ``(B,)`` nats, ``log |det ∂x_T/∂x|``; add your own prior's log density to it.
     evaluations : Tensor
         ``(B,)`` int64 on the CPU: calls of the model with each sample. The first calls, which
-        see whether it computes each sample by itself, are left out.
+        test whether it computes each sample by itself, are not counted.
     """
 
     log_prob: Tensor

@@ -68,7 +68,7 @@ def flow_states(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Iterator[FlowState]:
-    """Draw samples by a flow, and say at some times where they are and how dense it is there.
+    """Draw samples by a flow, with their states and log densities at some times on the way.
 
     The samples are those of :meth:`ProbabilityFlow.sample` with ``denoise=False``, to the
     tolerance: the solver stops at each of the times.
