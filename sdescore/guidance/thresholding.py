@@ -88,8 +88,8 @@ def clipped(
         r > 0, for the range [−r, r] in the units of the data. By default the range is the model's
         ``data_range``, or [−1, 1] where it has none.
     quantile : float, optional
-        q in (0, 1] of dynamic thresholding, taken over the elements of each sample. The paper's
-        successors take 0.995. By default x̂₀ is clipped instead.
+        q in (0, 1] of dynamic thresholding, taken over the elements of each sample; 0.995 is
+        usual. By default x̂₀ is clipped instead.
 
     Returns
     -------
