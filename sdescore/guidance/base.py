@@ -20,6 +20,7 @@ dtype and SDE, and puts them in eval mode.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -62,6 +63,7 @@ class GuidedScore(nn.Module):
     """
 
     sde: SDE
+    made_of_scores: ClassVar[bool] = True  # a sampler looks whether it sees each sample alone
 
     def __init__(self, parts: Sequence[Score]) -> None:
         super().__init__()

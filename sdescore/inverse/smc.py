@@ -44,7 +44,7 @@ from sdescore.grids.base import CustomGrid, Grid
 from sdescore.inverse.posterior_score import PosteriorScore
 from sdescore.noise.counter import Domain, standard_normal
 from sdescore.noise.sources import NoiseStream, Span
-from sdescore.samplers.request import Request, evaluating, not_finite
+from sdescore.samplers.request import Request, evaluating, not_finite, require_rows_apart
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align, sum_event
 
@@ -187,6 +187,7 @@ class TwistedSMC:
         sde, times, scale = self.sde, self.times, request.scale
         n, first = len(request.samples), times[0]
         x = (sde.marginal(first)[1].item() * noise.draw(0)).clone()
+        require_rows_apart(guide, x, times, sde.marginal(times))
         log_evidence, effective = 0.0, []
         now = Twist.of(guide, x, first, size)
         log_w = now.log_psi

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from operator import itemgetter
 from weakref import WeakKeyDictionary
 
 import torch
@@ -242,6 +243,29 @@ def require_separate(both: Tensor, alone: Tensor) -> None:
         "t, such as t.reshape(-1, 1), and no numbers of the batch"
     )
     checks.that(not change > 0.05, expected, got, IncompatibleError)
+
+
+def require_rows_apart(
+    model: Score,
+    x: Tensor,
+    times: Sequence[Tensor] | Tensor,
+    marginal: tuple[Tensor, Tensor],
+    labels: tuple[Condition, ...] = (),
+) -> None:
+    """Refuse a model whose output for one of the samples ``x`` at the first time depends on others.
+
+    It is asked for two of them, as they would be where σ is nearest to α: near the ends of the
+    times what was added to a score hardly shows.
+    """
+    if len(x) > 1:
+        alpha, sigma = marginal
+        k, size = int((alpha - sigma).abs().argmin()), torch.hypot(alpha, sigma)
+        two = x[:2] * (size[k] / size[0]).item()
+        both, alone = (
+            model(two[some], times[k], *(each_tensor(itemgetter(some), part) for part in labels))
+            for some in (slice(0, 2), slice(1, 2))
+        )
+        require_separate(both, alone)
 
 
 def not_finite(x: Tensor, first: int = 0) -> tuple[list[int], str]:

@@ -52,5 +52,9 @@ def test_chunks_slice_labels_and_modules_are_in_eval_mode() -> None:
     assert model.training
     assert guided.training
     assert {training for training, _ in model.seen} == {False}
-    assert {n for _, n in model.seen} == {6, 2}  # both halves of a chunk in one call
+    assert {n for _, n in model.seen} == {
+        6,
+        4,
+        2,
+    }  # 4: two samples looked at
     assert len(list(guided.parameters())) == 1

@@ -110,7 +110,8 @@ def test_a_network_of_classes_knows_its_null_label() -> None:
         )
         for batched in (True, False)
     }
-    assert sizes == 4 * [8] + 8 * [4]
+    # First of all, whether the second of two samples depends on the first.
+    assert sizes == [4, 2] + 4 * [8] + [2, 2, 1, 1] + 8 * [4]
     torch.testing.assert_close(draws[True], draws[False], rtol=1e-4, atol=1e-4)
 
 

@@ -55,6 +55,50 @@ def test_a_score_that_sees_the_batch_is_refused(score: str, run: str) -> None:
         RUNS[run](SEEN[score], X)
 
 
+class Softmax(torch.nn.Module):
+    """The log probability of a class by a softmax over the batch, in place of one over classes."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return (2 * x[:, 0]).log_softmax(0)
+
+
+SEEN_SECOND = ss.inverse.Measurement(
+    torch.tensor([1.0]), ss.inverse.Mask(torch.tensor([False, True, False])), 0.3
+)
+MADE: dict[str, Callable[[], Any]] = {
+    "classifier": lambda: ss.classifier_guidance(EXACT, Softmax(), 2.0),
+    "classifier-free": lambda: ss.classifier_free(COUPLED, EXACT, 2.0),
+    "dps": lambda: ss.inverse.dps(COUPLED, SEEN_SECOND),
+    "diffpir": lambda: ss.inverse.diffpir(COUPLED, SEEN_SECOND),
+}
+
+
+def coupled(x: Tensor, t: Tensor) -> Tensor:
+    return batch_mean(x, t)
+
+
+COUPLED: Any = coupled
+COUPLED.sde = VP
+
+
+@pytest.mark.parametrize("how", ["sample", "iterate"])
+@pytest.mark.parametrize("made", MADE)
+def test_a_score_made_of_others_that_sees_the_batch_is_refused(made: str, how: str) -> None:
+    sampler = ss.PredictorCorrector(VP, steps=20)
+    with pytest.raises(IncompatibleError, match=r"changes by .* beside another"):
+        if how == "sample":
+            sampler.sample(MADE[made](), (4, 3), max_batch=2)
+        else:
+            next(sampler.iterate(MADE[made](), (4, 3)))
+    assert sampler.sample(MADE[made](), (1, 3)).isfinite().all()  # alone it sees no other
+
+
+def test_particles_whose_guide_sees_the_batch_are_refused() -> None:
+    smc = ss.inverse.TwistedSMC(VP, steps=10)
+    with pytest.raises(IncompatibleError, match=r"changes by .* beside another"):
+        smc.sample(ss.inverse.mmps(COUPLED, SEEN_SECOND), 8)
+
+
 @pytest.mark.parametrize("run", RUNS)
 def test_with_one_sample_there_is_nothing_to_see(run: str) -> None:
     RUNS[run](first_time, X[:1])

@@ -21,9 +21,9 @@ from sdescore import checks
 from sdescore.errors import DivergenceError, IncompatibleError, TimeError
 from sdescore.noise.sources import NoiseStream
 from sdescore.samplers.predictor_corrector.chain import Program, Row
-from sdescore.samplers.request import Request, called, not_finite
+from sdescore.samplers.request import Request, called, not_finite, require_rows_apart
 from sdescore.score.convention import Coefficients, pair
-from sdescore.score.interface import log_density_of, require_times
+from sdescore.score.interface import log_density_of, require_times, unwrapped
 from sdescore.score.model import ScoreModel
 from sdescore.score.variance import VarianceReader
 
@@ -44,7 +44,7 @@ class BoundModel:
     def __init__(self, request: Request, samples: range, program: Program) -> None:
         model, device = request.model, request.device
         self._labels = request.labels(samples)
-        self._marginal = program.marginal
+        self._marginal, self._made = program.marginal, False
         self._dtype, self._net_dtype = request.dtype, None
         self._times = times = torch.tensor(program.times, dtype=torch.float64, device="cpu")
         self._numbers: Coefficients | None = None
@@ -61,6 +61,8 @@ class BoundModel:
             self._inputs = value[:, None].expand(len(times), len(samples)).unbind(0)
         else:
             require_times(model, times)
+            first = samples.start == request.samples.start
+            self._made = first and getattr(unwrapped(model), "made_of_scores", False)
             self._who, self._scales = "the score", [1.0] * len(times)
             self._inputs = times.to(device, self._dtype).unbind(0)
         self._log_density = log_density_of(model) if program.needs_log_density else None
@@ -73,6 +75,12 @@ class BoundModel:
                     "expected evaluation times with sigma_t > 0, and alpha_t > 0 for a model that "
                     f"predicts the score or epsilon, got t = {t:g}; end or start the grid elsewhere"
                 )
+
+    def checked(self, x: Tensor) -> Tensor:
+        """``x``, the states at the start; a score made of others that sees the batch is refused."""
+        if self._made and self._marginal is not None:
+            require_rows_apart(self.model, x, self._inputs, self._marginal, self._labels)
+        return x
 
     def numbers(self, outputs: list[str]) -> tuple[list[float], list[float]]:
         """``(u, w)`` that turn evaluation ``k``'s raw output into ``outputs[k]``."""

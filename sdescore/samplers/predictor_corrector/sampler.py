@@ -293,7 +293,7 @@ class PredictorCorrector:
         def part(samples: range, tick: Tick | None) -> tuple[Tensor]:
             bound = BoundModel(request, samples, self.program)
             noise = request.open(samples, spans, domain)
-            x = request.start(samples, self.start_std, noise)
+            x = bound.checked(request.start(samples, self.start_std, noise))
             return (go(self.program.rows, bound, noise, x, samples.start, tick),)
 
         return request.fill(part, max_batch, progress, len(self.program.rows))[0]

@@ -102,6 +102,8 @@ def steps_from(
     x = request.start(samples, sampler.start_std, stream)
     state = replace(start, x=x, outputs=list(start.outputs), run=run)
     bound = BoundModel(request, samples, program)
+    with evaluating(request.model), torch.no_grad():
+        bound.checked(x)
     done = sum(row.move.step < state.step for row in program.rows)
     steps, rows = fold(program.rows, bound)[done:], program.rows[done:]
     if program.marginal is not None:
