@@ -21,11 +21,14 @@ def each_tensor(function: Callable[[Any], Any], condition: Any) -> Any:
 
 
 def in_dtype(condition: Condition, dtype: torch.dtype) -> Condition:
-    """The floating-point parts of a condition in a network's dtype; integers stay."""
-    found: Condition = each_tensor(
-        lambda part: part.to(dtype) if torch.is_tensor(part) and part.is_floating_point() else part,
-        condition,
-    )
+    """A copy for a network, which may write to it: floating point in its dtype, integers as is."""
+
+    def copied(part: object) -> object:
+        if not isinstance(part, Tensor):
+            return part
+        return part.to(dtype, copy=True) if part.is_floating_point() else part.clone()
+
+    found: Condition = each_tensor(copied, condition)
     return found
 
 

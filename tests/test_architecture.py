@@ -18,7 +18,8 @@ PACKAGE = ROOT / "sdescore"
 
 # One line a room, from the ground up. A module imports from its own line and those above it.
 LINES: list[set[str]] = [
-    {"errors", "checks", "shapes", "typing", "conditions", "rooms", "files", "borrowed"},
+    {"errors", "checks", "shapes", "typing", "conditions", "wrappers"}
+    | {"rooms", "files", "borrowed"},
     {"noise"},
     {"grids"},
     {"sde"},

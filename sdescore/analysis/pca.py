@@ -22,11 +22,12 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import ShapeError
-from sdescore.score.interface import sde_of, states_of
+from sdescore.score.interface import states_of
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import flat
 from sdescore.typing import Score
+from sdescore.wrappers import sde_of
 
 __all__ = ["local_spectra"]
 

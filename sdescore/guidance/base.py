@@ -20,24 +20,18 @@ dtype and SDE, and puts them in eval mode.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.score.convention import DataScale
-from sdescore.score.interface import (
-    log_density_of,
-    one_scale,
-    require_arguments,
-    require_times,
-    sde_of,
-    unwrapped,
-)
+from sdescore.score.interface import log_density_of, one_scale, require_arguments, require_times
 from sdescore.score.parameterization import tweedie_mean
 from sdescore.sde.base import SDE
 from sdescore.typing import Condition, Score, Time
+from sdescore.wrappers import owner_of, sde_of, undisturbed
 
 __all__ = ["GuidedScore"]
 
@@ -83,9 +77,19 @@ class GuidedScore(nn.Module):
 
     @property
     def data_range(self) -> tuple[float, float] | None:
-        """The range of the data by the first part that knows one; else None."""
-        found = (getattr(unwrapped(part), "data_range", None) for part in self._parts)
-        return next((ends for ends in found if ends is not None), None)
+        """The range of the data by the first part that knows it; else None."""
+        found: tuple[float, float] | None = self._of_first("data_range")
+        return found
+
+    @property
+    def sigma_data(self) -> float | None:
+        """The data's standard deviation by the first part that knows it; else None."""
+        found: float | None = self._of_first("sigma_data")
+        return found
+
+    def _of_first(self, name: str) -> Any:
+        found = (getattr(owner_of(part), name, None) for part in self._parts)
+        return next((value for value in found if value is not None), None)
 
     def require_times(self, t: Tensor) -> None:
         """Refuse times ``(n,)`` that a part does not cover, in the part's own words."""
@@ -111,7 +115,8 @@ class GuidedScore(nn.Module):
 
 def call(score: Score, x: Tensor, t: Time, label: Condition | None) -> Tensor:
     """``score(x, t, label)``, or ``score(x, t)`` without a label."""
-    return score(x, t) if label is None else score(x, t, label)
+    arguments = (t,) if label is None else (t, label)
+    return undisturbed(score, x, *arguments, who="a score")  # type: ignore[no-any-return]
 
 
 def log_density(score: Score, x: Tensor, t: Time, label: Condition | None) -> Tensor:

@@ -22,10 +22,11 @@ from sdescore.conditions import alike, each_tensor, joined
 from sdescore.guidance.base import GuidedScore, call, log_density
 from sdescore.guidance.condition import LabelPart, inside, rows_of
 from sdescore.guidance.weight import Omega, Weight, guided_rows
-from sdescore.score.interface import knows_density, null_condition_of, require_label, unwrapped
+from sdescore.score.interface import knows_density, null_condition_of, require_label
 from sdescore.score.variance import knows_variance, with_variance
 from sdescore.shapes import align, flat
 from sdescore.typing import Condition, Score, Time
+from sdescore.wrappers import unwrapped
 
 __all__ = ["autoguidance", "classifier_free"]
 
@@ -68,7 +69,7 @@ class _TwoScores(GuidedScore):
         if rows is None:
             return call(self.conditional, x, t, own)
         one, zero = self._in_one_call(x, t, own, other, rows) or (
-            call(self.conditional, x, t, own),
+            call(self.conditional, x, t, own).clone(),  # the other may fill the same memory
             call(self.unconditional, *_chosen(rows, x, t, other)),
         )
         return self._mixed(one, zero, w, rows, x, t)

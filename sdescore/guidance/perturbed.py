@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
+from sdescore.score.model import ScoreModel
 
 __all__ = ["perturbed"]
 
@@ -56,7 +57,9 @@ def perturbed(model: Model, names: Sequence[str], change: Change | None = None) 
     checks.instance("model", model, nn.Module)
     listed = not isinstance(names, str) and len(names) > 0
     checks.that(listed, "a list of names, one or more", f"{names!r}", IncompatibleError)
-    shared = {id(part): part for part in chain(model.parameters(), model.buffers())}
+    models = [part for part in model.modules() if isinstance(part, ScoreModel)]
+    learned = chain(model.parameters(), model.buffers(), (part._measured for part in models))
+    shared: dict[int, Any] = {id(part): part for part in learned}
     weaker = copy.deepcopy(model, shared)
     found = dict(weaker.named_modules())
     for name in names:

@@ -20,10 +20,11 @@ from torch import Tensor
 from sdescore import checks
 from sdescore.guidance.base import GuidedScore, call
 from sdescore.score.convention import PLAIN
-from sdescore.score.interface import require_label, unwrapped
+from sdescore.score.interface import require_label
 from sdescore.score.variance import knows_variance, with_variance
 from sdescore.shapes import align, flat
 from sdescore.typing import Condition, Score, Time
+from sdescore.wrappers import owner_of
 
 __all__ = ["clipped"]
 
@@ -32,7 +33,7 @@ class _Clipped(GuidedScore):
     def __init__(self, score: Score, limit: float | None, quantile: float | None) -> None:
         super().__init__([score])
         checks.linear(getattr(self, "sde", None), "clipped", "pass a score with an SDE")
-        low, high = getattr(unwrapped(score), "data_range", None) or (-1.0, 1.0)
+        low, high = getattr(owner_of(score), "data_range", None) or (-1.0, 1.0)
         if limit is not None:
             high = checks.number("limit", limit, above=0, at_most=1e15)
             low = -high
@@ -67,7 +68,7 @@ class _Clipped(GuidedScore):
         scale = self.data_scale or PLAIN
         data = scale.to_data(x0) - self.centre
         bounded = data.clamp(-self.limit, self.limit)
-        if self.quantile is not None:
+        if self.quantile is not None and data.numel():
             sizes = flat(data).abs().quantile(self.quantile, dim=1).clamp(min=self.limit)
             most = align(sizes, data)
             bounded = data.clamp(-most, most) * (self.limit / most)

@@ -106,6 +106,7 @@ class Weight:
         if isinstance(self.value, float):
             return torch.full_like(time, self.value)
         if isinstance(self.value, str):
+            self._require_named(label)
             found: Tensor = label[self.value].to(time)
             return found
         if isinstance(self.value, Table):
@@ -130,11 +131,14 @@ class Weight:
     def require_label(self, label: object) -> None:
         """Refuse a label without the weight of each sample, where it has to have them."""
         if isinstance(self.value, str):
-            weights = label.get(self.value) if isinstance(label, Mapping) else None
-            expected = f"label to be a dict with {self.value!r}, real weights (B,)"
-            if not isinstance(weights, Tensor) or weights.ndim != 1 or weights.is_complex():
-                checks.refuse(expected, f"{label!r:.100}", IncompatibleError)
-            self._require(f"label[{self.value!r}]", weights)
+            self._require(f"label[{self.value!r}]", self._require_named(label))
+
+    def _require_named(self, label: object) -> Tensor:
+        weights = label.get(self.value) if isinstance(label, Mapping) else None
+        expected = f"label to be a dict with {self.value!r}, real weights (B,)"
+        if not isinstance(weights, Tensor) or weights.ndim != 1 or weights.is_complex():
+            checks.refuse(expected, f"{label!r:.100}", IncompatibleError)
+        return weights
 
     def _require(self, name: str, values: Tensor) -> None:
         least = checks.finite_tensor(name, values).min().item() if values.numel() else 0.0

@@ -22,9 +22,9 @@ from sdescore.inverse.conjugate_gradient import conjugate_gradient
 from sdescore.inverse.measurement import Measurement
 from sdescore.inverse.posterior_score import Linearised, Near, PosteriorScore, Product
 from sdescore.score.convention import PLAIN, DataScale
-from sdescore.score.interface import unwrapped
 from sdescore.shapes import align
 from sdescore.typing import Score
+from sdescore.wrappers import owner_of
 
 __all__ = ["pigdm"]
 
@@ -54,7 +54,7 @@ class _PiGDM(PosteriorScore):
 
 def spread_of(score: Score, data_std: float | None) -> float:
     """s: ``data_std``, or the model's ``sigma_data``, or 1."""
-    own = getattr(unwrapped(score), "sigma_data", 1.0) if data_std is None else data_std
+    own = getattr(owner_of(score), "sigma_data", None) or 1.0 if data_std is None else data_std
     return checks.number("data_std", own, above=0, at_most=1e15)
 
 

@@ -30,9 +30,10 @@ from sdescore.langevin.metropolis import mala
 from sdescore.langevin.preconditioner import Numbers, Preconditioner, as_preconditioner
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, SeededNoise
-from sdescore.score.interface import log_density_of, require_steady, sde_of
+from sdescore.score.interface import log_density_of, require_steady
 from sdescore.sde.base import as_time
 from sdescore.shapes import align, flat
+from sdescore.wrappers import sde_of
 
 __all__ = ["LangevinRun", "chains"]
 

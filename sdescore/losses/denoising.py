@@ -43,11 +43,12 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.times import TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time, per_sample_number
 from sdescore.score.convention import pair
-from sdescore.score.interface import knows_density, require_label, sde_of, states_of, unwrapped
+from sdescore.score.interface import knows_density, require_label, states_of
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Condition, Score, Time
+from sdescore.wrappers import owner_of, sde_of
 
 __all__ = ["denoising_loss"]
 
@@ -126,7 +127,7 @@ def denoising_loss(
     else:
         y = checks.score_output(model(x, *noised.arguments(model, label)), x)
         p, q = pair("score", noised.alpha, noised.sigma)
-        if weighting is None and getattr(inner := unwrapped(model), "prediction", None) == "F":
+        if weighting is None and getattr(inner := owner_of(model), "prediction", None) == "F":
             ratio = noised.sigma / (inner.sigma_data * noised.alpha)
             noised = noised._replace(weight=noised.weight * (1 + ratio.square()))
     # ε̂ − ε = c (y − p x₀ − q ε): the conversion of an error of y, in which x_t has no part.

@@ -29,10 +29,10 @@ from sdescore.score.interface import (
     log_density_of,
     require_arguments,
     require_scalars,
-    sde_of,
 )
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Time
+from sdescore.wrappers import sde_of
 
 
 class ScoreAt(nn.Module):

@@ -23,10 +23,10 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.times import default_times
 from sdescore.losses.weighting import per_sample_number
 from sdescore.nets.ema import plain_network
-from sdescore.score.interface import unwrapped
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Condition, Time
+from sdescore.wrappers import unwrapped
 
 __all__ = ["uncertainty_loss"]
 

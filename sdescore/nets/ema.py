@@ -96,6 +96,7 @@ class EMA:
         *,
         sigma_rel: float | None = None,
     ) -> None:
+        checks.instance("net", net, nn.Module)
         self.decay = checks.number("decay", decay, at_least=0, below=1)
         self.warmup = checks.flag("warmup", warmup)
         self.exponent = None if sigma_rel is None else power_exponent(sigma_rel)

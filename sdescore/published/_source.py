@@ -8,10 +8,10 @@ from torch import Tensor
 
 from sdescore import checks
 from sdescore.errors import IncompatibleError
-from sdescore.score.interface import sde_of
 from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.typing import Score
+from sdescore.wrappers import sde_of
 
 
 def linear_sde(source: LinearSDE | Score, user: str) -> LinearSDE:

@@ -30,8 +30,9 @@ from sdescore.errors import IncompatibleError
 from sdescore.noise.counter import Domain, NormalStream
 from sdescore.samplers.probability_flow.flow import ProbabilityFlow
 from sdescore.samplers.variational_bound import Bins
-from sdescore.score.interface import require_scalars, sde_of
+from sdescore.score.interface import require_scalars
 from sdescore.typing import Condition, Score
+from sdescore.wrappers import sde_of
 
 __all__ = ["BitsPerDimension", "bits_per_dimension", "dequantize"]
 

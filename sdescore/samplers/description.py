@@ -94,6 +94,8 @@ def numbers(value: object, seen: set[int]) -> Iterator[str | Tensor]:
 
 def is_option(name: str, value: object) -> bool:
     """Whether a module's attribute is an option, and neither a cache nor a record of its calls."""
+    if name == "config":
+        return True
     return name != "training" and not isinstance(value, Tensor | list | Mapping)
 
 

@@ -16,7 +16,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.compiler import is_compiling
 
 from sdescore import checks
 from sdescore.conditions import each_tensor, in_dtype, require_rows
@@ -24,11 +23,12 @@ from sdescore.errors import DivergenceError, IncompatibleError, ShapeError
 from sdescore.noise.counter import Domain
 from sdescore.noise.sources import NoiseSource, NoiseStream, SeededNoise, Span
 from sdescore.score.convention import PLAIN
-from sdescore.score.interface import require_label, scale_of, sde_of
+from sdescore.score.interface import require_label, scale_of
 from sdescore.score.model import ScoreModel
 from sdescore.sde.base import SDE
 from sdescore.shapes import flat
 from sdescore.typing import Condition, Score
+from sdescore.wrappers import owner_of, sde_of, undisturbed
 
 Tick = Callable[..., object]
 """Moves the progress bar by one, or by its argument."""
@@ -165,7 +165,13 @@ class Request:
         parts = [self.samples[i : i + chunk] for i in range(0, max(1, B), chunk)]
         shown = checks.flag("progress", progress)
         bar = progress_bar(ticks * len(parts) if ticks else B) if shown else nullcontext()
-        with evaluating(self.model), torch.set_grad_enabled(self.differentiable), bar as tick:
+        # Tensors of inference mode do not count how often they were written to.
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(self.differentiable),
+            evaluating(self.model),
+            bar as tick,
+        ):
             for samples in parts:
                 try:
                     done = run(samples, tick)
@@ -211,19 +217,10 @@ def progress_bar(total: int) -> Iterator[Tick]:
 def called(
     function: Callable[..., object], x: Tensor, *rest: Tensor | Condition, who: str
 ) -> Tensor:
-    """``function(x, *rest)``, refused unless it is a tensor like ``x`` and leaves ``x`` alone.
-
-    A loop that updates its state in place would give wrong samples, unnoticed, if the model changed
-    its input.
-    """
-    # Neither a compiled graph nor inference mode counts how often a tensor was written to.
-    version = None if is_compiling() or x.is_inference() else x._version
-    y = function(x, *rest)
+    """``function(x, *rest)``, refused unless it is like ``x`` and leaves what it is given alone."""
+    y = undisturbed(function, x, *rest, who=who)
     if not (type(y) is Tensor and y.is_floating_point() and y.shape == x.shape):
         y = checks.score_output(y, x, who)
-    if version is not None and x._version != version:
-        got = "one that changed it in place; work on x.clone()"
-        checks.refuse(f"{who} to leave its input as it is", got, IncompatibleError)
     return y
 
 
@@ -283,6 +280,7 @@ def home(model: Score) -> tuple[torch.device, torch.dtype]:
 
     By its parameters, else by its ``device`` and ``dtype`` attributes, else the CPU and float32.
     """
+    model = model if isinstance(model, nn.Module) else owner_of(model)
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     real = (p for p in parameters if p.is_floating_point())
     owner = next(real, parameters[-1] if parameters else model)
@@ -307,17 +305,16 @@ def evaluating(model: Score) -> Iterator[None]:
     The flag belongs to the module and not to a thread, so runs are counted: the last one to end
     restores it, and no run sees the network in train mode because another one has ended.
     """
-    if not isinstance(model, nn.Module):
+    owner = model if isinstance(model, nn.Module) else owner_of(model)
+    if not isinstance(owner, nn.Module):
         yield
         return
     with _lock:
-        modules = []
-        if model.training or model in _runs:
-            modules = [m for m in model.modules() if m.training or m in _runs]
-            for module in modules:
-                _runs[module] = _runs.get(module, 0) + 1
-        if model.training:
-            model.eval()
+        # Each part of the model: another model may share it and be in another mode.
+        modules = [m for m in owner.modules() if m.training or m in _runs]
+        for module in modules:
+            _runs[module] = _runs.get(module, 0) + 1
+            module.training = False
     try:
         yield
     finally:

@@ -38,9 +38,9 @@ from sdescore.errors import DivergenceError, TimeError
 from sdescore.noise.counter import Domain, standard_normal
 from sdescore.noise.sources import Span
 from sdescore.samplers.request import Request, Tick, called, domain_at, not_finite
-from sdescore.score.interface import sde_of
 from sdescore.shapes import align, sum_event
 from sdescore.typing import Condition, Score
+from sdescore.wrappers import sde_of
 
 __all__ = ["SDEBound", "sde_bound"]
 

@@ -39,10 +39,10 @@ from sdescore.predictors.ancestral import VARIANCES
 from sdescore.samplers.predictor_corrector.chain import Program
 from sdescore.samplers.predictor_corrector.loop import BoundModel
 from sdescore.samplers.request import Request, Tick, not_finite
-from sdescore.score.interface import sde_of
 from sdescore.sde.discrete import DiscreteVPSDE
 from sdescore.shapes import float64, sum_event
 from sdescore.typing import Condition, Score
+from sdescore.wrappers import sde_of
 
 __all__ = ["VariationalBound", "variational_bound"]
 

@@ -21,13 +21,13 @@ from sdescore.score.interface import (
     require_label,
     require_times,
     scale_of,
-    sde_of,
 )
 from sdescore.score.model import ScoreModel
 from sdescore.score.same_log_snr import matched, require_log_snr
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
 from sdescore.typing import Condition, Score, Time
+from sdescore.wrappers import owner_of, sde_of, undisturbed
 
 __all__ = ["under"]
 
@@ -67,6 +67,7 @@ def under(score: Score, sde: LinearSDE, *, own: LinearSDE | None = None) -> Scor
     True
     """
     checks.function("the score", score)
+    own = None if own is None else checks.linear(own, "under")
     known: LinearSDE | None = sde_of(score) or own
     if known is None:
         got = f"{type(score).__name__}, which has no .sde"
@@ -117,12 +118,24 @@ class ScoreUnderSDE(nn.Module):
     def forward(self, x: Tensor, t: Time, label: Condition | None = None) -> Tensor:
         r""":math:`\nabla_x \log p_t(x)`, like ``x`` ``(B, *E)``."""
         arguments, k = self._arguments(x, t, label)
-        return align(k.to(x), x) * checks.score_output(self.score(*arguments), x)
+        return align(k.to(x), x) * checks.score_output(
+            undisturbed(self.score, *arguments, who="the score"), x
+        )
 
     @property
     def data_scale(self) -> DataScale | None:
         """The score's own, or None."""
         return scale_of(self.score)
+
+    @property
+    def data_range(self) -> tuple[float, float] | None:
+        """The score's own, or None."""
+        return getattr(owner_of(self.score), "data_range", None)
+
+    @property
+    def sigma_data(self) -> float | None:
+        """The score's own, or None."""
+        return getattr(owner_of(self.score), "sigma_data", None)
 
     @property
     def has_log_density(self) -> bool:

@@ -1,16 +1,16 @@
 """What can be asked of any score: its SDE, its density, its times, its labels, its data's scale.
 
 A score is any callable. It may have attributes ``sde`` and ``data_scale``, and methods
-``log_density`` or ``log_prob``, ``require_times`` and ``require_label``. PyTorch's
-wrappers (``DataParallel``, ``DistributedDataParallel``, ``torch.compile``) hide these, so the
-functions here look through the wrappers. What calls a score still calls the wrapper.
+``log_density`` or ``log_prob``, ``require_times`` and ``require_label``. The functions here look
+through wrappers that hide these (:mod:`sdescore.wrappers`).
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -21,6 +21,7 @@ from sdescore.conditions import parts_of
 from sdescore.errors import IncompatibleError, ShapeError
 from sdescore.score.convention import PLAIN, DataScale
 from sdescore.typing import Condition
+from sdescore.wrappers import owner_of, unwrapped
 
 DROPOUTS = (
     nn.Dropout,
@@ -32,34 +33,22 @@ DROPOUTS = (
 )
 
 
-def unwrapped(score: object) -> Any:
-    """The score inside PyTorch's wrappers, or the score itself."""
-    while isinstance(score, nn.Module) and not hasattr(score, "sde"):
-        inside = getattr(score, "module", None) or getattr(score, "_orig_mod", None)
-        if not isinstance(inside, nn.Module):
-            break
-        score = inside
-    return score
+def shared(name: str) -> Any:
+    """An attribute in its owner's ``_measured``, which a shallow copy of the owner shares."""
+
+    def put(owner: object, value: object) -> None:
+        setattr(vars(owner).setdefault("_measured", SimpleNamespace()), name, value)
+
+    return property(operator.attrgetter(f"_measured.{name}"), put)
 
 
-def sde_of(score: object) -> Any:
-    """The SDE that a score says it is on, or None; Python's wrappers of a call are looked through.
+class MeasuredByTraining:
+    """What training measures and sets. It is true of all models that share a network."""
 
-    These are ``functools.partial``, a method such as ``model.forward``, and ``functools.wraps``.
-    """
-    while True:
-        found = getattr(score, "sde", None)
-        found = getattr(unwrapped(score), "sde", None) if found is None else found
-        if isinstance(score, functools.partial):
-            score = score.func
-        elif inspect.ismethod(score):
-            score = score.__self__
-        elif inspect.isfunction(score) and hasattr(score, "__wrapped__"):
-            score = score.__wrapped__
-        else:
-            return found
-        if found is not None:
-            return found
+    _measured: SimpleNamespace
+    label_required: bool | None = shared("label_required")
+    data_scale: DataScale = shared("data_scale")
+    data_range: tuple[float, float] | None = shared("data_range")
 
 
 def require_steady(score: object) -> None:
@@ -114,7 +103,7 @@ def require_scalars(value: object, x: Tensor, name: str) -> None:
 
 def require_times(score: object, t: Tensor) -> None:
     """Refuse times ``(n,)`` that a score says it does not cover, before it is called."""
-    own_check = getattr(unwrapped(score), "require_times", None)
+    own_check = getattr(owner_of(score), "require_times", None)
     if callable(own_check):
         own_check(t)
 
@@ -212,7 +201,7 @@ def states_of(score: object, x0: Tensor) -> Tensor:
 def scale_of(score: object) -> DataScale | None:
     """The scale that a score says its data have, through wrappers; None if it says none."""
     found = getattr(score, "data_scale", None)
-    found = getattr(unwrapped(score), "data_scale", None) if found is None else found
+    found = getattr(owner_of(score), "data_scale", None) if found is None else found
     return found if isinstance(found, DataScale) else None
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from sdescore import checks
 from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError, TimeError
+from sdescore.score import interface
 from sdescore.score.convention import Coefficients, Convention, DataScale, Numbers, data_range_of
 from sdescore.score.hub import HubMethods
-from sdescore.score.interface import require_arguments, require_label, require_trained
 from sdescore.score.parameterization import combine
 from sdescore.score.time_input import TimeFunction
 from sdescore.sde.linear import LinearSDE
@@ -28,7 +28,7 @@ from sdescore.typing import Condition, Time
 __all__ = ["ScoreModel"]
 
 
-class ScoreModel(HubMethods, nn.Module):
+class ScoreModel(HubMethods, interface.MeasuredByTraining, nn.Module):
     r"""A network that predicts score, ε, x₀, v, velocity or F, as a score.
 
     The network is called as ``net(x, c)``, or ``net(x, c, label)`` where a label is given:
@@ -214,14 +214,12 @@ class ScoreModel(HubMethods, nn.Module):
         self._convention.at(t)
 
     def require_label(self, label: object) -> None:
-        """Refuse a label that the network does not know, or None where it needs one.
-
-        By ``IncompatibleError``; see ``label_required``.
-        """
+        """Refuse, by ``IncompatibleError``, a label that does not go with ``label_required``."""
         if label is None and not self.label_required:
             return
-        require_trained(self.net, label, self.label_required)
-        require_label(self.net, label) if self.convention else require_arguments(self, label)
+        interface.require_trained(self.net, label, self.label_required)
+        ask = interface.require_label if self.convention else interface.require_arguments
+        ask(self.net if self.convention else self, label)
 
     def _numbers(self, x: Tensor, t: Time) -> Coefficients:
         """The convention's numbers at ``t``, on the device of ``x``."""
@@ -250,7 +248,7 @@ class ScoreModel(HubMethods, nn.Module):
         try:
             y = self.net(scaled, value, *conditions)
         except TypeError:
-            require_label(self.net, label)  # it may take none
+            interface.require_label(self.net, label)  # it may take none
             raise
         return checks.score_output(y, scaled, "the network").to(x.dtype)
 
@@ -330,8 +328,9 @@ class ScoreModel(HubMethods, nn.Module):
     def under(self, sde: LinearSDE) -> ScoreModel:
         """The same network as a model under another linear SDE.
 
-        The network is shared. ``model.under(model.convention.trained_on)`` leads back. For the
-        equations see :mod:`sdescore.score.same_log_snr`.
+        The network is shared, and so is what training measures of the data. The way back is
+        ``model.under(model.convention.trained_on)``. The equations are those of
+        :mod:`sdescore.score.same_log_snr`.
 
         Raises
         ------

@@ -16,10 +16,10 @@ from sdescore import checks
 from sdescore.conditions import in_dtype
 from sdescore.errors import IncompatibleError
 from sdescore.score.convention import Coefficients
-from sdescore.score.interface import unwrapped
 from sdescore.score.model import ScoreModel
 from sdescore.score.parameterization import combine
 from sdescore.typing import Condition, Score, Time
+from sdescore.wrappers import unwrapped
 
 
 def knows_variance(part: object) -> bool:

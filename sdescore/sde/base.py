@@ -30,6 +30,7 @@ from sdescore.errors import IncompatibleError, ScheduleError, TimeError
 from sdescore.grids.base import Grid, UniformGrid
 from sdescore.shapes import align, float64
 from sdescore.typing import Score, Time
+from sdescore.wrappers import sde_of, undisturbed
 
 __all__ = ["SDE", "ReverseSDE"]
 
@@ -144,7 +145,7 @@ class ReverseSDE(SDE):
         if forward.backward:
             got = f"{type(forward).__name__}, a reversal already; use its .forward"
             checks.refuse("an SDE that runs up in time to reverse", got, IncompatibleError)
-        own = getattr(checks.function("score", self.score), "sde", None)
+        own = sde_of(checks.function("score", self.score))
         got = f"one on {own!r:.200}"
         same = own is None or own == forward
         checks.that(same, f"a score on {forward!r:.200}", got, IncompatibleError)
@@ -159,7 +160,8 @@ class ReverseSDE(SDE):
         g = align(float64(self.forward.diffusion(t)).to(x), x)
         weight = 0.5 * (1.0 + self.eta**2)
         drift = checks.score_output(self.forward.drift(x, t), x, "the SDE's drift")
-        score = checks.score_output(self.score(x, as_time(t, x)), x)
+        score = undisturbed(self.score, x, as_time(t, x), who="the score")
+        score = checks.score_output(score, x)
         return drift - weight * g.square() * score
 
     def diffusion(self, t: Time) -> Tensor:

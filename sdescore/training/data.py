@@ -279,7 +279,7 @@ def measured(
         raw, found = next(batches), Moments()
         first = seen(raw)
         byte = raw.x.dtype == torch.uint8 and bool((first.abs() <= 1).all())
-        model.data_range = model.data_range or ((-1.0, 1.0) if byte else None)
+        model._measured.data_range = model.data_range or ((-1.0, 1.0) if byte else None)
         if known:
             return scale, first
         found.add(model.from_data(first))

@@ -26,11 +26,12 @@ from sdescore.losses.loss import Loss
 from sdescore.losses.times import LogNormalTimes, TimeDistribution, default_times
 from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
 from sdescore.nets.ema import plain_network, require_writable
-from sdescore.score.interface import null_condition_of, require_no_weight, unwrapped
+from sdescore.score.interface import null_condition_of, require_no_weight
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import BATCH_SIZE, Batch, Data, Labels, Source, Table
 from sdescore.training.streams import Items, Stream, gives_samples
 from sdescore.typing import Condition
+from sdescore.wrappers import unwrapped
 
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = (None, "bf16")
@@ -58,8 +59,7 @@ def source_of(data: Data, labels: Labels | None, batch_size: int | None, name: s
     if isinstance(data, np.ndarray | Tensor):
         return Table(data, labels, name)
     got = f"labels= beside a {type(data).__name__}; let it give (x, label)"
-    expected = f"labels= with {name} that is a tensor or an array"
-    checks.that(labels is None, expected, got, IncompatibleError)
+    checks.that(labels is None, f"labels= with a tensor or an array {name}", got, IncompatibleError)
     if isinstance(data, IterableDataset):
         return Stream(DataLoader(data, batch_size=batch_size or BATCH_SIZE), name)
     if gives_samples(data):

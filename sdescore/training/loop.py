@@ -30,7 +30,7 @@ from sdescore.score.model import ScoreModel
 from sdescore.training import distributed, guards, run_as
 from sdescore.training.ahead import Run, of_steps
 from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
-from sdescore.training.state import FOUND_OUT, Saver, TrainingResult, divergence, left_behind
+from sdescore.training.state import Saver, TrainingResult, divergence, left_behind
 from sdescore.training.watch import Validation, Watch, least_informed
 
 __all__ = ["train"]
@@ -218,8 +218,9 @@ def train(
         with borrowed_generator(all_seed(0, domain=1), device):
             source, held_out = guards.sources(data, labels, batch_size, validation)
         null = guards.null_label(source, recipe.label_dropout, net)
-        callers, model = model, copy.copy(model)  # whose scale is the caller's once it is accepted
-        model.data_scale, some = measured(
+        callers, model, before = model, copy.copy(model), vars(model._measured).copy()
+        model._measured = copy.copy(model._measured)  # the caller's once the run is accepted
+        model._measured.data_scale, some = measured(
             model, source, transform, recipe.standardize, recipe.seed, device,
             path if resume else None,
         )  # fmt: skip
@@ -227,7 +228,7 @@ def train(
         recipe = replace(recipe, times=guards.option_name(times))
         called = model if shard else model.to(device)
         if ranks is not None:
-            model.data_scale = ranks.begin(net, model.data_scale, source, recipe)
+            model._measured.data_scale = ranks.begin(net, model.data_scale, source, recipe)
             called, net = ranks.trained(model, net)
         began, watched = time.monotonic(), share.rank == 0 and (progress or callback is not None)
         options: dict[str, Any] = asdict(recipe)
@@ -261,7 +262,7 @@ def train(
         if scheduler is not None:
             run_as.replay(scheduler, step)
         # No step trains what the network does without a label, or with one.
-        model.label_required = recipe.label_dropout == 0 if source.parts else None
+        model._measured.label_required = recipe.label_dropout == 0 if source.parts else None
         checked: Validation | None = None
         if held_out is not None:
             checked = Validation(
@@ -279,8 +280,7 @@ def train(
         late, noise, mean = False, None, torch.zeros((), dtype=torch.float32, device=device)
         # AdamW counts its steps in tensors that it makes on the default device.
         on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
-        before = {name: vars(callers)[name] for name in FOUND_OUT}
-        vars(callers).update({name: vars(model)[name] for name in FOUND_OUT})
+        vars(callers._measured).update(vars(model._measured))
         with (
             on_error(lambda error: left_behind(callers, before, saver, step, error)),
             training_mode(net),

@@ -31,7 +31,6 @@ from sdescore.training.ahead import Levels, times_of
 __all__ = ["TrainingResult"]
 
 ADAM = ("exp_avg", "exp_avg_sq", "step")
-FOUND_OUT = ("data_scale", "data_range", "label_required")  # about the model
 NUMBER = "number:"  # before the name of what is a Python number
 COUNTS = (torch.float32, torch.float64)  # torch's choice follows the caller's default dtype
 ADVICE = {
@@ -267,7 +266,7 @@ def left_behind(
 ) -> None:
     """After an error in the steps: a file of those that were whole, or the model as before."""
     if step == 0:
-        vars(callers).update(before)
+        vars(callers._measured).update(before)
     elif saver is not None and saver.alone and not isinstance(error, DivergenceError):
         saver.save(step)
 

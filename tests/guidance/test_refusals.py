@@ -132,6 +132,11 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
     ),
     "weights of samples that do not fit": (
         (weighted(None), IncompatibleError, "dict with 'omega'"),
+        (
+            lambda: ss.classifier_free(PLAIN, PLAIN, "w")(torch.zeros(3, 1), torch.tensor(0.5)),
+            IncompatibleError,
+            "dict with 'w'",
+        ),
         (weighted(torch.ones(3)), IncompatibleError, "dict with 'omega'"),
         (weighted({"w": torch.ones(3)}), IncompatibleError, "dict with 'omega'"),
         (weighted({"omega": torch.ones(3, 1)}), IncompatibleError, "dict with 'omega'"),

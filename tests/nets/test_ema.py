@@ -197,3 +197,8 @@ def test_a_tensor_that_cannot_be_written_is_refused() -> None:
     net.register_buffer("wide", torch.ones(1).expand(3))
     with pytest.raises(IncompatibleError, match="got 'wide' that expand"):
         EMA(net)
+
+
+def test_what_is_no_network_has_no_average() -> None:
+    with pytest.raises(IncompatibleError, match="net to be a Module"):
+        EMA("network")  # type: ignore[arg-type]

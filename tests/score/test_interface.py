@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sdescore as ss
-from sdescore.score.interface import sde_of
+from sdescore.wrappers import sde_of
 
 
 class Elsewhere(nn.Module):

@@ -176,6 +176,7 @@ def optimal_grid(
     """
     sde, states = on_states(model, data)
     checks.linear(sde, type(predictor).__name__)
+    checks.instance("predictor", predictor, Predictor, "ss.DDIM()")
     affine, got = predictor.is_affine(sde), f"{predictor!r}"
     checks.that(affine, "a predictor with a tableau", got, IncompatibleError)
     steps = checks.count("steps", steps, at_least=2)

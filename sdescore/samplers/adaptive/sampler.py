@@ -66,7 +66,7 @@ class AdaptiveSampler:
     denoise : bool
         Whether to end with Tweedie's mean at ``t_min``, one more evaluation.
     data_std : float
-        The data's standard deviation, for a prior that remembers it (see
+        The states' standard deviation at t = 0, for a prior that remembers it (see
         :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at ``t_max``.
     t_max : float, optional
         Where the run starts, in (t_min, T]; T unless given.

@@ -68,8 +68,8 @@ def predict(
     noises: Iterator[Tensor],
 ) -> Tensor:
     """The custom step of a predictor without a tableau."""
-    z = next(noises, None)
-    return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z)
+    z = next(noises, None)  # a copy: the numbers may be the caller's, and a step may write to them
+    return predictor.step(sde, x, score, t, s, torch.zeros_like(x) if z is None else z.clone())
 
 
 @dataclass(frozen=True, eq=False)

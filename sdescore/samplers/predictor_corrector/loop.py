@@ -23,9 +23,10 @@ from sdescore.noise.sources import NoiseStream
 from sdescore.samplers.predictor_corrector.chain import Program, Row
 from sdescore.samplers.request import Request, called, not_finite, require_rows_apart
 from sdescore.score.convention import Coefficients, pair
-from sdescore.score.interface import log_density_of, require_times, unwrapped
+from sdescore.score.interface import log_density_of, require_times
 from sdescore.score.model import ScoreModel
 from sdescore.score.variance import VarianceReader
+from sdescore.wrappers import owner_of, undisturbed
 
 # Rows between two looks at whether the state is still finite: a look waits for the device.
 CHECK_EVERY = 16
@@ -62,7 +63,7 @@ class BoundModel:
         else:
             require_times(model, times)
             first = samples.start == request.samples.start
-            self._made = first and getattr(unwrapped(model), "made_of_scores", False)
+            self._made = first and getattr(owner_of(model), "made_of_scores", False)
             self._who, self._scales = "the score", [1.0] * len(times)
             self._inputs = times.to(device, self._dtype).unbind(0)
         self._log_density = log_density_of(model) if program.needs_log_density else None
@@ -158,7 +159,7 @@ class At:
         # A ScoreModel takes the time in float64, other scores in the state's dtype.
         exact = isinstance(bound.model, ScoreModel)
         t = bound._times[self.k].to(x.device) if exact else bound._inputs[self.k]
-        return bound._log_density(x, t, *bound._labels)
+        return undisturbed(bound._log_density, x, t, *bound._labels, who="log_density")  # type: ignore[no-any-return]
 
     def with_variance(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The score and the network's v, each like ``x``; see :class:`sdescore.Ancestral`."""

@@ -67,7 +67,7 @@ class PredictorCorrector:
         order (:mod:`sdescore.tableau.tableau`). Data on a lower-dimensional set then keep noise of
         half the standard deviation, so use it where no other error is left.
     data_std : float
-        The data's standard deviation, for a prior that remembers it (see
+        The states' standard deviation at t = 0, for a prior that remembers it (see
         :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at
         ``t_0``, which is T unless your own grid starts later.
 

@@ -73,7 +73,7 @@ class ProbabilityFlow:
     t_min : float, optional
         End of the flow on the data's side, in [0, T); the SDE's own unless given.
     data_std : float
-        The data's standard deviation, for a prior that remembers it (see
+        The states' standard deviation at t = 0, for a prior that remembers it (see
         :meth:`LinearSDE.prior_std`); 0 is the field's usual prior. The prior is taken at ``t_max``.
     t_max : float, optional
         The flow's end on the noise's side, in (t_min, T]; T unless given.

@@ -58,7 +58,7 @@ from sdescore.samplers.probability_flow.velocity import (
     Velocity,
 )
 from sdescore.samplers.request import Request, Tick, require_separate
-from sdescore.score.interface import unwrapped
+from sdescore.wrappers import owner_of
 
 if TYPE_CHECKING:
     from sdescore.samplers.probability_flow.flow import ProbabilityFlow
@@ -95,7 +95,7 @@ class FlowODE:
     ) -> None:
         end = flow.interval[1]
         if flow.sde.marginal(end)[0].item() == 0:  # where rounding would hide that 1/α is infinite
-            kind = getattr(unwrapped(request.model), "prediction", "score")
+            kind = getattr(owner_of(request.model), "prediction", "score")
             expected = "a network that says x0, such as prediction='v', for alpha_t = 0 at"
             got = f"one that predicts {kind}; end the flow's grid below it"
             fits = kind not in ("score", "epsilon")
@@ -119,6 +119,8 @@ class FlowODE:
         """
         (start, r_start), (end, r_end) = (self._clock.at(time) for time in path)
         y = torch.cat([x.reshape(len(x), self._numel) / r_start, x.new_zeros(len(x), integrals)], 1)
+        if self._graph and self._divergence is not None and not y.requires_grad:
+            y.requires_grad_()  # here: the backward pass computes again where this is not allowed
         if x.numel() == 0:
             return x, y[:, self._numel :], torch.zeros(len(x), dtype=torch.int64, device="cpu")
         if self._flow.method == "dopri5":

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -49,6 +50,7 @@ from sdescore.score.interface import require_times
 from sdescore.score.model import ScoreModel
 from sdescore.sde.linear import LinearSDE
 from sdescore.shapes import align
+from sdescore.wrappers import undisturbed
 
 Selection = Tensor | slice
 """Which samples of a part are still on their way: their numbers, or all."""
@@ -164,7 +166,11 @@ class Velocity:
             if self._convention is None:
                 return called(self._model, x, value, *labels, who="the score").to(y.dtype)
             x = x.to(self._dtype)
-            o = self._model.net(x, value, *labels)
+            net = self._model.net
+            if labels:
+                o = undisturbed(partial(net, x), value, *labels, who="the network")
+            else:
+                o = net(x, value)
             return checks.score_output(o, x, "the network").to(y.dtype)
 
 

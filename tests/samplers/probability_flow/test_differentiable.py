@@ -124,6 +124,21 @@ def test_a_networks_gradient_is_that_of_finite_differences(method: str, divergen
     assert slope == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("method", ["dopri5", "rk4"])
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_data_need_no_gradient_for_that_of_the_parameters(method: str, divergence: str) -> None:
+    """As in training by likelihood: the gradient is the one beside data that have a gradient."""
+    model = ss.ScoreModel(Net(), VP, prediction="epsilon")
+    flow = ss.ProbabilityFlow(VP, method, steps=4 if method == "rk4" else None, t_min=T_MIN)
+    options = {"divergence": divergence, "probes": 3, "label": torch.tensor([0, 1, 1])}
+    slopes = []
+    for x in (points(), points().detach()):
+        found = flow.log_likelihood(model, x, differentiable=True, **options)
+        slopes.append(torch.autograd.grad(found.log_prob.sum(), [*model.parameters()]))
+    for one, other in zip(*slopes, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 def test_the_graph_holds_no_activations() -> None:
     """Only the states: it is as large for a wide network as for a narrow one."""
     flow, sizes = ss.ProbabilityFlow(VP, "rk4", steps=5), []
