@@ -7,12 +7,18 @@ kind (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver++, UniPC, …) differ in the sam
 \sqrt{1 - \bar\alpha_i}\, x_0` (``"v_prediction"``). The schedulers of score_sde hold an SDE:
 ``ScoreSdeVeScheduler`` that of NCSN++, whose network returns the score and is given σ. The
 schedulers of EDM hold its SDE, and their networks predict F.
+
+The networks of ``FlowMatchEulerDiscreteScheduler`` and ``FlowMatchHeunDiscreteScheduler`` predict
+the velocity :math:`\epsilon - x_0` of :math:`x = (1 - \sigma) x_0 + \sigma \epsilon`, and are
+given σ times ``num_train_timesteps``. This is :class:`sdescore.RectifiedFlowSDE` with t = σ. Its
+shift moves the sampler's σ alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +31,15 @@ from sdescore.nets.learned_variance import halves
 from sdescore.score.model import ScoreModel
 from sdescore.sde.discrete import DiscreteVPSDE
 from sdescore.sde.edm import EDMSDE
+from sdescore.sde.rectified_flow import RectifiedFlowSDE
 from sdescore.sde.ve import VESDE
 from sdescore.typing import Condition
 
 __all__ = ["load_diffusers"]
 
 EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+READ = ("DDPMScheduler", "ScoreSdeVeScheduler", *EDM, *FLOW)
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 
 
@@ -96,17 +105,18 @@ def load_diffusers(
     ScoreModel
         On :class:`sdescore.DiscreteVPSDE`, by ``time_input="continuous_level"``, for these networks
         take sinusoidal embeddings of the level; so every grid works. On :class:`sdescore.VESDE` for
-        a ``ScoreSdeVeScheduler``, and on :class:`sdescore.EDMSDE` for a scheduler of EDM. Samples
-        are in the range of the original's training data: [0, 1] on VESDE, else [−1, 1] or what the
-        scheduler clips to. A network with labels takes ``label=`` as :class:`DiffusersNetwork`
-        says.
+        a ``ScoreSdeVeScheduler``, on :class:`sdescore.EDMSDE` for a scheduler of EDM, and on
+        :class:`sdescore.RectifiedFlowSDE` for flow matching. Samples are in the range of the
+        original's training data: [0, 1] on VESDE, else [−1, 1] or what the scheduler clips to;
+        flow matching states none. A network with labels takes ``label=`` as
+        :class:`DiffusersNetwork` says.
 
     Raises
     ------
     CheckpointError, FileNotFoundError
         The folder holds no network or no scheduler.
     IncompatibleError
-        The scheduler is of another kind, such as flow matching; or ``diffusers`` is not installed.
+        The scheduler is of another kind, or has σ inverted; or ``diffusers`` is not installed.
 
     Examples
     --------
@@ -147,8 +157,16 @@ def convention_of(scheduler: Any) -> dict[str, Any]:
         sigmas = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
         ours = {"prediction": "F", "sigma_data": config["sigma_data"], "data_range": (-1.0, 1.0)}
         return {"sde": EDMSDE(**sigmas), **ours}
+    if name in FLOW:
+        expected, got = "invert_sigmas=False", "invert_sigmas=True, where time runs to the data"
+        checks.that(not config.get("invert_sigmas"), expected, got, IncompatibleError)
+        scaled = partial(torch.mul, other=float(config["num_train_timesteps"]))
+        # α = 1e-8 in place of 0, where the SDE's rates are infinite: float32 sees no difference.
+        sde = RectifiedFlowSDE(T=1 - 1e-8)
+        return {"sde": sde, "prediction": "velocity", "time_input": scaled}
     betas: Any = getattr(scheduler, "betas", None)
-    expected = "a scheduler with a table of β and prediction_type epsilon, sample or v_prediction"
+    kinds = "a table of β and prediction_type epsilon, sample or v_prediction"
+    expected = f"a scheduler with {kinds}, or one among {', '.join(READ[1:])}"
     known = isinstance(betas, Tensor) and kind in PREDICTIONS and not config.get("use_flow_sigmas")
     checks.that(known, expected, f"{name} with prediction_type={kind!r}", IncompatibleError)
     limit = float(config.get("clip_sample_range", 1.0))
