@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ __all__ = ["load_diffusers"]
 EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 READ = ("DDPMScheduler", "ScoreSdeVeScheduler", *EDM, *FLOW)
+CONFIG = "scheduler_config.json"
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 
 
@@ -95,8 +97,9 @@ def load_diffusers(
     source : path, pipeline or network
         A folder that ``pipeline.save_pretrained`` wrote, a pipeline, or a network such as
         ``UNet2DModel``. Nothing is downloaded.
-    scheduler : scheduler of diffusers, optional
-        For a network alone: the one that it was trained with.
+    scheduler : scheduler of diffusers, dict or path, optional
+        For a network alone: the one that it was trained with; or its configuration, as in
+        :func:`sdescore.interop.from_scheduler`.
     device : torch.device or str
         Where to put the network.
 
@@ -141,7 +144,7 @@ def load_diffusers(
     checks.that(isinstance(net, nn.Module), expected, got, IncompatibleError)
     advice = "pass the one that the network was trained with"
     checks.that(scheduler is not None, "a scheduler", f"none; {advice}", IncompatibleError)
-    model = ScoreModel(DiffusersNetwork(net), **convention_of(scheduler))
+    model = ScoreModel(DiffusersNetwork(net), **convention_of(scheduler_of(scheduler, READ)))
     return model.to(device).eval()
 
 
@@ -185,6 +188,37 @@ def table_of(scheduler: Any) -> Tensor:
     if torch.allclose((1 - betas).cumprod(0), products, rtol=1e-3, atol=1e-7):
         return betas
     return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+
+
+def scheduler_of(source: object, known: Iterable[str]) -> Any:
+    """A scheduler as it is, or made from its configuration; an error names ``known`` classes."""
+    if isinstance(source, str | os.PathLike):
+        source = _read_configuration(checks.path(source))
+    if not isinstance(source, Mapping):
+        return source
+    diffusers, name = require_diffusers(), source.get("_class_name")
+    kind: Any = getattr(diffusers, str(name), None)
+    there = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    expected = f"_class_name of a scheduler of diffusers, such as {', '.join(known)}"
+    checks.that(there, expected, f"{name!r:.100}", IncompatibleError)
+    try:
+        with torch.device("cpu"):
+            return kind.from_config(dict(source))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        checks.refuse(f"a configuration of {name}", f"one with which {error}", IncompatibleError)
+
+
+def _read_configuration(path: Path) -> object:
+    """The configuration in a file, or in the folder of a scheduler or of a pipeline."""
+    names = [path, path / CONFIG, path / "scheduler" / CONFIG]
+    files = [name for name in names if name.is_file()]
+    checks.that(bool(files), f"{path} to be or to hold {CONFIG}", "none there", MissingFileError)
+    try:
+        found = json.loads(files[0].read_text(encoding="utf-8"))
+    except ValueError as error:
+        checks.refuse(f"JSON in {files[0]}", error, CheckpointError)
+    checks.that(isinstance(found, dict), f"options in {files[0]}", found, CheckpointError)
+    return found
 
 
 def _read_folder(path: Path) -> tuple[nn.Module, object]:

@@ -24,7 +24,7 @@ from sdescore import checks
 from sdescore.correctors.langevin import Langevin
 from sdescore.errors import IncompatibleError
 from sdescore.grids.spaced import KarrasGrid, LogSNRGrid
-from sdescore.interop.diffusers import EDM, FLOW, convention_of
+from sdescore.interop.diffusers import EDM, FLOW, convention_of, scheduler_of
 from sdescore.predictors.adams import ExponentialAdams, pad
 from sdescore.predictors.ancestral import VARIANCES, Ancestral
 from sdescore.predictors.ddim import DDIM
@@ -152,8 +152,10 @@ def from_scheduler(
 
     Parameters
     ----------
-    scheduler : scheduler of diffusers
-        It is not changed. Its clipping and thresholding belong to the model here:
+    scheduler : scheduler of diffusers, dict or path
+        It is not changed. Or its configuration: a dict with ``_class_name``, the file
+        ``scheduler_config.json``, or the folder of a scheduler or of a pipeline with it. Its
+        clipping and thresholding belong to the model here:
         sample ``ss.guidance.clipped(model)`` where the scheduler has ``clip_sample=True``.
     steps : int
         What the pipelines call ``num_inference_steps``, >= 1.
@@ -171,6 +173,8 @@ def from_scheduler(
     IncompatibleError
         The class or an option of it has no counterpart here, or ``eta`` is given for another class
         than DDIM.
+    CheckpointError, FileNotFoundError
+        The path leads to no configuration.
     ParameterError, ScheduleError
         ``eta`` or ``steps`` is out of range.
 
@@ -183,9 +187,11 @@ def from_scheduler(
     (1.0, True, 20)
     >>> ss.interop.from_scheduler(diffusers.DDIMScheduler(), steps=4).sde.level(0.751)
     tensor(750., dtype=torch.float64)
-    >>> ss.interop.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(), steps=4).sde
+    >>> config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    >>> ss.interop.from_scheduler(config, steps=4).sde
     RectifiedFlowSDE(T=0.99999999)
     """
+    scheduler = scheduler_of(scheduler, (*METHODS, VE))
     name = type(scheduler).__name__
     steps = checks.count("steps", steps)
     if eta is not None:

@@ -164,6 +164,7 @@ def test_a_learned_variance_is_left_out() -> None:
             lambda: (unet(), diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)),
             "invert_sigmas=False; got invert_sigmas=True",
         ),
+        (lambda: (unet(), {"_class_name": "DDPM"}), "such as DDPMScheduler, Score.*got 'DDPM'"),
         (lambda: (unet(), diffusers.EDMEulerScheduler(prediction_type="v_prediction")), "a table"),
     ],
 )

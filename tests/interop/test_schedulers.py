@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -250,6 +251,18 @@ def test_the_callers_default_dtype_and_device_change_nothing(name: str) -> None:
             (lambda option=option: scheduler_of(EULER, **{option: True}), {}, f"{option}=True")
             for option in ("use_dynamic_shifting", "stochastic_sampling", "invert_sigmas")
         ),
+        (lambda: {"shift": 3.0}, {}, "_class_name.*such as CogVideoXDDIM.*UniPC.*got None"),
+        (lambda: {"_class_name": "AutoencoderKL"}, {}, "such as Cog.*got 'AutoencoderKL'"),
+        (lambda: {"_class_name": "PNDMScheduler"}, {}, "among Cog.*got PNDMScheduler"),
+        (
+            lambda: {
+                "_class_name": EULER,
+                "use_karras_sigmas": True,
+                "use_beta_sigmas": True,
+            },
+            {},
+            f"a configuration of {EULER}; got one with which Only one",
+        ),
     ],
 )
 def test_what_is_refused(scheduler: Any, options: dict[str, Any], match: str) -> None:
@@ -274,6 +287,33 @@ def test_heun_in_t_is_nearer_to_the_flow_than_theirs() -> None:
                 v = 0.5 * (v + net(y, torch.tensor(1000 * after)).sample)
             x = x + (after - sigma) * v
     assert (found - x).abs().max() < 1e-6 * x.abs().max() < (rounded - x).abs().max()
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_a_configuration_is_its_scheduler(name: str, tmp_path: Path) -> None:
+    scheduler = scheduler_of(name)
+    expected, net = ss.interop.from_scheduler(scheduler, 7), unet()
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    assert config["_class_name"] == name
+    for source in (config, file, str(file), file.parent, tmp_path):
+        with torch.device("meta"):
+            found = ss.interop.from_scheduler(source, 7)
+        assert found == expected and torch.equal(found.times, expected.times)
+    model, again = ss.load_diffusers(net, scheduler), ss.load_diffusers(net, config)
+    assert (again.sde, again.prediction) == (model.sde, model.prediction)
+    x = draws(1)[0]
+    assert torch.equal(again(x, 0.5), model(x, 0.5))
+
+
+def test_a_path_without_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"to be or to hold scheduler_config\.json"):
+        ss.interop.from_scheduler(tmp_path, 7)
+    for text, match in (("{", "JSON in"), ("[1]", "options in")):
+        (tmp_path / "scheduler_config.json").write_text(text)
+        with pytest.raises(ss.errors.CheckpointError, match=match):
+            ss.interop.from_scheduler(tmp_path, 7)
 
 
 @pytest.mark.parametrize("steps", [0, 2.5])
