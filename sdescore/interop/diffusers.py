@@ -7,12 +7,19 @@ kind (DDPM, DDIM, PNDM, Euler, Heun, DPM-Solver++, UniPC, …) differ in the sam
 \sqrt{1 - \bar\alpha_i}\, x_0` (``"v_prediction"``). The schedulers of score_sde hold an SDE:
 ``ScoreSdeVeScheduler`` that of NCSN++, whose network returns the score and is given σ. The
 schedulers of EDM hold its SDE, and their networks predict F.
+
+The networks of ``FlowMatchEulerDiscreteScheduler`` and ``FlowMatchHeunDiscreteScheduler`` predict
+the velocity :math:`\epsilon - x_0` of :math:`x = (1 - \sigma) x_0 + \sigma \epsilon`, and are
+given σ times ``num_train_timesteps``. This is :class:`sdescore.RectifiedFlowSDE` with t = σ. Its
+shift moves the sampler's σ alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +32,16 @@ from sdescore.nets.learned_variance import halves
 from sdescore.score.model import ScoreModel
 from sdescore.sde.discrete import DiscreteVPSDE
 from sdescore.sde.edm import EDMSDE
+from sdescore.sde.rectified_flow import RectifiedFlowSDE
 from sdescore.sde.ve import VESDE
 from sdescore.typing import Condition
 
 __all__ = ["load_diffusers"]
 
 EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+READ = ("DDPMScheduler", "ScoreSdeVeScheduler", *EDM, *FLOW)
+CONFIG = "scheduler_config.json"
 PREDICTIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
 
 
@@ -86,8 +97,9 @@ def load_diffusers(
     source : path, pipeline or network
         A folder that ``pipeline.save_pretrained`` wrote, a pipeline, or a network such as
         ``UNet2DModel``. Nothing is downloaded.
-    scheduler : scheduler of diffusers, optional
-        For a network alone: the one that it was trained with.
+    scheduler : scheduler of diffusers, dict or path, optional
+        For a network alone: the one that it was trained with; or its configuration, as in
+        :func:`sdescore.interop.from_scheduler`.
     device : torch.device or str
         Where to put the network.
 
@@ -96,17 +108,18 @@ def load_diffusers(
     ScoreModel
         On :class:`sdescore.DiscreteVPSDE`, by ``time_input="continuous_level"``, for these networks
         take sinusoidal embeddings of the level; so every grid works. On :class:`sdescore.VESDE` for
-        a ``ScoreSdeVeScheduler``, and on :class:`sdescore.EDMSDE` for a scheduler of EDM. Samples
-        are in the range of the original's training data: [0, 1] on VESDE, else [−1, 1] or what the
-        scheduler clips to. A network with labels takes ``label=`` as :class:`DiffusersNetwork`
-        says.
+        a ``ScoreSdeVeScheduler``, on :class:`sdescore.EDMSDE` for a scheduler of EDM, and on
+        :class:`sdescore.RectifiedFlowSDE` for flow matching. Samples are in the range of the
+        original's training data: [0, 1] on VESDE, else [−1, 1] or what the scheduler clips to;
+        flow matching states none. A network with labels takes ``label=`` as
+        :class:`DiffusersNetwork` says.
 
     Raises
     ------
     CheckpointError, FileNotFoundError
         The folder holds no network or no scheduler.
     IncompatibleError
-        The scheduler is of another kind, such as flow matching; or ``diffusers`` is not installed.
+        The scheduler is of another kind, or has σ inverted; or ``diffusers`` is not installed.
 
     Examples
     --------
@@ -131,7 +144,7 @@ def load_diffusers(
     checks.that(isinstance(net, nn.Module), expected, got, IncompatibleError)
     advice = "pass the one that the network was trained with"
     checks.that(scheduler is not None, "a scheduler", f"none; {advice}", IncompatibleError)
-    model = ScoreModel(DiffusersNetwork(net), **convention_of(scheduler))
+    model = ScoreModel(DiffusersNetwork(net), **convention_of(scheduler_of(scheduler, READ)))
     return model.to(device).eval()
 
 
@@ -147,8 +160,16 @@ def convention_of(scheduler: Any) -> dict[str, Any]:
         sigmas = {"sigma_min": config["sigma_min"], "sigma_max": config["sigma_max"]}
         ours = {"prediction": "F", "sigma_data": config["sigma_data"], "data_range": (-1.0, 1.0)}
         return {"sde": EDMSDE(**sigmas), **ours}
+    if name in FLOW:
+        expected, got = "invert_sigmas=False", "invert_sigmas=True, where time runs to the data"
+        checks.that(not config.get("invert_sigmas"), expected, got, IncompatibleError)
+        scaled = partial(torch.mul, other=float(config["num_train_timesteps"]))
+        # α = 1e-8 in place of 0, where the SDE's rates are infinite: float32 sees no difference.
+        sde = RectifiedFlowSDE(T=1 - 1e-8)
+        return {"sde": sde, "prediction": "velocity", "time_input": scaled}
     betas: Any = getattr(scheduler, "betas", None)
-    expected = "a scheduler with a table of β and prediction_type epsilon, sample or v_prediction"
+    kinds = "a table of β and prediction_type epsilon, sample or v_prediction"
+    expected = f"a scheduler with {kinds}, or one among {', '.join(READ[1:])}"
     known = isinstance(betas, Tensor) and kind in PREDICTIONS and not config.get("use_flow_sigmas")
     checks.that(known, expected, f"{name} with prediction_type={kind!r}", IncompatibleError)
     limit = float(config.get("clip_sample_range", 1.0))
@@ -167,6 +188,37 @@ def table_of(scheduler: Any) -> Tensor:
     if torch.allclose((1 - betas).cumprod(0), products, rtol=1e-3, atol=1e-7):
         return betas
     return 1 - products / torch.cat([products.new_ones(1), products[:-1]])
+
+
+def scheduler_of(source: object, known: Iterable[str]) -> Any:
+    """A scheduler as it is, or made from its configuration; an error names ``known`` classes."""
+    if isinstance(source, str | os.PathLike):
+        source = _read_configuration(checks.path(source))
+    if not isinstance(source, Mapping):
+        return source
+    diffusers, name = require_diffusers(), source.get("_class_name")
+    kind: Any = getattr(diffusers, str(name), None)
+    there = isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)
+    expected = f"_class_name of a scheduler of diffusers, such as {', '.join(known)}"
+    checks.that(there, expected, f"{name!r:.100}", IncompatibleError)
+    try:
+        with torch.device("cpu"):
+            return kind.from_config(dict(source))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        checks.refuse(f"a configuration of {name}", f"one with which {error}", IncompatibleError)
+
+
+def _read_configuration(path: Path) -> object:
+    """The configuration in a file, or in the folder of a scheduler or of a pipeline."""
+    names = [path, path / CONFIG, path / "scheduler" / CONFIG]
+    files = [name for name in names if name.is_file()]
+    checks.that(bool(files), f"{path} to be or to hold {CONFIG}", "none there", MissingFileError)
+    try:
+        found = json.loads(files[0].read_text(encoding="utf-8"))
+    except ValueError as error:
+        checks.refuse(f"JSON in {files[0]}", error, CheckpointError)
+    checks.that(isinstance(found, dict), f"options in {files[0]}", found, CheckpointError)
+    return found
 
 
 def _read_folder(path: Path) -> tuple[nn.Module, object]:

@@ -6,7 +6,8 @@ predictor. Schedulers of k-diffusion's kind (Euler, Heun, DPM2) hold :math:`x_t/
 :math:`\sigma_t/\alpha_t`; the methods here give the same states in both variables.
 
 The places come from the scheduler's own ``set_timesteps``, with its spacing and offset, and its
-Karras, exponential or beta sigmas. A last σ of 0 is Tweedie's mean of the last state.
+Karras, exponential or beta sigmas. A last σ of 0 is Tweedie's mean of the last state. The
+schedulers of flow matching hold σ itself, which is the time of :class:`sdescore.RectifiedFlowSDE`.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ from sdescore import checks
 from sdescore.correctors.langevin import Langevin
 from sdescore.errors import IncompatibleError
 from sdescore.grids.spaced import KarrasGrid, LogSNRGrid
-from sdescore.interop.diffusers import EDM, convention_of
+from sdescore.interop.diffusers import EDM, FLOW, convention_of, scheduler_of
 from sdescore.predictors.adams import ExponentialAdams, pad
 from sdescore.predictors.ancestral import VARIANCES, Ancestral
 from sdescore.predictors.ddim import DDIM
 from sdescore.predictors.exponential_runge_kutta import ExponentialRungeKutta
 from sdescore.predictors.reverse_diffusion import ReverseDiffusion
 from sdescore.predictors.runge_kutta import Heun
+from sdescore.predictors.stochastic_heun import StochasticHeun
 from sdescore.samplers.predictor_corrector.sampler import PredictorCorrector
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Predictor
@@ -109,6 +111,13 @@ def _unipc(config: Config) -> Predictor:
     )
 
 
+def _flow(config: Config) -> Predictor:
+    """Euler's step x + (s − t)v on the lines of a rectified flow, which is DDIM's."""
+    for option in ("use_dynamic_shifting", "stochastic_sampling"):
+        checks.that(not config[option], f"{option}=False", f"{option}=True", IncompatibleError)
+    return DDIM()
+
+
 # The method of each class, by its config.
 METHODS: dict[str, Callable[[Config], Predictor]] = {
     "CogVideoXDDIMScheduler": lambda config: DDIM(),
@@ -122,6 +131,8 @@ METHODS: dict[str, Callable[[Config], Predictor]] = {
     "EDMEulerScheduler": lambda config: DDIM(),
     "EulerAncestralDiscreteScheduler": lambda config: Ancestral(),
     "EulerDiscreteScheduler": lambda config: DDIM(),
+    "FlowMatchEulerDiscreteScheduler": _flow,
+    "FlowMatchHeunDiscreteScheduler": lambda config: StochasticHeun(eta=0.0),  # Heun's in t
     "HeunDiscreteScheduler": lambda config: Heun(),
     "KDPM2DiscreteScheduler": lambda config: ExponentialRungeKutta(output="epsilon"),
     "UniPCMultistepScheduler": _unipc,
@@ -141,8 +152,10 @@ def from_scheduler(
 
     Parameters
     ----------
-    scheduler : scheduler of diffusers
-        It is not changed. Its clipping and thresholding belong to the model here:
+    scheduler : scheduler of diffusers, dict or path
+        It is not changed. Or its configuration: a dict with ``_class_name``, the file
+        ``scheduler_config.json``, or the folder of a scheduler or of a pipeline with it. Its
+        clipping and thresholding belong to the model here:
         sample ``ss.guidance.clipped(model)`` where the scheduler has ``clip_sample=True``.
     steps : int
         What the pipelines call ``num_inference_steps``, >= 1.
@@ -160,6 +173,8 @@ def from_scheduler(
     IncompatibleError
         The class or an option of it has no counterpart here, or ``eta`` is given for another class
         than DDIM.
+    CheckpointError, FileNotFoundError
+        The path leads to no configuration.
     ParameterError, ScheduleError
         ``eta`` or ``steps`` is out of range.
 
@@ -172,7 +187,11 @@ def from_scheduler(
     (1.0, True, 20)
     >>> ss.interop.from_scheduler(diffusers.DDIMScheduler(), steps=4).sde.level(0.751)
     tensor(750., dtype=torch.float64)
+    >>> config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    >>> ss.interop.from_scheduler(config, steps=4).sde
+    RectifiedFlowSDE(T=0.99999999)
     """
+    scheduler = scheduler_of(scheduler, (*METHODS, VE))
     name = type(scheduler).__name__
     steps = checks.count("steps", steps)
     if eta is not None:
@@ -185,11 +204,14 @@ def from_scheduler(
     if name == VE:
         return _score_sde(sde, scheduler, steps)
     placed: Any = copy.deepcopy(scheduler)
+    predictor = METHODS[name](placed.config) if eta is None else DDIM(eta)
     with torch.device("cpu"):
         placed.set_timesteps(steps)
-    predictor = METHODS[name](placed.config) if eta is None else DDIM(eta)
     if name in EDM:
         times, denoise = _edm_times(sde, placed.config, steps)
+    elif name in FLOW:
+        sigmas = torch.unique_consecutive(placed.sigmas.double().cpu())
+        times, denoise = sigmas[:-1].clamp(max=sde.T), True  # the last σ is 0
     elif hasattr(placed, "sigmas"):
         times, denoise = _at_sigmas(sde, placed)
     else:
@@ -199,7 +221,9 @@ def from_scheduler(
     if lower and not denoise and isinstance(predictor, ExponentialAdams):
         predictor = FirstOrderLast(predictor)
     alpha_t, sigma_t = (value.item() for value in sde.marginal(times[0]))
-    start = float(placed.init_noise_sigma) * (alpha_t if name.startswith(OVER_ALPHA) else 1.0)
+    start = float(getattr(placed, "init_noise_sigma", sigma_t)) * (
+        alpha_t if name.startswith(OVER_ALPHA) else 1.0
+    )
     # The start is N(0, σ²) or, with the data's variance taken for 1, N(0, σ² + α²).
     wide = start**2 > sigma_t**2 + 0.5 * alpha_t**2
     return PredictorCorrector(

@@ -14,6 +14,8 @@ from sdescore.tableau.tableau import Tableau
 
 __all__ = ["StochasticHeun"]
 
+NEAR_NOISE = 1e-4  # the α below which a score in float32 does not say x̂₀
+
 
 @dataclass(frozen=True)
 class StochasticHeun(EtaPredictor):
@@ -27,7 +29,9 @@ class StochasticHeun(EtaPredictor):
 
     A step has one z, so both stages are on one Brownian path. With independent noises the variance
     would be wrong at every step size. The noise is additive, so Itô's and Stratonovich's readings
-    agree. The distribution has order 2, the path order 1.
+    agree. The distribution has order 2, the path order 1. Where α is nearly 0 the outputs are v in
+    place of scores, which do not say x₀ there. So η = 0 on a network of velocities starts from
+    noise alone, as flow matching does.
 
     Parameters
     ----------
@@ -49,17 +53,27 @@ class StochasticHeun(EtaPredictor):
 
     def tableau(self, sde: LinearSDE, times: Tensor) -> Tableau:
         t, s = times[:-1], times[1:]
-        h = t - s
-        (f_t, g2_t), (f_s, g2_s) = sde.rates(t), sde.rates(s)
-        k = 0.5 * (1 + self.eta**2)
+        h, noise = t - s, self.eta * sde.rates(times)[1].sqrt()
+        F, G, output = self._drift(sde, times)
         # Euler's step, and what the second drift makes of its numbers.
-        a, b, c = 1 - h * f_t, k * h * g2_t, self.eta * (h * g2_t).sqrt()
-        half, zero = 0.5 * h * f_s, torch.zeros_like(t)
-        mean_c = 0.5 * self.eta * h.sqrt() * (g2_t.sqrt() + g2_s.sqrt())
-        second = torch.stack([0.5 * k * h * g2_s, 0.5 * b - half * b], -1)
+        a, b, c = 1 - h * F[:-1], -h * G[:-1], noise[:-1] * h.sqrt()
+        half, zero = 0.5 * h * F[1:], torch.zeros_like(t)
+        mean_c = 0.5 * h.sqrt() * (noise[:-1] + noise[1:])
+        second = torch.stack([-0.5 * h * G[1:], 0.5 * b - half * b], -1)
         return Tableau(
             times=torch.stack([t, s], 1),
-            a=torch.stack([a, 1 - 0.5 * h * f_t - half * a], 1),
+            a=torch.stack([a, 1 - 0.5 * h * F[:-1] - half * a], 1),
             b=torch.stack([torch.stack([b, zero], -1), second], 1),
             c=torch.stack([c, mean_c - half * c], 1)[..., None],
+            output=output,
         )
+
+    def _drift(self, sde: LinearSDE, times: Tensor) -> tuple[Tensor, Tensor, str]:
+        """``F`` and ``G`` of the drift ``F x + G o``, and what the output o is."""
+        (f, g2), (alpha, sigma) = sde.rates(times), sde.marginal(times)
+        on_score = -0.5 * (1 + self.eta**2) * g2
+        if bool((alpha > NEAR_NOISE).all()):
+            return f, on_score, "score"
+        # s = −(x + α/σ v)/(α² + σ²): what is left of f x nearly cancels, and no number is large.
+        n2 = alpha.square() + sigma.square()
+        return f - on_score / n2, -on_score * alpha / (sigma * n2), "v"

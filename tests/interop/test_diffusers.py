@@ -107,6 +107,21 @@ def test_a_network_of_edm() -> None:
         assert torch.allclose(found, expected, atol=1e-5 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("name", ["Euler", "Heun"])
+def test_a_network_of_flow_matching(name: str) -> None:
+    """x̂₀ and ε̂ of x = (1 − σ)x₀ + σε, with the velocity ε − x₀ at the time Nσ."""
+    kind = getattr(diffusers, f"FlowMatch{name}DiscreteScheduler")
+    scheduler, net, x = kind(num_train_timesteps=500, shift=3.0), unet(), noise()
+    model = ss.load_diffusers(net, scheduler)
+    assert model.prediction == "velocity" and model.data_range is None
+    for sigma in (0.001, 0.3, 0.9, 1 - 1e-8):
+        with torch.no_grad():
+            v = net(x, torch.tensor(500 * sigma)).sample
+            found = model.denoise(x, sigma), model.epsilon(x, sigma)
+        for ours, expected in zip(found, (x - sigma * v, x + (1 - sigma) * v), strict=True):
+            assert torch.allclose(ours, expected, atol=2e-6)
+
+
 def test_a_table_that_is_not_the_product_of_its_betas() -> None:
     """CogVideoX shifts the signal-to-noise ratio of a table, and leaves its β as they were."""
     scheduler = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=3.0)
@@ -144,7 +159,12 @@ def test_a_learned_variance_is_left_out() -> None:
     [
         (lambda: (unet(),), "a scheduler; got none"),
         (lambda: (3, diffusers.DDPMScheduler()), "a folder, a pipeline with a unet"),
-        (lambda: (unet(), diffusers.FlowMatchEulerDiscreteScheduler()), "a table of β"),
+        (lambda: (unet(), diffusers.FlowMatchLCMScheduler()), "a table of β"),
+        (
+            lambda: (unet(), diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)),
+            "invert_sigmas=False; got invert_sigmas=True",
+        ),
+        (lambda: (unet(), {"_class_name": "DDPM"}), "such as DDPMScheduler, Score.*got 'DDPM'"),
         (lambda: (unet(), diffusers.EDMEulerScheduler(prediction_type="v_prediction")), "a table"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ PAGE = Path(ROOT, "docs", "howto", "diffusers-schedulers.md").read_text(encoding
 ROW = re.compile(r"^\| `(\w+)` \|([^|]*)\|([^|]*)\|", re.MULTILINE)
 TABLE = {name: (ours.strip(" `"), bound.strip()) for name, ours, bound in ROW.findall(PAGE)}
 OURS = {name: row for name, row in TABLE.items() if re.fullmatch(r"\de-\d", row[1])}
+EULER, HEUN = "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"
+pytestmark = pytest.mark.filterwarnings("ignore:expected steps:sdescore.errors.StepsWarning")
 
 
 def scheduler_of(name: str, **options: Any) -> Any:
@@ -42,12 +46,14 @@ def theirs(scheduler: Any, net: Any, steps: int, **options: Any) -> Tensor:
     """The loop of diffusers' pipelines; it draws the numbers of :func:`draws` in their order."""
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(3)
-    x = torch.randn(SHAPE, generator=generator) * scheduler.init_noise_sigma
+    # Flow matching starts from standard normal noise, and does not scale the input.
+    x = torch.randn(SHAPE, generator=generator) * getattr(scheduler, "init_noise_sigma", 1.0)
+    scaled = getattr(scheduler, "scale_model_input", lambda x, t: x)
     if "generator" in inspect.signature(scheduler.step).parameters:
         options["generator"] = generator
     with torch.no_grad():
         for t in scheduler.timesteps:
-            y = net(scheduler.scale_model_input(x, t), t).sample
+            y = net(scaled(x, t), t).sample
             x = scheduler.step(y, t, x, **options).prev_sample
     return x
 
@@ -76,7 +82,7 @@ def test_the_page_lists_every_scheduler() -> None:
 def test_what_takes_the_place_of_a_scheduler_is_there() -> None:
     names = vars(ss.predictors) | {"ProbabilityFlow": ss.ProbabilityFlow, "inverse": ss.inverse}
     lines = [ours for name, (ours, _) in TABLE.items() if name not in OURS and ours != "—"]
-    assert len(OURS) == 15 and len(lines) == 17
+    assert len(OURS) == 17 and len(lines) == 15
     for line in lines:
         assert eval(line, names | {"sde": ss.VPSDE()})
 
@@ -159,6 +165,17 @@ CASES: list[tuple[str, dict[str, Any], int, float]] = [
     ("DEISMultistepScheduler", {"solver_order": 3}, 20, 5e-4),
     ("UniPCMultistepScheduler", {}, 40, 2e-3),
     ("EDMEulerScheduler", {"sigma_schedule": "exponential", "sigma_data": 0.8}, 10, 1e-5),
+    *(
+        (name, {"shift": shift, "num_train_timesteps": levels}, steps, bound)
+        for name, bound in ((EULER, 1e-6), (HEUN, 1e-4))
+        for shift, levels in ((1.0, 500), (3.0, 1000), (0.5, 1000))
+        for steps in (1, 2, 25)
+    ),
+    (EULER, {"shift_terminal": 0.1, "shift": 3.0}, 10, 1e-6),
+    *(
+        (EULER, {f"use_{kind}_sigmas": True}, 10, 1e-6)
+        for kind in ("karras", "exponential", "beta")
+    ),
 ]
 
 
@@ -230,11 +247,73 @@ def test_the_callers_default_dtype_and_device_change_nothing(name: str) -> None:
         (lambda: scheduler_of("DDPMScheduler", variance_type="learned"), {}, "variance_type"),
         (lambda: scheduler_of("EulerDiscreteScheduler"), {"eta": 0.5}, "for a DDIM scheduler"),
         (lambda: scheduler_of("UniPCMultistepScheduler", disable_corrector=[0]), {}, "UniPC"),
+        *(
+            (lambda option=option: scheduler_of(EULER, **{option: True}), {}, f"{option}=True")
+            for option in ("use_dynamic_shifting", "stochastic_sampling", "invert_sigmas")
+        ),
+        (lambda: {"shift": 3.0}, {}, "_class_name.*such as CogVideoXDDIM.*UniPC.*got None"),
+        (lambda: {"_class_name": "AutoencoderKL"}, {}, "such as Cog.*got 'AutoencoderKL'"),
+        (lambda: {"_class_name": "PNDMScheduler"}, {}, "among Cog.*got PNDMScheduler"),
+        (
+            lambda: {
+                "_class_name": EULER,
+                "use_karras_sigmas": True,
+                "use_beta_sigmas": True,
+            },
+            {},
+            f"a configuration of {EULER}; got one with which Only one",
+        ),
     ],
 )
 def test_what_is_refused(scheduler: Any, options: dict[str, Any], match: str) -> None:
     with pytest.raises(ss.errors.IncompatibleError, match=match):
         ss.interop.from_scheduler(scheduler(), 10, **options)
+
+
+def test_heun_in_t_is_nearer_to_the_flow_than_theirs() -> None:
+    """Against the velocity's own loop in float64; theirs divides a difference by a small σ."""
+    scheduler, net = scheduler_of(HEUN, shift=0.5), unet()
+    sampler, x = ss.interop.from_scheduler(scheduler, 3), draws(1)[0].double()
+    assert sampler.data_std == 0 and sampler.start_std == sampler.sde.T
+    found = sampler.sample(ss.load_diffusers(net, scheduler), SHAPE, init=draws(1)[0])
+    rounded = theirs(scheduler, net, 3)
+    sigmas = torch.unique_consecutive(scheduler.sigmas.double()).tolist()
+    net.double()
+    with torch.no_grad():
+        for sigma, after in pairwise(sigmas):
+            v = net(x, torch.tensor(1000 * sigma)).sample
+            y = x + (after - sigma) * v
+            if after:
+                v = 0.5 * (v + net(y, torch.tensor(1000 * after)).sample)
+            x = x + (after - sigma) * v
+    assert (found - x).abs().max() < 1e-6 * x.abs().max() < (rounded - x).abs().max()
+
+
+@pytest.mark.parametrize("name", sorted(OURS))
+def test_a_configuration_is_its_scheduler(name: str, tmp_path: Path) -> None:
+    scheduler = scheduler_of(name)
+    expected, net = ss.interop.from_scheduler(scheduler, 7), unet()
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    file = tmp_path / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    assert config["_class_name"] == name
+    for source in (config, file, str(file), file.parent, tmp_path):
+        with torch.device("meta"):
+            found = ss.interop.from_scheduler(source, 7)
+        assert found == expected and torch.equal(found.times, expected.times)
+    model, again = ss.load_diffusers(net, scheduler), ss.load_diffusers(net, config)
+    assert (again.sde, again.prediction) == (model.sde, model.prediction)
+    x = draws(1)[0]
+    assert torch.equal(again(x, 0.5), model(x, 0.5))
+
+
+def test_a_path_without_a_configuration(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"to be or to hold scheduler_config\.json"):
+        ss.interop.from_scheduler(tmp_path, 7)
+    for text, match in (("{", "JSON in"), ("[1]", "options in")):
+        (tmp_path / "scheduler_config.json").write_text(text)
+        with pytest.raises(ss.errors.CheckpointError, match=match):
+            ss.interop.from_scheduler(tmp_path, 7)
 
 
 @pytest.mark.parametrize("steps", [0, 2.5])

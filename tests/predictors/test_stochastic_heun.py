@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import sdescore as ss
+from sdescore.predictors import stochastic_heun
 from sdescore.predictors.stochastic_heun import StochasticHeun
 from tests.helpers.by_hand import ByHand, Paper, bent, one_step_is
 from tests.helpers.multistage import SDES, VP
@@ -43,3 +44,26 @@ STEPS = [
 )
 def test_one_step_is_the_papers(sde: ss.LinearSDE, predictor: ss.Predictor, paper: Paper) -> None:
     one_step_is(paper, sde, predictor)
+
+
+@pytest.mark.parametrize(("sde", "eta"), [(VP, 0.0), (SDES["flow"], 0.6)])
+def test_the_step_is_the_same_in_v(
+    sde: ss.LinearSDE, eta: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stochastic_heun, "NEAR_NOISE", 2.0)
+    method = StochasticHeun(eta)
+    assert method.tableau(sde, torch.tensor([0.6, 0.3], dtype=torch.float64)).output == "v"
+    one_step_is(heun_on_the_reverse_sde(eta), sde, method)
+
+
+@torch.no_grad()
+def test_the_flow_starts_from_noise_alone() -> None:
+    """Heun's step on a velocity from t = 1, in float32."""
+    x = torch.linspace(-2, 2, 5)[:, None]
+    first = torch.sin(x + 1.0)
+    expected = x - 0.2 * (first + torch.sin(x - 0.4 * first + 0.6))
+    sde, net = ss.RectifiedFlowSDE(T=1 - 1e-8), lambda y, t: torch.sin(y + t[:, None])
+    model = ss.ScoreModel(net, sde, "velocity", "t")
+    grid = [sde.T, 0.6]
+    sampler = ss.PredictorCorrector(sde, StochasticHeun(0.0), grid=grid, denoise=False)
+    assert (sampler.sample(model, init=x) - expected).abs().max() < 1e-6
