@@ -86,6 +86,20 @@ def export(folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None
     ------
     CheckpointError, FileNotFoundError
         The folder is damaged or holds no whole checkpoint, or the system refuses to write.
+
+    Examples
+    --------
+    >>> import tempfile, torch, sdescore as ss
+    >>> group, folder = torch.distributed, tempfile.mkdtemp()
+    >>> group.init_process_group("gloo", store=group.HashStore(), rank=0, world_size=1)  # or many
+    >>> model, parts = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE()), f"{folder}/large.dcp"
+    >>> options = {"steps": 2, "shard": True, "path": parts, "progress": False}
+    >>> result = ss.train(model, torch.randn(100, 2), **options)
+    >>> group.destroy_process_group()
+    >>> ss.checkpoint.export(parts, f"{folder}/large.safetensors")
+    >>> x = torch.randn(3, 2)
+    >>> torch.equal(ss.load(f"{folder}/large.safetensors")(x, 0.5), result.model(x, 0.5))
+    True
     """
     with opened(folder) as file:
         file.verify()

@@ -59,6 +59,14 @@ class FirstOrderLast(Predictor):
     ------
     IncompatibleError
         ``method`` is another predictor, or corrects its steps.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde, times = ss.VPSDE(), torch.tensor([1.0, 0.5, 0.2, 0.1], dtype=torch.float64)
+    >>> own = ss.interop.FirstOrderLast(ss.ExponentialAdams(points=2)).tableau(sde, times)
+    >>> (own.b[:, 0] != 0).sum(1).tolist()  # outputs that each step uses
+    [1, 2, 1]
     """
 
     method: ExponentialAdams = field(default_factory=ExponentialAdams)

@@ -65,6 +65,18 @@ class Particles:
         The estimate of log p(y), in nats.
     effective : Tensor
         ``(steps,)``: the effective number of particles, 1 / Σ w², after each step.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> prior = ss.GaussianScore([0.0], 1.0, ss.VPSDE())
+    >>> see = ss.inverse.Mask(torch.tensor([True]))
+    >>> seen = ss.inverse.Measurement(torch.tensor([1.0]), see, noise_std=1.0)
+    >>> smc = ss.inverse.TwistedSMC(prior.sde, steps=20)
+    >>> found = smc.sample(ss.inverse.pigdm(prior, seen), particles=1000)
+    >>> mean = (found.weights @ found.x.double()).item()  # of the posterior, 0.5
+    >>> abs(mean - 0.5) < 0.1, found.draw(10).shape
+    (True, torch.Size([10, 1]))
     """
 
     x: Tensor

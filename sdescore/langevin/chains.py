@@ -43,7 +43,18 @@ CONVENTIONS = ("tau", "epsilon")
 
 @dataclass(frozen=True, eq=False)
 class LangevinRun:
-    """What :func:`chains` returns."""
+    """What :func:`chains` returns.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> score = ss.GaussianScore([0.0], 1.0, ss.VPSDE())
+    >>> run = ss.langevin.chains(
+    ...     score, torch.zeros(8, 1), 0.2, 2000, t=0.5, burn_in=200, return_path=True
+    ... )
+    >>> bool(run.r_hat() < 1.05), bool(run.effective_sample_size() > 400), run.evaluations
+    (True, True, 2200)
+    """
 
     x: Tensor
     """``(B, *E)``, the chains' last states."""

@@ -96,7 +96,18 @@ def explicit_loss(
 
 @dataclass(frozen=True, eq=False)
 class KernelDensityScore:
-    """``∇ log p_h`` for h = ``bandwidth``, without time; made by :func:`kernel_density_score`."""
+    """``∇ log p_h`` for h = ``bandwidth``, without time; made by :func:`kernel_density_score`.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> score = ss.losses.kernel_density_score(torch.tensor([[0.0], [4.0]]), "silverman")
+    >>> round(score.bandwidth, 2)
+    2.61
+    >>> x = torch.tensor([[0.0], [2.0], [20.0]])
+    >>> bool(score.log_prob(x)[2] < score.log_prob(x)[0])
+    True
+    """
 
     bandwidth: float
     _empirical: EmpiricalScore = field(repr=False)

@@ -102,7 +102,16 @@ class TimeDistribution(ABC):
 
 
 class UniformTimes(TimeDistribution):
-    """Uniform on ``[sde.t_min, sde.T]`` (Song et al. 2021, arXiv:2011.13456, eq. 7)."""
+    """Uniform on ``[sde.t_min, sde.T]`` (Song et al. 2021, arXiv:2011.13456, eq. 7).
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> times = ss.losses.UniformTimes(stratified=True)
+    >>> t = times.sample(ss.VPSDE(), 4, torch.Generator().manual_seed(0))
+    >>> (4 * t).floor().sort().values.tolist()  # one in each quarter of the time
+    [0.0, 1.0, 2.0, 3.0]
+    """
 
     def quantile(self, sde: LinearSDE, u: Tensor) -> Tensor:
         """``t_min + (T − t_min) u``."""

@@ -54,6 +54,15 @@ class NoiseFloor:
         Number of random splits, and their seed.
     size : tuple[int, int]
         Sizes of the two parts.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> real = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    >>> floor = ss.metrics.noise_floor(ss.metrics.energy_distance, real, size=100)
+    >>> far = ss.metrics.energy_distance(real[:100] + 1.0, real[100:])
+    >>> far > floor.mean + 10 * floor.std
+    True
     """
 
     mean: float
@@ -75,6 +84,15 @@ class RelativeDistance:
         Mean over the splits, and standard deviation of a single split, of the distance.
     floor : NoiseFloor
         The floor, at the same sizes and over the same splits.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> real = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
+    >>> new = torch.randn(100, 2, generator=torch.Generator().manual_seed(1))
+    >>> found = ss.metrics.relative_to_floor(ss.metrics.energy_distance, new, real)
+    >>> found.ratio == found.value / found.floor.mean, found.ratio < 3
+    (True, True)
     """
 
     ratio: float

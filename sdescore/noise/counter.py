@@ -35,6 +35,16 @@ class Domain(IntEnum):
     Every ``seed`` defaults to 0, and calls are often chained: a run starts from the samples of
     another run, from :meth:`sdescore.LinearSDE.prior_sample` or from
     :func:`sdescore.samplers.simulate`. Their noises are independent all the same.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> start, probe = (
+    ...     ss.noise.standard_normal(7, range(5000), range(1), (1,), domain=domain).flatten()
+    ...     for domain in (ss.noise.Domain.SAMPLER, ss.noise.Domain.TRACE)
+    ... )
+    >>> bool(torch.stack([start, probe]).corrcoef()[0, 1].abs() < 0.06)  # one seed, two roles
+    True
     """
 
     SAMPLER = 0  #: the start and the steps of a run from noise to data

@@ -53,6 +53,16 @@ class DPMSolverPlusPlus(Multistep):
     ------
     ParameterError
         An argument is out of range.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde, spectrum = ss.VPSDE(), torch.tensor([4.0, 0.1])
+    >>> for predictor in (ss.DDIM(), ss.published.DPMSolverPlusPlus(solver_order=3)):
+    ...     sampler = ss.PredictorCorrector(sde, predictor, grid=ss.LogSNRGrid(), steps=15)
+    ...     print(f"{ss.analysis.gaussian_error(sampler, spectrum).w2:.2f}")
+    0.32
+    0.04
     """
 
     solver_order: int = 2

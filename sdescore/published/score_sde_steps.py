@@ -108,6 +108,16 @@ class ScoreSDEStep(Predictor):
     ------
     IncompatibleError, ParameterError
         The predictor is unknown or has no probability flow, or a number is out of range.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> predictor = ss.published.ScoreSDEStep("ancestral_sampling", num_scales=1000)
+    >>> options = {"grid": ss.UniformGrid(), "steps": 1000, "denoise": False}
+    >>> sampler = ss.PredictorCorrector(ss.VPSDE(), predictor, **options)
+    >>> x = sampler.sample(ss.GaussianScore([2.0], 0.25, sampler.sde), (2000, 1))
+    >>> round(x.mean().item(), 1), round(x.std().item(), 1)
+    (2.0, 0.5)
     """
 
     predictor: str = "reverse_diffusion"
@@ -200,6 +210,15 @@ class ScoreSDELangevin(Corrector):
     ------
     ParameterError, IncompatibleError
         An argument is out of range.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> corrector = ss.published.ScoreSDELangevin(snr=0.1, norm="expected")
+    >>> sampler = ss.PredictorCorrector(ss.VPSDE(), ss.EulerMaruyama(), corrector, steps=1000)
+    >>> x = sampler.sample(ss.GaussianScore([2.0], 0.25, sampler.sde), (2000, 1))
+    >>> round(x.mean().item(), 1), round(x.std().item(), 1)
+    (2.0, 0.5)
     """
 
     snr: float = 0.16

@@ -52,6 +52,15 @@ class BitsPerDimension:
     trace_error : Tensor
         ``(B,)``, the standard error of ``bits`` due to the probes of the divergence: 0 for the
         exact divergence, NaN where it cannot be known.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> score = ss.GaussianScore(torch.zeros(3), 0.25, ss.VPSDE())
+    >>> x = (8 * score.sample(100, seed=0)).round().clamp(-8, 8) / 8  # 17 levels
+    >>> found = ss.bits_per_dimension(score, x, levels=17, draws=2)
+    >>> print(f"{found.mean:.1f} ± {found.standard_error:.2f}", tuple(found.draws.shape))
+    3.9 ± 0.04 (100, 2)
     """
 
     bits: Tensor

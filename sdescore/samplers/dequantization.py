@@ -13,8 +13,7 @@ Here u is the normal distribution function Φ of a normal number, element by ele
    \log q(u | x) = \sum \bigl[ \tfrac12 (a^2 - z^2) - s \bigr] .
 
 For μ = s = 0 it is uniform. The gradient of log p goes back through the flow. The score at t_min
-would be cheaper, but it equals that gradient only if it is exact: the flow of a network has a
-density of its own.
+would be cheaper, but is that gradient only if it is exact: a network's flow has its own density.
 """
 
 from __future__ import annotations

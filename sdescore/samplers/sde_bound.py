@@ -56,6 +56,16 @@ class SDEBound:
     standard_error : Tensor
         ``(B,)`` nats, of ``log_prob``, from the differences between neighbouring noise levels; NaN
         for one level. It tends to be too large, because the levels themselves differ too.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> score = ss.GaussianScore(torch.zeros(2), 1.0, ss.VESDE())
+    >>> x = torch.zeros(1, 2)
+    >>> found = ss.samplers.sde_bound(score, x, times=200)
+    >>> off = (found.log_prob - score.log_prob(x, score.sde.t_min)).abs()
+    >>> bool(off < 4 * found.standard_error)
+    True
     """
 
     log_prob: Tensor

@@ -104,7 +104,18 @@ class ExponentialStep:
 def exponential_step(
     sde: LinearSDE, t: Tensor, s: Tensor, output: str, eta: float
 ) -> ExponentialStep:
-    """The exact solution's numbers from ``t`` to ``s < t``, ``(N,)`` float64."""
+    """The exact solution's numbers from ``t`` to ``s < t``, ``(N,)`` float64.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sde, t, s = ss.VPSDE(), *torch.tensor([[0.5], [0.2]], dtype=torch.float64)
+    >>> step = ss.tableau.exponential_step(sde, t, s, "x0", eta=0.0)
+    >>> weight = step.weights(torch.zeros(1, 1, dtype=torch.float64))  # of the newest output alone
+    >>> (alpha_t, sigma_t), (alpha_s, sigma_s) = sde.marginal(t), sde.marginal(s)
+    >>> torch.allclose(weight[0], alpha_s - alpha_t * sigma_s / sigma_t)  # which is DDIM's
+    True
+    """
     alpha_t, sigma_t = sde.marginal(t)
     alpha_s, sigma_s = sde.marginal(s)
     h = clock(sde, s) - clock(sde, t)

@@ -63,6 +63,14 @@ class Tableau:
     ------
     ShapeError
         The tables do not fit together.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> times = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64)
+    >>> numbers = ss.DDIM(eta=1.0).tableau(ss.VPSDE(), times)
+    >>> len(numbers), numbers.evaluations, numbers.noises  # two steps of one call and one noise
+    (2, 1, 1)
     """
 
     times: Tensor
@@ -181,7 +189,15 @@ def one_stage(times: Tensor, a: Tensor, b: Tensor, c: Tensor, output: str = "sco
 
 
 def no_stages(n: int) -> Tableau:
-    """``n`` steps that leave the state as it is and do not call the model."""
+    """``n`` steps that leave the state as it is and do not call the model.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> rest = ss.tableau.no_stages(2)
+    >>> rest.step(0, torch.tensor([[1.0, 2.0]]), [], None, []), rest.evaluations
+    (tensor([[1., 2.]]), 0)
+    """
     none = torch.zeros(n, 0, dtype=torch.float64, device="cpu")
     return Tableau(none, none, none[..., None], none[..., None])
 

@@ -61,6 +61,16 @@ class TrainingResult:
         False if ``max_seconds`` or the data ended before the last step.
     best : ScoreModel or None
         A copy with the averaged weights at the lowest validation loss; None without validation.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> model = ss.ScoreModel(ss.MLP(2, hidden=16), ss.VPSDE())
+    >>> result = ss.train(model, torch.randn(100, 2), steps=3, progress=False)
+    >>> sampler = ss.PredictorCorrector(model.sde, steps=20)
+    >>> x = sampler.sample(result.model, (4, 2))  # with the averaged weights
+    >>> x.shape, len(result.losses), result.finished
+    (torch.Size([4, 2]), 3, True)
     """
 
     model: ScoreModel = field(repr=False)

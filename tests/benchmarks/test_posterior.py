@@ -40,6 +40,33 @@ def test_the_saved_figures_keep_their_bounds(script: Script) -> None:
     assert max(near) <= 1.1
 
 
+def test_the_guide_has_the_saved_ranges(script: Script) -> None:
+    """Smallest to largest over the linear problems, a row a method of "Which method?"."""
+    rows = script("tables").load("posterior-cpu")["rows"]
+    linear = [r for r in rows if r["problem"] != "nonlinear"]
+    page = (ROOT / "docs" / "howto" / "inverse-problems.md").read_text(encoding="utf-8")
+    for method in ("mmps", "pigdm", "dps", "TwistedSMC", "RePaint", "Projection", "diffpir"):
+        own = [r for r in linear if r["method"].partition("(")[0] == method]
+        cells = []
+        for dimensions in ((2, 6), (64,)):
+            w2 = [r["w2"] for r in own if r["d"] in dimensions]
+            cells.append("–".join(f"{v:.3g}" if v > 10 else f"{v:.2f}" for v in (min(w2), max(w2))))
+        line = next(row for row in page.splitlines() if row.startswith(f"| `{method}` |"))
+        assert " | ".join(cells) in line
+    evidence = {
+        guide: max(r["evidence"] for r in rows if r["method"] == f"TwistedSMC({guide})")
+        for guide in ("moments", "mmps")
+    }
+    assert f"at most {evidence['moments']:.2f} nats" in page
+    assert f"was off by up to {evidence['mmps']:.2f}.\n" in page
+    far: dict[str, float] = {}
+    for row in (r for r in linear if r["d"] == 64):
+        far[row["method"]] = max(far.get(row["method"], 0.0), row["stray"])
+    assert f"{far['mmps']:.1%}" == "0.7%" and f"{far['diffpir']:.0%}" == "45%"
+    assert max(far[name] for name in ("dps", "TwistedSMC(mmps)", "TwistedSMC(moments)")) < 1e-6
+    assert max(far["Projection"], far["RePaint"]) < far["diffpir"]
+
+
 def test_ranks_are_uniform_for_the_exact_posterior_alone(script: Script) -> None:
     """χ² with 9 degrees of freedom is below 46 but once in 1.7e6; six elements, 1e-6 each of them.
 

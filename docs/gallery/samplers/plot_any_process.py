@@ -6,23 +6,56 @@ A sample depends on its seed and on its number in the request, and on nothing el
 can draw one half each, and together have what one machine would have drawn.
 """
 
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import torch
 
+# %%
+# The program of a process. It draws its share of 2,000 samples, and learns which share this is from
+# the two variables that ``torchrun`` sets.
+PROGRAM = """
+import os
+import sys
+
+import torch
 import sdescore as ss
 
-# %%
-# A request for 2,000 samples, whole and in two parts.
 sde = ss.VPSDE()
 score = ss.MixtureScore([0.5, 0.5], [[-1.5, -1.0], [1.5, 1.0]], [0.2, 0.2], sde)
 sampler = ss.PredictorCorrector(sde, predictor=ss.EulerMaruyama(), steps=30)
-request = {"shape": (2000, 2), "seed": 7}
+rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+share = range(rank * 2000 // size, (rank + 1) * 2000 // size)
+x = sampler.sample(score, shape=(2000, 2), seed=7, samples=share)
+torch.save({"x": x, "process": os.getpid()}, sys.argv[1])
+"""
 
-whole = sampler.sample(score, **request)
-first = sampler.sample(score, **request, samples=range(0, 1000))
-second = sampler.sample(score, **request, samples=range(1000, 2000))
+
+def start(rank, size):
+    """Start process ``rank`` of ``size``."""
+    own = {"RANK": str(rank), "WORLD_SIZE": str(size)}
+    own["PYTHONPATH"] = os.pathsep.join(sys.path)  # it finds the modules that are found here
+    command = [sys.executable, str(folder / "draw.py"), str(folder / f"{rank}-of-{size}.pt")]
+    return subprocess.Popen(command, env=os.environ | own)
+
+
+# %%
+# A request for 2,000 samples, whole and in two parts.
+with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    (folder / "draw.py").write_text(PROGRAM)
+    processes = [start(0, 1), start(0, 2), start(1, 2)]
+    assert all(process.wait() == 0 for process in processes)
+    files = ["0-of-1.pt", "0-of-2.pt", "1-of-2.pt"]
+    drawn = [torch.load(folder / file) for file in files]
+
+whole, first, second = (part["x"] for part in drawn)
 same = torch.equal(torch.cat([first, second]), whole)
-print(same)
+print(f"{len({part['process'] for part in drawn})} processes; the same samples: {same}")
 
 figure, panels = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
 parts = {

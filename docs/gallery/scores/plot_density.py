@@ -46,5 +46,6 @@ print(f"largest difference where there are data: {error:.0e} nats")
 # What is left is the prior: the flow ends in a standard normal distribution, and the noised data
 # are not quite one.
 #
-# **Read on.** :doc:`Bits per dimension </howto/bits-per-dimension>`;
+# **Read on.** :doc:`Bits per dimension </howto/bits-per-dimension>`, and the same
+# :ref:`of digits <sphx_glr_examples_scores_plot_bits.py>`;
 # :doc:`the sampler </theory/09-sampler>` has the formula.

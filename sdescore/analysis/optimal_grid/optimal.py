@@ -74,6 +74,15 @@ class OptimalGrid(Grid):
     relative_w2 : float
         W2 over the root of the data's total variance: exact, for Gaussian data with the same
         spectrum and for the exact score.
+
+    Examples
+    --------
+    >>> import dataclasses, json, torch, sdescore as ss
+    >>> sde, predictor = ss.VPSDE(), ss.ExponentialAdams(points=2)
+    >>> grid = ss.optimal_grid(sde, predictor, 6, spectrum=torch.tensor([4.0, 0.1]))
+    >>> text = json.dumps(dataclasses.asdict(grid))
+    >>> ss.analysis.OptimalGrid(**json.loads(text)) == grid
+    True
     """
 
     values: tuple[float, ...]

@@ -68,6 +68,15 @@ class AdaptiveResult:
     evaluations : Tensor
         ``(B,)`` int64 on the CPU: score evaluations, the last denoise included. The first calls,
         which test whether the score computes each sample by itself, are not counted.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sampler = ss.AdaptiveSampler(ss.VPSDE())
+    >>> found = sampler.solve(ss.GaussianScore([0.0], 1.0, sampler.sde), shape=(8, 1))
+    >>> tried = found.accepted + found.rejected
+    >>> found.x.shape, bool((found.evaluations > tried).all())
+    (torch.Size([8, 1]), True)
     """
 
     x: Tensor

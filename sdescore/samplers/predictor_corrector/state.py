@@ -53,6 +53,17 @@ class SamplerState:
         A multistep predictor's past outputs, each up to a factor that the sampler knows.
     run : Run
         The run that it belongs to. A state that is copied or saved keeps what was known then.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> sampler = ss.PredictorCorrector(ss.VPSDE(), steps=8)
+    >>> score = ss.GaussianScore([0.0], 0.25, sampler.sde)
+    >>> for state in sampler.iterate(score, (1000, 1)):
+    ...     if state.step % 4 == 0:
+    ...         print(f"t = {state.t:.1f}: {state.x.std():.1f}, {state.denoised.std():.1f}")
+    t = 0.2: 0.6, 0.1
+    t = 0.0: 0.5, 0.5
     """
 
     step: int

@@ -70,6 +70,17 @@ class LogLikelihood:
     evaluations : Tensor
         ``(B,)`` int64 on the CPU: calls of the model with each sample. The first calls, which
         test whether it computes each sample by itself, are not counted.
+
+    Examples
+    --------
+    >>> import torch, sdescore as ss
+    >>> score = ss.GaussianScore(torch.zeros(3), 0.25, ss.VPSDE())
+    >>> flow, x = ss.ProbabilityFlow(score.sde), torch.zeros(1, 3)
+    >>> found = flow.log_likelihood(score, x, divergence="hutchinson", probes=8)
+    >>> std = score.sde.marginal(score.sde.T)[1].item()
+    >>> prior = torch.distributions.Normal(0.0, std).log_prob(found.latent).sum(1)  # or your own
+    >>> torch.allclose(found.log_prob, prior + found.log_det)
+    True
     """
 
     log_prob: Tensor
