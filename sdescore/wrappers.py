@@ -73,17 +73,17 @@ def sde_of(score: object) -> Any:
 
 
 def undisturbed(function: Callable[..., Any], x: Tensor, *rest: object, who: str) -> Any:
-    """``function(x, *rest)``, refused if it writes to ``x`` or to another tensor that it is given.
+    """``function(x, *rest)``, refused if it writes to ``x`` or to another of its arguments.
 
     A loop that uses them again would give wrong samples, unnoticed.
     """
     # Neither a compiled graph nor inference mode counts how often a tensor was written to.
     if is_compiling() or x.is_inference():
         return function(x, *rest)
-    given = tensors_in(x, *rest)
-    versions = [part._version for part in given]
+    watched = tensors_in(x, *rest)
+    versions = [part._version for part in watched]
     y = function(x, *rest)
-    for part, version in zip(given, versions, strict=True):
+    for part, version in zip(watched, versions, strict=True):
         if part._version != version:
             got = "one that changed it in place; work on a .clone()"
             checks.refuse(f"{who} to leave its input as it is", got, IncompatibleError)
