@@ -51,6 +51,7 @@ HEAVY = {"matplotlib", "scipy", "torchdiffeq", "sklearn", "safetensors", "tqdm"}
 MAX_LINES = 350
 
 UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+NEWER = {"typing.Self", "typing.Never", "typing.override", "enum.StrEnum", "itertools.batched"}
 UNSAFE_CALLS = {"eval", "exec", "__import__", "torch.load", "torch.save", "torch.jit.load"}
 # What follows the caller's defaults unless it is named; whole numbers are int64 everywhere.
 FACTORIES = {
@@ -274,6 +275,15 @@ def test_no_forbidden_construct(name: str) -> None:
 @pytest.mark.parametrize("name", TREES)
 def test_factories_name_dtype_and_device(name: str) -> None:
     found = list(factories(TREES[name]))
+    assert not found, report(name, found)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_nothing_is_newer_than_python_3_10(name: str) -> None:
+    imports = (n for n in ast.walk(TREES[name]) if isinstance(n, ast.ImportFrom))
+    found = [
+        (n.lineno, a.name) for n in imports for a in n.names if f"{n.module}.{a.name}" in NEWER
+    ]
     assert not found, report(name, found)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from sdescore.inverse.conjugate_gradient import conjugate_gradient
 from sdescore.score.numbers import Numbers, finite
 from sdescore.shapes import align, float64, without_autocast
 from sdescore.typing import Time
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing from Python 3.11 on
 
 __all__ = ["Operator"]
 

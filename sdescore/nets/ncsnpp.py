@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ from sdescore.nets.blocks_ncsnpp import Resample
 from sdescore.nets.layers_ncsnpp import activation, joined, positional_features
 from sdescore.nets.layout_ncsnpp import assemble
 from sdescore.shapes import align
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing from Python 3.11 on
 
 __all__ = ["DDPMpp", "NCSNpp"]
 

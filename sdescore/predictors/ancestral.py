@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,9 @@ from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.tableau.method import Predictor
 from sdescore.tableau.tableau import Tableau, one_stage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing from Python 3.11 on
 
 __all__ = ["Ancestral"]
 

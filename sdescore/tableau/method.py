@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from sdescore.sde.base import SDE
 from sdescore.sde.linear import LinearSDE
 from sdescore.sde.vp import VPSDE
 from sdescore.tableau.tableau import Tableau, mean_ending
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing from Python 3.11 on
 
 __all__ = ["Corrector", "Predictor", "ScoreAt"]
 
