@@ -94,6 +94,8 @@ def bits_per_dimension(
     importance_weighted: bool = False,
     divergence: str = "exact",
     probes: int = 1,
+    probe_distribution: str = "rademacher",
+    chunk_size: int | None = None,
     seed: int = 0,
     label: Condition | None = None,
     max_batch: int | None = None,
@@ -121,7 +123,7 @@ def bits_per_dimension(
     importance_weighted : bool
         Whether to average the S densities in place of their logarithms, which gives a tighter
         bound. It needs the exact divergence.
-    divergence, probes, label, max_batch, progress
+    divergence, probes, probe_distribution, chunk_size, label, max_batch, progress
         As in :meth:`sdescore.ProbabilityFlow.log_likelihood`.
     seed : int
         Datum i has the dequantization and the probes of (seed, i), whatever its batch.
@@ -158,6 +160,8 @@ def bits_per_dimension(
             v,
             divergence=divergence,
             probes=probes,
+            probe_distribution=probe_distribution,
+            chunk_size=chunk_size,
             seed=seed + s * 0x9E3779B97F4A7C15,  # other probes for each draw
             label=label,
             max_batch=max_batch,

@@ -81,7 +81,7 @@ def test_importance_weights_tighten_the_bound() -> None:
 
 def test_a_datum_does_not_depend_on_its_batch() -> None:
     options = {**OPTIONS, "flow": QUICK, "seed": 7}
-    hutchinson = {"divergence": "hutchinson", "probes": 4}
+    hutchinson = {"divergence": "hutchinson", "probes": 4, "probe_distribution": "gaussian"}
     whole = ss.bits_per_dimension(SCORE, X, draws=2, **hutchinson, **options)
     part = ss.bits_per_dimension(SCORE, X[:2], draws=2, max_batch=1, **hutchinson, **options)
     torch.testing.assert_close(whole.draws[:2], part.draws, rtol=1e-13, atol=0)
@@ -151,6 +151,8 @@ def calls(**changed: object) -> None:
             'divergence="exact"',
         ),
         ({"importance_weighted": 1}, ParameterError, "True or False"),
+        ({"chunk_size": 0}, ParameterError, "chunk_size >= 1"),
+        ({"probe_distribution": "coin"}, IncompatibleError, "probe_distribution"),
     ],
 )
 def test_what_is_refused(changed, error: type[SDEScoreError], match: str) -> None:

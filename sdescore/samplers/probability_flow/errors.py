@@ -101,6 +101,7 @@ def likelihood_errors(
     divergence: str = "exact",
     probes: int | Tensor = 1,
     probe_distribution: str = "rademacher",
+    chunk_size: int | None = None,
     seed: int = 0,
     label: Condition | None = None,
     max_batch: int | None = None,
@@ -116,7 +117,7 @@ def likelihood_errors(
     ----------
     flow : ProbabilityFlow
         Whose likelihood it is.
-    model, x, divergence, probes, probe_distribution, seed, label, max_batch, progress
+    model, x, divergence, probes, probe_distribution, chunk_size, seed, label, max_batch, progress
         As in :meth:`sdescore.ProbabilityFlow.log_likelihood`. Both solves use the same probes.
     data : Tensor, optional
         ``(N, *E)``, such as the data trained on, for the prior's error.
@@ -155,6 +156,7 @@ def likelihood_errors(
             divergence=divergence,
             probes=probes,
             probe_distribution=probe_distribution,
+            chunk_size=chunk_size,
             seed=seed,
             label=label,
             max_batch=max_batch,

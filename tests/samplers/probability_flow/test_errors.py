@@ -118,6 +118,8 @@ def test_the_traces_error_is_the_probes() -> None:
     plain = flow.log_likelihood(score, x, **options)
     torch.testing.assert_close(got.trace, plain.standard_error, equal_nan=True)
     torch.testing.assert_close(got.found.log_prob, plain.log_prob)
+    with pytest.raises(ss.errors.ParameterError, match="chunk_size >= 1"):
+        likelihood_errors(flow, score, x, stopping=False, chunk_size=0, **options)
     # The probes are the same in both solves, so their error is not in the solver's.
     assert got.solver.abs().max() < 0.01 * got.trace.nan_to_num().max()
 
