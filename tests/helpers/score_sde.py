@@ -28,7 +28,7 @@ class ScoreNetwork(Network):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         c = c.round() if self.rounds else c
-        return -super().forward(x, c) / (1 + c.reshape(-1, 1, 1))
+        return -super().forward(x, c) / (1 + c.reshape(-1, 1, 1)) ** 2
 
 
 class Original:
@@ -53,7 +53,7 @@ class Original:
     def score(self, x: Tensor, t: float) -> Tensor:
         if self.sde == "ve":
             label = self.std(t) if self.continuous else round((1 - t) * (self.N - 1))
-            return -network(x, number(label)) / (1 + label)
+            return -network(x, number(label)) / (1 + label) ** 2
         if self.continuous:
             return -network(x, number(999 * t)) / self.std(t)
         label = t * (self.N - 1)
