@@ -109,7 +109,9 @@ def contents(
     """The tensors of a checkpoint, not copied, and its manifest."""
     from sdescore import __version__
 
-    got = f"{type(model).__name__}; wrap the network: ScoreModel(net, sde)"
+    made = getattr(model, "made_of_scores", False)  # such as clipped(model)
+    advice = "save the model inside" if made else "wrap the network: ScoreModel(net, sde)"
+    got = f"{type(model).__name__}; {advice}"
     if not isinstance(model, ScoreModel) or not isinstance(model.net, nn.Module):
         checks.refuse("a ScoreModel around an nn.Module", got, IncompatibleError)
     if info is not None and not isinstance(info, Mapping):

@@ -181,3 +181,8 @@ def test_only_models_are_saved(tmp_path: Path) -> None:
     for model in (ss.MLP(2), ss.ScoreModel(lambda x, c: x, ss.VPSDE(), prediction="epsilon")):
         with pytest.raises(ss.errors.IncompatibleError, match="ScoreModel"):
             ss.save(tmp_path / "m.safetensors", model)
+
+
+def test_a_score_made_of_others_is_saved_by_its_models(tmp_path: Path) -> None:
+    with pytest.raises(ss.errors.IncompatibleError, match=r"_Clipped; save the model inside"):
+        ss.save(tmp_path / "m.safetensors", ss.guidance.clipped(small()))  # type: ignore[arg-type]
