@@ -26,6 +26,7 @@ from sdescore.inverse.conjugate_gradient import conjugate_gradient
 from sdescore.score.numbers import Numbers, finite
 from sdescore.shapes import align, float64, without_autocast
 from sdescore.typing import Time
+from sdescore.wrappers import undisturbed
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of typing from Python 3.11 on
@@ -91,7 +92,8 @@ class Operator(ABC):
         """
         _require("x", x, self.event_shape)
         with without_autocast(x):
-            return self._apply(x)
+            found: Tensor = undisturbed(self._apply, x, who=type(self).__name__)
+            return found
 
     def adjoint(self, y: Tensor) -> Tensor:
         """``Aᵀ y``, ``(B, *M) -> (B, *E)``.
@@ -106,7 +108,8 @@ class Operator(ABC):
         self._require_linear("an adjoint")
         _require("y", y, self.measurement_shape)
         with without_autocast(y):
-            return self._adjoint(y)
+            found: Tensor = undisturbed(self._adjoint, y, who=f"{type(self).__name__}'s adjoint")
+            return found
 
     def solve(self, v: Tensor, sigma2: Time, gamma2: Time = 1.0) -> Tensor:
         """``u`` with ``(γ² A Aᵀ + σ² I) u = v``, of least length; like ``v`` ``(B, *M)``.

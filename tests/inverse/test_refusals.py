@@ -38,6 +38,19 @@ def standardised(std: float | tuple[float, ...]) -> ss.ScoreModel:
 
 SEEN = inverse.Measurement(Y, MASK, 0.1)
 
+
+class InPlace(inverse.Operator):
+    """A matrix that is applied in place."""
+
+    def __init__(self) -> None:
+        super().__init__((3,), (3,))
+
+    def _apply(self, x: Tensor) -> Tensor:
+        return x.mul_(torch.tensor([2.0, 0.5, 1.0]).to(x))
+
+    _adjoint = _apply
+
+
 NORMAL = ss.GaussianScore([0.0] * 3, 1.0, ss.VPSDE())
 SCORE = ss.GaussianScore(torch.zeros(3), 1.0, ss.VPSDE())
 SAMPLER = ss.PredictorCorrector(ss.VPSDE(), predictor=ss.ReverseDiffusion(), steps=20)
@@ -112,6 +125,11 @@ REFUSALS: dict[str, tuple[Refusal, ...]] = {
             ),
             ("word", None, 3, [], [[1.0, 2.0], [3.0]], torch.ones(2, 2, 2, 2)),
         ),
+    ),
+    "an operator that writes to its argument": (
+        (lambda: InPlace()(torch.ones(1, 3)), IncompatibleError, "InPlace to leave its input"),
+        (lambda: InPlace().adjoint(torch.ones(1, 3)), IncompatibleError, "leave its input"),
+        (lambda: of(InPlace()), IncompatibleError, "InPlace to leave its input as it is"),
     ),
     "a number of a solve, and a matrix's dtype": (
         *each(
