@@ -138,7 +138,7 @@ def test_the_page_says_what_was_saved(script: Callable[[str], ModuleType]) -> No
     assert benchmark.same_objective_table(report) in page
     assert benchmark.noise_table(report) in page
     assert benchmark.machine_sentence(report) in page
-    assert f"{report['batches']} minibatches of {report['batch']}" in page
+    assert f"{report['batches']} minibatches of {report['batch']}" in " ".join(page.split())
     # What the page concludes: a tenth of the variance on VP, nothing to gain on VE.
     ratios = {
         row["column"]: row["trace_over_uniform"]
