@@ -61,6 +61,12 @@ class DiffusersNetwork(nn.Module):
         return self._output(x, c, label)[:, : x.shape[1]]
 
     @property
+    def time_dtype(self) -> torch.dtype:
+        """At least float32: the network embeds its time before it rounds."""
+        own = next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.float32)
+        return torch.promote_types(own, torch.float32)
+
+    @property
     def has_variance(self) -> bool:
         """Whether the network returns twice the channels that it takes."""
         config: Any = getattr(self.net, "config", {})

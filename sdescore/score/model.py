@@ -233,7 +233,8 @@ class ScoreModel(HubMethods, interface.MeasuredByTraining, nn.Module):
         if self.label_required is not False and (label is None) == bool(self.label_required):
             self.require_label(label)
         dtype, value, scale = self.dtype, numbers.time_value, numbers.input_scale.to(x)
-        value = value.to(x.device, value.dtype if value.dtype == torch.int64 else dtype)
+        of_time = getattr(self.net, "time_dtype", dtype)  # half precision has few levels
+        value = value.to(x.device, value.dtype if value.dtype == torch.int64 else of_time)
         if scale.ndim:
             scale = scale.reshape(-1, *(1,) * (x.ndim - 1))
         return (scale * x).to(dtype), value.expand(x.shape[0])

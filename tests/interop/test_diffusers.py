@@ -40,6 +40,17 @@ def test_the_score_at_every_level_is_the_originals(kind: str, schedule: str) -> 
         assert (found + epsilon / sigma).abs().max() < (2e-3 if level < 2 else 1e-4) * scale
 
 
+def test_a_network_in_bfloat16_gets_levels_that_bfloat16_cannot_hold() -> None:
+    """997 would become 996, whose ε̂ is another: the original embeds its level in float32."""
+    net, x = unet().bfloat16(), noise().bfloat16()
+    model = ss.load_diffusers(net, diffusers.DDPMScheduler())
+    with torch.no_grad():
+        for level in (997, 501, 333):
+            theirs, other = (net(x, n).sample.float() for n in (level, level - 1))
+            found = model.epsilon(x, model.sde.level_times()[level]).float()
+            assert torch.equal(found, theirs) and not torch.equal(found, other)
+
+
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "DDPMScheduler"])
 def test_samples_are_those_of_the_originals_loop(kind: str) -> None:
     """From the same noise; the DDPM's own noises are handed on, and its last step has none."""

@@ -311,3 +311,32 @@ def test_modules_are_put_in_eval_mode_and_back() -> None:
 class Broken(ss.noise.NoiseSource):
     def open(self, *args, **options):
         return 1 / 0
+
+
+class Timed(torch.nn.Module):
+    """A network in half precision that asks for its time in float32, and remembers it."""
+
+    time_dtype = torch.float32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1, dtype=torch.bfloat16))
+        self.times: list[float] = []
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        assert x.dtype == torch.bfloat16 and c.dtype == torch.float32
+        self.times += c[:1].tolist()
+        return self.weight * x
+
+
+def test_a_network_in_half_precision_may_ask_for_exact_times() -> None:
+    """bfloat16 has 8 bits: of the levels from 512 to 999 it has every fourth."""
+    net, sde = Timed(), ss.DiscreteVPSDE.linear()
+    model = ss.ScoreModel(net, sde, "epsilon", "continuous_level")
+    sampler = ss.PredictorCorrector(sde, ss.DDIM(), grid=ss.LevelGrid(), steps=20)
+    sampler.sample(model, (1, 2))
+    assert net.times == sde.level(sampler.times).tolist()
+    net.times.clear()
+    model(torch.zeros(1, 2), sde.level_times()[997])
+    ss.ProbabilityFlow(sde, rtol=1e-2, atol=1e-2).sample(model, (1, 2))
+    assert net.times[0] == 997 and net.times[1] == pytest.approx(999, abs=1e-3)

@@ -58,7 +58,8 @@ class BoundModel:
             self._function, self._who, self._net_dtype = model.net, "the network", model.dtype
             self._scales = numbers.input_scale.tolist()
             value = numbers.time_value  # integer levels stay integers
-            value = value.to(device, self._net_dtype if value.is_floating_point() else None)
+            of_time = getattr(model.net, "time_dtype", self._net_dtype)
+            value = value.to(device, of_time if value.is_floating_point() else None)
             self._inputs = value[:, None].expand(len(times), len(samples)).unbind(0)
         else:
             require_times(model, times)

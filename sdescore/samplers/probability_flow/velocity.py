@@ -143,7 +143,8 @@ class Velocity:
             scale = numbers.input_scale * r
             w = r / (alpha * q - sigma * p)
             c = -(sigma * q + alpha * p) / r * w
-            value = value.to(like.device, self._dtype if value.is_floating_point() else None)
+            of_time = getattr(self._model.net, "time_dtype", self._dtype)
+            value = value.to(like.device, of_time if value.is_floating_point() else None)
             for i in (~(w + c).isfinite()).nonzero().flatten().tolist():
                 kind = self._convention.prediction
                 got = f"{sigma[i]:g} and {alpha[i]:g} at t = {time[i]:g}"
