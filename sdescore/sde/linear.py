@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sdescore import checks
-from sdescore.errors import ScheduleError, ShapeError, TimeError
+from sdescore.errors import IncompatibleError, ScheduleError, ShapeError, TimeError
 from sdescore.grids.base import Grid
 from sdescore.grids.spaced import LogSNRGrid
 from sdescore.noise.counter import Domain, standard_normal
@@ -96,7 +96,15 @@ class LinearSDE(SDE):
 
     def marginal(self, t: Time) -> tuple[Tensor, Tensor]:
         """``(α_t, σ_t)`` of ``x_t = α_t x_0 + σ_t ε``."""
-        return self._marginal(checks.time(t, self.T))
+        t = checks.time(t, self.T)
+        alpha, sigma = self._marginal(t)
+        for value in (alpha, sigma):  # of a class of one's own
+            fits = isinstance(value, Tensor) and value.dtype == t.dtype and value.shape == t.shape
+            if not fits:
+                expected = f"_marginal(t) of {type(self).__name__} as two tensors like t, {t.dtype}"
+                got = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else value
+                checks.refuse(f"{expected} {tuple(t.shape)}", got, IncompatibleError)
+        return alpha, sigma
 
     def rates(self, t: Time) -> tuple[Tensor, Tensor]:
         """``(f, g²)`` of ``dx = f x dt + g dw``."""

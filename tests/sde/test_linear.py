@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -200,3 +201,22 @@ def test_log_snr_inverse_at_the_ends(name: str) -> None:
     assert sde.time_at_log_snr(float(sde.log_snr(sde.T))).shape == ()
     with pytest.raises(ss.errors.TimeError, match="log-SNR"):
         sde.time_at_log_snr(sde.log_snr(sde.T) - 1.0)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "got"),
+    [
+        (lambda t: 1.0, lambda t: t, "1.0"),
+        (lambda t: torch.ones(()).double(), lambda t: t, r"float64 \(\)"),
+        (lambda t: torch.ones_like(t), lambda t: t.float(), r"float32 \(3,\)"),
+    ],
+)
+def test_a_marginal_unlike_its_times_is_refused(alpha: Any, sigma: Any, got: str) -> None:
+    class Own(ss.LinearSDE):
+        T = 1.0
+
+        def _marginal(self, t: torch.Tensor) -> Any:
+            return alpha(t), sigma(t)
+
+    with pytest.raises(ss.errors.IncompatibleError, match=f"_marginal.* of Own .*; got .*{got}"):
+        Own().marginal(torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
