@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 from torch.compiler import is_compiling
@@ -85,9 +85,14 @@ def undisturbed(function: Callable[..., Any], x: Tensor, *rest: object, who: str
     y = function(x, *rest)
     for part, version in zip(watched, versions, strict=True):
         if part._version != version:
-            got = "one that changed it in place; work on a .clone()"
-            checks.refuse(f"{who} to leave its input as it is", got, IncompatibleError)
+            disturbed(who)
     return y
+
+
+def disturbed(who: str) -> NoReturn:
+    """Refuse a function that wrote to its arguments."""
+    got = "one that changed it in place; work on a .clone()"
+    checks.refuse(f"{who} to leave its input as it is", got, IncompatibleError)
 
 
 def tensors_in(*items: object) -> list[Tensor]:

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from sdescore import checks
 from sdescore.conditions import each_tensor, in_dtype, require_rows
@@ -28,7 +29,7 @@ from sdescore.score.model import ScoreModel
 from sdescore.sde.base import SDE
 from sdescore.shapes import flat
 from sdescore.typing import Condition, Score
-from sdescore.wrappers import owner_of, sde_of, undisturbed
+from sdescore.wrappers import disturbed, owner_of, sde_of, undisturbed
 
 Tick = Callable[..., object]
 """Moves the progress bar by one, or by its argument."""
@@ -218,7 +219,13 @@ def called(
     function: Callable[..., object], x: Tensor, *rest: Tensor | Condition, who: str
 ) -> Tensor:
     """``function(x, *rest)``, refused unless it is like ``x`` and leaves what it is given alone."""
-    y = undisturbed(function, x, *rest, who=who)
+    if len(rest) > 1:  # labels too
+        y = undisturbed(function, x, *rest, who=who)
+    else:  # the same for the state alone, in the hot loop
+        version = None if is_compiling() or x.is_inference() else x._version
+        y = function(x, *rest)
+        if version is not None and x._version != version:
+            disturbed(who)
     if not (type(y) is Tensor and y.is_floating_point() and y.shape == x.shape):
         y = checks.score_output(y, x, who)
     return y
