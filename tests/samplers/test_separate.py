@@ -93,6 +93,27 @@ def test_a_score_made_of_others_that_sees_the_batch_is_refused(made: str, how: s
     assert sampler.sample(MADE[made](), (1, 3)).isfinite().all()  # alone it sees no other
 
 
+def test_it_is_asked_where_noise_and_data_are_alike() -> None:
+    """Of a VE SDE up to σ = 50: at σ near 1, of states as large as they are there."""
+    sde, seen = ss.VESDE(sigma_max=50.0), list[tuple[float, float]]()
+
+    class Recorded(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sde, self.exact = sde, ss.GaussianScore(torch.zeros(1000), 1.0, sde)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            seen.append((sde.marginal(t)[1].item(), x.std().item()))
+            return self.exact(x, t)
+
+    guided = ss.guidance.product([Recorded()])
+    ss.PredictorCorrector(sde, steps=40).sample(guided, (2, 1000))
+    for sigma, std in seen[:2]:
+        assert 0.8 < sigma < 1.25
+        assert std == pytest.approx((1 + sigma**2) ** 0.5, rel=0.1)  # 1000 numbers: ± 2.3 %
+    assert seen[2][0] == pytest.approx(50, rel=1e-3)  # then the chain begins
+
+
 def test_particles_whose_guide_sees_the_batch_are_refused() -> None:
     smc = ss.inverse.TwistedSMC(VP, steps=10)
     with pytest.raises(IncompatibleError, match=r"changes by .* beside another"):
