@@ -122,8 +122,8 @@ class ScoreModel(HubMethods, interface.MeasuredByTraining, nn.Module):
         called, for its network alone does not say what the score is.
         """
         kind = type(self)
-        own = kind.forward is ScoreModel.forward and kind.predict is ScoreModel.predict
-        return self._convention if own else None
+        plain = kind.forward is ScoreModel.forward and kind.predict is ScoreModel.predict
+        return self._convention if plain else None
 
     @property
     def sde(self) -> LinearSDE:
@@ -149,10 +149,10 @@ class ScoreModel(HubMethods, interface.MeasuredByTraining, nn.Module):
         IncompatibleError
             The model is under another SDE than its network was trained on.
         """
-        own, now = self._convention.trained_on, type(self.sde).__name__
+        own, now = self._convention.trained_on, f"one under {type(self.sde).__name__}"
         expected = f"a ScoreModel on the SDE its network was trained on, {own!r:.200}"
         advice = "take model.under(model.convention.trained_on), and .under(sde) again later"
-        checks.that(self.sde == own, expected, f"one under {now}; {advice}", IncompatibleError)
+        checks.that(self.sde == own, expected, f"{now}; {advice}", IncompatibleError)
         return self._options()
 
     def _options(self) -> dict[str, Any]:
@@ -164,9 +164,9 @@ class ScoreModel(HubMethods, interface.MeasuredByTraining, nn.Module):
 
     def extra_repr(self) -> str:
         """Shown inside the module's repr."""
-        shown = {"trained_on": self._convention.trained_on, **self._options()}
-        if shown["trained_on"] == self.sde:
-            del shown["trained_on"]
+        own = self._convention.trained_on
+        shown: dict[str, Any] = {} if own == self.sde else {"trained_on": own}
+        shown.update(self._options(), default_grid=self.sde.default_grid)
         if not isinstance(shown["time_input"], str):  # a function, whose repr is an address
             shown["time_input"] = checks.part_name(shown["time_input"])
         return ", ".join([repr(self.sde), *(f"{name}={value!r}" for name, value in shown.items())])

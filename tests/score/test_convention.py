@@ -46,6 +46,15 @@ def test_options_rebuild_the_convention() -> None:
     assert "sigma_data=0.3" in repr(model) and "'level'" in repr(model)
 
 
+def test_the_repr_names_the_grid_of_a_sampler_by_default() -> None:
+    for sde in (TABLE, ss.VPSDE()):
+        model = ss.ScoreModel(nn.Identity(), sde, "epsilon", "t")
+        grid = repr(ss.PredictorCorrector(sde, steps=3).grid)
+        assert f"default_grid={grid}" in repr(model)
+    assert "default_grid=LevelGrid()" in repr(ss.ScoreModel(nn.Identity(), TABLE, "epsilon"))
+    assert "trained_on" not in repr(model) and "trained_on=VPSDE" in repr(model.under(ss.VESDE()))
+
+
 @pytest.mark.parametrize("sigma_data", [0.5, 2.0])
 def test_edms_table_1_on_edms_sde(sigma_data: float) -> None:
     """Karras et al. 2022, eq. 7 and table 1: D = c_skip x + c_out F(c_in x; c_noise)."""
