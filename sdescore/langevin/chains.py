@@ -64,6 +64,10 @@ class LangevinRun:
     """``(B,)``, each chain's share of accepted proposals after burn-in; MALA only."""
     evaluations: int
     """Score evaluations a chain."""
+    draws: int = 0
+    """The last of the noise's draws that this run and those before it used."""
+    velocity: Tensor | None = None
+    """``(B, *E)``, the last velocities; underdamped only."""
 
     def effective_sample_size(self) -> Tensor:
         """``(*E)``: :func:`sdescore.langevin.diagnostics.effective_sample_size` of the path."""
@@ -82,7 +86,7 @@ class LangevinRun:
 @torch.no_grad()
 def chains(
     score: Callable[..., Tensor],
-    x: Tensor,
+    x: Tensor | LangevinRun,
     step: float,
     n: int,
     *,
@@ -106,8 +110,9 @@ def chains(
         ``score(x)``, or ``score(x, t)`` where ``t`` is given; like ``x``. ``"mala"`` needs its
         ``log_density`` or ``log_prob`` as well; a large constant in a float32 one costs precision
         (:mod:`sdescore.langevin.metropolis`). Dropout and batch norm must be in eval mode.
-    x : Tensor
-        ``(B, *E)``, float32 or float64; the run keeps its dtype and device.
+    x : Tensor or LangevinRun
+        ``(B, *E)``, float32 or float64; the run keeps its dtype and device. A run goes on where it
+        ended, with new noise: n steps and then m are n + m steps, bit for bit.
     step : float
         τ > 0, or ε = 2τ with ``convention="epsilon"``, in squared units of x (times 1/P). A
         mode of variance S is stable for τ < 2S. For ``"underdamped"`` the time step h, in
@@ -132,7 +137,8 @@ def chains(
         P: positive numbers, event-shaped or one for all, or a symmetric positive definite matrix
         ``(d, d)`` over the event's elements; for ``"underdamped"`` the inverse mass.
     seed : int
-        Chain i uses the stream (seed, i), whatever B is. To go on from a run, take another seed.
+        Chain i uses the stream (seed, i), whatever B is. To go on from a run, pass the run, and not
+        ``run.x``, from which the same seed repeats its noise.
     noise : NoiseSource, optional
         Replaces the seeded noise. Draw 0 is the first velocity. Step k uses draw k; with
         ``"mala"``, 2k − 1 and, to test, 2k.
@@ -167,14 +173,17 @@ def chains(
     friction = 1.0 if friction is None else checks.number("friction", friction, at_least=0)
     n, burn_in = checks.count("n", n), checks.count("burn_in", burn_in, at_least=0)
     thin = checks.count("thin", thin, at_most=n)
+    before = x if isinstance(x, LangevinRun) else None
+    x, used = (x.x, x.draws) if isinstance(x, LangevinRun) else (x, 0)
     checks.state(x)
     if x.dtype not in (torch.float32, torch.float64):
         checks.refuse("x in float32 or float64", f"{x.dtype}; use x.float()", ShapeError)
     checks.finite_tensor("state to start from", x)
     P = as_preconditioner(preconditioner, tuple(x.shape[1:])).to(x)
     target = _Target(score, x, t, needs_density=method == "mala")
-    draw = _draws(noise, seed, x, 1 + (burn_in + n) * (2 if method == "mala" else 1))
-    noises = map(draw, itertools.count(1))
+    draws = used + (burn_in + n) * (2 if method == "mala" else 1)
+    draw = _draws(noise, seed, x, 1 + draws)
+    noises = map(draw, itertools.count(1 + used))
     tau = 0.5 * step if convention == "epsilon" else step
     x = x.detach()
 
@@ -189,7 +198,8 @@ def chains(
     elif method == "mala":
         chain = mala(x, target, target.log_density, tau, temperature, P, noises)
     else:
-        v = math.sqrt(temperature) * P.sqrt_apply(draw(0))
+        v = None if before is None else before.velocity
+        v = math.sqrt(temperature) * P.sqrt_apply(draw(0)) if v is None else v
         chain = baoab(x, v, target, step, friction, temperature, P, noises)
     path = x.new_empty(n // thin, *x.shape) if return_path else None
     accepted = torch.zeros(len(x), dtype=torch.float32, device=x.device)
@@ -200,7 +210,9 @@ def chains(
             accepted += said
         if k > 0 and path is not None and k % thin == 0:
             path[k // thin - 1] = x
-    return LangevinRun(x, path, accepted / n if method == "mala" else None, target.evaluations)
+    acceptance = accepted / n if method == "mala" else None
+    velocity = said if method == "underdamped" else None
+    return LangevinRun(x, path, acceptance, target.evaluations, draws, velocity)
 
 
 class _Target:

@@ -69,6 +69,17 @@ def test_path_burn_in_and_thinning(method: str) -> None:
         torch.testing.assert_close(part.acceptance, moved)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_goes_on_is_one_longer_run(method: str) -> None:
+    x, options = torch.randn(4, 2, dtype=torch.float64), {"method": method, "seed": 3}
+    whole = chains(Counted(), x, 0.5, 7, **options, return_path=True)
+    first = chains(Counted(), x, 0.5, 2, **options, burn_in=1)
+    rest = chains(Counted(), first, 0.5, 4, **options, return_path=True)
+    assert torch.equal(first.x, whole.path[2]) and torch.equal(rest.path, whole.path[3:])
+    repeated = chains(Counted(), first.x, 0.5, 4, **options)  # the state alone: the noise again
+    assert not torch.allclose(repeated.x, rest.x, atol=0.1)
+
+
 def test_the_noise_of_chains_is_their_own() -> None:
     """Where no score moves it, x goes by √(2τ) z, and z is no number of another role."""
     x = torch.randn(3, 2, dtype=torch.float64)
