@@ -7,7 +7,7 @@ distance of two sets of exact draws of the same size. The coverage is the share 
 rank between 5 % and 95 % of the method's own in an element, 90 % where both have one distribution.
 Stray is how far the shares of the modes are from the exact ones.
 
-    python benchmarks/posterior.py           # prints the table; a quarter of an hour
+    python benchmarks/posterior.py           # prints the table, in an hour or less
     python benchmarks/posterior.py --save    # and writes benchmarks/results/posterior-cpu.json
 
 The rows of azula, where it is installed, run in the same process on the same scores.
@@ -113,14 +113,14 @@ def measure(method: Method, name: str, d: int, n: int, measurements: int) -> dic
         exact = task = problem(name, d, seed)
         counted: Any = Counted(task.prior)
         task = Problem(counted, task.measurement, task.draw, task.log_evidence, task.matrix)
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             x, evidence = method(task, n, seed)
         except Unable:
             return None
         except DivergenceError:
             x, evidence = torch.full((n, d), torch.nan), None
-        found["seconds"].append(time.perf_counter() - start)
+        found["seconds"].append(time.process_time() - start)
         sets = [task.draw(n, 1000 + seed * 10 + i) for i in range(4)]
         pairs = [(0, 1), (2, 3), (0, 2), (1, 3)]
         own = sum(sliced_wasserstein(sets[i], sets[j], 64) for i, j in pairs) / len(pairs)
