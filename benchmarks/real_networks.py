@@ -1,19 +1,23 @@
 """What sampling, a likelihood and a training step cost beyond a real network, and beside diffusers.
 
 Each task is run in several ways, which take turns in one process on one thread. A figure is the
-median over the turns of the time of ours divided by that of another way, with its quartiles.
+median over the turns of the CPU time of ours divided by that of another way, with its quartiles.
 
 - network alone: as many calls of the network as the task makes, with the derivatives it needs.
-- plain loop: the predictor–corrector sampler of Song et al. 2021 (arXiv:2011.13456, algorithms 2 to
-  5) written from the paper in torch, with the Langevin step by the batch's mean norms.
+- two calls: as network alone, for a likelihood whose value and divergence are computed apart.
+- plain loop: the network's own sampler written from its paper in torch. It is the
+  predictor–corrector sampler of Song et al. 2021 (arXiv:2011.13456, algorithms 2 to 5), with the
+  Langevin step by the batch's mean norms; for NCSNv2 annealed Langevin dynamics, for EDM
+  algorithm 1 of Karras et al. 2022 (arXiv:2206.00364).
 - diffusers: the loop of its pipelines with ``DDPMScheduler`` or ``ScoreSdeVeScheduler``, and its
   training recipe (benchmarks/training.py).
 
-Two bars: the predictor–corrector sampler takes at most 1.02 of the network alone, and the Langevin
-corrector by batch norms, with the cheapest score there is, at most 1.0 of the plain loop.
+Three bars: a sampler takes at most 1.02 of the network alone; the Langevin corrector by batch
+norms, with the cheapest score there is, at most 1.0 of the plain loop; a likelihood at most 0.65 of
+two calls.
 
     pip install --no-deps diffusers==0.42.1
-    python benchmarks/real_networks.py             # prints the table, in 8 minutes or less
+    python benchmarks/real_networks.py             # prints the table, in 15 minutes or less
     python benchmarks/real_networks.py --save      # and writes benchmarks/results/
 """
 
@@ -40,6 +44,8 @@ from real_networks_others import (
     diffusers_ddpm,
     diffusers_ve,
     langevin_step,
+    plain_edm,
+    plain_ncsnv2,
     plain_ve,
     plain_vp,
 )
@@ -52,12 +58,17 @@ from sdescore.errors import StepsWarning
 RESULT = Path(__file__).parent / "results" / "real-networks-cpu.json"
 SHAPE = (2, 3, 32, 32)
 TRAINED, WARM = 3, 1  # training steps a turn; the first WARM are not counted
-NAMES = {"network": "network alone", "plain": "plain loop", "diffusers": "diffusers"}
-PC, LANGEVIN = "predictor–corrector", "Langevin, cheapest score"
-BARS = {(PC, "network"): 1.02, (LANGEVIN, "plain"): 1.0}
+NAMES = {
+    "network": "network alone",
+    "apart": "two calls",
+    "plain": "plain loop",
+    "diffusers": "diffusers",
+}
+SAMPLER, LANGEVIN, LIKELIHOOD = "sampler", "Langevin, cheapest score", "likelihood"
+BARS = {(SAMPLER, "network"): 1.02, (LANGEVIN, "plain"): 1.0, (LIKELIHOOD, "apart"): 0.65}
 
 Run = Callable[[], float]
-"""One turn: the seconds that it took, by the same unit as the other runs of its task."""
+"""One turn: the CPU seconds that it took, by the same unit as the other runs of its task."""
 
 
 class Subject(NamedTuple):
@@ -68,7 +79,7 @@ class Subject(NamedTuple):
 
 
 def subjects() -> dict[str, Subject]:
-    """Small configurations of four networks, all for 32×32 images in colour."""
+    """Small configurations of six networks, all for 32×32 images in colour."""
     song = {"nf": 32, "ch_mult": (1, 2, 2), "num_res_blocks": 1, "dropout": 0.0}
     unet = diffusers.UNet2DModel(
         sample_size=32,
@@ -88,15 +99,21 @@ def subjects() -> dict[str, Subject]:
         model = ss.ScoreModel(net, ss.DiscreteVPSDE.linear(), "epsilon", "continuous_level")
         found[name] = Subject(net, model.eval())
     found["UNet2DModel"] = Subject(of_diffusers.net, of_diffusers)
+    ladder = ss.DiscreteVESDE.geometric(sigma_max=50.0, sigma_min=0.01, levels=2 * STEPS)
+    ncsn = ss.nets.NCSNv2(3, ladder.sigmas, width=32)
+    of_ncsn = ss.ScoreModel(ncsn, ladder, "score", "continuous_level")
+    found["NCSNv2"] = Subject(ncsn, of_ncsn.eval())
+    edm = ss.nets.SongUNet(32, 3, model_channels=32, channel_mult=(1, 2, 2), num_blocks=1)
+    found["EDM"] = Subject(edm, ss.ScoreModel(edm, ss.EDMSDE(), sigma_data=0.5).eval())
     return found
 
 
 def calls_alone(net: nn.Module, calls: int, trace: bool = False) -> Run:
-    """The network called on noise; with ``trace``, and a vector–Jacobian product each time."""
+    """The network called on noise; with ``trace``, with a vector–Jacobian product each time."""
     x, c = torch.randn(SHAPE), torch.full(SHAPE[:1], 3.0)
 
     def run() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(calls):
             if trace:
                 y = x.clone().requires_grad_()
@@ -104,7 +121,7 @@ def calls_alone(net: nn.Module, calls: int, trace: bool = False) -> Run:
             else:
                 with torch.no_grad():
                     net(x, c)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return run
 
@@ -113,26 +130,25 @@ def timed(task: Callable[[], object]) -> Run:
     """A task as a run."""
 
     def run() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         task()
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return run
 
 
 def training(subject: Subject) -> dict[str, Run]:
-    """A training step: ours, diffusers' recipe, and the network's loss and gradient alone."""
+    """A training step: ours, the network's loss and gradient alone, and diffusers' recipe."""
     data = torch.randn(64, *SHAPE[1:]).clamp(-1, 1)
     model = copy.deepcopy(subject.model).train()
     net = copy.deepcopy(subject.net).train()
     level = 1.0 + torch.arange(SHAPE[0])
-    recipe = with_diffusers(Shifted(copy.deepcopy(subject.net).train()), data, SHAPE[0])
 
     def ours(steps: int) -> list[float]:
         moments: list[float] = []
         ss.train(
             model, data, steps=steps, batch_size=SHAPE[0], progress=False, standardize=False,
-            callback=lambda _: moments.append(time.perf_counter()),
+            callback=lambda _: moments.append(time.process_time()),
         )  # fmt: skip
         return moments
 
@@ -141,7 +157,7 @@ def training(subject: Subject) -> dict[str, Run]:
         for _ in range(steps):
             net.zero_grad(set_to_none=True)
             net(data[: SHAPE[0]], level).square().mean().backward()
-            moments.append(time.perf_counter())
+            moments.append(time.process_time())
         return moments
 
     def of(block: Callable[[int], list[float]]) -> Run:
@@ -151,7 +167,11 @@ def training(subject: Subject) -> dict[str, Run]:
 
         return run
 
-    return {"ours": of(ours), "network": of(alone), "diffusers": of(recipe)}
+    runs = {"ours": of(ours), "network": of(alone)}
+    if not isinstance(subject.model.sde, ss.DiscreteVESDE | ss.EDMSDE):  # whose nets take no 999
+        net_of_recipe = Shifted(copy.deepcopy(subject.net).train())
+        runs["diffusers"] = of(with_diffusers(net_of_recipe, data, SHAPE[0]))
+    return runs
 
 
 class Shifted(nn.Module):
@@ -167,9 +187,22 @@ class Shifted(nn.Module):
 
 
 def sampling(subject: Subject) -> dict[str, dict[str, Run]]:
-    """The two samplers; VE has one."""
+    """The network's own sampler, and for a network of diffusers' kind DDPM's."""
     net, model = subject
-    sde, ve = model.sde, isinstance(model.sde, ss.VESDE)
+    sde, seeds = model.sde, itertools.count()
+
+    def runs(sampler: ss.PredictorCorrector, **others: Callable[[], object]) -> dict[str, Run]:
+        own = timed(lambda: sampler.sample(model, SHAPE, seed=next(seeds)))
+        alone = calls_alone(net, sampler.evaluations)
+        return {"ours": own, "network": alone} | {k: timed(other) for k, other in others.items()}
+
+    if isinstance(sde, ss.DiscreteVESDE):
+        annealed = ss.published.ncsnv2(model, n_steps_each=1, denoise=False)
+        return {SAMPLER: runs(annealed, plain=plain_ncsnv2(net, SHAPE, sde.sigmas))}
+    if isinstance(sde, ss.EDMSDE):
+        heun = ss.published.edm(model, num_steps=STEPS)
+        return {SAMPLER: runs(heun, plain=plain_edm(net, SHAPE))}
+    ve = isinstance(sde, ss.VESDE)
     sampler = ss.PredictorCorrector(
         sde,
         predictor=ss.EulerMaruyama() if not ve else ss.ReverseDiffusion(),
@@ -178,22 +211,13 @@ def sampling(subject: Subject) -> dict[str, dict[str, Run]]:
         grid=ss.LogSNRGrid(),
         steps=STEPS,
     )
-    seeds = itertools.count()
-    runs = {
-        "ours": timed(lambda: sampler.sample(model, SHAPE, seed=next(seeds))),
-        "network": calls_alone(net, sampler.evaluations),
-        "plain": timed(plain_ve(net, SHAPE) if ve else plain_vp(net, SHAPE)),
-    }
     if ve:
-        return {PC: runs | {"diffusers": timed(diffusers_ve(net, SHAPE))}}
+        others = {"plain": plain_ve(net, SHAPE), "diffusers": diffusers_ve(net, SHAPE)}
+        return {SAMPLER: runs(sampler, **others)}
     steps = 2 * STEPS
     ancestral = ss.PredictorCorrector(sde, predictor=ss.Ancestral(), steps=steps)
-    ddpm = {
-        "ours": timed(lambda: ancestral.sample(model, SHAPE, seed=next(seeds))),
-        "network": calls_alone(net, ancestral.evaluations),
-        "diffusers": timed(diffusers_ddpm(net, SHAPE, steps)),
-    }
-    return {PC: runs, "DDPM": ddpm}
+    ddpm = runs(ancestral, diffusers=diffusers_ddpm(net, SHAPE, steps))
+    return {SAMPLER: runs(sampler, plain=plain_vp(net, SHAPE)), "DDPM": ddpm}
 
 
 def likelihood(subject: Subject) -> dict[str, Run]:
@@ -201,9 +225,12 @@ def likelihood(subject: Subject) -> dict[str, Run]:
     flow = ss.ProbabilityFlow(subject.model.sde, method="rk4", steps=1)
     x = torch.randn(SHAPE)
     found = flow.log_likelihood(subject.model, x, divergence="hutchinson")
+    calls = int(found.evaluations[0])
+    value, both = (calls_alone(subject.net, calls, trace) for trace in (False, True))
     return {
         "ours": timed(lambda: flow.log_likelihood(subject.model, x, divergence="hutchinson")),
-        "network": calls_alone(subject.net, int(found.evaluations[0]), trace=True),
+        "network": both,
+        "apart": lambda: value() + both(),
     }
 
 
@@ -259,7 +286,7 @@ def measure(turns: int) -> list[dict[str, Any]]:
     tasks: list[tuple[str, str, dict[str, Run]]] = [("–", LANGEVIN, corrector())]
     for name, subject in subjects().items():
         tasks += [(name, task, runs) for task, runs in sampling(subject).items()]
-        tasks += [(name, "likelihood", likelihood(subject))]
+        tasks += [(name, LIKELIHOOD, likelihood(subject))]
         tasks += [(name, "training step", training(subject))]
     rows = []
     for name, task, runs in tasks:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import diffusers
 import torch
@@ -51,6 +52,48 @@ def plain_vp(net: nn.Module, shape: tuple[int, ...]) -> Callable[[], object]:
             x = langevin_step(x, -net(x, c) / sigma)
             score = -net(x, c) / sigma
             x = (2 - (1 - beta).sqrt()) * x + beta * score + beta.sqrt() * torch.randn_like(x)
+        return x
+
+    return task
+
+
+def plain_ncsnv2(
+    net: nn.Module, shape: tuple[int, ...], sigmas: Sequence[float], step_lr: float = 6.2e-6
+) -> Callable[[], object]:
+    """Annealed Langevin dynamics with one step a level (Song & Ermon 2020, arXiv:2006.09011)."""
+    levels = [torch.full(shape[:1], float(i)) for i in range(len(sigmas))]
+
+    @torch.no_grad()
+    def task() -> Tensor:
+        x = sigmas[0] * torch.randn(shape)
+        for level, sigma in zip(levels, sigmas, strict=True):
+            step = step_lr * (sigma / sigmas[-1]) ** 2
+            x = x + step * net(x, level) + (2 * step) ** 0.5 * torch.randn_like(x)
+        return x
+
+    return task
+
+
+def plain_edm(net: nn.Module, shape: tuple[int, ...]) -> Callable[[], object]:
+    """EDM's algorithm 1 in float32, with the denoiser of its eq. 7 for data of deviation 0.5."""
+    largest, smallest = (v ** (1 / 7) for v in (80.0, 0.002))
+    sigmas = [*(torch.linspace(largest, smallest, STEPS) ** 7).tolist(), 0.0]
+
+    def slope(x: Tensor, sigma: float) -> Tensor:
+        """(x − D(x; σ))/σ."""
+        n = (sigma**2 + 0.25) ** 0.5
+        y = net(x / n, torch.full(shape[:1], 0.25 * math.log(sigma)))
+        return (x - (0.25 / n**2 * x + 0.5 * sigma / n * y)) / sigma
+
+    @torch.no_grad()
+    def task() -> Tensor:
+        x = sigmas[0] * torch.randn(shape)
+        for sigma, after in itertools.pairwise(sigmas):
+            d = slope(x, sigma)
+            there = x + (after - sigma) * d
+            if after > 0:
+                there = x + (after - sigma) * 0.5 * (d + slope(there, after))
+            x = there
         return x
 
     return task

@@ -98,9 +98,10 @@ def flow_table(report: dict[str, Any]) -> str:
 
 
 REAL = {
-    "sampler / network alone": ("predictor–corrector", "network"),
-    "sampler / plain loop": ("predictor–corrector", "plain"),
+    "sampler / network alone": ("sampler", "network"),
+    "sampler / plain loop": ("sampler", "plain"),
     "likelihood / network alone": ("likelihood", "network"),
+    "likelihood / two calls": ("likelihood", "apart"),
     "training step / network alone": ("training step", "network"),
     "training step / diffusers": ("training step", "diffusers"),
 }

@@ -136,6 +136,14 @@ class DiscreteVPSDE(IntegratedBetaSDE):
         share = (v - u) * (v + u) / ((1 - u) * (1 + u))
         return self._interpolant.between(s, t) - 2 * torch.log1p(-torch.where(v > u, share, 0.0))
 
+    def _time_at_integrated_beta(self, B: Tensor) -> Tensor:
+        return self._interpolant.inverse(B)
+
+    def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        if self._ends_in_noise:  # the last cell is not the cubic's
+            return LinearSDE._time_at_log_snr(self, log_snr)
+        return super()._time_at_log_snr(log_snr)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DiscreteVESDE(LinearSDE):
@@ -287,6 +295,9 @@ class DiscreteVESDE(LinearSDE):
 
     def _log_snr(self, t: Tensor) -> Tensor:
         return -2 * self._interpolant(t)
+
+    def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        return self._interpolant.inverse(-0.5 * log_snr)
 
     def _transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         growth = torch.expm1(2 * self._interpolant.between(s, t))

@@ -34,6 +34,29 @@ class MonotoneCubic:
         c, u, _ = self._locate(t)
         return ((c[0] * u + c[1]) * u + c[2]) * u + c[3]
 
+    def inverse(self, values: Tensor) -> Tensor:
+        """The times at which a strictly rising interpolant has ``values``, float64, like them.
+
+        Newton's method, or a halving where it would leave the bracket. An element's result does not
+        depend on the others: what has converged stays as it is.
+        """
+        table, knots = self.values.to(values.device), self.knots.to(values.device)
+        cell = torch.searchsorted(table, values.contiguous(), right=True) - 1
+        cell = cell.clamp(0, len(knots) - 2)
+        c, target = self.coefficients.to(values.device)[:, cell], values - table[cell]
+        low, high = torch.zeros_like(target), knots[cell + 1] - knots[cell]
+        u = (high * target / (table[cell + 1] - table[cell])).clamp(low, high)
+        for _ in range(110):
+            excess = ((c[0] * u + c[1]) * u + c[2]) * u - target
+            low, high = torch.where(excess < 0, u, low), torch.where(excess > 0, u, high)
+            new = u - excess / ((3 * c[0] * u + 2 * c[1]) * u + c[2])
+            usable = ((new > low) & (new < high)) | (new == u)
+            new = torch.where(excess == 0, u, torch.where(usable, new, 0.5 * (low + high)))
+            if bool((new == u).all()):
+                break
+            u = new
+        return knots[cell] + u
+
     def between(self, s: Tensor, t: Tensor) -> Tensor:
         """The value at ``t >= s`` less that at ``s``; in neighbouring cells nothing cancels."""
         shape = (s + t).shape

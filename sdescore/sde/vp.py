@@ -33,6 +33,10 @@ class IntegratedBetaSDE(LinearSDE):
     def _integrated_beta_between(self, s: Tensor, t: Tensor) -> Tensor:
         """B(t) − B(s), without cancellation."""
 
+    @abstractmethod
+    def _time_at_integrated_beta(self, B: Tensor) -> Tensor:
+        """The t at which B(t) has this value."""
+
     def _marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         B = self._integrated_beta(t)
         return torch.exp(-0.5 * B), torch.sqrt(-torch.expm1(-B))
@@ -44,6 +48,12 @@ class IntegratedBetaSDE(LinearSDE):
     def _log_snr(self, t: Tensor) -> Tensor:
         B = self._integrated_beta(t)
         return -B - torch.log(-torch.expm1(-B))
+
+    def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
+        # B = log(1 + σ²/α²), the log-SNR's inverse, without overflow. Not by torch.logaddexp, which
+        # rounds a number otherwise beside others.
+        B = (-log_snr).clamp(min=0) + torch.log1p(torch.exp(-log_snr.abs()))
+        return self._time_at_integrated_beta(B)
 
     def _transition(self, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         delta = self._integrated_beta_between(s, t)
@@ -102,9 +112,3 @@ class VPSDE(LinearBeta, IntegratedBetaSDE):
     >>> round((alpha**2 + sigma**2).item(), 12)
     1.0
     """
-
-    def _time_at_log_snr(self, log_snr: Tensor) -> Tensor:
-        # B = log(1 + σ²/α²), the log-SNR's inverse, without overflow. Not by torch.logaddexp, which
-        # rounds a number otherwise beside others.
-        B = (-log_snr).clamp(min=0) + torch.log1p(torch.exp(-log_snr.abs()))
-        return self._time_at_integrated_beta(B)

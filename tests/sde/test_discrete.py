@@ -192,3 +192,11 @@ def test_a_ladder_from_data_starts_at_the_largest_distance() -> None:
     for bad in (data[:1], data.long(), torch.full((3, 2), torch.nan), torch.zeros(3, 2)):
         with pytest.raises(ss.SDEScoreError):
             ss.DiscreteVESDE.from_data(bad, levels=3)
+
+
+def test_a_time_at_a_log_snr_does_not_know_its_companions() -> None:
+    """Newton's method takes as many turns as its slowest element needs."""
+    for sde in (ss.DiscreteVPSDE(betas=(0.1, 0.5, 0.2)), ss.DiscreteVESDE(sigmas=(9.0, 1.0, 0.99))):
+        levels = sde.log_snr(torch.logspace(-16, 0, 200, dtype=torch.float64))
+        alone = torch.cat([sde.time_at_log_snr(level[None]) for level in levels])
+        assert torch.equal(sde.time_at_log_snr(levels), alone)
