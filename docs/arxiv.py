@@ -1,10 +1,8 @@
-"""``arXiv:2011.13456`` in a page or a docstring is a link, and one page lists all papers."""
+"""``arXiv:2011.13456`` in a page or a docstring is a link."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -13,21 +11,6 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 
 NUMBER = re.compile(r"arXiv:(\d{4}\.\d{4,5})")
 AS_IT_IS = (nodes.reference, nodes.literal, nodes.literal_block, nodes.title, nodes.math)
-NAME = r"[A-Z][\w’'-]+"
-CITED = re.compile(
-    rf"({NAME}(?:(?:, | & | and ){NAME})*(?: et al\.)? \d{{4}}),? \(?{NUMBER.pattern}"
-)
-HEAD = """Papers
-======
-
-The papers that the pages and the docstrings cite by their arXiv number, and where.
-
-.. list-table::
-   :header-rows: 1
-
-   * - paper
-     - cited in
-"""
 
 
 class Links(SphinxPostTransform):
@@ -61,43 +44,7 @@ def linked(text: str) -> list[nodes.Node]:
     return [*parts, nodes.Text(text[end:])]
 
 
-def papers(texts: dict[str, str]) -> list[tuple[str, str, list[str]]]:
-    """(authors and year, number, the texts that cite it), by author; a text has a name."""
-    labels: dict[str, Counter[str]] = {}
-    where: dict[str, list[str]] = {}
-    for name, text in texts.items():
-        plain = " ".join(text.split())
-        for number in dict.fromkeys(NUMBER.findall(plain)):
-            where.setdefault(number, []).append(name)
-        for label, number in CITED.findall(plain):
-            labels.setdefault(number, Counter())[label] += 1
-    named = {number: labels[number].most_common(1)[0][0] for number in where if number in labels}
-    return sorted((named[number], number, where[number]) for number in named)
-
-
-def write_page(app: Sphinx) -> None:
-    """Write ``reference/papers.rst``, after the reference's own pages."""
-    source = Path(app.srcdir)
-    pages = [*source.glob("*.md"), *source.glob("theory/*.md"), *source.glob("howto/*.md")]
-    package = source.parent / "sdescore"
-    texts = {
-        f":doc:`/{page.relative_to(source).with_suffix('').as_posix()}`": page.read_text("utf-8")
-        for page in sorted(pages)
-    }
-    for file in sorted(package.rglob("*.py")):
-        module = ".".join(file.relative_to(source.parent).with_suffix("").parts)
-        module = module.removesuffix(".__init__")
-        if "._" not in module:
-            texts[f":py:mod:`{module}`"] = file.read_text("utf-8")
-    rows = [
-        f"   * - {label}, arXiv:{number}\n     - {', '.join(cited)}\n"
-        for label, number, cited in papers(texts)
-    ]
-    (source / "reference" / "papers.rst").write_text(HEAD + "".join(rows), encoding="utf-8")
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Called by Sphinx."""
     app.add_post_transform(Links)
-    app.connect("builder-inited", write_page, priority=900)
     return {"parallel_read_safe": True}

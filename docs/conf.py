@@ -29,12 +29,14 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.bibtex",
     "class_tables",
     "reference_pages",
     "arxiv",
     "chinese",
 ]
 exclude_patterns = ["_build", "gallery", "figures"]
+bibtex_bibfiles = ["papers.bib"]
 html_theme = "furo"
 html_title = f"sdescore {release}"
 html_show_sourcelink = False
