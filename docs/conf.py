@@ -31,6 +31,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.bibtex",
     "class_tables",
+    "elsewhere",  # before reference_pages, which takes what has no link for text
     "reference_pages",
     "arxiv",
     "chinese",

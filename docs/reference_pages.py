@@ -195,8 +195,9 @@ def resolve(app: Sphinx, env: BuildEnvironment, node: Any, contnode: Element) ->
     """References the Python domain could not resolve by itself.
 
     Public names are documented where they are defined, so a re-exported name is looked up
-    there. Other libraries are not linked, and type hints are mypy's business. What is left is a
-    mistake in a docstring or a page, and is reported.
+    there. Names of other libraries have a link if they are in ``elsewhere.txt``; the others stay
+    text, and type hints are mypy's business. What is left is a mistake in a docstring or a page,
+    and is reported.
     """
     if node.get("refdomain") != "py":
         return None
