@@ -46,6 +46,7 @@ def falls(numbers: list[float]) -> bool:
 
 # What the scripts claim in words, by the numbers that they compute.
 CLAIMS = {
+    "first/plot_digits": lambda v: v["distance"] < 2 * v["between_real"],
     "first/plot_two_moons": lambda v: v["distance"] < 5 * v["between_real"],
     "samplers/plot_corrector": lambda v: falls([*v["spread"].values()][:3]),
     "samplers/plot_ten_evaluations": lambda v: (
