@@ -18,7 +18,7 @@ print(images.shape)
 sde = ss.VPSDE()
 torch.manual_seed(0)
 model = ss.ScoreModel(ss.UNet(channels=1, width=16, multipliers=(1, 2), blocks=1), sde)
-trained = ss.train(model, images, steps=500, batch_size=64, lr=2e-3, progress=False)
+trained = ss.train(model, images, steps=400, batch_size=64, lr=2e-3, progress=False)
 
 # %%
 # **Sample.** The sampler goes from noise to images in 20 steps, and each calls the network once.
@@ -27,8 +27,8 @@ x = sampler.sample(trained.model, shape=(900, 1, 8, 8), seed=0)
 
 figure, panels = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
 for axes, shown, title in zip(panels, (images, x), ("data", "samples"), strict=True):
-    framed = torch.nn.functional.pad(shown[:60].reshape(6, 10, 8, 8), (1, 1, 1, 1), value=-1.0)
-    sheet = framed.permute(0, 2, 1, 3).reshape(60, 100)
+    framed = torch.nn.functional.pad(shown[:60], (1, 1, 1, 1), value=-1.0)
+    sheet = framed.reshape(6, 10, 10, 10).permute(0, 2, 1, 3).reshape(60, 100)
     axes.imshow(sheet, cmap="gray_r", vmin=-1, vmax=1)
     axes.set(title=title, xticks=[], yticks=[])
 plt.show()
