@@ -83,6 +83,7 @@ class Ahead:
         self.model, self.times, self.weighting = model, times, weighting
         self.source, self.run, self.size = source, run, run.recipe.batch_size
         self.first, self.like, self.block = 0, (torch.float32, 0), list[Levels]()
+        self.scale: tuple[Tensor, Tensor] | None = None  # mean and std of data that are no states
 
     def at(self, step: int, batch: Batch, generator: torch.Generator) -> Levels:
         """The levels of a batch; the step's own generator goes on to its noise."""
@@ -90,6 +91,8 @@ class Ahead:
         like = (torch.promote_types(batch.x.dtype, torch.float32), batch.x.ndim)
         if like != self.like or not 0 <= step - self.first < len(self.block):
             self.first, self.like, self.block = step, like, self._levels(step, *like)
+            scale = self.model.data_scale
+            self.scale = None if scale.plain else scale._with(batch.x)[1:]
         levels = self.block[step - self.first]
         n = len(batch.x)
         return levels if len(levels) == n else levels[batch.first : batch.first + n]
@@ -142,8 +145,8 @@ class Ahead:
             for parts in zip(t.view(-1, n), *columns, value.view(-1, n), *rest, strict=False)
         ]
 
-    @staticmethod
     def loss(
+        self,
         model: ScoreModel,
         x0: Tensor,
         label: Condition | None,
@@ -156,7 +159,9 @@ class Ahead:
             require_labels(label, len(x0))
             require_label(model, label)
         clean = x0.to(torch.promote_types(x0.dtype, torch.float32))
-        clean = clean if model.data_scale.plain else model.from_data(clean)
+        if self.scale is not None:  # as model.from_data
+            model.data_scale.check_event(clean.shape[1:])
+            clean = (clean - self.scale[0]) / self.scale[1]
         if noise is None:
             noise = torch.randn(
                 clean.shape, generator=generator, dtype=clean.dtype, device=generator.device

@@ -1,10 +1,9 @@
-"""What a training run refuses before its first step, and what it does by default."""
+"""What a training run refuses before its first step, its defaults, and a step's gradient."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import inspect
 import math
 import operator
 import os
@@ -24,8 +23,8 @@ from sdescore.losses.denoising import denoising_loss
 from sdescore.losses.levels import Objective
 from sdescore.losses.loss import Loss
 from sdescore.losses.times import LogNormalTimes, TimeDistribution, default_times
-from sdescore.losses.weighting import Weighting, named_weighting, one_per_time
-from sdescore.nets.ema import plain_network, require_writable
+from sdescore.losses.weighting import Weighting, named_weighting
+from sdescore.nets.ema import is_sharded, plain_network, require_writable, whole
 from sdescore.score.interface import null_condition_of, require_no_weight
 from sdescore.score.model import ScoreModel
 from sdescore.training.data import BATCH_SIZE, Batch, Data, Labels, Source, Table
@@ -130,37 +129,6 @@ def chosen_objective(
     checks.that(weighting is None, expected, got, IncompatibleError)
     options["objective"] = name
     return objective
-
-
-def usable(loss: object, samples: int) -> Loss:
-    """What an objective returned, refused unless it is a loss of so many samples."""
-    parts = loss if isinstance(loss, Loss) else ()
-    shapes = [part.shape if isinstance(part, Tensor) else None for part in parts]
-    if not isinstance(loss, Loss) or shapes != [(samples,), ()]:
-        expected = f"the objective to return a Loss with per_sample ({samples},) and a 0-dim mean"
-        got = f"{type(loss).__name__}; use Loss.of(per_sample)"
-        checks.refuse(expected, got, IncompatibleError)
-    return loss
-
-
-def loss_at(
-    objective: Objective,
-    times: TimeDistribution,
-    model: ScoreModel,
-    x0: Tensor,
-    label: Condition | None,
-    t: Tensor,
-    generator: torch.Generator,
-    noise: Tensor | None = None,
-) -> Loss:
-    """An objective at the times ``t`` ``(B,)``, a proposal's importance weight included."""
-    takes = noise is not None and "noise" in inspect.signature(objective).parameters
-    more = {"noise": noise} if takes else {}
-    found = usable(objective(model, x0, t=t, label=label, generator=generator, **more), len(t))
-    importance = times.importance_weight(model.sde, t)
-    if importance is None:
-        return found
-    return found.weighted(one_per_time("importance weight", importance, t))
 
 
 def add_gradient(
@@ -292,6 +260,31 @@ def adamw(weights: list[nn.Parameter], recipe: Recipe, device: torch.device) -> 
     """torch's AdamW, in one kernel where it has one for the device."""
     fused = all(p.is_floating_point() and device.type in ("cpu", "cuda") for p in weights) or None
     return torch.optim.AdamW(weights, recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
+
+
+def clipper(weights: list[nn.Parameter], clip: float | None) -> Callable[[], float]:
+    """A function that scales the gradient to a norm of at most ``clip``, and returns the old norm.
+
+    The bits are those of ``torch.nn.utils.clip_grad_norm_``, which scales by 1 where the norm is
+    small enough, and looks at each step for tensors that it may treat together.
+    """
+    largest = math.inf if clip is None else clip
+    homes = {(weight.dtype, weight.device) for weight in weights}
+    together = len(homes) == 1 and not any(map(is_sharded, weights))
+
+    @torch.no_grad()
+    def scale() -> float:
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if not together or not gradients:
+            found: float = whole(nn.utils.clip_grad_norm_(weights, largest)).item()
+            return found
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        found = norm.item()
+        if found + 1e-5 >= largest:  # torch adds 1e-6 to the norm, and rounds
+            torch._foreach_mul_(gradients, (largest / (norm + 1e-6)).clamp(max=1.0))
+        return found
+
+    return scale
 
 
 def weighting_name(weighting: str | Weighting | None, model: ScoreModel) -> str:

@@ -1,8 +1,7 @@
 r"""A training loop to read.
 
 Batch, times, noise and dropout of step n come from a generator seeded by (seed, n) alone. So a
-resumed run needs no state of any random generator. On a CPU its result has the same bits as that of
-a run without interruption.
+resumed run needs no state of any generator. On a CPU its bits are those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -18,18 +17,19 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sdescore import checks
 from sdescore.borrowed import borrowed_generator, late_signals, on_error, step_seed, training_mode
 from sdescore.losses.levels import Objective
 from sdescore.losses.times import TimeDistribution
 from sdescore.losses.weighting import Weighting
-from sdescore.nets.ema import EMA, plain_copy, plain_name, whole
+from sdescore.nets.ema import EMA, plain_copy, plain_name
 from sdescore.score.model import ScoreModel
 from sdescore.training import distributed, guards, run_as
 from sdescore.training.ahead import Run, of_steps
 from sdescore.training.data import BATCH_SIZE, Data, Labels, Share, draw_batch, measured
+from sdescore.training.objective import loss_at
 from sdescore.training.state import Saver, TrainingResult, divergence, left_behind
 from sdescore.training.watch import Validation, Watch, least_informed
 
@@ -237,20 +237,20 @@ def train(
         own = objective is not None
         unit = None if own or not watched else least_informed(model, times, weighting, some)
         objective = guards.chosen_objective(objective, weighting, options)
-        evaluate = functools.partial(guards.loss_at, objective, times)
+        evaluate = functools.partial(loss_at, objective, times)
         drawn = Run(source, recipe, null is not None, all_seed, steps, device)
-        times_at, loss_at = of_steps(evaluate, not own, model, times, weighting, drawn)
+        times_at, ahead = of_steps(evaluate, not own, model, times, weighting, drawn)
         if precision or compile:
             called = run_as.running(called, precision, compile, device, own=shard)
-        add_gradient = guards.add_gradient if ranks is None else ranks.add_gradient
-        gradient = functools.partial(add_gradient, loss_at, called, recipe.accumulate)
+        add = guards.add_gradient if ranks is None else ranks.add_gradient
+        gradient = functools.partial(add, ahead, called, recipe.accumulate)
         named = {plain_name(name): p for name, p in net.named_parameters() if p.requires_grad}
         weights = list(named.values())
+        rescale = guards.clipper(weights, recipe.clip)
         descent: torch.optim.Optimizer = guards.adamw(weights, recipe, device)
         if optimizer is not None:
             descent = run_as.made_optimizer(optimizer, weights, recipe, options)
-        rates = [group["lr"] for group in descent.param_groups]
-        scheduler = None
+        rates, scheduler = [group["lr"] for group in descent.param_groups], None
         if lr_scheduler is not None:
             scheduler = run_as.made_scheduler(lr_scheduler, descent, recipe, options)
         ema, step, saver = EMA(net, recipe.ema_decay), 0, None
@@ -302,17 +302,17 @@ def train(
                         t = times_at(step, batch, generator)
                         if ranks is not None:
                             noise = ranks.noise(batch, generator, own_seed(step, domain=3))
-                        descent.zero_grad(set_to_none=True)
+                        for weight in weights:
+                            weight.grad = None
                         found = gradient(batch, t, generator, noise)
                         mean = found.mean
                 if ranks is not None:
                     batch, mean = ranks.reduce(weights, batch, mean, interrupt.number is not None)
                 if batch is None:
                     break
-                largest = math.inf if recipe.clip is None else recipe.clip
-                norm = whole(nn.utils.clip_grad_norm_(weights, largest))
+                norm = rescale()
                 loss = mean.item()
-                if not (math.isfinite(loss) and math.isfinite(norm.item())):
+                if not (math.isfinite(loss) and math.isfinite(norm)):
                     if ranks is not None:
                         ranks.require_failure(net, found.mean, mean)
                     file = None if saver is None or not saver.saved else path

@@ -102,13 +102,8 @@ class Watch:
 
     def step(self, step: int, losses: list[float], lr: float, validation: float | None) -> None:
         """After a step, to which the last of ``losses`` belongs."""
-        name = "loss" if self.unit is None else "relative_loss"
-        unit, recent = self.unit or 1.0, losses[-RECENT:]
-        self.shown[name] = f"{sum(recent) / len(recent) / unit:.4f}"
-        if validation is not None:
-            self.shown[f"validation_{name}"] = f"{validation / unit:.4f}"
-        self.bar.set_postfix(self.shown, refresh=False)
-        self.bar.update()
+        if not self.bar.disable:
+            self._show(losses, validation)
         if self.callback is None:
             return
         relative = None if self.unit is None else losses[-1] / self.unit
@@ -118,6 +113,15 @@ class Watch:
             self.callback(seen)
         except KeyboardInterrupt:
             self.interrupt.number = signal.SIGINT
+
+    def _show(self, losses: list[float], validation: float | None) -> None:
+        name = "loss" if self.unit is None else "relative_loss"
+        unit, recent = self.unit or 1.0, losses[-RECENT:]
+        self.shown[name] = f"{sum(recent) / len(recent) / unit:.4f}"
+        if validation is not None:
+            self.shown[f"validation_{name}"] = f"{validation / unit:.4f}"
+        self.bar.set_postfix(self.shown, refresh=False)
+        self.bar.update()
 
 
 class Validation:

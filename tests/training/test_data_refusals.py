@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 import sdescore as ss
+from sdescore import checks
 from tests.helpers.samples import LABELS, Found, Pairs, fit
 from tests.helpers.training import cloud, make
 
@@ -116,3 +117,12 @@ def test_options_refused_beside_a_stream(options: dict[str, Any], match: str) ->
 def test_a_later_batch_is_refused(data: Any, match: str) -> None:
     with pytest.raises(ss.errors.SDEScoreError, match=match):
         fit(data)
+
+
+def test_numbers_whose_sum_is_infinite_are_finite() -> None:
+    x = torch.full((4, 2), 3e38)
+    assert checks.finite_tensor("x0", x) is x
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        x[2, 1] = bad
+        with pytest.raises(ss.errors.ParameterError, match="finite x0"):
+            checks.finite_tensor("x0", x)

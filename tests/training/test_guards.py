@@ -19,7 +19,7 @@ import sdescore as ss
 from sdescore.checkpoint.store import read_manifest
 from sdescore.training import data as data_module
 from sdescore.training import guards
-from sdescore.training.data import Batch, blocks
+from sdescore.training.data import blocks
 from tests.helpers import ROOT
 from tests.helpers.training import Dropping, assert_same_file, cloud, make, run
 
@@ -273,23 +273,3 @@ def test_a_larger_sample_is_learned_at_more_noise(size: int, median: float) -> N
         t = times.sample(model.sde, 10_001, torch.Generator().manual_seed(0)).sort().values
         assert t[5000].item() == pytest.approx(median * sigma_data, rel=0.01)
         assert (t[8413] / t[5000]).log().item() == pytest.approx(1.2, rel=0.02)  # one deviation
-
-
-@pytest.mark.parametrize("parts", [1, 3])
-def test_the_gradient_is_that_of_the_mean_times_the_factor(parts: int) -> None:
-    """Of a batch in parts of other sizes, 5 in 2 + 2 + 1; the loss itself has no factor."""
-    model, data = ss.ScoreModel(ss.MLP(2, hidden=8), ss.VPSDE()), cloud(5)
-    torch.nn.init.ones_(model.net.last.weight)
-    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
-
-    def squares(model: ss.ScoreModel, x: torch.Tensor, *rest: Any) -> ss.losses.Loss:
-        return ss.losses.Loss.of(model(x, rest[1]).square().sum(1))
-
-    weights = list(model.net.parameters())
-    wanted = torch.autograd.grad(squares(model, data, None, t).mean, weights, allow_unused=True)
-    batch = Batch(data, None, None, 0, 5)
-    found = guards.add_gradient(squares, model, parts, batch, t, torch.Generator(), factor=0.25)
-    torch.testing.assert_close(found.mean, squares(model, data, None, t).mean.detach())
-    for weight, gradient in zip(weights, wanted, strict=True):
-        if gradient is not None:
-            torch.testing.assert_close(weight.grad, 0.25 * gradient, rtol=1e-4, atol=1e-6)
