@@ -2,10 +2,12 @@
 
 Ours and the loops by hand train copies of one network on the same images, with the same batch size
 and an exponential moving average of the weights. They take turns in blocks of steps in one process,
-and each turn begins with another of them. A step's time is the CPU time of a block without its
-first steps, over the number of its steps, and of that the median over the blocks. On one thread
-CPU time is what a step costs, and other processes of the machine add little to it. It is the mean
-within a block, because ``ss.train`` computes some numbers for 32 steps at once.
+each turn in another random order. A step's time is the CPU time of a block without its first steps,
+over the number of its steps, and of that the median over the blocks. On one thread CPU time is what
+a step costs, and other processes of the machine add little to it. It is the mean within a block,
+because ``ss.train`` computes some numbers for 32 steps at once. The allocator returns no memory to
+the system: otherwise one loop gets 150 new pages a step and another 400, as its memory happens to
+lie.
 
 - bare: random rows, ``x₀ + noise``, the network, a mean squared error, clipping, AdamW, and the
   average by ``torch._foreach_lerp_``. It is the least that any of the others does.
@@ -31,7 +33,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import json
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -53,12 +57,20 @@ Block = Callable[[int], list[float]]
 """``(steps) -> the moments after each of them``."""
 
 
+def keep_memory() -> None:
+    """Tell glibc's allocator to return nothing to the system; another one goes on as it is."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, at its largest
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
 def networks() -> dict[str, tuple[nn.Module, Tensor, int, int]]:
     """A network, data ``(N, *E)``, a batch size, and how many blocks each loop is measured for."""
     images = digits()
     padded = nn.functional.pad(images, (12, 12, 12, 12), value=-1.0)
     return {
-        "MLP, (512, 2)": (ss.MLP(2), two_moons(4000), 512, 12),
+        "MLP, (512, 2)": (ss.MLP(2), two_moons(4000), 512, 24),
         "UNet, (64, 1, 8, 8)": (ss.UNet(1, width=32, multipliers=(1, 2), blocks=1), images, 64, 12),
         "UNet, (16, 1, 32, 32)": (ss.UNet(1, width=32, multipliers=(1, 2, 2)), padded, 16, 6),
     }
@@ -212,10 +224,8 @@ def measure(
         except ImportError as error:
             missing[name] = str(error)
     seconds: dict[str, list[float]] = {name: [] for name in blocks}
-    names = list(blocks)
-    orders = [names[first:] + names[:first] for first in range(len(names))]
     for turn in range(turns + 1):
-        for name in orders[turn % len(orders)]:
+        for name in random.Random(turn).sample(list(blocks), len(blocks)):
             moments = blocks[name](STEPS)
             if turn:  # the first warms up
                 seconds[name].append((moments[-1] - moments[WARM - 1]) / (STEPS - WARM))
@@ -228,13 +238,15 @@ def main() -> None:
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()
     rows, missing = [], {}
     for name, (net, data, size, turns) in networks().items():
         if options.network not in name:
             continue
         found, missing = measure(net, data, size, turns)
         ratios = {k: v / found["bare"] for k, v in found.items()}
-        rows.append({"network": name, "bare_seconds": found["bare"], "ratios": ratios})
+        row = {"network": name, "bare_seconds": found["bare"], "ratios": ratios}
+        rows.append({**row, "device": conditions()["device"]})
         shown = "  ".join(f"{k} {v:.3f}" for k, v in ratios.items())
         print(f"{name:24} {1e3 * found['bare']:6.2f} ms  {shown}", flush=True)
     for name, why in missing.items():
