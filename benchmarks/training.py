@@ -16,6 +16,8 @@ lie.
 - diffusers: its training example's recipe, ``DDPMScheduler.add_noise``, a mean squared error on ε,
   clipping, AdamW, ``EMAModel``.
 - azula: its README's loss, ``KarrasDenoiser(backbone, VPSchedule()).loss(x, t)``, in the bare loop.
+- score_sde: the training step of score_sde_pytorch, ``losses.get_step_fn`` on its VP SDE, with its
+  Adam, warm-up and average.
 - lucidrains: ``GaussianDiffusion1D`` of denoising-diffusion-pytorch on the data as sequences, Adam
   and ``ema_pytorch.EMA`` every tenth step, as its Trainer does.
 
@@ -23,6 +25,7 @@ A peer that is not installed is left out, and the table says so.
 
     pip install --no-deps diffusers==0.42.1 azula==0.11.1 denoising-diffusion-pytorch
     pip install --no-deps ema-pytorch einops accelerate psutil
+    git clone https://github.com/yang-song/score_sde_pytorch   # and its folder on PYTHONPATH
     python benchmarks/training.py             # prints the table
     python benchmarks/training.py MLP         # of the networks with this in their name; --save
                                               # leaves the other rows of the file
@@ -40,6 +43,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -164,6 +168,44 @@ def with_azula(net: nn.Module, data: Tensor, size: int) -> Block:
     return loop(net, data, size, lambda x0: denoiser.loss(x0, torch.rand(size)).mean())
 
 
+def with_score_sde(net: nn.Module, data: Tensor, size: int) -> Block:
+    from losses import get_step_fn, optimization_manager
+    from models.ema import ExponentialMovingAverage
+    from sde_lib import VPSDE
+
+    class Images(nn.Module):
+        """Its losses take images: a point is one of two channels and a pixel."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            y: Tensor = self.net(x.reshape(len(x), *data.shape[1:]), t)
+            return y.reshape(x.shape)
+
+    model = Images()
+    state = {
+        "model": model,
+        "optimizer": torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.9, 0.999), eps=1e-8),
+        "ema": ExponentialMovingAverage(net.parameters(), decay=0.9999),
+        "step": 0,
+    }
+    optim = SimpleNamespace(lr=2e-4, warmup=5000, grad_clip=1.0)
+    manager = optimization_manager(SimpleNamespace(optim=optim))
+    step = get_step_fn(VPSDE(), train=True, optimize_fn=manager, reduce_mean=True)
+    images = data if data.ndim == 4 else data[..., None, None]
+
+    def block(steps: int) -> list[float]:
+        moments = []
+        for _ in range(steps):
+            step(state, images[torch.randint(len(images), (size,))]).item()
+            moments.append(time.process_time())
+        return moments
+
+    return block
+
+
 def with_lucidrains(net: nn.Module, data: Tensor, size: int) -> Block:
     from ema_pytorch import EMA
 
@@ -209,6 +251,7 @@ LOOPS: dict[str, Callable[[nn.Module, Tensor, int], Block]] = {
     "ours": ours,
     "diffusers": with_diffusers,
     "azula": with_azula,
+    "score_sde": with_score_sde,
     "lucidrains": with_lucidrains,
 }
 
