@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from itertools import pairwise
@@ -17,9 +16,9 @@ import sdescore as ss
 from sdescore.errors import CheckpointError, IncompatibleError
 from sdescore.interop.edm import _convention
 from sdescore.interop.edm_configurations import CONFIGS
+from tests.helpers import official
 from tests.helpers.nets import perturbed
 
-TABLE = Path(__file__).parents[1] / "nets" / "tables" / "edm.json"
 SMALL: dict[str, Any] = {
     "img_resolution": 8,
     "img_channels": 3,
@@ -188,7 +187,7 @@ def test_edms_sampler_by_hand(tmp_path: Path) -> None:
 
 
 def test_named_configurations_are_the_published_ones() -> None:
-    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    table = official.facts("edm")
     released = {name for name in CONFIGS if not name.startswith("edm2-")}
     assert released == {name for name in table if not name.startswith("small")}
     preconds = {"vp": "vp", "ve": "ve", "adm": "iddpm"}

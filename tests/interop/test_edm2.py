@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 import sdescore as ss
 from sdescore.errors import CheckpointError, IncompatibleError
 from sdescore.interop.edm_configurations import CONFIGS
+from tests.helpers import official
 from tests.helpers.nets import perturbed
 
-TABLE = Path(__file__).parents[1] / "nets" / "tables" / "edm2.json"
 SMALL: dict[str, Any] = {
     "class_name": "training.networks_edm2.Precond",
     "img_resolution": 8,
@@ -57,7 +56,7 @@ def test_the_denoiser_is_its_formula(tmp_path: Path) -> None:
 
 
 def test_named_configurations_are_the_published_ones() -> None:
-    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    table = official.facts("edm2")
     released = {name: config for name, config in CONFIGS.items() if name.startswith("edm2-")}
     assert released.keys() == table.keys()
     for name, config in released.items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,10 @@ from torch import Tensor, nn
 import sdescore as ss
 from sdescore.interop.guided_diffusion import CONFIGURATIONS, flags_of, network_of
 from sdescore.nets.adm import AttentionBlock, Resample, ResBlock, level_embedding
+from tests.helpers import official
 
-# Of the released code, built with the flags of its model card; order_sha256 is of its lines
-# "name shape" in the order of its state_dict.
-TABLE = json.loads((Path(__file__).parent / "tables" / "guided_diffusion.json").read_text())
+# Of the released code, built with the flags of its model card.
+TABLE = official.facts("guided_diffusion")
 # Dhariwal & Nichol 2021, table 4 and appendix I, in millions.
 MILLIONS = {"imagenet-64-cond": 296, "imagenet-128-cond": 422, "imagenet-256-cond": 554}
 F64 = torch.float64
@@ -41,12 +39,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def test_the_tensors_of_the_released_networks(name: str) -> None:
     with torch.device("meta"):
         net = network_of(flags_of(name))
-    lines = [f"{key} {tuple(value.shape)}" for key, value in net.state_dict().items()]
-    parameters = sum(p.numel() for p in net.parameters())
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    expected = TABLE[name]
-    assert (len(lines), parameters, digest) == tuple(expected.values())
-    assert round(parameters / 1e6) == MILLIONS.get(name, round(parameters / 1e6))
+    official.check(official.rows(net), TABLE[name]["table"])
+    millions = round(sum(p.numel() for p in net.parameters()) / 1e6)
+    assert millions == MILLIONS.get(name, millions)
 
 
 def test_the_embedding_is_cosines_then_sines() -> None:

@@ -1,12 +1,11 @@
 """EDM's networks: names and shapes of the published code, real training.
 
-tables/edm.json holds facts of NVlabs/edm: for each network its arguments, the number of tensors and
-of parameters, and the SHA-256 of the lines "name [shape]" in the order of its state_dict.
+tables/edm.json holds facts of NVlabs/edm: for each network its arguments and the table of its
+tensors.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -20,10 +19,11 @@ import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import DhariwalUNet, SongUNet
 from sdescore.nets import blocks_edm as blocks
+from tests.helpers import official
 from tests.helpers.edm_nets import NCSNPP, SMALL
 from tests.helpers.nets import inductor, perturbed
 
-TABLE = json.loads((Path(__file__).parent / "tables" / "edm.json").read_text(encoding="utf-8"))
+TABLE = official.facts("edm")
 NETS: dict[str, Any] = {
     "ddpmpp": lambda: SongUNet(**SMALL),
     "ncsnpp": lambda: SongUNet(**SMALL, **NCSNPP, classes=4),
@@ -53,11 +53,8 @@ def net(request: pytest.FixtureRequest) -> nn.Module:
 @pytest.mark.parametrize("name", TABLE)
 def test_names_shapes_and_their_order_are_the_published_ones(name: str) -> None:
     with torch.device("meta"):
-        net = built(TABLE[name]["network"])
-    lines = [f"{key} {list(value.shape)}" for key, value in net.state_dict().items()]
-    assert len(lines) == TABLE[name]["tensors"]
-    assert sum(p.numel() for p in net.parameters()) == TABLE[name]["parameters"]
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == TABLE[name]["sha256"]
+        rows = official.rows(built(TABLE[name]["network"]))
+    official.check(rows, TABLE[name]["table"])
 
 
 def test_counts_are_those_of_the_papers() -> None:

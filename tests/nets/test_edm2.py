@@ -1,12 +1,11 @@
 """EDM2's network: names and shapes of the published code, the function from the paper's figure.
 
-tables/edm2.json holds facts of NVlabs/edm2: for each network its arguments, the number of tensors
-and of parameters, and the SHA-256 of the lines "name [shape]" in the order of its state_dict.
+tables/edm2.json holds facts of NVlabs/edm2: for each network its arguments and the table of its
+tensors.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -21,10 +20,10 @@ import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import EDM2UNet
 from sdescore.nets import blocks_edm2 as blocks
-from tests.helpers import edm_nets
+from tests.helpers import edm_nets, official
 from tests.helpers.nets import inductor, perturbed
 
-TABLE = json.loads((Path(__file__).parent / "tables" / "edm2.json").read_text(encoding="utf-8"))
+TABLE = official.facts("edm2")
 SMALL = edm_nets.SMALL | {"model_channels": 32}
 NETS: dict[str, dict[str, Any]] = {
     "classes": SMALL | {"classes": 4},
@@ -53,11 +52,9 @@ def test_names_shapes_and_their_order_are_the_published_ones(name: str) -> None:
             64, row["img_channels"], classes=row["label_dim"] or None,
             model_channels=row["model_channels"], logvar_channels=128,
         )  # fmt: skip
-    named = {("" if "logvar" in k else "unet.") + k: v for k, v in net.state_dict().items()}
-    lines = [f"{key} {list(value.shape)}" for key, value in named.items()]
-    assert len(lines) == row["tensors"]
-    assert sum(p.numel() for p in net.parameters()) == row["parameters"]
-    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == row["sha256"]
+    found = official.rows(net)
+    named = [r if "logvar" in r.name else r._replace(name=f"unet.{r.name}") for r in found]
+    official.check(named, row["table"])
 
 
 def test_counts_are_those_of_the_paper() -> None:

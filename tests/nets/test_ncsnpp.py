@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,10 @@ from torch import Tensor, nn
 import sdescore as ss
 from sdescore.errors import IncompatibleError, ParameterError, ShapeError
 from sdescore.nets import DDPMpp, NCSNpp, score_sde_network
+from tests.helpers import official
 from tests.helpers.nets import perturbed
 
-# From the official code: its networks were built, and their tensors listed.
-TABLE = json.loads((Path(__file__).parent / "tables" / "score_sde.json").read_text())
+TABLE = official.facts("score_sde")
 TINY: dict[str, Any] = {
     "image_size": 8,
     "nf": 8,
@@ -30,21 +28,10 @@ TINY: dict[str, Any] = {
 }
 
 
-def digest(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 @pytest.mark.parametrize("name", TABLE)
 def test_names_shapes_and_order_are_the_official_ones(name: str) -> None:
     with torch.device("meta"):
-        net = score_sde_network(name)
-    state, official = net.state_dict(), TABLE[name]
-    trained = [key for key, value in net.named_parameters() if value.requires_grad]
-    assert len(state) == official["tensors"] and len(trained) == official["trained"]
-    assert sum(value.numel() for value in net.parameters()) == official["parameters"]
-    shapes = sorted(f"{key} {tuple(value.shape)}" for key, value in state.items())
-    assert digest(shapes) == official["shapes_sha256"]
-    assert digest(trained) == official["order_sha256"]
+        official.check(official.rows(score_sde_network(name)), TABLE[name]["table"])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,11 +18,12 @@ import sdescore as ss
 from sdescore.nets import NCSN, NCSNv2
 from sdescore.nets.blocks_ncsn import ConvMeanPool, InstanceNormPlus, Normalization
 from sdescore.nets.blocks_refinenet import Fusion
+from tests.helpers import official
 from tests.helpers.ncsn import NETS, SIGMAS
 from tests.helpers.nets import perturbed
 
-# Made from the official code's own networks; tower's and CelebA's NCSN repeat two of these.
-OFFICIAL = json.loads(Path(__file__).with_name("tables").joinpath("ncsnv2.json").read_text())
+# Tower's and CelebA's NCSN repeat two of these.
+OFFICIAL = official.facts("ncsnv2")
 PUBLISHED: dict[str, Callable[[], nn.Module]] = {
     "cifar10": lambda: NCSNv2(3, ladder(50, 232)),
     "celeba": lambda: NCSNv2(3, ladder(90, 500)),
@@ -54,14 +54,7 @@ def case(request: pytest.FixtureRequest) -> tuple[Any, Tensor, Tensor]:
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_tensors_are_the_official_ones(name: str) -> None:
     with torch.device("meta"):
-        net = PUBLISHED[name]()
-    lines = [f"{key} {'x'.join(map(str, v.shape))}" for key, v in net.state_dict().items()]
-    assert OFFICIAL[name] == {
-        "tensors": len(lines),
-        "parameters": sum(p.numel() for p in net.parameters()),
-        "sha256_of_sorted": hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest(),
-        "sha256_in_order": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
-    }
+        official.check(official.rows(PUBLISHED[name]()), OFFICIAL[name]["table"])
 
 
 class Written:
