@@ -1,7 +1,8 @@
 r"""A score model as a pipeline of ``diffusers``: the way back.
 
-The network's weights and configuration are written by ``diffusers`` itself. The scheduler says the
-SDE: the β table of a :class:`sdescore.DiscreteVPSDE` as ``trained_betas``, or σ_min and σ_max of a
+The network's weights and configuration are written by ``diffusers`` itself. A network of this
+library is first converted to one of ``diffusers``. The scheduler says the SDE: the β table of a
+:class:`sdescore.DiscreteVPSDE` as ``trained_betas``, or σ_min and σ_max of a
 :class:`sdescore.VESDE`. ``diffusers`` stores a table in float32, so a table that came from it goes
 back exactly, and another is rounded.
 """
@@ -14,6 +15,7 @@ from typing import Any
 from sdescore import checks
 from sdescore.errors import IncompatibleError
 from sdescore.interop.diffusers import PREDICTIONS, DiffusersNetwork, require_diffusers
+from sdescore.interop.to_unet2d import PLANS, to_unet2d
 from sdescore.nets.ema import plain_network
 from sdescore.score.model import ScoreModel
 from sdescore.sde.ve import VESDE
@@ -37,14 +39,17 @@ def save_diffusers(folder: str | os.PathLike[str], model: ScoreModel) -> None:
         Where to write; it is made if it does not exist.
     model : ScoreModel
         A network of ``diffusers``: what :func:`sdescore.load_diffusers` returned, perhaps trained
-        further, or ``ScoreModel(unet, …)`` around a ``UNet2DModel``.
+        further, or ``ScoreModel(unet, …)`` around a ``UNet2DModel``. Or a network of this library
+        that :func:`sdescore.interop.to_unet2d` converts, such as that of a checkpoint of score_sde
+        or guided diffusion.
 
     Raises
     ------
     IncompatibleError
-        The network is not one of ``diffusers``, or its output channels are neither as many as its
-        input channels nor, for a learned variance, twice as many; the model's SDE, prediction, time
-        input or scaling has no scheduler; or ``diffusers`` is not installed.
+        The network is neither one of ``diffusers`` nor converted to one, or its output channels are
+        neither as many as its input channels nor, for a learned variance, twice as many; the
+        model's SDE, prediction, time input or scaling has no scheduler; or ``diffusers`` is not
+        installed.
 
     Examples
     --------
@@ -63,9 +68,10 @@ def save_diffusers(folder: str | os.PathLike[str], model: ScoreModel) -> None:
     checks.instance("model", model, ScoreModel)
     net: Any = plain_network(model.net)
     net = plain_network(net.net) if isinstance(net, DiffusersNetwork) else net
+    net = to_unet2d(net) if type(net) in PLANS else net
     got = f"{type(net).__name__}; ss.save writes any network to a file of this library"
-    ours = isinstance(net, diffusers.ModelMixin)
-    checks.that(ours, "a network of diffusers, such as UNet2DModel", got, IncompatibleError)
+    expected = "a network of diffusers, such as UNet2DModel, or one that to_unet2d converts"
+    checks.that(isinstance(net, diffusers.ModelMixin), expected, got, IncompatibleError)
     taken, returned = net.config.get("in_channels"), net.config.get("out_channels")
     expected = "a network with as many output channels as input channels, or twice as many"
     checks.that(returned in (taken, 2 * taken), expected, f"{taken}, {returned}", IncompatibleError)
