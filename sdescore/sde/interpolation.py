@@ -2,6 +2,7 @@ r"""Monotone cubic interpolation of a table, for the discrete SDEs."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,18 +17,29 @@ class MonotoneCubic:
     def __init__(self, values: list[float]) -> None:
         from scipy.interpolate import PchipInterpolator
 
-        cells = len(values) - 1
-        self.knots = torch.arange(cells + 1, dtype=torch.float64, device="cpu") / cells
-        self.values = torch.tensor(values, dtype=torch.float64, device="cpu")
+        # As arrays: an SDE stores this at its first use, which may be inside a transform of
+        # torch.func, whose tensors live no longer than it does.
+        self._knots = np.arange(len(values)) / (len(values) - 1)
+        self._values = np.array(values, dtype=np.float64)
         # Highest power first, one column per cell.
-        coefficients = PchipInterpolator(self.knots.numpy(), self.values.numpy()).c
-        self.coefficients = torch.from_numpy(coefficients.copy())
+        self._coefficients = PchipInterpolator(self._knots, self._values).c.copy()
+
+    @property
+    def knots(self) -> Tensor:
+        """The times of the table, ``(n,)`` float64."""
+        return torch.from_numpy(self._knots)
+
+    def _table(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """Times, values, and the coefficients of the cells."""
+        arrays = (self._knots, self._values, self._coefficients)
+        knots, values, coefficients = (torch.from_numpy(array).to(device) for array in arrays)
+        return knots, values, coefficients
 
     def _locate(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        knots = self.knots.to(t.device)
+        knots, _, coefficients = self._table(t.device)
         cell = torch.searchsorted(knots, t.contiguous(), right=True) - 1
         cell = cell.clamp(0, len(knots) - 2)
-        return self.coefficients.to(t.device)[:, cell], t - knots[cell], cell
+        return coefficients[:, cell], t - knots[cell], cell
 
     def __call__(self, t: Tensor) -> Tensor:
         """The interpolant at ``t``, float64, like ``t``."""
@@ -40,10 +52,10 @@ class MonotoneCubic:
         Newton's method, or a halving where it would leave the bracket. An element's result does not
         depend on the others: what has converged stays as it is.
         """
-        table, knots = self.values.to(values.device), self.knots.to(values.device)
+        knots, table, coefficients = self._table(values.device)
         cell = torch.searchsorted(table, values.contiguous(), right=True) - 1
         cell = cell.clamp(0, len(knots) - 2)
-        c, target = self.coefficients.to(values.device)[:, cell], values - table[cell]
+        c, target = coefficients[:, cell], values - table[cell]
         low, high = torch.zeros_like(target), knots[cell + 1] - knots[cell]
         u = (high * target / (table[cell + 1] - table[cell])).clamp(low, high)
         for _ in range(110):
@@ -63,7 +75,7 @@ class MonotoneCubic:
         s, t = s.expand(shape), t.expand(shape)
         c, u, cell = self._locate(s)
         d, v, cell_t = self._locate(t)
-        knots, values = self.knots.to(s.device), self.values.to(s.device)
+        knots, values, _ = self._table(s.device)
         across = (
             rise(c, u, knots[cell + 1] - knots[cell])
             + (values[cell_t] - values[cell + 1])

@@ -200,3 +200,16 @@ def test_a_time_at_a_log_snr_does_not_know_its_companions() -> None:
         levels = sde.log_snr(torch.logspace(-16, 0, 200, dtype=torch.float64))
         alone = torch.cat([sde.time_at_log_snr(level[None]) for level in levels])
         assert torch.equal(sde.time_at_log_snr(levels), alone)
+
+
+def test_an_sde_that_is_first_used_inside_a_transform_works_afterwards() -> None:
+    """What an SDE stores at its first use is no tensor of the transform."""
+    for sde in (ss.DiscreteVPSDE(betas=(0.1, 0.2)), ss.DiscreteVESDE(sigmas=(9.0, 1.0))):
+
+        def level(x: torch.Tensor, sde: ss.LinearSDE = sde) -> torch.Tensor:
+            return torch.func.grad(lambda z: (z * sde.marginal(0.3 * z)[1]).sum())(x)
+
+        x = torch.ones((), dtype=torch.float64)
+        inside = torch.func.grad(level)(x)
+        torch.testing.assert_close(torch.func.grad(level)(x), inside)
+        assert sde.marginal(0.3)[1].numpy() > 0
